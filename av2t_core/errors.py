@@ -1,0 +1,17 @@
+"""Errors whose message is written for the person who can act on it."""
+
+
+class AV2TError(Exception):
+    """A mistake in what came from outside; the message is one sentence that names the thing, the value and the remedy."""
+
+
+class MediaError(AV2TError):
+    """The clip cannot be used as it is."""
+
+
+class ConfigError(AV2TError):
+    """A label config or a setting cannot be used as it is."""
+
+
+class WeightsError(AV2TError):
+    """A model version or its weights are missing or do not fit."""

@@ -1,0 +1,1 @@
+"""The ML backend that Label Studio talks to: it validates, enqueues and answers."""

@@ -1,0 +1,1 @@
+"""The queue, the warm worker and its jobs."""
