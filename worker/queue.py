@@ -1,0 +1,307 @@
+"""The queue: its name, the identity of a job, and the few operations that the backend and the commands need.
+
+A job's identity is (project, task, model version). Enqueuing twice is enqueuing once, also for callers at the same
+moment: the check and the push are one script inside Redis.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry as ConnectionRetry
+from rq import Queue, Retry
+from rq.job import Job, JobStatus
+from rq.worker_registration import get_keys
+
+from av2t_core.errors import AV2TError
+
+# One queue: RQ takes a job from a single queue through an intermediate list, so a worker that dies right after the pop
+# loses nothing. From two queues it uses BLPOP, which does.
+QUEUE = "av2t-preannotate"
+
+FUNCTION = "worker.jobs.preannotate"
+RETRIES = 3
+# Only an upper bound for a worker that hangs: an hour of video takes minutes.
+JOB_TIMEOUT = 6 * 3600
+RESULT_TTL = 24 * 3600
+FAILURE_TTL = 30 * 24 * 3600
+
+# The states of an id in which it may be taken. "absent" is ours, the others are RQ's.
+_FOR_A_NEW_JOB = ("absent", JobStatus.FINISHED, JobStatus.CANCELED, JobStatus.STOPPED)
+_FOR_A_RETRY = (JobStatus.FAILED, JobStatus.STOPPED)
+
+# KEYS: the job's hash, the queue, the set of queues, then the registries that a job which has ended may be listed in.
+# ARGV: the job's id, the states in which it may be taken as |a|b|, then the fields and values of its hash.
+_ADMIT = """
+local state = redis.call("HGET", KEYS[1], "status") or "absent"
+if not string.find(ARGV[2], "|" .. state .. "|", 1, true) then
+    return 0
+end
+for i = 4, #KEYS do
+    redis.call("ZREM", KEYS[i], ARGV[1])
+end
+redis.call("DEL", KEYS[1])
+redis.call("HSET", KEYS[1], unpack(ARGV, 3))
+redis.call("SADD", KEYS[3], KEYS[2])
+redis.call("RPUSH", KEYS[2], ARGV[1])
+return 1
+"""
+
+
+class QueueError(AV2TError):
+    """Redis cannot be used now; nothing was lost, and the same call can be made again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Enqueued:
+    """How many jobs a call added, and for how many tasks there was one already (waiting, running or failed)."""
+
+    new: int
+    already: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedJob:
+    """A job that has failed for good, and why in one sentence."""
+
+    id: str
+    project: int
+    task: int
+    model_version: str
+    error: str
+    failed_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningJob:
+    """A job in a worker's hands; `done` of `total` keyframes, None until the worker knows."""
+
+    id: str
+    project: int
+    task: int
+    model_version: str
+    worker: str | None
+    started_at: datetime | None
+    done: int | None
+    total: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerState:
+    """A worker that listens on the queue, as it last reported itself."""
+
+    name: str
+    host: str
+    pid: int | None
+    state: str
+    last_seen: datetime | None
+    succeeded: int
+    failed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overview:
+    """The queue at one moment. `finished` counts the last 24 hours."""
+
+    queued: int
+    finished: int
+    failed: int
+    running: tuple[RunningJob, ...]
+    workers: tuple[WorkerState, ...]
+
+
+def job_id(project: int, task: int, model_version: str) -> str:
+    """The id of the job; RQ allows letters, digits, '_' and '-' in it."""
+    return f"preannotate-{project}-{task}-{model_version.replace('.', '_')}"
+
+
+def connect(url: str, *, timeout: float = 0.5) -> Redis:
+    """A client that connects on first use and gives up after `timeout` seconds.
+
+    It does not try again by itself: the backend has one second to answer in, and its caller tries again anyway.
+    """
+    return Redis.from_url(
+        url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=ConnectionRetry(NoBackoff(), 0)
+    )
+
+
+def redis_address(connection: Redis) -> str:
+    """Where the Redis of `connection` is, without user and password."""
+    options = connection.connection_pool.connection_kwargs
+    if "path" in options:
+        return f"unix://{options['path']}"
+    return f"{options.get('host', '127.0.0.1')}:{options.get('port', 6379)}/{options.get('db') or 0}"
+
+
+@contextmanager
+def reachable(connection: Redis) -> Iterator[None]:
+    """Turn a failure of Redis within the block into a QueueError that says where and why."""
+    try:
+        yield
+    except RedisError as error:
+        reason = str(error).rstrip(".") or type(error).__name__
+        where = redis_address(connection)
+        raise QueueError(f"Redis at {where} cannot be used ({reason}): start it, or set REDIS_URL") from error
+
+
+def open_queue(connection: Redis) -> Queue:
+    """The queue, with JSON for its serializer: a job is data, and reading one never runs code as a pickle would."""
+    return Queue(QUEUE, connection=connection, serializer="json", default_timeout=JOB_TIMEOUT)
+
+
+def enqueue_preannotation(connection: Redis, project: int, tasks: Sequence[int], model_version: str) -> Enqueued:
+    """One job for each task that has none waiting, running or failed for this model version. Raises QueueError.
+
+    A task whose job has finished gets a new one, which looks for its result first. A failed one stays as it is until
+    `retry_failed`, so that a bad clip is not tried again each time somebody opens its task.
+    """
+    wanted = [(project, task, model_version) for task in dict.fromkeys(tasks)]
+    with reachable(connection):
+        new = _admit(connection, wanted, _FOR_A_NEW_JOB)
+    return Enqueued(new=new, already=len(tasks) - new)
+
+
+def retry_failed(connection: Redis, project: int | None = None) -> int:
+    """Queue the failed jobs (of one project, or all) again, with fresh retries; how many. Raises QueueError."""
+    failed = failed_jobs(connection, project)
+    with reachable(connection):
+        return _admit(connection, [(job.project, job.task, job.model_version) for job in failed], _FOR_A_RETRY)
+
+
+def forget_tasks(connection: Redis, project: int, tasks: Sequence[int]) -> int:
+    """Drop the waiting and the failed jobs of tasks that are gone; how many. A running one ends by itself."""
+    prefixes = tuple(f"preannotate-{project}-{task}-" for task in tasks)
+    with reachable(connection):
+        queue = open_queue(connection)
+        failed = queue.failed_job_registry
+        ids = [each for each in queue.get_job_ids() + failed.get_job_ids(cleanup=False) if each.startswith(prefixes)]
+        with connection.pipeline() as pipe:
+            for each in ids:
+                pipe.lrem(queue.key, 1, each)
+                pipe.zrem(failed.key, each)
+            removed = pipe.execute()
+        # A worker may have taken one in between: then neither list held it any more, and it is left to that worker.
+        gone = [each for n, each in enumerate(ids) if removed[2 * n] or removed[2 * n + 1]]
+        if gone:
+            connection.delete(*(Job.key_for(each) for each in gone))
+    return len(gone)
+
+
+def failed_jobs(connection: Redis, project: int | None = None, limit: int | None = None) -> list[FailedJob]:
+    """The failed jobs, the newest first. Raises QueueError."""
+    with reachable(connection):
+        registry = open_queue(connection).failed_job_registry
+        jobs = _fetch(connection, registry.get_job_ids(desc=True))
+        chosen = [job for job in jobs if project in (None, job.kwargs["project"])][:limit]
+        return [FailedJob(**_identity(job), error=_reason(job), failed_at=job.ended_at) for job in chosen]
+
+
+def overview(connection: Redis) -> Overview:
+    """Counts, running jobs and workers. It changes nothing, for cleaning up is the workers' task. Raises QueueError."""
+    with reachable(connection):
+        queue = open_queue(connection)
+        with connection.pipeline(transaction=False) as pipe:
+            pipe.llen(queue.key)
+            pipe.zcard(queue.finished_job_registry.key)
+            pipe.zcard(queue.failed_job_registry.key)
+            queued, finished, failed = pipe.execute()
+        started = queue.started_job_registry.get_job_ids(cleanup=False)
+        return Overview(
+            queued=queued,
+            finished=finished,
+            failed=failed,
+            running=tuple(_running(job) for job in _fetch(connection, started)),
+            workers=_workers(connection, queue),
+        )
+
+
+def _admit(connection: Redis, wanted: Sequence[tuple[int, int, str]], states: Sequence[str]) -> int:
+    queue = open_queue(connection)
+    registries = [queue.finished_job_registry.key, queue.failed_job_registry.key, queue.canceled_job_registry.key]
+    script = connection.register_script(_ADMIT)
+    # Each script is atomic by itself; without a transaction other clients are served between them.
+    with connection.pipeline(transaction=False) as pipe:
+        for project, task, model_version in wanted:
+            job = _new_job(queue, project, task, model_version)
+            fields = [part for field in job.to_dict().items() for part in field]
+            script(
+                keys=[job.key, queue.key, queue.redis_queues_keys, *registries],
+                args=[job.id, f"|{'|'.join(states)}|", *fields],
+                client=pipe,
+            )
+        return sum(pipe.execute())
+
+
+def _new_job(queue: Queue, project: int, task: int, model_version: str) -> Job:
+    job = queue.create_job(
+        FUNCTION,
+        kwargs={"project": project, "task": task, "model_version": model_version},
+        job_id=job_id(project, task, model_version),
+        description=f"pre-annotate task {task} of project {project} with {model_version}",
+        timeout=JOB_TIMEOUT,
+        result_ttl=RESULT_TTL,
+        failure_ttl=FAILURE_TTL,
+        # At once, without an interval: RQ would hand the job to a scheduler, which nobody runs.
+        retry=Retry(max=RETRIES),
+    )
+    job.enqueued_at = datetime.now(UTC)
+    return job
+
+
+def _fetch(connection: Redis, ids: Sequence[str]) -> list[Job]:
+    # A registry may name a job twice (one entry for each execution) or one that has expired since.
+    jobs = Job.fetch_many(list(dict.fromkeys(ids)), connection=connection, serializer="json")
+    return [job for job in jobs if job is not None]
+
+
+def _identity(job: Job) -> dict[str, Any]:
+    return {"id": job.id, **job.kwargs}
+
+
+def _running(job: Job) -> RunningJob:
+    return RunningJob(
+        **_identity(job),
+        worker=job.worker_name,
+        started_at=job.started_at,
+        done=job.meta.get("done"),
+        total=job.meta.get("total"),
+    )
+
+
+def _reason(job: Job) -> str:
+    """The sentence that the worker left, or the last line of what RQ recorded."""
+    if error := job.meta.get("error"):
+        return str(error)
+    result = job.latest_result()
+    recorded = (result.exc_string if result else "") or ""
+    if "AbandonedJobError" in recorded:
+        return "The worker died while it ran this task, each time it was tried"
+    return recorded.strip().rpartition("\n")[2] or "Unknown: the worker left no reason"
+
+
+def _workers(connection: Redis, queue: Queue) -> tuple[WorkerState, ...]:
+    keys = sorted(get_keys(queue))
+    with connection.pipeline(transaction=False) as pipe:
+        for key in keys:
+            pipe.hgetall(key)
+        hashes = pipe.execute()
+    return tuple(_worker(key, fields) for key, fields in zip(keys, hashes, strict=True) if fields)
+
+
+def _worker(key: str, raw: dict[bytes, bytes]) -> WorkerState:
+    fields = {name.decode(): value.decode(errors="replace") for name, value in raw.items()}
+    seen = fields.get("last_heartbeat")
+    return WorkerState(
+        name=key.rpartition(":")[2],
+        host=fields.get("hostname", ""),
+        pid=int(fields["pid"]) if fields.get("pid") else None,
+        state=fields.get("state", "unknown"),
+        last_seen=datetime.fromisoformat(seen) if seen else None,
+        succeeded=int(fields.get("successful_job_count", 0)),
+        failed=int(fields.get("failed_job_count", 0)),
+    )

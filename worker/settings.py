@@ -1,0 +1,99 @@
+"""Every setting of this project, read from the environment in this one place."""
+
+import re
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from av2t_core.errors import ConfigError
+
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_MODEL = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+
+
+def _label_studio_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("it must be an address such as http://127.0.0.1:8080")
+    return value.rstrip("/")
+
+
+def _redis_url(value: str) -> str:
+    if urlsplit(value).scheme not in {"redis", "rediss", "unix"}:
+        raise ValueError("it must start with redis://, rediss:// or unix://")
+    return value
+
+
+def _device(value: str) -> str:
+    if not _DEVICE.fullmatch(value):
+        raise ValueError("it must be auto, cpu, cuda or cuda:N")
+    return value
+
+
+def _model(value: str) -> str:
+    if not _MODEL.fullmatch(value):
+        raise ValueError("it must be a model version's name: lower-case letters, digits, '.', '_' and '-'")
+    return value
+
+
+def _variable(name: str, default: Any, description: str, **constraints: Any) -> Any:
+    return Field(default, validation_alias=name, description=description, **constraints)
+
+
+class Settings(BaseSettings):
+    """What can be set from outside. `load` is how a command makes one; tests construct their own."""
+
+    # An empty variable is what compose passes on for one that is not set.
+    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, populate_by_name=True, extra="forbid")
+
+    label_studio_url: Annotated[str, AfterValidator(_label_studio_url)] = _variable(
+        "LABEL_STUDIO_URL", "http://127.0.0.1:8080", "Where Label Studio is, as the worker reaches it."
+    )
+    label_studio_api_key: SecretStr | None = _variable(
+        "LABEL_STUDIO_API_KEY", None, "A personal access token or a legacy token of Label Studio. The worker needs it."
+    )
+    # Out of the repr, for the URL may hold a password.
+    redis_url: Annotated[str, AfterValidator(_redis_url)] = _variable(
+        "REDIS_URL", "redis://127.0.0.1:6379/0", "The Redis that holds the queue.", repr=False
+    )
+    model: Annotated[str, AfterValidator(_model)] = _variable(
+        "AV2T_MODEL", "tiny", "The preset or the model version that pre-annotates."
+    )
+    device: Annotated[str, AfterValidator(_device)] = _variable(
+        "AV2T_DEVICE", "auto", "Where the model runs: auto, cpu, cuda or cuda:N."
+    )
+    data_dir: str = _variable("AV2T_DATA_DIR", ".av2t", "The folder for model versions, logs and the demo's data.")
+    backend_host: str = _variable("AV2T_BACKEND_HOST", "127.0.0.1", "The address that the backend listens on.")
+    backend_port: int = _variable("AV2T_BACKEND_PORT", 9090, "The port that the backend listens on.", ge=1, le=65535)
+    max_clip_mb: int = _variable("AV2T_MAX_CLIP_MB", 2048, "The largest clip that the worker fetches, in MB.", ge=1)
+
+    @classmethod
+    def load(cls, **options: Any) -> Self:
+        """The environment's settings; `options` (a command's options, by field name) go before them unless None.
+
+        Raises ConfigError with a sentence that names the variable, its value and what it must be.
+        """
+        try:
+            return cls(**{name: value for name, value in options.items() if value is not None})
+        except ValidationError as error:
+            raise ConfigError(_sentence(error)) from None
+
+    def require_api_key(self) -> str:
+        """The Label Studio token in clear, for the one client that sends it. ConfigError where there is none."""
+        if self.label_studio_api_key is None:
+            raise ConfigError(
+                "LABEL_STUDIO_API_KEY is not set: copy a token from Label Studio's Account & Settings page into it"
+            )
+        return self.label_studio_api_key.get_secret_value()
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False)[0]
+    field = str(first["loc"][0])
+    name = next((str(f.validation_alias) for n, f in Settings.model_fields.items() if n == field), field)
+    reason = first["msg"].removeprefix("Value error, ")
+    # A value that may hold a secret is never repeated.
+    value = "" if name in {"LABEL_STUDIO_API_KEY", "REDIS_URL"} else f" is {first['input']!r}"
+    return f"{name}{value}: {reason}"
