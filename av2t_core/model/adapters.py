@@ -1,0 +1,45 @@
+"""The adapters, which bring f into SAM's image encoder (paper, section 3.4, equation 1)."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+
+class Adapters(nn.Module):
+    """One MLP for each block of the trunk: f (B, feature_width) to (B, C_i), C_i the block's input width."""
+
+    def __init__(self, feature_width: int, hidden_width: int, block_widths: Sequence[int]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(feature_width, hidden_width), nn.GELU(), nn.Linear(hidden_width, width))
+            for width in block_widths
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, f: Tensor) -> list[Tensor]:
+        return [block(f) for block in self.blocks]
+
+
+@contextmanager
+def adapted(blocks: nn.ModuleList, additions: Sequence[Tensor]) -> Iterator[None]:
+    """Within it, each block sees its input (B, H, W, C_i) plus its addition (B, C_i) at every place.
+
+    The addition comes before the block's first norm, so that it enters the shortcut too. A hook does it, so the trunk
+    is the stock package's own.
+    """
+
+    def add(addition: Tensor):  # type: ignore[no-untyped-def]
+        return lambda _block, args: (args[0] + addition[:, None, None, :].to(args[0].dtype), *args[1:])
+
+    handles = [
+        block.register_forward_pre_hook(add(addition)) for block, addition in zip(blocks, additions, strict=True)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,68 @@
+"""The frozen description of one AV2T-SAM: every size, from the micro model of the tests to the paper's, is a value of it."""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, Self
+
+Feature = Literal["mul", "clap", "clip"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beit3Config:
+    """BEiT-3, the multimodal encoder of EVF-SAM (arXiv 2406.20076, section 3)."""
+
+    image_size: int = 224
+    patch_size: int = 16
+    width: int = 1024
+    layers: int = 24
+    heads: int = 16
+    ffn_width: int = 4096
+    max_text: int = 1024  # rows of the text position table
+    vocabulary: int = 64010  # rows of the word table, which AV2T-SAM never reads; 0 leaves it out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sam2Config:
+    """SAM2 (arXiv 2408.00714) as the stock `sam2` package builds it."""
+
+    image_size: int = 1024
+    embed_dim: int = 144
+    num_heads: int = 2
+    stages: tuple[int, ...] = (2, 6, 36, 4)
+    global_att_blocks: tuple[int, ...] = (23, 33, 43)
+    window_spec: tuple[int, ...] = (8, 4, 16, 8)
+    window_pos_embed: int = 7  # side of the position table that is shared by all windows
+    width: int = 256  # of the neck, the prompts and the mask decoder
+    memory: bool = True  # the video memory, which AV2T-SAM never runs but whose weights the checkpoints hold
+    memory_layers: int = 4
+    memory_ffn_width: int = 2048
+    memory_width: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class AV2TSamConfig:
+    """`audio_width` and `image_width` are those of the encoders' embeddings a and v."""
+
+    feature: Feature = "mul"
+    adapter: bool = True
+    audio_width: int = 1024
+    image_width: int = 512
+    feature_width: int = 512
+    text_tokens: int = 3
+    adapter_width: int = 512
+    beit3: Beit3Config = field(default_factory=Beit3Config)
+    sam2: Sam2Config = field(default_factory=Sam2Config)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        values = dict(values)
+        beit3 = Beit3Config(**values.pop("beit3"))
+        sam2_values = values.pop("sam2")
+        # JSON has no tuples
+        sam2 = Sam2Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in sam2_values.items()})
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown fields in an AV2T-SAM config: {sorted(unknown)}")
+        return cls(beit3=beit3, sam2=sam2, **values)

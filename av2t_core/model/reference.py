@@ -1,0 +1,58 @@
+"""The authors' state dicts, key for key (model hub: Kyungbok/AV2T-SAM): their names for our modules."""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from av2t_core.errors import WeightsError
+from av2t_core.model.av2t_sam import AV2TSam
+
+# (theirs, ours): the first prefix that fits; the rest of the key is the same on both sides.
+PREFIXES = (
+    ("model.visual_model.", "segmenter.sam."),
+    ("model.mm_extractor.beit3.", "segmenter.multimodal."),
+    ("model.text_hidden_fcs.0.", "segmenter.to_prompt."),
+    ("projector.", "projector."),
+    ("audio_prompt_generator.lightweight_mlp_", "adapters.blocks."),
+)
+# The authors' copy of SAM2 calls this `weight`, the published package `gamma`.
+FUSER = re.compile(r"(memory_encoder\.fuser\.layers\.\d+)\.(weight|gamma)$")
+
+
+def load_reference_state_dict(model: AV2TSam, state: Mapping[str, Tensor]) -> None:
+    """Loads the authors' weights strictly. WeightsError names every key that is missing, extra or of another shape."""
+    own = model.state_dict()
+    renamed = {_ours(key): tensor for key, tensor in state.items()}
+    problems = [f"missing {_theirs(key)}" for key in own if key not in renamed]
+    for key, tensor in renamed.items():
+        if key not in own:
+            problems.append(f"unknown {_theirs(key)}")
+        elif own[key].shape != tensor.shape:
+            problems.append(f"{_theirs(key)} is {tuple(tensor.shape)}, the model has {tuple(own[key].shape)}")
+    if problems:
+        raise WeightsError(
+            f"the weights do not fit the model ({len(problems)} keys): {'; '.join(sorted(problems)[:10])}"
+        )
+    model.load_state_dict(renamed, assign=False)
+
+
+def to_reference_state_dict(model: AV2TSam) -> dict[str, Tensor]:
+    """The model's weights under the authors' names."""
+    return {_theirs(key): tensor for key, tensor in model.state_dict().items()}
+
+
+def _ours(key: str) -> str:
+    key = FUSER.sub(r"\1.gamma", key)
+    for theirs, ours in PREFIXES:
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    return key
+
+
+def _theirs(key: str) -> str:
+    key = FUSER.sub(r"\1.weight", key)
+    for theirs, ours in PREFIXES:
+        if key.startswith(ours):
+            return theirs + key.removeprefix(ours)
+    return key
