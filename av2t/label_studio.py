@@ -1,0 +1,161 @@
+"""Gets Label Studio into an environment of its own and runs it there.
+
+Label Studio pins versions of redis, rq and numpy that do not fit this project's, so the two never share an environment.
+The whole of its environment is pinned with hashes in label_studio.requirements.txt.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import json
+import secrets
+import sys
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from av2t.process import Process
+from av2t_core.errors import AV2TError
+
+VERSION = "1.23.2"
+REQUIREMENTS = Path(__file__).with_name("label_studio.requirements.txt")
+
+_ENVIRONMENT = {
+    # Nothing leaves the machine.
+    "COLLECT_ANALYTICS": "false",
+    "LATEST_VERSION_CHECK": "false",
+    "SENTRY_DSN": "",
+    "FRONTEND_SENTRY_DSN": "",
+    # A backend on 127.0.0.1 is refused otherwise. ML_BLOCK_LOCAL_IP=false would not be enough: the webhook would
+    # still be refused, and the project would be left half connected.
+    "USE_DEFAULT_BANNED_SUBNETS": "false",
+    # The worker's key has to be known before the server has ever run, and only a legacy token can be chosen.
+    "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """The person who is made when a database is new: how to log in, and the key of the API."""
+
+    email: str
+    password: str
+    api_key: str
+
+
+def environment_in(data_dir: Path) -> Path:
+    """Where Label Studio's environment is kept under `data_dir`."""
+    return data_dir / f"label-studio-{VERSION}"
+
+
+def install(environment: Path, log: Path) -> bool:
+    """Make `environment` hold exactly label_studio.requirements.txt; False if it already does.
+
+    Safe to interrupt and to run twice at the same time. `log` gets what the installer says. AV2TError if it fails.
+    """
+    environment = environment.absolute()
+    environment.parent.mkdir(parents=True, exist_ok=True)
+    with environment.with_name(environment.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # The stamp is written last: an environment without it, or with another, is not finished.
+        stamp = environment / "av2t-requirements.sha256"
+        wanted = f"{sha256(REQUIREMENTS.read_bytes()).hexdigest()} {sys.version_info.major}.{sys.version_info.minor}\n"
+        if stamp.is_file() and stamp.read_text() == wanted:
+            return False
+        _uv(["venv", "--clear", "--no-python-downloads", "--python", sys.executable, str(environment)], log)
+        python = ["--python", str(environment / "bin" / "python")]
+        # Five packages come as sources; what builds them is pinned too.
+        pinned = ["--require-hashes", "--build-constraints", str(REQUIREMENTS), str(REQUIREMENTS)]
+        _uv(["pip", "sync", *python, *pinned], log)
+        stamp.write_text(wanted)
+        return True
+
+
+def start(environment: Path, data_dir: Path, port: int, account: Account, log: Path) -> Process:
+    """Start the server on 127.0.0.1:`port`; its data is kept in `data_dir`. See `wait_until_ready`."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    return Process(
+        "Label Studio",
+        [
+            *(str(environment.absolute() / "bin" / "label-studio"), "start", "--no-browser"),
+            *("--internal-host", "127.0.0.1", "--port", str(port), "--data-dir", str(data_dir.absolute())),
+        ],
+        log=log,
+        environment={
+            **_ENVIRONMENT,
+            "LABEL_STUDIO_BASE_DATA_DIR": str(data_dir.absolute()),
+            "LABEL_STUDIO_USERNAME": account.email,
+            "LABEL_STUDIO_PASSWORD": account.password,
+            "LABEL_STUDIO_USER_TOKEN": account.api_key,
+        },
+    )
+
+
+def wait_until_ready(server: Process, port: int, *, timeout: float = 300) -> None:
+    """Returns once `server` answers on `port`; the first start makes the database, which takes most of the time."""
+    server.wait_until(lambda: _healthy(port), timeout=timeout)
+
+
+def url(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
+
+
+def account(path: Path) -> Account:
+    """The account kept in the file `path`, which only its owner can read; made there the first time."""
+    if path.is_file():
+        try:
+            return Account(**json.loads(path.read_text()))
+        except (ValueError, TypeError):
+            raise AV2TError(
+                f"{path} does not hold an account; restore it, or remove the folder {path.parent} to start from nothing"
+            ) from None
+    made = Account(email="demo@example.com", password=secrets.token_urlsafe(9), api_key=secrets.token_hex(20))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    partial.touch(mode=0o600)
+    partial.write_text(json.dumps(asdict(made)) + "\n")
+    partial.replace(path)
+    return made
+
+
+def _healthy(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _uv(arguments: list[str], log: Path) -> None:
+    try:
+        from uv import find_uv_bin
+    except ImportError:
+        raise AV2TError(
+            "uv, which installs Label Studio, is not there; install av2t-sam[embedded], or use a Label Studio that "
+            "already runs, with --no-label-studio"
+        ) from None
+    uv = Process("The installer of Label Studio", [find_uv_bin(), *arguments], log=log)
+    try:
+        code = uv.wait()
+    finally:
+        uv.stop()
+    if code != 0:
+        raise AV2TError(
+            f"Label Studio was not installed: {_reason(uv.log_tail(40))}; the end of {log}:\n{uv.log_tail()}"
+        )
+
+
+def _reason(output: str) -> str:
+    """What a person can do about the installer's `output`."""
+    if "No space left" in output:
+        return "the disk is full, and it takes 1 GB"
+    if "Failed to fetch" in output or "error sending request" in output or "network was disabled" in output:
+        return "its packages could not be downloaded; connect this machine to the internet and run this again"
+    if "Hash mismatch" in output:
+        return "a package is not the one that was checked; if a package mirror is configured, it changes what it serves"
+    return "run this again, and if it fails again report it with the lines below"

@@ -1,0 +1,132 @@
+"""A program that runs beside this one: its output in a log file, and never left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from av2t_core.errors import AV2TError
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class ProcessDiedError(AV2TError):
+    """A program ended although it should have gone on; the message ends with the last lines of its log."""
+
+
+class Process:
+    """A started program. It gets a session of its own, so that Ctrl-C on the terminal reaches only whoever started it,
+    and the kernel kills it when its starter dies, whatever the starter dies of.
+
+    `log` is appended to; `environment` is added to this process's own.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None):
+        self.name = name
+        self.log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        starter = os.getpid()
+        with log.open("ab") as output:
+            self._log_start = output.tell()
+            self._popen = subprocess.Popen(  # noqa: S603  # the command is a list of our own making, no shell
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
+                preexec_fn=lambda: _die_with(starter),
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while the program runs; minus the signal's number if a signal ended it."""
+        return self._popen.poll()
+
+    def check(self) -> None:
+        """Raise ProcessDiedError if the program has ended."""
+        if (code := self.exit_code) is None:
+            return
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        raise ProcessDiedError(f"{self.name} ended with {how}; the end of its log {self.log}:\n{self.log_tail()}")
+
+    def wait_until(self, ready: Callable[[], bool], *, timeout: float) -> None:
+        """Ask `ready` until it says so. ProcessDiedError if the program ends before, AV2TError after `timeout` s."""
+        deadline = time.monotonic() + timeout
+        while not ready():
+            self.check()
+            if time.monotonic() > deadline:
+                late = f"{self.name} was not ready after {timeout:.0f} s"
+                raise AV2TError(f"{late}; the end of its log {self.log}:\n{self.log_tail()}")
+            time.sleep(0.1)
+
+    def wait(self) -> int:
+        """The exit code, once the program has ended by itself."""
+        return self._popen.wait()
+
+    def log_tail(self, lines: int = 15) -> str:
+        """The last lines that this run of the program wrote."""
+        with self.log.open("rb") as log:
+            log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - 20_000))
+            return "\n".join("  " + line for line in log.read().decode(errors="replace").splitlines()[-lines:])
+
+    def stop(self, grace: float = 10.0) -> None:
+        """SIGTERM, then SIGKILL after `grace` seconds, to the program and what it started in its group."""
+        self._signal_group(signal.SIGTERM)
+        try:
+            self._popen.wait(grace)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            # Also after a clean end: what the program started may outlive it. The group's number cannot have been
+            # taken by anyone else while a member of it lives, and without members the signal goes nowhere.
+            self._signal_group(signal.SIGKILL)
+            self._popen.wait()
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._popen.pid, number)
+
+
+def _die_with(starter: int) -> None:
+    """Runs in the child before its program starts: SIGKILL when the starter's main thread ends."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != starter:  # it died before prctl was called
+        os._exit(1)
+
+
+def check_port(port: int, *, purpose: str, option: str) -> None:
+    """AV2TError naming `option` if 127.0.0.1:`port` cannot be listened on."""
+    with socket.socket() as probe:
+        # As servers do: a connection of an earlier run that is still closing is no reason to refuse.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except PermissionError:
+            raise AV2TError(
+                f"port {port} for {purpose} is reserved for root; choose one above 1023 with {option}"
+            ) from None
+        except (OSError, OverflowError):
+            raise AV2TError(
+                f"port {port} for {purpose} is taken by another program; choose another with {option}"
+            ) from None
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

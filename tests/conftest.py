@@ -1,0 +1,111 @@
+"""What several rooms' tests need: a real Redis, a real Label Studio, real media."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from label_studio_sdk import LabelStudio
+from redis import Redis
+
+from av2t import label_studio as label_studio_server
+from av2t.process import free_port
+from av2t.redis_server import redis_url as url_of_redis
+from av2t.redis_server import start_redis
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def _redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    folder = tmp_path_factory.mktemp("redis")
+    port = free_port()
+    server = start_redis(folder / "data", port, folder / "redis.log")
+    yield port
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(_redis_port: int) -> str:
+    """The address of a real server of Redis's protocol, empty at the start of the test."""
+    with Redis(host="127.0.0.1", port=_redis_port) as client:
+        client.flushall()
+    return url_of_redis(_redis_port)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelStudioServer:
+    """A real Label Studio on 127.0.0.1. The account's legacy token is `api_key`; projects of other tests may exist."""
+
+    url: str
+    api_key: str
+    email: str
+    password: str
+    sdk: LabelStudio
+
+    def make_project(self, config: str, title: str = "test") -> Any:
+        """A new project with `config`, as the SDK returns it (`.id`, `.title`, …)."""
+        return self.sdk.projects.create(title=title, label_config=config)
+
+    def upload(self, project: int, path: Path) -> Any:
+        """Upload one file as a person does on the import page; the one task that it becomes, as the SDK returns it."""
+        before = {task.id for task in self.sdk.tasks.list(project=project)}
+        with path.open("rb") as file:
+            self.request("POST", f"/api/projects/{project}/import", files={path.name: file})
+        [task] = [task for task in self.sdk.tasks.list(project=project, fields="all") if task.id not in before]
+        return task
+
+    def request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        """A call that the SDK does not have, with the account's key; raises for what is not 2xx."""
+        headers = {"Authorization": f"Token {self.api_key}"}
+        response = httpx.request(method, self.url + path, headers=headers, timeout=60, **kwargs)
+        response.raise_for_status()
+        return response
+
+
+@pytest.fixture(scope="session")
+def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudioServer]:
+    """Label Studio as `av2t up` runs it, with an empty database; its environment is the one that `av2t up` uses."""
+    folder = tmp_path_factory.mktemp("label-studio")
+    environment = label_studio_server.environment_in(ROOT / ".av2t")
+    label_studio_server.install(environment, folder / "install.log")
+    account = label_studio_server.account(folder / "account.json")
+    port = free_port()
+    server = label_studio_server.start(environment, folder / "data", port, account, folder / "label-studio.log")
+    try:
+        label_studio_server.wait_until_ready(server, port)
+        url = label_studio_server.url(port)
+        # The SDK closes no client of its own, and an open socket at the end is a warning, which is an error here.
+        with httpx.Client(timeout=60, follow_redirects=True) as client:
+            yield LabelStudioServer(
+                url=url,
+                api_key=account.api_key,
+                email=account.email,
+                password=account.password,
+                sdk=LabelStudio(base_url=url, api_key=account.api_key, httpx_client=client),
+            )
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The wide collection of media and goldens that a checkout may have beside it; skips where there is none."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("needs the folder ../shared beside the checkout")
+    return folder
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 60, what: str = "the condition") -> Any:
+    """Ask `condition` until it gives something true, and return that; AssertionError after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"{what} did not come about in {timeout:.0f} s"
+        time.sleep(0.1)
+    return result
