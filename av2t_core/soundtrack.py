@@ -1,0 +1,131 @@
+"""The sound of a clip, second by second, laid on the same clock as its frames."""
+
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from av2t_core.container import Faults, decode_audio, open_container
+
+# Containers round timestamps to as much as a millisecond or two: below this many seconds a frame simply follows its
+# predecessor, for to obey would tear the sound at every frame.
+_JITTER = 0.02
+
+SILENCE = 1e-4
+"""Full scale is 1: -80 dB lies above the rounding noise of 16-bit silence and below anything that can be heard."""
+
+_NOTABLE = 0.5  # seconds between the ends of sound and picture from which on it is said
+
+
+class Soundtrack:
+    """Streams the first audio stream of a file from a handle of its own; a context manager.
+
+    `rate` is in Hz, `channels` a count; both are those of the first frame that can be decoded, and sound that changes
+    on the way is converted to them. `rate` is 0 where there is nothing to hear.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._container = open_container(path)
+        self.faults = Faults()
+        self.streams = len(self._container.streams.audio)
+        self.rate = 0
+        self.channels = 0
+        self.start: float | None = None  # seconds, the first sample
+        self.end = 0.0  # seconds, the last sample that was read
+        self.peak = 0.0  # loudest sample that `second` gave, 1 is full scale
+        self._chunks: deque[tuple[int, NDArray[np.float32]]] = deque()  # (position in samples, (channels, samples))
+        self._source = self._read()
+        self._pull()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._container.close()
+
+    def second(self, k: int) -> NDArray[np.float32]:
+        """[k, k + 1) s of the clip's clock: (channels, rate), zeros where there is no sound. k must not decrease."""
+        first, last = k * self.rate, (k + 1) * self.rate
+        self._read_to(last, forget=first)
+        out = np.zeros((self.channels, self.rate), np.float32)
+        for position, samples in self._chunks:
+            begin, end = max(position, first), min(position + samples.shape[1], last)
+            if begin < end:
+                out[:, begin - first : end - first] = samples[:, begin - position : end - position]
+        if out.size:
+            self.peak = max(self.peak, float(np.abs(out).max()))
+        return out
+
+    def reaches(self, time: float) -> bool:
+        """Whether there is sound at or after `time` seconds."""
+        position = round(time * self.rate)
+        self._read_to(position, forget=position)
+        return self.end > time
+
+    def remarks(self, start: float, end: float) -> Iterator[str]:
+        """Sentences about the sound of a picture that lasts from `start` to `end` seconds, after its last `second`."""
+        if not self.rate:
+            unheard = "cannot be decoded" if self.streams else "is missing"
+            yield f"The sound {unheard}: nothing is heard in this clip."
+            return
+        if self.streams > 1:
+            yield f"It has {self.streams} audio streams: the first, {self.rate} Hz, is used."
+        if self.faults.undecodable or self.faults.cut:
+            yield "Parts of the sound cannot be decoded and count as silence."
+        if self.peak < SILENCE:
+            yield "The sound is digital silence throughout: nothing is heard in this clip."
+        if self.start is not None and self.start - start > _NOTABLE:
+            yield f"The sound begins {self.start - start:.1f} s after the picture; before it counts as silence."
+        if self.reaches(end + _NOTABLE):
+            yield "The sound goes on after the picture has ended; that part is left out."
+        elif end - self.end > _NOTABLE:
+            yield f"The sound ends {end - self.end:.1f} s before the picture; from there it counts as silence."
+
+    def _read_to(self, position: int, forget: int) -> None:
+        while self._chunks and self._end_of(0) <= forget:
+            self._chunks.popleft()
+        while (not self._chunks or self._end_of(-1) < position) and self._pull():
+            if self._end_of(0) <= forget:
+                self._chunks.popleft()
+
+    def _end_of(self, chunk: int) -> int:
+        position, samples = self._chunks[chunk]
+        return position + samples.shape[1]
+
+    def _pull(self) -> bool:
+        chunk = next(self._source, None)
+        if chunk is None:
+            return False
+        self._chunks.append(chunk)
+        self.end = self._end_of(-1) / self.rate
+        return True
+
+    def _read(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        streams = [stream for stream in self._container.streams.audio if stream.codec_context is not None]
+        if not streams:
+            return
+        expected: int | None = None
+        to_float: av.AudioResampler | None = None
+        source: tuple[str, str, int] | None = None
+        for frame in decode_audio(self._container, streams[0], self.faults):
+            if not self.rate:
+                self.rate, self.channels, layout = frame.sample_rate, frame.layout.nb_channels, frame.layout
+            if source != (frame.format.name, frame.layout.name, frame.sample_rate):
+                source = (frame.format.name, frame.layout.name, frame.sample_rate)
+                to_float = av.AudioResampler(format="fltp", layout=layout, rate=self.rate)
+            assert to_float is not None
+            time = frame.time if frame.pts is not None else None
+            for converted in to_float.resample(frame):
+                samples = converted.to_ndarray().astype(np.float32, copy=False)  # (channels, samples)
+                position = expected if time is None else round(time * self.rate)
+                if expected is not None and position is not None and abs(position - expected) <= _JITTER * self.rate:
+                    position = expected
+                position = position or 0
+                if self.start is None:
+                    self.start = position / self.rate
+                yield position, samples
+                expected, time = position + samples.shape[1], None
