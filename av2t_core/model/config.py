@@ -49,6 +49,7 @@ class AV2TSamConfig:
     feature_width: int = 512
     text_tokens: int = 3
     adapter_width: int = 512
+    antialias: bool = False  # when frames are shrunk to the grid; the published checkpoints were trained without
     beit3: Beit3Config = field(default_factory=Beit3Config)
     sam2: Sam2Config = field(default_factory=Sam2Config)
 

@@ -1,0 +1,95 @@
+"""The material: a folder of photographs with alpha and recordings of the same thing.
+
+    sounding/<class>/image_*.png   RGBA          sounding/<class>/sound_*.flac   mono
+    silent/*.png                   RGBA, things that make no sound
+    backgrounds/*.jpg              RGB; without any, backgrounds are generated
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from av2t_core.errors import AV2TError
+
+SAMPLE_RATE = 16_000
+
+Image = NDArray[np.uint8]
+Sound = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cutouts:
+    """`images` and `sounds` by class, in the same order of classes; RGBA images are premultiplied."""
+
+    labels: tuple[str, ...]
+    images: dict[str, tuple[Image, ...]]
+    sounds: dict[str, tuple[Sound, ...]]
+    silent: tuple[Image, ...]
+    backgrounds: tuple[Image, ...]
+
+    @classmethod
+    def load(cls, root: Path, group: str = "sounding") -> "Cutouts":
+        """`group`: the folder of the sounding classes. AV2TError if there is no class with an image and a sound."""
+        folders = sorted(path for path in (root / group).glob("*") if path.is_dir())
+        images = {path.name: tuple(map(read_cutout, sorted(path.glob("image_*.png")))) for path in folders}
+        sounds = {path.name: tuple(map(read_sound, sorted(path.glob("sound_*.flac")))) for path in folders}
+        labels = tuple(path.name for path in folders if images[path.name] and sounds[path.name])
+        if not labels:
+            raise AV2TError(
+                f"{root / group} holds no class: it needs folders <class>/ with image_*.png (RGBA) and sound_*.flac"
+            )
+        return cls(
+            labels=labels,
+            images={label: images[label] for label in labels},
+            sounds={label: sounds[label] for label in labels},
+            silent=tuple(map(read_cutout, sorted((root / "silent").glob("*.png")))),
+            backgrounds=tuple(map(_read_background, sorted((root / "backgrounds").glob("*.jpg")))),
+        )
+
+    def split(self, seed: int, held_out: float = 0.2) -> tuple["Cutouts", "Cutouts"]:
+        """Training and validation material that share no background and no silent thing (they do share the classes)."""
+        rng = np.random.default_rng(seed)
+
+        def halves(items: tuple[Image, ...]) -> tuple[tuple[Image, ...], tuple[Image, ...]]:
+            order = rng.permutation(len(items))
+            cut = round(len(items) * held_out)
+            return tuple(items[i] for i in order[cut:]), tuple(items[i] for i in order[:cut])
+
+        backgrounds, silent = halves(self.backgrounds), halves(self.silent)
+        first, second = (
+            Cutouts(labels=self.labels, images=self.images, sounds=self.sounds, silent=s, backgrounds=b)
+            for b, s in zip(backgrounds, silent, strict=True)
+        )
+        return first, second
+
+
+def read_cutout(path: Path) -> Image:
+    """An RGBA image (H, W, 4), cropped to what is visible and premultiplied by its alpha."""
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if image is None or image.ndim != 3 or image.shape[2] != 4:
+        raise AV2TError(f"{path} is not a PNG with an alpha channel")
+    image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
+    rows, columns = np.nonzero(image[..., 3] > 8)
+    image = image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    image[..., :3] = (image[..., :3].astype(np.uint16) * image[..., 3:] + 127) // 255
+    return np.ascontiguousarray(image)
+
+
+def read_sound(path: Path) -> Sound:
+    """A recording as mono samples in -1..1 at SAMPLE_RATE."""
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE)
+    with av.open(str(path)) as container:
+        chunks = [r.to_ndarray()[0] for frame in container.decode(audio=0) for r in resampler.resample(frame)]
+        chunks += [r.to_ndarray()[0] for r in resampler.resample(None)]
+    return np.concatenate(chunks)
+
+
+def _read_background(path: Path) -> Image:
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise AV2TError(f"{path} is not an image")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)

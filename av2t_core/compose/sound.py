@@ -1,0 +1,54 @@
+"""Sounds of the actors: varied, repeated over a stretch of time, mixed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.signal import fftconvolve
+
+from av2t_core.compose.cutouts import SAMPLE_RATE, Sound
+
+
+def sound_stretch(rng: np.random.Generator, recording: Sound, seconds: float) -> Sound:
+    """The recording at another speed (and so pitch), repeated with a varied gap, from a random place in it."""
+    speed = 2 ** rng.uniform(-0.25, 0.25)
+    positions = np.arange(0, len(recording) - 1, speed)
+    varied = np.interp(positions, np.arange(len(recording)), recording).astype(np.float32)
+    total = round(seconds * SAMPLE_RATE)
+    parts, length = [varied], len(varied)
+    while length < 2 * total:
+        gap = np.zeros(round(rng.uniform(0, 0.15) * SAMPLE_RATE), np.float32)
+        parts += [gap, varied]
+        length += len(gap) + len(varied)
+    endless = np.concatenate(parts)
+    start = _loud_start(rng, endless, total)
+    return endless[start : start + total]
+
+
+def _loud_start(rng: np.random.Generator, samples: Sound, length: int) -> int:
+    """A place from which something is heard: the loudest of a few random ones."""
+    starts = rng.integers(0, max(1, len(samples) - length), 3)
+    return int(max(starts, key=lambda s: float(np.square(samples[s : s + length]).mean())))
+
+
+def mix(rng: np.random.Generator, parts: Sequence[Sound], length: int, noise: float = 1.0) -> Sound:
+    """The parts at about equal loudness, sometimes in a room, over a bed of noise; `noise` 0 leaves that out."""
+    total = np.zeros(length, np.float32)
+    for part in parts:
+        level = 10 ** (rng.uniform(-26, -14) / 20)
+        total += part[:length] * (level / (np.sqrt(np.mean(part**2)) + 1e-6))
+    if parts and rng.random() < 0.3:
+        total = room(rng, total)
+    if noise and rng.random() < 0.6:
+        bed = np.cumsum(rng.normal(size=length)) if rng.random() < 0.3 else rng.normal(size=length)
+        bed = bed - np.linspace(bed[0], bed[-1], length)
+        level = noise * 10 ** (rng.uniform(-70, -38) / 20)
+        total += (bed / (np.std(bed) + 1e-9) * level).astype(np.float32)
+    return np.clip(total * 10 ** (rng.uniform(-8, 4) / 20), -1, 1).astype(np.float32)
+
+
+def room(rng: np.random.Generator, samples: Sound) -> Sound:
+    """A short decaying echo."""
+    length = round(rng.uniform(0.05, 0.25) * SAMPLE_RATE)
+    response = rng.normal(size=length) * np.exp(-5 * np.arange(length) / length) * rng.uniform(0.01, 0.05)
+    response[0] = 1
+    return fftconvolve(samples, response)[: len(samples)].astype(np.float32)

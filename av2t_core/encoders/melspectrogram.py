@@ -1,0 +1,48 @@
+"""The log-mel front end: resampling, mono, and the filterbank of Slaney's auditory toolbox."""
+
+from functools import cache
+from math import gcd, log
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.signal import resample_poly
+from torch import Tensor
+
+
+def mono(window: NDArray[np.float32], sample_rate: int, target_rate: int) -> NDArray[np.float32]:
+    """(channels, samples) at `sample_rate` to one second (target_rate,): channels averaged, the tail padded with zeros."""
+    samples = window.mean(axis=0) if len(window) else np.zeros(0, np.float32)
+    if sample_rate != target_rate and samples.size:
+        shared = gcd(sample_rate, target_rate)
+        samples = resample_poly(samples, target_rate // shared, sample_rate // shared)
+    second = np.zeros(target_rate, np.float32)
+    second[: min(samples.size, target_rate)] = samples[:target_rate]
+    return second
+
+
+def log_mel(samples: Tensor, *, sample_rate: int, n_fft: int, hop: int, mels: int, low: float, high: float) -> Tensor:
+    """samples (B, N) to decibels (B, mels, 1 + N / hop), clamped at -100 dB."""
+    spectrum = torch.stft(samples, n_fft, hop, window=torch.hann_window(n_fft), return_complex=True)
+    filters = mel_filters(sample_rate, n_fft, mels, low, high)
+    power = spectrum.real.square() + spectrum.imag.square()
+    return 10 * (filters @ power).clamp(min=1e-10).log10()
+
+
+@cache
+def mel_filters(sample_rate: int, n_fft: int, mels: int, low: float, high: float) -> Tensor:
+    """(mels, n_fft / 2 + 1) triangles of equal area (Slaney 1998), linear below 1 kHz and logarithmic above."""
+
+    def to_mel(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.where(hertz < 1000, hertz * 3 / 200, 15 + 27 * np.log(np.maximum(hertz, 1e-9) / 1000) / log(6.4))
+
+    def to_hertz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp(log(6.4) * (mel - 15) / 27))
+
+    low_mel, high_mel = to_mel(np.array([low, high], float))
+    edges = to_hertz(np.linspace(low_mel, high_mel, mels + 2))
+    bins = np.linspace(0, sample_rate / 2, n_fft // 2 + 1)
+    rising = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
+    falling = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
+    triangles = np.maximum(0, np.minimum(rising, falling)) * (2 / (edges[2:] - edges[:-2]))[:, None]
+    return torch.from_numpy(triangles).float()

@@ -1,0 +1,96 @@
+"""Endless training samples drawn from cut-outs: nothing is written to disk, and a seed and a step name every batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from av2t_core.compose.cutouts import SAMPLE_RATE, Cutouts
+from av2t_core.compose.scene import Scene, draw_scene
+from av2t_core.compose.sound import mix, sound_stretch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames:
+    """Square frames with what is known of them. `owners`: per pixel 0 for the background or label index + 1."""
+
+    images: NDArray[np.uint8]  # (B, S, S, 3)
+    owners: NDArray[np.uint8]  # (B, S, S)
+    in_view: tuple[tuple[int, ...], ...]  # label indices, for each frame
+
+
+def draw_frames(
+    rng: np.random.Generator, cutouts: Cutouts, count: int, size: int, most: int = 3, none: float = 0.05
+) -> Frames:
+    """Frames with 1 to `most` sounding things (a share `none` of them with none at all) and up to two silent ones.
+
+    They are drawn at aspect ratios from 1 to 1.8 and squeezed to the square, as a clip's frames are.
+    """
+    images, owners, in_view = [], [], []
+    for _ in range(count):
+        number = 0 if rng.random() < none else int(rng.integers(1, most + 1))
+        indices = rng.choice(len(cutouts.labels), number, replace=False)
+        width = size if rng.random() < 0.3 else round(size * rng.uniform(1, 1.8))
+        silent = int(rng.integers(0, 3)) if number < 3 else int(rng.integers(0, 2))
+        scene = draw_scene(rng, cutouts, [cutouts.labels[i] for i in indices], silent=silent, height=size, width=width)
+        frame, owner = scene.draw(float(rng.uniform(0, 8)))
+        frame = cv2.resize(degrade(rng, frame), (size, size), interpolation=cv2.INTER_AREA)
+        owner = cv2.resize(_by_label(scene, owner, cutouts.labels), (size, size), interpolation=cv2.INTER_NEAREST)
+        images.append(frame)
+        owners.append(owner)
+        visible = np.bincount(owner.ravel(), minlength=len(cutouts.labels) + 1)
+        # less than this of it in view, and nobody could name it
+        in_view.append(tuple(int(i) for i in indices if visible[i + 1] > 0.004 * size * size))
+    return Frames(images=np.stack(images), owners=np.stack(owners), in_view=tuple(in_view))
+
+
+def degrade(rng: np.random.Generator, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What cameras and encoders do: blur, noise, compression."""
+    if rng.random() < 0.25:
+        frame = np.asarray(cv2.GaussianBlur(frame, (0, 0), rng.uniform(0.4, 1.4)), np.uint8)
+    if rng.random() < 0.25:
+        noise = rng.normal(0, rng.uniform(2, 10), frame.shape)
+        frame = np.clip(frame + noise, 0, 255).astype(np.uint8)
+    if rng.random() < 0.25:
+        _, packed = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 80))])
+        frame = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.uint8)
+    return frame
+
+
+def draw_sound(rng: np.random.Generator, cutouts: Cutouts, indices: Sequence[int]) -> NDArray[np.float32]:
+    """One second (16000,) in which the labels of these indices sound together."""
+    parts = []
+    for i in indices:
+        recordings = cutouts.sounds[cutouts.labels[i]]
+        parts.append(sound_stretch(rng, recordings[rng.integers(len(recordings))], 1.0))
+    return mix(rng, parts, SAMPLE_RATE)
+
+
+def draw_hearing(rng: np.random.Generator, in_view: Sequence[int], labels: int) -> tuple[int, ...]:
+    """Which labels sound over a frame: some of what is in view, now and then something out of view, or nothing."""
+    chance = rng.random()
+    if chance < 0.1:
+        return ()
+    off_screen = [i for i in rng.integers(0, labels, 2) if i not in in_view]
+    if chance < 0.2 or not in_view:
+        return tuple(off_screen[:1])
+    count = 1 if rng.random() < 0.65 else int(rng.integers(1, len(in_view) + 1))
+    heard = [int(i) for i in rng.choice(list(in_view), count, replace=False)]
+    if rng.random() < 0.1:
+        heard += off_screen[:1]
+    return tuple(heard)
+
+
+def sounding_mask(owners: NDArray[np.uint8], heard: Sequence[int]) -> NDArray[np.bool_]:
+    """(S, S) owners and the labels that sound to the mask (S, S)."""
+    return np.isin(owners, [i + 1 for i in heard])
+
+
+def _by_label(scene: Scene, owner: NDArray[np.uint8], labels: Sequence[str]) -> NDArray[np.uint8]:
+    table = np.zeros(len(scene.actors) + 1, np.uint8)
+    for index, actor in enumerate(scene.actors):
+        if actor.label is not None:
+            table[index + 1] = labels.index(actor.label) + 1
+    return table[owner]

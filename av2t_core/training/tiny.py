@@ -1,0 +1,318 @@
+"""The recipe of the `tiny` preset, from nothing: encoders, then the trunk, then all of AV2T-SAM on composed frames.
+
+    audio   multi-label tagging of mixtures against the prototypes
+    image   multi-label tagging of frames against the same prototypes
+    trunk   SAM2's image encoder, by the class of every pixel, which composed frames give for free
+    joint   the paper's model and loss, encoders frozen; the same frame with two sounds, so that only listening helps
+
+Every stage writes its result and is skipped when that exists; an interrupted stage goes on from its last checkpoint.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from av2t_core.compose.cutouts import Cutouts
+from av2t_core.encoders.tiny import TinyAudioEncoder, TinyEncodersConfig, TinyImageEncoder
+from av2t_core.model.av2t_sam import AV2TSam
+from av2t_core.model.config import AV2TSamConfig
+from av2t_core.model.inputs import normalise_sam
+from av2t_core.model.segmenter import build_sam2
+from av2t_core.presets import TINY
+from av2t_core.training.losses import soft_iou
+from av2t_core.training.samples import Frames, draw_frames, draw_hearing, draw_sound, sounding_mask
+
+STAGES = ("audio", "image", "trunk", "joint")
+CHECKPOINT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyRecipe:
+    seed: int = 7
+    audio_steps: int = 1600
+    image_steps: int = 1600
+    trunk_steps: int = 1600
+    joint_steps: tuple[int, int] = (1200, 450)  # at each of the sizes
+    sizes: tuple[int, int] = (128, 192)
+    trunk_lr: float = 3e-4
+    lr: float = 1e-3
+    batch: int = 16  # frames; each is used with `draws` sounds
+    draws: int = 2
+
+
+def train_tiny(
+    cutouts: Cutouts, out: Path, *, recipe: TinyRecipe, stage: str | None = None, threads: int = 1
+) -> None:
+    """Runs the stages that are not done yet, or `stage` alone; progress goes to the terminal and to OUT/log.jsonl."""
+    torch.set_num_threads(threads)
+    out.mkdir(parents=True, exist_ok=True)
+    training, validation = cutouts.split(recipe.seed)
+    encoders = TinyEncodersConfig(labels=cutouts.labels)
+    run = Run(out, recipe, training, validation, encoders)
+    for name in STAGES if stage is None else (stage,):
+        if not (out / f"{name}.pt").exists():
+            getattr(run, name)()
+
+
+class Run:
+    """The stages; each is a model, a batch's loss and an optimiser, given to the one loop."""
+
+    def __init__(
+        self, out: Path, recipe: TinyRecipe, training: Cutouts, validation: Cutouts, encoders: TinyEncodersConfig
+    ) -> None:
+        self.out, self.recipe, self.training, self.validation, self.encoders = out, recipe, training, validation, encoders
+
+    def audio(self) -> None:
+        torch.manual_seed(self.recipe.seed)
+        model = TinyAudioEncoder(self.encoders)
+        count = len(self.training.labels)
+
+        def loss(rng: np.random.Generator) -> Tensor:
+            heard = [_some(rng, count) for _ in range(48)]
+            sounds = np.stack([draw_sound(rng, self.training, indices) for indices in heard])
+            return _tagging_loss(model.prototypes(model(torch.from_numpy(sounds))), heard)
+
+        self._fit("audio", model, loss, [{"params": model.parameters(), "lr": 2e-3}], self.recipe.audio_steps)
+
+    def image(self) -> None:
+        torch.manual_seed(self.recipe.seed)
+        model = TinyImageEncoder(self.encoders)
+
+        def loss(rng: np.random.Generator) -> Tensor:
+            frames = draw_frames(rng, self.training, 32, model.image_size)
+            return _tagging_loss(model.prototypes(model(_batch(frames.images))), frames.in_view)
+
+        self._fit("image", model, loss, [{"params": model.parameters(), "lr": 2e-3}], self.recipe.image_steps)
+
+    def trunk(self) -> None:
+        torch.manual_seed(self.recipe.seed)
+        model = DenseTagger(replace(TINY, sam2=replace(TINY.sam2, image_size=self.recipe.sizes[0])), self.encoders)
+
+        def loss(rng: np.random.Generator) -> Tensor:
+            size = self.recipe.sizes[0]
+            frames = draw_frames(rng, self.training, self.recipe.batch, size)
+            logits = model(normalise_sam(_batch(frames.images)))
+            target = torch.from_numpy(frames.owners[:, 2::4, 2::4].astype(np.int64))
+            # The background is most of a frame; as many pixels again of the things keep it from winning by default.
+            weight = torch.ones(len(self.training.labels) + 1)
+            weight[0] = 0.3
+            return F.cross_entropy(logits.float(), target, weight)
+
+        self._fit("trunk", model, loss, [{"params": model.parameters(), "lr": 1e-3}], self.recipe.trunk_steps)
+
+    def joint(self) -> None:
+        torch.manual_seed(self.recipe.seed)
+        audio, image = TinyAudioEncoder(self.encoders), TinyImageEncoder(self.encoders)
+        audio.load_state_dict(self._result("audio"))
+        image.load_state_dict(self._result("image"))
+        audio.eval().requires_grad_(False)
+        image.eval().requires_grad_(False)
+        weights = self._initial_weights()
+        for size, steps in zip(self.recipe.sizes, self.recipe.joint_steps, strict=True):
+            name = f"joint{size}"
+            model = AV2TSam(replace(TINY, sam2=replace(TINY.sam2, image_size=size)))
+            model.load_state_dict(weights)
+            if not (self.out / f"{name}.pt").exists():
+                self._fit_joint(name, model, image, audio, size, steps)
+            weights = self._result(name)
+        torch.save(weights, self.out / "joint.pt")
+
+    def _initial_weights(self) -> dict[str, Tensor]:
+        model = AV2TSam(TINY)
+        with torch.no_grad():
+            # The product must start as the sound's code, gently changed by the picture: unit-length inputs through
+            # kaiming weights would give a product near zero, and scramble the one by the other.
+            nn.init.orthogonal_(model.projector.audio_proj.weight, gain=4.0)
+            nn.init.normal_(model.projector.vision_proj.weight, std=0.02)
+            nn.init.ones_(model.projector.vision_proj.bias)
+            for block in model.adapters.blocks if model.adapters is not None else ():
+                nn.init.zeros_(block[-1].weight)
+        weights = model.state_dict()
+        for key, tensor in self._result("trunk").items():
+            if key.startswith("sam.image_encoder."):
+                weights[f"segmenter.{key}"] = tensor
+        return weights
+
+    def _fit_joint(
+        self, name: str, model: AV2TSam, image: TinyImageEncoder, audio: TinyAudioEncoder, size: int, steps: int
+    ) -> None:
+        recipe, labels = self.recipe, len(self.training.labels)
+
+        def loss(rng: np.random.Generator) -> Tensor:
+            frames = draw_frames(rng, self.training, recipe.batch, size)
+            pixels = _batch(frames.images).repeat_interleave(recipe.draws, 0)
+            heard = [draw_hearing(rng, view, labels) for view in frames.in_view for _ in range(recipe.draws)]
+            sounds = np.stack([draw_sound(rng, self.training, indices) for indices in heard])
+            target = _targets(frames, heard, recipe.draws)
+            with torch.no_grad():
+                a = audio(torch.from_numpy(sounds))
+                v = image(F.interpolate(pixels[:: recipe.draws], (image.image_size,) * 2, mode="area"))
+                v = v.repeat_interleave(recipe.draws, 0)
+                a = F.normalize(a, dim=-1) + 0.02 * torch.randn_like(a)
+                v = F.normalize(v, dim=-1) + 0.02 * torch.randn_like(v)
+            logits, ious = model.candidates(normalise_sam(pixels), _multimodal(pixels, model.config), v, a)
+            return candidates_loss(logits.float(), ious.float(), target)
+
+        trunk = list(model.segmenter.sam.image_encoder.parameters())
+        known = {id(p) for p in trunk}
+        rest = [p for p in model.parameters() if id(p) not in known]
+        scale = 1.0 if size == recipe.sizes[0] else 0.5
+        groups = [{"params": trunk, "lr": recipe.trunk_lr * scale}, {"params": rest, "lr": recipe.lr * scale}]
+        self._fit(name, model, loss, groups, steps)
+
+    def _fit(
+        self,
+        name: str,
+        model: nn.Module,
+        loss: Callable[[np.random.Generator], Tensor],
+        groups: list[dict[str, Any]],
+        steps: int,
+    ) -> None:
+        """AdamW with a short warm-up and a cosine; the average of the weights (EMA) is what is kept."""
+        optimiser = torch.optim.AdamW(groups, weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: _cosine(s, steps))
+        average = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        checkpoint, first = self.out / f"{name}.checkpoint", 0
+        if checkpoint.exists():
+            state = torch.load(checkpoint, weights_only=True)
+            model.load_state_dict(state["model"])
+            optimiser.load_state_dict(state["optimiser"])
+            schedule.load_state_dict(state["schedule"])
+            average, first = state["average"], state["step"]
+        saved, smooth = time.monotonic(), math.nan
+        bar = tqdm(range(first, steps), name, initial=first, total=steps, mininterval=5)
+        model.train()
+        for step in bar:
+            # A generator for each step: what is drawn does not depend on where a run was interrupted.
+            torch.manual_seed(self.recipe.seed * 1_000_003 + step)
+            with torch.autocast("cpu", torch.bfloat16):
+                value = loss(np.random.default_rng([self.recipe.seed, step, len(name)]))
+            if not torch.isfinite(value):
+                raise FloatingPointError(f"the loss of stage {name} is {value.item()} at step {step}")
+            optimiser.zero_grad()
+            value.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            decay = min(0.999, (step + 1) / (step + 10))
+            for key, tensor in model.state_dict().items():
+                if tensor.is_floating_point():
+                    average[key].lerp_(tensor.detach(), 1 - decay)
+                else:
+                    average[key].copy_(tensor)
+            smooth = value.item() if math.isnan(smooth) else 0.98 * smooth + 0.02 * value.item()
+            if step % 50 == 49:
+                bar.set_postfix(loss=f"{smooth:.4f}")
+                self._log(stage=name, step=step + 1, loss=round(smooth, 5))
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                _save(
+                    checkpoint,
+                    model=model.state_dict(),
+                    optimiser=optimiser.state_dict(),
+                    schedule=schedule.state_dict(),
+                    average=average,
+                    step=step + 1,
+                )
+                saved = time.monotonic()
+        _save(self.out / f"{name}.pt", **average)
+        checkpoint.unlink(missing_ok=True)
+
+    def _result(self, name: str) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = torch.load(self.out / f"{name}.pt", weights_only=True)
+        return state
+
+    def _log(self, **entry: object) -> None:
+        with (self.out / "log.jsonl").open("a") as log:
+            log.write(json.dumps(entry) + "\n")
+
+
+class DenseTagger(nn.Module):
+    """SAM2's image encoder under a head that names every pixel at a quarter of the resolution."""
+
+    def __init__(self, config: AV2TSamConfig, encoders: TinyEncodersConfig) -> None:
+        super().__init__()
+        self.sam = build_sam2(config.sam2)
+        self.head = nn.Conv2d(config.sam2.width, len(encoders.labels) + 1, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) to (B, labels + 1, S/4, S/4)."""
+        levels = self.sam.image_encoder(images)["backbone_fpn"]
+        summed = levels[0]
+        for level in levels[1:]:
+            summed = summed + F.interpolate(level, summed.shape[-2:], mode="bilinear", align_corners=False)
+        return self.head(F.gelu(summed))  # type: ignore[no-any-return]
+
+
+def candidates_loss(logits: Tensor, ious: Tensor, target: Tensor) -> Tensor:
+    """The paper's loss for every candidate (B, 3, h, w), and the expected IoU (B, 3) against the IoU there is.
+
+    The cross-entropy counts three times, and the IoU only where something sounds: an empty target has none. A right
+    "nothing" counts as an IoU of 1 for the expectation, so that it is a score.
+    """
+    target = target[:, None].expand_as(logits)
+    some = target.amax(dim=(-2, -1)) > 0
+    bce = F.binary_cross_entropy_with_logits(logits, target)
+    iou = soft_iou(logits, target)
+    shape = ((1 - iou) * some).sum() / some.sum().clamp(min=1)
+    with torch.no_grad():
+        hard, truth = logits > 0, target > 0.5
+        union = (hard | truth).sum(dim=(-2, -1))
+        real = torch.where(union > 0, (hard & truth).sum(dim=(-2, -1)) / union.clamp(min=1), 1.0)
+    return 3 * bce + shape + 0.5 * F.mse_loss(ious, real)
+
+
+def frames_at(rng: np.random.Generator, cutouts: Cutouts, size: int, count: int) -> Iterator[Frames]:
+    """`count` frames, one at a time."""
+    for _ in range(count):
+        yield draw_frames(rng, cutouts, 1, size)
+
+
+def _some(rng: np.random.Generator, count: int) -> tuple[int, ...]:
+    number = rng.choice([0, 1, 2, 3], p=[0.08, 0.5, 0.32, 0.1])
+    return tuple(int(i) for i in rng.choice(count, number, replace=False))
+
+
+def _tagging_loss(log_odds: Tensor, present: list[tuple[int, ...]] | tuple[tuple[int, ...], ...]) -> Tensor:
+    """log_odds (B, labels + 1); the last column is "nothing"."""
+    target = torch.zeros_like(log_odds, dtype=torch.float32)
+    for row, indices in enumerate(present):
+        target[row, list(indices) or [-1]] = 1
+    return F.binary_cross_entropy_with_logits(log_odds.float(), target) * log_odds.shape[1] / 4
+
+
+def _batch(images: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float()
+
+
+def _multimodal(pixels: Tensor, config: AV2TSamConfig) -> Tensor:
+    size = config.beit3.image_size
+    return F.interpolate(pixels, (size, size), mode="bicubic", antialias=config.antialias) / 127.5 - 1
+
+
+def _targets(frames: Frames, heard: list[tuple[int, ...]], draws: int) -> Tensor:
+    """The masks at a quarter of the resolution, as the share of each cell that is covered."""
+    masks = [sounding_mask(frames.owners[i // draws], indices) for i, indices in enumerate(heard)]
+    return F.avg_pool2d(torch.from_numpy(np.stack(masks)).float()[:, None], 4)[:, 0]
+
+
+def _cosine(step: int, steps: int) -> float:
+    warm = min(1.0, (step + 1) / 200)
+    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
+
+
+def _save(path: Path, **state: Any) -> None:
+    """Written aside and renamed, so that a kill never leaves half a file."""
+    aside = path.with_suffix(path.suffix + ".part")
+    torch.save(state, aside)
+    aside.replace(path)
