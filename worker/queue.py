@@ -173,13 +173,18 @@ def retry_failed(connection: Redis, project: int | None = None) -> int:
         return _admit(connection, [(job.project, job.task, job.model_version) for job in failed], _FOR_A_RETRY)
 
 
-def forget_tasks(connection: Redis, project: int, tasks: Sequence[int]) -> int:
-    """Drop the waiting and the failed jobs of tasks that are gone; how many. A running one ends by itself."""
-    prefixes = tuple(f"preannotate-{project}-{task}-" for task in tasks)
+def forget_tasks(connection: Redis, tasks: Sequence[int]) -> int:
+    """Drop the waiting and the failed jobs of tasks that are gone; how many. A running one ends by itself.
+
+    A task's id is unique in all of Label Studio, and where several are deleted at once no project is named. Raises
+    QueueError.
+    """
+    gone_tasks = {str(task) for task in tasks}
     with reachable(connection):
         queue = open_queue(connection)
         failed = queue.failed_job_registry
-        ids = [each for each in queue.get_job_ids() + failed.get_job_ids(cleanup=False) if each.startswith(prefixes)]
+        listed = queue.get_job_ids() + failed.get_job_ids(cleanup=False)
+        ids = [each for each in listed if each.split("-", 3)[2] in gone_tasks]
         with connection.pipeline() as pipe:
             for each in ids:
                 pipe.lrem(queue.key, 1, each)

@@ -1,6 +1,7 @@
 """Every setting of this project, read from the environment in this one place."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
@@ -64,10 +65,15 @@ class Settings(BaseSettings):
     device: Annotated[str, AfterValidator(_device)] = _variable(
         "AV2T_DEVICE", "auto", "Where the model runs: auto, cpu, cuda or cuda:N."
     )
-    data_dir: str = _variable("AV2T_DATA_DIR", ".av2t", "The folder for model versions, logs and the demo's data.")
+    data_dir: Path = _variable("AV2T_DATA_DIR", Path(".av2t"), "The folder for model versions, logs and demo data.")
     backend_host: str = _variable("AV2T_BACKEND_HOST", "127.0.0.1", "The address that the backend listens on.")
     backend_port: int = _variable("AV2T_BACKEND_PORT", 9090, "The port that the backend listens on.", ge=1, le=65535)
     max_clip_mb: int = _variable("AV2T_MAX_CLIP_MB", 2048, "The largest clip that the worker fetches, in MB.", ge=1)
+
+    @property
+    def models_dir(self) -> Path:
+        """Where model versions are kept, beside the ones that ship with the package."""
+        return self.data_dir / "models"
 
     @classmethod
     def load(cls, **options: Any) -> Self:

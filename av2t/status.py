@@ -1,0 +1,66 @@
+"""`av2t status`: what runs, what waits and what failed, in the terminal."""
+
+import argparse
+import json
+from dataclasses import asdict
+from datetime import datetime
+
+from worker.queue import FailedJob, Overview, RunningJob, WorkerState, connect, failed_jobs, overview
+from worker.settings import Settings
+
+MAX_FAILURES = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON, with every failed task")
+
+
+def run(args: argparse.Namespace) -> int:
+    connection = connect(Settings.load().redis_url, timeout=5)
+    state, failures = overview(connection), failed_jobs(connection, limit=None if args.json else MAX_FAILURES)
+    if args.json:
+        data = {**asdict(state), "failures": [asdict(failure) for failure in failures]}
+        print(json.dumps(data, indent=2, default=datetime.isoformat))
+    else:
+        print("\n".join(_lines(state, failures)))
+    return 0
+
+
+def _lines(state: Overview, failures: list[FailedJob]) -> list[str]:
+    lines = [
+        f"{state.queued} waiting, {len(state.running)} running, "
+        f"{state.finished} done in 24 hours, {state.failed} failed"
+    ]
+    if not state.workers:
+        lines += ["", "No worker listens, so nothing is done: start one with `av2t worker`"]
+    lines += _table("Workers", [_worker(worker) for worker in state.workers])
+    lines += _table("Running", [_running(job) for job in state.running])
+    shown = "" if len(failures) == state.failed else f" (the newest {len(failures)} of {state.failed})"
+    lines += _table(f"Failed{shown}, `av2t retry` queues them again", [_failed(job) for job in failures])
+    return lines
+
+
+def _worker(worker: WorkerState) -> list[str]:
+    return [
+        worker.name,
+        f"{worker.host}:{worker.pid}",
+        worker.state,
+        f"{worker.succeeded} done, {worker.failed} failed",
+    ]
+
+
+def _running(job: RunningJob) -> list[str]:
+    progress = "starting" if job.done is None else f"{job.done} of {job.total or '?'} keyframes"
+    return [f"project {job.project}", f"task {job.task}", job.model_version, progress]
+
+
+def _failed(job: FailedJob) -> list[str]:
+    return [f"project {job.project}", f"task {job.task}", job.model_version, job.error]
+
+
+def _table(title: str, rows: list[list[str]]) -> list[str]:
+    if not rows:
+        return []
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    cells = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    return ["", title, *("  " + "  ".join(row).rstrip() for row in cells)]

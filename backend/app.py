@@ -1,0 +1,139 @@
+"""The ML-backend protocol over HTTP: label-studio-ml's routes, with a manager, checks and error answers of ours."""
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from flask import Flask, Response, jsonify, request
+from redis import Redis
+from rq.exceptions import NoSuchJobError
+from werkzeug.exceptions import HTTPException
+
+from av2t_core.errors import AV2TError
+from av2t_core.versions import resolve
+from backend import bodies, status
+from backend.bodies import BodyError
+from backend.frame import api
+from backend.manager import Manager, NotSupportedError, UnknownProjectError
+from worker.queue import QueueError, reachable
+from worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# A task comes with its annotations, and one of 60 brushed frames has some 3 MB.
+MAX_BODY_MB = 100
+
+# label_studio_ml.api logs whole headers and bodies for debugging, and the body of /setup holds a token.
+api.logger.setLevel(logging.INFO)
+
+server: Flask = api._server
+server.config["MAX_CONTENT_LENGTH"] = MAX_BODY_MB * 1024 * 1024
+
+
+def create_app(settings: Settings, connection: Redis) -> Flask:
+    """The WSGI application. There is one in a process, for the frame's server is a module's global.
+
+    Raises AV2TError if the model version that the settings name does not exist.
+    """
+
+    def current_version() -> str:
+        return resolve(settings.model, settings.models_dir).name
+
+    current_version()
+    api._manager = Manager(connection, current_version)
+    server.config["SETTINGS"] = settings
+    server.config["REDIS"] = connection
+    return server
+
+
+@server.before_request
+def check_body() -> None:
+    if request.method == "POST" and request.endpoint:
+        try:
+            body = request.get_json()
+        except RecursionError:
+            raise BodyError("body", "it is nested too deeply") from None
+        bodies.check(request.endpoint, body)
+
+
+@server.after_request
+def forbid_everything_active(response: Response) -> Response:
+    response.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def health() -> tuple[Response, int]:
+    """Label Studio calls this before everything else, waits one second, and shows "Disconnected" for an error."""
+    with reachable(server.config["REDIS"]):
+        server.config["REDIS"].ping()
+    return jsonify({"status": "UP", "redis": "UP", "model_version": api._manager.versions()[0]}), HTTPStatus.OK
+
+
+# The frame's own answers UP whatever happens.
+server.view_functions["health"] = health
+
+
+@server.get("/versions")
+def versions() -> Response:
+    """Label Studio asks with GET, which the frame refuses with a 405 that is shown as an error."""
+    return jsonify({"versions": api._manager.versions()})
+
+
+@server.get("/status.json")
+def status_json() -> Response:
+    return jsonify(_snapshot())
+
+
+@server.get("/status")
+def status_page() -> str:
+    return status.page(_snapshot())
+
+
+def _snapshot() -> dict[str, Any]:
+    return status.snapshot(server.config["REDIS"], api._manager, server.config["SETTINGS"].label_studio_url)
+
+
+def _answer(code: int, sentence: str, **more: Any) -> Response:
+    response = jsonify({"error": sentence, **more})
+    # Label Studio reads no error's body. It shows the status line's reason to the person who connects the backend,
+    # so that is where the sentence has to be; a line of HTTP holds no line breaks and no characters beyond latin-1.
+    reason = " ".join(sentence.split())[:500].encode("latin-1", "replace").decode("latin-1")
+    response.status = f"{int(code)} {reason}"
+    return response
+
+
+@server.errorhandler(AV2TError)
+def refused(error: AV2TError) -> Response:
+    match error:
+        case BodyError():
+            return _answer(HTTPStatus.BAD_REQUEST, str(error), field=error.field)
+        case UnknownProjectError():
+            return _answer(HTTPStatus.NOT_FOUND, str(error))
+        case NotSupportedError():
+            return _answer(HTTPStatus.NOT_IMPLEMENTED, str(error))
+        case QueueError():
+            log.error("%s", error)
+            return _answer(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+        case _:
+            return _answer(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+
+
+@server.errorhandler(HTTPException)
+def http_error(error: HTTPException) -> Response:
+    if error.code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return _answer(error.code, f"The body is larger than {MAX_BODY_MB} MB: send fewer tasks at once")
+    if error.code == HTTPStatus.BAD_REQUEST:
+        return _answer(error.code, f"body: {error.description}", field="body")
+    return _answer(error.code or HTTPStatus.INTERNAL_SERVER_ERROR, f"{request.path}: {error.description}")
+
+
+def bug(error: Exception) -> Response:
+    log.error("%s %s failed", request.method, request.path, exc_info=error)
+    return _answer(HTTPStatus.INTERNAL_SERVER_ERROR, "An error in the backend; its log has the details")
+
+
+# The last four have handlers in the frame, which answer with the exception's text and nothing in the log.
+for kind in (Exception, AssertionError, FileNotFoundError, IndexError, NoSuchJobError):
+    server.register_error_handler(kind, bug)

@@ -1,0 +1,122 @@
+"""What Label Studio sends, checked where it enters: the fields that are used, and nothing about the others."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, StringConstraints, ValidationError
+
+from av2t_core.errors import AV2TError
+
+Id = Annotated[int, Field(strict=True, ge=1, le=2**63 - 1)]
+Text = Annotated[str, Field(strict=True)]
+
+# "3.1700000000": the project's id and the second of its creation. A script may leave the second out.
+ProjectKey = Annotated[str, StringConstraints(strict=True, pattern=r"^[1-9][0-9]{0,18}(\.[0-9]{1,20})?$")]
+
+
+class BodyError(AV2TError):
+    """A request's body is not what the protocol says; `field` is the first that is wrong."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+
+
+class Task(BaseModel):
+    id: Id
+
+
+class Project(BaseModel):
+    id: Id
+
+
+class ConfiguredProject(Project):
+    label_config: Text
+
+
+class Setup(BaseModel):
+    project: ProjectKey
+    schema_: Text = Field(alias="schema")
+    hostname: Text | None = None
+
+
+class Predict(BaseModel):
+    project: ProjectKey
+    tasks: list[Task]
+    label_config: Text | None = None
+    params: dict[str, Any] | None = None
+
+
+class Train(BaseModel):
+    params: dict[str, Any] = {}
+
+
+class Versions(BaseModel):
+    project: ProjectKey
+
+
+class Webhook(BaseModel):
+    action: Text
+
+
+class TasksCreated(BaseModel):
+    tasks: list[Task]
+    project: ConfiguredProject
+
+
+class TasksDeleted(BaseModel):
+    tasks: list[Task]
+
+
+class ProjectUpdated(BaseModel):
+    project: ConfiguredProject
+
+
+class StartTraining(BaseModel):
+    project: Project
+
+
+# By the view's name in label_studio_ml.api.
+BODIES: dict[str, type[BaseModel]] = {
+    "_setup": Setup,
+    "_predict": Predict,
+    "_train": Train,
+    "get_version": Versions,
+    "webhook": Webhook,
+}
+
+# By the webhook's action; every other one is acknowledged unread.
+EVENTS: dict[str, type[BaseModel]] = {
+    "TASKS_CREATED": TasksCreated,
+    "TASKS_DELETED": TasksDeleted,
+    "PROJECT_UPDATED": ProjectUpdated,
+    "START_TRAINING": StartTraining,
+}
+
+
+def check(view: str, body: object) -> None:
+    """Raise BodyError if `body`, parsed JSON, is not what the view of that name takes."""
+    if not isinstance(body, dict):
+        raise BodyError("body", "it must be a JSON object")
+    if view not in BODIES:
+        return
+    _validate(BODIES[view], body)
+    if view == "webhook" and body["action"] in EVENTS:
+        _validate(EVENTS[body["action"]], body)
+
+
+def project_id(key: str) -> int:
+    """The id in a checked ProjectKey."""
+    return int(key.partition(".")[0])
+
+
+def _validate(model: type[BaseModel], body: dict[str, Any]) -> None:
+    try:
+        model.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise BodyError(_path(first["loc"]), first["msg"]) from None
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return path.removeprefix(".")

@@ -1,0 +1,47 @@
+"""The backend's process: a production WSGI server around the application, until a signal ends it."""
+
+import errno
+import signal
+import sys
+
+from redis import Redis
+from waitress import create_server
+
+from av2t_core.errors import ConfigError
+from backend.app import MAX_BODY_MB, create_app
+from worker.queue import QueueError, reachable, redis_address
+from worker.settings import Settings
+
+THREADS = 8
+
+
+def serve(settings: Settings, connection: Redis) -> None:
+    """Serve until SIGTERM or SIGINT. Raises AV2TError if the address or the model version cannot be used."""
+    app = create_app(settings, connection)
+    host, port = settings.backend_host, settings.backend_port
+    try:
+        # A little above the application's own limit, which answers with a sentence.
+        limit = (MAX_BODY_MB + 1) * 1024 * 1024
+        server = create_server(app, host=host, port=port, threads=THREADS, ident=None, max_request_body_size=limit)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"Port {port} of {host} is taken: end what listens there, or choose another with --port"
+                " or AV2T_BACKEND_PORT"
+            ) from None
+        raise ConfigError(f"Cannot listen on {host}:{port} ({error.strerror}): change --host or --port") from None
+    except ValueError:
+        raise ConfigError(f"Cannot listen on {host}: it is no address of this machine; change --host") from None
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    print(f"The backend listens on http://{host}:{port}, its queue is in Redis at {_state(connection)}", flush=True)
+    # Ends on SystemExit and KeyboardInterrupt, after the requests at hand.
+    server.run()
+
+
+def _state(connection: Redis) -> str:
+    try:
+        with reachable(connection):
+            connection.ping()
+    except QueueError as error:
+        return f"{redis_address(connection)}, which does not answer yet. {error}"
+    return redis_address(connection)

@@ -1,0 +1,50 @@
+"""The status page: what runs, what waits and what failed, as HTML for people and as JSON for scripts."""
+
+from dataclasses import asdict
+from typing import Any
+from urllib.parse import urlsplit
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from redis import Redis
+
+from backend.manager import Manager
+from worker.queue import failed_jobs, overview
+
+# More rows help nobody, and the counts say how many there are.
+MAX_FAILURES = 100
+
+_templates = Environment(loader=PackageLoader("backend"), autoescape=True, undefined=StrictUndefined)
+
+
+def snapshot(connection: Redis, manager: Manager, label_studio_url: str) -> dict[str, Any]:
+    """All that the page shows; times are ISO 8601 in UTC. Raises QueueError."""
+
+    def with_link(row: dict[str, Any]) -> dict[str, Any]:
+        base = manager.hostname(row["project"])
+        # It came in a request, and a link is followed by a person.
+        if urlsplit(base).scheme not in {"http", "https"}:
+            base = label_studio_url
+        return {**row, "link": f"{base.rstrip('/')}/projects/{row['project']}/data?task={row['task']}"}
+
+    queue = _plain(asdict(overview(connection)))
+    failures = [_plain(asdict(job)) for job in failed_jobs(connection, limit=MAX_FAILURES)]
+    return {
+        **queue,
+        "model_version": manager.versions()[0],
+        "running": [with_link(row) for row in queue["running"]],
+        "failures": [with_link(row) for row in failures],
+        "remarks": [_plain(asdict(remark)) for remark in manager.remarks()],
+    }
+
+
+def page(data: dict[str, Any]) -> str:
+    """The snapshot as HTML."""
+    return _templates.get_template("status.html").render(data)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.isoformat(timespec="seconds") if hasattr(value, "isoformat") else value
