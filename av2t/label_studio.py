@@ -7,7 +7,6 @@ The whole of its environment is pinned with hashes in label_studio.requirements.
 from __future__ import annotations
 
 import fcntl
-import http.client
 import json
 import secrets
 import sys
@@ -49,31 +48,34 @@ def environment_in(data_dir: Path) -> Path:
     return data_dir / f"label-studio-{VERSION}"
 
 
-def install(environment: Path, log: Path) -> bool:
-    """Make `environment` hold exactly label_studio.requirements.txt; False if it already does.
+def is_installed(environment: Path) -> bool:
+    """Whether `environment` holds exactly label_studio.requirements.txt."""
+    stamp = _stamp(environment)
+    return stamp.is_file() and stamp.read_text() == _identity(environment)
 
-    Safe to interrupt and to run twice at the same time. `log` gets what the installer says. AV2TError if it fails.
+
+def install(environment: Path, log: Path) -> None:
+    """Make `environment` hold exactly label_studio.requirements.txt. AV2TError if that fails.
+
+    Safe to interrupt and to run twice at the same time. `log` gets what the installer says.
     """
     environment = environment.absolute()
     environment.parent.mkdir(parents=True, exist_ok=True)
     with environment.with_name(environment.name + ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # The stamp is written last: an environment without it, or with another, is not finished.
-        stamp = environment / "av2t-requirements.sha256"
-        wanted = f"{sha256(REQUIREMENTS.read_bytes()).hexdigest()} {sys.version_info.major}.{sys.version_info.minor}\n"
-        if stamp.is_file() and stamp.read_text() == wanted:
-            return False
+        if is_installed(environment):
+            return
         _uv(["venv", "--clear", "--no-python-downloads", "--python", sys.executable, str(environment)], log)
         python = ["--python", str(environment / "bin" / "python")]
         # Five packages come as sources; what builds them is pinned too.
         pinned = ["--require-hashes", "--build-constraints", str(REQUIREMENTS), str(REQUIREMENTS)]
         _uv(["pip", "sync", *python, *pinned], log)
-        stamp.write_text(wanted)
-        return True
+        # Written last: an environment without it, or with another, is not finished.
+        _stamp(environment).write_text(_identity(environment))
 
 
 def start(environment: Path, data_dir: Path, port: int, account: Account, log: Path) -> Process:
-    """Start the server on 127.0.0.1:`port`; its data is kept in `data_dir`. See `wait_until_ready`."""
+    """Start the server on 127.0.0.1:`port`; its data is kept in `data_dir`. It is ready when it `answers`."""
     data_dir.mkdir(parents=True, exist_ok=True)
     return Process(
         "Label Studio",
@@ -90,11 +92,6 @@ def start(environment: Path, data_dir: Path, port: int, account: Account, log: P
             "LABEL_STUDIO_USER_TOKEN": account.api_key,
         },
     )
-
-
-def wait_until_ready(server: Process, port: int, *, timeout: float = 300) -> None:
-    """Returns once `server` answers on `port`; the first start makes the database, which takes most of the time."""
-    server.wait_until(lambda: _healthy(port), timeout=timeout)
 
 
 def url(port: int) -> str:
@@ -120,15 +117,14 @@ def account(path: Path) -> Account:
     return made
 
 
-def _healthy(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/health")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+def _stamp(environment: Path) -> Path:
+    return environment / "av2t-requirements"
+
+
+def _identity(environment: Path) -> str:
+    # With its own place, for an environment that was moved does not run.
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return f"{sha256(REQUIREMENTS.read_bytes()).hexdigest()} {python} {environment.absolute()}\n"
 
 
 def _uv(arguments: list[str], log: Path) -> None:

@@ -14,7 +14,7 @@ from label_studio_sdk import LabelStudio
 from redis import Redis
 
 from av2t import label_studio as label_studio_server
-from av2t.process import free_port
+from av2t.process import answers, free_port
 from av2t.redis_server import redis_url as url_of_redis
 from av2t.redis_server import start_redis
 
@@ -78,8 +78,8 @@ def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStud
     port = free_port()
     server = label_studio_server.start(environment, folder / "data", port, account, folder / "label-studio.log")
     try:
-        label_studio_server.wait_until_ready(server, port)
         url = label_studio_server.url(port)
+        server.wait_until(lambda: answers(url + "/health"), timeout=300)
         # The SDK closes no client of its own, and an open socket at the end is a warning, which is an error here.
         with httpx.Client(timeout=60, follow_redirects=True) as client:
             yield LabelStudioServer(

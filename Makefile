@@ -1,0 +1,52 @@
+# `make demo` and `make test` do all of their own set-up, on Linux with git, make and Python 3.11 or 3.12.
+# ARGS go to the command underneath: make demo ARGS="--exit", make test ARGS="-k queue".
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+# The first that runs and is 3.11 or 3.12.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && \
+	command -v $$python && break; done)
+ifeq ($(PYTHON),)
+$(error Python 3.11 or 3.12 is needed: install one, or name it, as in `make demo PYTHON=/opt/python/bin/python3.11`)
+endif
+UV := $(shell command -v uv || echo .uv/bin/uv)
+export UV_PYTHON := $(PYTHON)
+export UV_PYTHON_DOWNLOADS := never
+
+.PHONY: help demo test check format
+
+help:
+	@echo 'make demo    start everything with demo clips in it; make demo ARGS=--help shows the options'
+	@echo 'make test    check the code and run every test; make test ARGS="-k queue" runs some'
+	@echo 'make check   check the code: style, types, lock file, known vulnerabilities'
+	@echo 'make format  write the code in the project'"'"'s style'
+
+demo: .venv/demo
+	.venv/bin/av2t up --demo $(ARGS)
+
+test: check
+	.ci/get_browser
+	.venv/bin/pytest $(ARGS)
+
+check: .venv/dev
+	$(UV) lock --check
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+format: .venv/dev
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+# Stamps: the environment is made again only when the lock has changed.
+.venv/demo: uv.lock pyproject.toml | $(UV)
+	$(UV) sync --locked --all-extras --no-dev --inexact
+	@touch $@
+
+.venv/dev: uv.lock pyproject.toml | $(UV)
+	$(UV) sync --locked --all-extras
+	@touch $@ .venv/demo
+
+.uv/bin/uv:
+	$(PYTHON) .ci/get_uv.py
