@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
 
@@ -53,12 +54,17 @@ def _display_matrix(picture: av.VideoFrame) -> NDArray[np.int32] | None:
     return np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2]
 
 
+def _transposes(matrix: NDArray[np.int32]) -> bool:
+    """Whether the picture's x runs along the display's y."""
+    return abs(int(matrix[0, 1])) > abs(int(matrix[0, 0]))
+
+
 def _displayed(image: NDArray[np.uint8], matrix: NDArray[np.int32] | None) -> NDArray[np.uint8]:
     """Turn (H, W, 3) by the nearest of the eight ways to lay a rectangle down, as browsers do."""
     if matrix is None:
         return image
-    (a, b), (c, d) = matrix.astype(np.int64)
-    if abs(b) > abs(a):  # the picture's x runs along the display's y
+    (a, b), (c, d) = matrix
+    if _transposes(matrix):
         image, down, right = image.transpose(1, 0, 2), b, c
     else:
         down, right = d, a
@@ -82,6 +88,7 @@ class Frames:
         self.start = 0.0  # seconds, the first frame
         self.end = 0.0  # seconds, the end of the last frame
         self.faults = Faults()
+        self.pixel_aspect = Fraction(1)  # a displayed pixel's width over its height
         self._latest = 0.0  # seconds, the frame that was decoded last
         self._gaps = (float("inf"), 0.0)  # seconds between two frames, the shortest and the longest
         self._backward = 0  # frames whose timestamp lies before their predecessor's
@@ -129,11 +136,6 @@ class Frames:
         """Seconds on the clip's own clock at which it begins; a cut from a broadcast may begin hours after zero."""
         return max(0.0, (self._container.start_time or 0) / av.time_base)
 
-    @property
-    def pixel_aspect(self) -> float:
-        """Width of a stored pixel over its height."""
-        return float(self._stream.sample_aspect_ratio or 1)
-
     def __iter__(self) -> Iterator[Frame]:
         """Decode once, from the start to the end; MediaError where not one frame comes out."""
         size: tuple[int, int] | None = None
@@ -142,11 +144,18 @@ class Frames:
             self._resized += size != (picture.width, picture.height)
             # Where a raw stream has no timestamps, one frame follows the other at the stream's rate.
             time = picture.time if picture.pts is not None else self.end
+            if self.count == 0:
+                self.pixel_aspect = self._displayed_aspect(picture)
             frame = Frame(number=self.count, time=time, end=time + self._lasts(picture), size=size, picture=picture)
             self._note(frame)
             yield frame
         if size is None:
             raise MediaError(f"{self._name}: none of its frames can be decoded; the file is damaged")
+
+    def _displayed_aspect(self, picture: av.VideoFrame) -> Fraction:
+        aspect = self._stream.sample_aspect_ratio or Fraction(1)
+        matrix = _display_matrix(picture)
+        return 1 / aspect if matrix is not None and _transposes(matrix) else aspect
 
     def _note(self, frame: Frame) -> None:
         if self.count == 0:
@@ -176,7 +185,8 @@ class Frames:
         if self._resized:
             yield f"Frames of another size than the first, scaled to its size: {self._resized}."
         if abs(self.pixel_aspect - 1) > _SQUARE:
-            yield f"Its pixels are not square, {self.pixel_aspect:.3f} to 1: masks have the stored pixels, unscaled."
+            aspect = f"{float(self.pixel_aspect):.3f} to 1"
+            yield f"Its pixels are not square, {aspect}: frames and masks have the stored pixels, unscaled."
         shortest, longest = self._gaps
         if not faults.undecodable and longest - shortest > _UNEVEN / self.rate:
             yield "The frame rate varies: frames are named by their timestamps, and fps is the average."

@@ -120,7 +120,7 @@ class Soundtrack:
             assert to_float is not None
             time = frame.time if frame.pts is not None else None
             for converted in to_float.resample(frame):
-                samples = converted.to_ndarray().astype(np.float32, copy=False)  # (channels, samples)
+                samples = np.nan_to_num(converted.to_ndarray().astype(np.float32))  # (channels, samples)
                 position = expected if time is None else round(time * self.rate)
                 if expected is not None and position is not None and abs(position - expected) <= _JITTER * self.rate:
                     position = expected
