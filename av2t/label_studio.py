@@ -124,7 +124,7 @@ def _stamp(environment: Path) -> Path:
 def _identity(environment: Path) -> str:
     # With its own place, for an environment that was moved does not run.
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return f"{sha256(REQUIREMENTS.read_bytes()).hexdigest()} {python} {environment.absolute()}\n"
+    return f"{sha256(REQUIREMENTS.read_bytes()).hexdigest()} {python} {environment.resolve()}\n"
 
 
 def _uv(arguments: list[str], log: Path) -> None:
