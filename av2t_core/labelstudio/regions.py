@@ -1,6 +1,7 @@
 """Masks of keyframes → the regions of a prediction."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ class Object:
 
 
 def keyframe_regions(
-    targets: Targets, *, task: int, model_version: str, page: int, time: float, objects: tuple[Object, ...]
+    targets: Targets, *, task: int, model_version: str, page: int, time: float, objects: Sequence[Object]
 ) -> list[Region]:
     """The regions of page `page` (0-based, = the keyframe's index) of the frames; an empty mask gives none.
 

@@ -1,0 +1,336 @@
+"""Label Studio, as the worker's jobs need it: clips in, frames and predictions out.
+
+Every failure leaves here as one of three: AV2TError (nobody helps it by trying again), TransientError (may pass), or
+TaskGoneError. No message carries a token, a header or the query of a URL, which may hold a signature.
+"""
+
+import base64
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from time import time
+from typing import Any, Self
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+import jwt
+from label_studio_sdk import LabelStudio
+from label_studio_sdk.core.api_error import ApiError
+
+from av2t_core.errors import AV2TError, ConfigError, MediaError
+from worker.failures import TaskGoneError, TransientError
+
+CLOUD_SCHEMES = {"s3", "gs", "azure-blob"}
+TIMEOUT = httpx.Timeout(60, connect=10)
+REDIRECTS = 5
+# Label Studio takes at most 100 files and 250 MB in one request as it comes.
+FILES_IN_A_REQUEST = 20
+TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
+ONCE = {"max_retries": 0}  # for what creates something: the SDK's own retry could create it twice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    id: int
+    project: int
+    data: Mapping[str, Any]
+
+
+class LabelStudioClient:
+    """One Label Studio and one key. Use as a context manager, or call `close`."""
+
+    def __init__(self, url: str, api_key: str, *, max_clip_mb: int) -> None:
+        self._url = url.rstrip("/")
+        self._max_clip = max_clip_mb * 10**6
+        self._key_kind = _key_kind(api_key)
+        # No redirects: `fetch` follows those of media by itself, and the API has none.
+        self._http = httpx.Client(timeout=TIMEOUT, follow_redirects=False)
+        self._sdk = LabelStudio(base_url=self._url, api_key=api_key, httpx_client=self._http, timeout=TIMEOUT.read)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def check(self) -> str:
+        """The e-mail address of the key's owner: Label Studio is there and takes the key."""
+        with self._errors("the account"):
+            return str(self._sdk.users.whoami().email)
+
+    def label_config(self, project: int) -> str:
+        with self._errors(f"project {project}"):
+            return str(self._sdk.projects.get(id=project).label_config or "")
+
+    def task(self, task: int) -> Task:
+        """Raises TaskGoneError where there is none any more."""
+        with self._errors(f"task {task}", gone=True):
+            found = self._sdk.tasks.get(id=str(task))
+        return Task(id=task, project=int(found.project), data=dict(found.data))
+
+    def set_task_data(self, task: int, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
+        """Set what `change` returns for the task's present data, and leave the rest of it as it is."""
+        data = self.task(task).data  # read again, for a job runs for minutes and people work meanwhile
+        changed = {**data, **change(data)}
+        if changed != data:
+            with self._errors(f"task {task}", gone=True):
+                self._sdk.tasks.update(id=str(task), data=changed)
+
+    def predictions(self, task: int, model_version: str) -> list[int]:
+        """The ids of the task's predictions of this model version, the oldest first."""
+        with self._errors(f"the predictions of task {task}"):
+            found = self._sdk.predictions.list(task=task)
+        return sorted(int(each.id) for each in found if each.model_version == model_version)
+
+    def create_prediction(self, task: int, model_version: str, score: float, result: Sequence[dict[str, Any]]) -> int:
+        """The id of the one prediction of this model version that the task has afterwards."""
+        try:
+            with self._errors(f"the prediction of task {task}"):
+                self._sdk.predictions.create(
+                    task=task, model_version=model_version, score=score, result=result, request_options=ONCE
+                )
+        except AV2TError:
+            self.task(task)  # for a task that is gone Label Studio answers 400, as for a mistake of ours
+            raise
+        # Label Studio takes any number of them. Where another worker was given the same task after a long silence of
+        # this one, both come here, and both keep the oldest.
+        kept, *others = self.predictions(task, model_version)
+        for other in others:
+            with self._errors(f"prediction {other}"):
+                self._sdk.predictions.delete(id=other)
+        return kept
+
+    def upload_frames(self, project: int, frames: Sequence[Path], *, reuse: bool) -> list[str]:
+        """The URLs of the frames, in their order. `reuse` looks first for those that an earlier try brought there."""
+        urls = self._uploaded(project, None) if reuse else {}
+        missing = [frame for frame in frames if frame.name not in urls]
+        for start in range(0, len(missing), FILES_IN_A_REQUEST):
+            ids = self._import(project, missing[start : start + FILES_IN_A_REQUEST])
+            urls |= self._uploaded(project, ids)
+        try:
+            return [urls[frame.name] for frame in frames]
+        except KeyError as error:
+            raise TransientError(
+                f"Label Studio took frame {error} of project {project} and does not list it."
+            ) from None
+
+    def fetch(self, url: str, task: int, target: Path) -> None:
+        """Stream the clip at `url`, as it stands in the data of `task`, into the file `target`."""
+        shown = _shown(url)
+        address = self._address(url, task)
+        try:
+            for _ in range(REDIRECTS):
+                with _get(address, self._headers(address)) as response:
+                    if not response.has_redirect_location:
+                        self._save(response, shown, target)
+                        return
+                    address = urljoin(address, response.headers["location"])
+                    if urlsplit(address).scheme not in {"http", "https"}:
+                        raise MediaError(f"The clip at {shown} redirects to something that is no web address.")
+        except httpx.InvalidURL as error:
+            raise MediaError(f"The clip's address {shown} cannot be used ({error}); correct the task's data.") from None
+        except httpx.TransportError as error:
+            raise TransientError(f"The clip at {shown} cannot be fetched now ({_reason(error)}).") from None
+        raise MediaError(f"The clip at {shown} redirects more than {REDIRECTS} times; correct the task's URL.")
+
+    def _address(self, url: str, task: int) -> str:
+        scheme = urlsplit(url).scheme
+        if scheme in {"http", "https"}:
+            return url
+        if scheme in CLOUD_SCHEMES:
+            uri = base64.urlsafe_b64encode(url.encode()).decode()
+            return f"{self._url}/tasks/{task}/presign/?fileuri={uri}"
+        if url.startswith("/"):
+            # Below a path prefix Label Studio writes its own URLs with the prefix.
+            prefix = urlsplit(self._url).path
+            return self._url + url.removeprefix(prefix)
+        raise MediaError(
+            f'The clip of task {task} is given as "{_shown(url)}"; upload it, or give an http(s) URL or the '
+            "URI of a storage that the project has."
+        )
+
+    def _headers(self, address: str) -> dict[str, str]:
+        """The key is for Label Studio alone, wherever a task's data or a redirect points."""
+        headers = {"Accept-Encoding": "identity"}
+        if _origin(address) == _origin(self._url):
+            with self._errors("the key"):
+                headers["Authorization"] = self._authorization()
+        return headers
+
+    def _authorization(self) -> str:
+        # The SDK's own: it exchanges a personal access token when the last exchange has run out (300 s).
+        return str(self._sdk._client_wrapper.get_headers()["Authorization"])
+
+    def _save(self, response: httpx.Response, shown: str, target: Path) -> None:
+        if response.status_code != 200:
+            response.read()
+            own = _origin(str(response.url)) == _origin(self._url)
+            raise self._media_failure(response, shown, own)
+        if response.headers.get("content-type", "").startswith("text/html"):
+            raise MediaError(
+                f"At {shown} there is a web page and no clip; open it in a browser and correct the task's URL."
+            )
+        limit = f"larger than {self._max_clip // 10**6} MB; raise AV2T_MAX_CLIP_MB or shorten it"
+        if int(response.headers.get("content-length", 0)) > self._max_clip:
+            raise MediaError(f"The clip at {shown} is {limit}.")
+        size = 0
+        with target.open("wb") as file:
+            for chunk in response.iter_bytes():
+                size += len(chunk)
+                if size > self._max_clip:
+                    raise MediaError(f"The clip at {shown} is {limit}.")
+                file.write(chunk)
+
+    def _media_failure(self, response: httpx.Response, shown: str, own: bool) -> Exception:
+        status = response.status_code
+        if own and status == 401:
+            return self._key_refused(_detail(response))
+        if own and status == 403 and "/data/local-files/" in shown:
+            return MediaError(
+                f"Label Studio does not serve {shown}: start it with LOCAL_FILES_SERVING_ENABLED=true and connect the "
+                "folder to the project as a local storage."
+            )
+        # Label Studio 1.23 answers 500 for an upload that it does not know.
+        if status in {404, 410} or (own and status == 500 and "has_permission" in response.text):
+            return MediaError(f"There is no clip at {shown}; bring it there again or correct the task's URL.")
+        if status in TRANSIENT:
+            return TransientError(f"The server of {shown} answers {status}.", _retry_after(response.headers))
+        return MediaError(f"The server of {shown} refuses the clip ({status}); the worker must be allowed to read it.")
+
+    def _import(self, project: int, frames: Sequence[Path]) -> list[int]:
+        # Of several files in one field Label Studio keeps the last: each gets its own.
+        files = {frame.name: (frame.name, frame.read_bytes(), "image/jpeg") for frame in frames}
+        with self._errors(f"the frames of project {project}"):
+            response = self._http.post(
+                f"{self._url}/api/projects/{project}/import?commit_to_project=false",
+                files=files,
+                headers={"Authorization": self._authorization()},
+            )
+            if response.status_code != 201:
+                raise ApiError(
+                    status_code=response.status_code, headers=dict(response.headers), body={"detail": _detail(response)}
+                )
+            ids: list[int] = response.json()["file_upload_ids"]
+            return ids
+
+    def _uploaded(self, project: int, ids: Sequence[int] | None) -> dict[str, str]:
+        """Name → URL of these uploads of the project, or of all of them; of equal names the oldest."""
+        with self._errors(f"the uploads of project {project}"):
+            if ids is None:
+                found = self._sdk.files.list(id=project, all_=True)
+            else:
+                found = self._sdk.files.list(id=project, ids=json.dumps(ids))
+        # Label Studio stores "name" as "upload/<project>/<8 hex digits>-name".
+        newest_first = sorted(found, key=lambda upload: -int(upload.id or 0))
+        return {upload.file.rpartition("/")[2].partition("-")[2]: f"/data/{upload.file}" for upload in newest_first}
+
+    @contextmanager
+    def _errors(self, what: str, *, gone: bool = False) -> Iterator[None]:
+        """Failures of the API about `what`, in this module's three kinds; `gone`: 404 means that the task is gone."""
+        try:
+            yield
+        except ApiError as error:
+            raise self._failure(error, what, gone) from None
+        except httpx.TransportError as error:
+            raise TransientError(f"Label Studio at {self._url} cannot be reached ({_reason(error)}).") from None
+        except json.JSONDecodeError:
+            raise TransientError(
+                f"Label Studio at {self._url} answers no JSON for {what}; is it another server?"
+            ) from None
+
+    def _failure(self, error: ApiError, what: str, gone: bool) -> Exception:
+        status, detail = error.status_code or 0, _body_detail(error.body)
+        if status == 401:
+            return self._key_refused(detail)
+        if status == 404 and gone:
+            return TaskGoneError(what)
+        if status == 403:
+            return AV2TError(
+                f"The account of LABEL_STUDIO_API_KEY has no access to {what}; make it a member of the project."
+            )
+        if status in TRANSIENT:
+            return TransientError(
+                f"Label Studio at {self._url} answers {status} for {what}.", _retry_after(error.headers or {})
+            )
+        return AV2TError(f"Label Studio at {self._url} refuses {what} ({status}: {detail}).")
+
+    def _key_refused(self, detail: str) -> AV2TError:
+        return AV2TError(
+            f"Label Studio at {self._url} refuses the {self._key_kind} in LABEL_STUDIO_API_KEY ({detail}); "
+            "create a new one on its page Account & Settings."
+        )
+
+
+def _key_kind(api_key: str) -> str:
+    """Which of the two kinds the key is; ConfigError where it can be neither."""
+    try:
+        claims = jwt.decode(api_key, options={"verify_signature": False})
+    except jwt.InvalidTokenError:
+        return "legacy token"
+    if claims.get("token_type") != "refresh":
+        raise ConfigError(
+            "LABEL_STUDIO_API_KEY is an access token, which lives five minutes; "
+            "use the personal access token from Label Studio's page Account & Settings."
+        )
+    if claims.get("exp", 0) < time():
+        raise ConfigError(
+            "The personal access token in LABEL_STUDIO_API_KEY has expired; "
+            "create a new one on Label Studio's page Account & Settings."
+        )
+    return "personal access token"
+
+
+@contextmanager
+def _get(address: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+    # A client for each request, so that no cookie of one host reaches another.
+    with httpx.Client(timeout=TIMEOUT) as http, http.stream("GET", address, headers=headers) as response:
+        yield response
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _shown(url: str) -> str:
+    """The URL without user, password and query; a local file's query is its name."""
+    parts = urlsplit(url)
+    host = f"//{parts.hostname}{f':{parts.port}' if parts.port else ''}" if parts.hostname else ""
+    scheme = f"{parts.scheme}:" if parts.scheme else ""
+    query = f"?{parts.query}" if parts.path.endswith("/data/local-files/") else ""
+    return f"{scheme}{host}{parts.path}{query}"
+
+
+def _detail(response: httpx.Response) -> str:
+    try:
+        return _body_detail(response.json())
+    except ValueError:
+        return "no reason given"
+
+
+def _body_detail(body: object) -> str:
+    if not isinstance(body, dict):
+        return "no reason given"
+    errors = body.get("validation_errors")
+    return f"{body.get('detail', 'no reason given')}{f', {errors}' if errors else ''}"
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds, from a number or a date."""
+    value = {name.lower(): value for name, value in headers.items()}.get("retry-after", "")
+    if value.isdigit():
+        return float(value)
+    try:
+        return max(parsedate_to_datetime(value).timestamp() - time(), 0)
+    except ValueError:
+        return None

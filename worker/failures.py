@@ -1,0 +1,66 @@
+"""Which failure of a job is final and which can pass: the one table."""
+
+import random
+import re
+from dataclasses import dataclass
+
+from rq.job import Job
+from rq.timeouts import BaseTimeoutException
+
+from av2t_core.errors import AV2TError
+
+FIRST_DELAY = 5  # seconds; doubled with every further attempt
+LONGEST_DELAY = 300
+
+
+class TransientError(Exception):
+    """Something outside does not answer now and may later; the message is one sentence for the person who waits."""
+
+    def __init__(self, sentence: str, retry_after: float | None = None) -> None:
+        super().__init__(sentence)
+        self.retry_after = retry_after  # seconds, if the other side said so
+
+
+class TaskGoneError(Exception):
+    """The task was deleted in Label Studio: nothing is left to do, and nobody waits for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    sentence: str  # for the status page
+    final: bool
+    retry_after: float | None = None  # seconds
+    expected: bool = True  # False: a defect of ours, whose traceback belongs into the log
+
+
+def judge(error: BaseException, job: Job, secret: str) -> Verdict:
+    """What to do about the failure of `job`, in words that do not repeat `secret`."""
+    match error:
+        case AV2TError():
+            return Verdict(sentence=str(error), final=True)
+        case BaseTimeoutException():
+            return Verdict(sentence=f"The job took longer than {job.timeout} s and was ended.", final=True)
+        case TransientError():
+            return Verdict(sentence=str(error), final=False, retry_after=error.retry_after)
+        case _:
+            sentence = redact(f"Unexpected {type(error).__name__}: {error}", secret)
+            return Verdict(sentence=sentence, final=False, expected=False)
+
+
+def delay(attempt: int, retry_after: float | None = None, *, jitter: float | None = None) -> int:
+    """Whole seconds to wait before the next try; `attempt` counts from 0. Jitter (0..1) keeps tasks from coming back
+    all at once after an outage."""
+    if retry_after is not None:
+        return round(min(max(retry_after, 1), LONGEST_DELAY))
+    spread = random.random() if jitter is None else jitter  # noqa: S311
+    return round(min(FIRST_DELAY << attempt, LONGEST_DELAY) * (1 + spread / 2))
+
+
+_TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+")  # a JSON web token, as Label Studio's access tokens are
+
+
+def redact(text: str, secret: str) -> str:
+    """`text` without the secret and without any access token that was made from it."""
+    if secret:
+        text = text.replace(secret, "***")
+    return _TOKEN.sub("***", text)

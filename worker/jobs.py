@@ -1,0 +1,231 @@
+"""The jobs: what the worker does for a task. They run in the process that holds the model.
+
+Whatever a job does can be done again: it looks for its own result first, and a step that was done is found done.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from label_studio_sdk.label_interface import LabelInterface
+from PIL import Image
+from redis.exceptions import RedisError
+from rq import get_current_job
+from rq.job import Job
+
+from av2t_core.errors import AV2TError, MediaError
+from av2t_core.labelstudio.config import Targets, parse_label_config
+from av2t_core.labelstudio.regions import Object, Region, keyframe_regions
+from av2t_core.media import Clip, ClipInfo
+from av2t_core.predictor import KeyframePrediction, Predictor
+from worker.client import LabelStudioClient
+from worker.failures import TaskGoneError, TransientError
+from worker.settings import Settings
+
+log = logging.getLogger("av2t.worker")
+
+JPEG_QUALITY = 90
+PROGRESS_INTERVAL = 0.3  # seconds
+LONGEST_WAIT = 30  # seconds between two looks for a Label Studio that is not there yet
+
+
+@dataclass
+class Context:
+    """What stays warm from job to job."""
+
+    settings: Settings
+    client: LabelStudioClient
+    predictor: Predictor
+
+    def predictor_of(self, model_version: str) -> Predictor:
+        """The model of the job's version; another one than the last job's is loaded in its place."""
+        if self.predictor.model_version != model_version:
+            self.predictor = _load(model_version, self.settings)
+        return self.predictor
+
+
+_context: Context | None = None
+
+
+def set_up(settings: Settings) -> None:
+    """Reach Label Studio, however long it takes, and load the model. AV2TError: the key or the model cannot be used."""
+    global _context
+    client = LabelStudioClient(settings.label_studio_url, settings.require_api_key(), max_clip_mb=settings.max_clip_mb)
+    log.info("connected to Label Studio at %s as %s", settings.label_studio_url, _wait_for(client))
+    _context = Context(settings=settings, client=client, predictor=_load(settings.model, settings))
+
+
+def _wait_for(client: LabelStudioClient) -> str:
+    wait = 1
+    while True:
+        try:
+            return client.check()
+        except TransientError as error:
+            log.warning("%s Looking again in %d s.", error, wait)
+            time.sleep(wait)
+            wait = min(2 * wait, LONGEST_WAIT)
+
+
+def _load(name: str, settings: Settings) -> Predictor:
+    started = time.monotonic()
+    predictor = Predictor.load(name, device=settings.device)
+    log.info("model %s loaded in %.1f s", predictor.model_version, time.monotonic() - started)
+    return predictor
+
+
+def preannotate(project: int, task: int, model_version: str) -> dict[str, Any]:
+    """Give the task its prediction of this model version, unless it has one. {"outcome", "keyframes"}."""
+    if _context is None:
+        raise RuntimeError("set_up comes first")
+    started = time.monotonic()
+    log.info("task %d of project %d: started", task, project)
+    try:
+        outcome, keyframes = _preannotate(_context, _Progress(get_current_job()), project, task, model_version)
+    except TaskGoneError:
+        outcome, keyframes = "the task is gone", 0
+    log.info(
+        "task %d of project %d: %s, %d keyframes, %.1f s", task, project, outcome, keyframes, time.monotonic() - started
+    )
+    return {"outcome": outcome, "keyframes": keyframes}
+
+
+def _preannotate(
+    context: Context, progress: "_Progress", project: int, task: int, model_version: str
+) -> tuple[str, int]:
+    client = context.client
+    data = client.task(task).data
+    if client.predictions(task, model_version):
+        return "predicted already", 0
+    config = client.label_config(project)
+    targets = parse_label_config(config)
+    url = data.get(targets.video.variable)
+    if not isinstance(url, str) or not url:
+        raise MediaError(
+            f'Task {task} has no "{targets.video.variable}", from which Video "{targets.video.name}" takes its clip; '
+            "import the clip again or correct the task's data."
+        )
+    with TemporaryDirectory(prefix="av2t-") as name:
+        folder = Path(name)
+        clip = folder / _file_name(url)
+        client.fetch(url, task, clip)
+        present = data.get(targets.frames.variable) or []
+        seen = _predict(clip, context.predictor_of(model_version), targets, task, progress, None if present else folder)
+        count = len(seen.info.keyframes)
+        if present and len(present) != count:
+            raise AV2TError(
+                f'Task {task} has {len(present)} frames in "{targets.frames.variable}", and its clip has {count} '
+                f'keyframes; empty "{targets.frames.variable}" in the task\'s data to get those.'
+            )
+        frames = [] if present else _bring(client, project, seen.frames, progress)
+        client.set_task_data(task, _additions(targets, frames, seen.info))
+    errors = LabelInterface(config).validate_prediction(seen.prediction(model_version), return_errors=True)
+    if errors:
+        raise AV2TError(f"The prediction of task {task} does not fit the label config: {'; '.join(errors)}.")
+    client.create_prediction(task, model_version, seen.score, seen.regions)
+    return "predicted", count
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """A clip that has been looked at."""
+
+    info: ClipInfo
+    frames: list[Path]  # JPEG of every keyframe, if they are wanted
+    regions: list[Region]
+    score: float  # mean over the keyframes: low where the model is unsure, so that those tasks can come first
+
+    def prediction(self, model_version: str) -> dict[str, Any]:
+        return {"model_version": model_version, "score": self.score, "result": self.regions}
+
+
+def _predict(
+    path: Path, predictor: Predictor, targets: Targets, task: int, progress: "_Progress", folder: Path | None
+) -> _Seen:
+    """Decode and predict in one pass; of a keyframe only its regions and its JPEG (in `folder`) are kept."""
+    frames: list[Path] = []
+    regions: list[Region] = []
+    scores: list[float] = []
+    page = 0
+    try:
+        with Clip(path) as clip:
+            progress.show(0, clip.expected_windows)
+            for page, seen in enumerate(predictor.predict(clip.windows())):
+                if folder is not None:
+                    frames.append(_write(seen, task, folder))
+                scores.append(seen.score)
+                regions += keyframe_regions(
+                    targets,
+                    task=task,
+                    model_version=predictor.model_version,
+                    page=page,
+                    time=seen.keyframe.time,
+                    objects=[Object(label=each.label, score=each.score, mask=each.mask) for each in seen.objects],
+                )
+                progress.show(page + 1, max(clip.expected_windows or 0, page + 1))
+            info = clip.info
+    except MediaError as error:
+        # The file's place on this machine says nothing to who reads it.
+        raise MediaError(str(error).replace(str(path), path.name)) from None
+    progress.show(page + 1, page + 1, now=True)
+    for remark in info.remarks:
+        log.info("task %d: %s", task, remark)
+    return _Seen(info=info, frames=frames, regions=regions, score=round(sum(scores) / len(scores), 4))
+
+
+def _write(seen: KeyframePrediction, task: int, folder: Path) -> Path:
+    path = folder / f"av2t-task{task}-k{seen.keyframe.index:03d}-f{seen.keyframe.frame:05d}.jpg"
+    Image.fromarray(seen.image).save(path, "JPEG", quality=JPEG_QUALITY)
+    return path
+
+
+def _bring(client: LabelStudioClient, project: int, frames: list[Path], progress: "_Progress") -> list[str]:
+    """Upload the frames. Looking for those of an earlier try takes Label Studio long in a large project, so it is done
+    only where there was one."""
+    reuse = progress.mark("uploading")
+    return client.upload_frames(project, frames, reuse=reuse)
+
+
+def _additions(targets: Targets, frames: list[str], info: ClipInfo) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+    """What the task's data lacks. A value that somebody put there meanwhile is theirs."""
+    wanted: dict[str, Any] = {targets.frames.variable: frames}
+    if targets.video.fps_variable:
+        wanted[targets.video.fps_variable] = round(info.fps, 3)
+    return lambda data: {name: value for name, value in wanted.items() if value and not data.get(name)}
+
+
+def _file_name(url: str) -> str:
+    parts = urlsplit(url)
+    path = parse_qs(parts.query).get("d", [parts.path])[0]  # /data/local-files/?d=folder/clip.mp4
+    return Path(path).name[-100:] or "clip"
+
+
+class _Progress:
+    """What the status page shows of a running job, in the job's meta; a Redis that is away does not stop the job."""
+
+    def __init__(self, job: Job | None) -> None:
+        self._job = job
+        self._shown = 0.0
+
+    def show(self, done: int, total: int | None, *, now: bool = False) -> None:
+        if now or time.monotonic() - self._shown >= PROGRESS_INTERVAL:
+            self._shown = time.monotonic()
+            self._save(done=done, total=total)
+
+    def mark(self, step: str) -> bool:
+        """Note that a step begins; whether an earlier try of the job had begun it too."""
+        before = self._job is not None and bool(self._job.meta.get(step))
+        self._save(**{step: True})
+        return before
+
+    def _save(self, **values: Any) -> None:
+        if self._job is not None:
+            self._job.meta.update(values)
+            try:
+                self._job.save_meta()
+            except RedisError as error:
+                log.warning("the progress of %s was not noted: %s", self._job.id, error)

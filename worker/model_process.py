@@ -1,0 +1,199 @@
+"""The process that holds the model: spawned once, warm from the second job on, and gone when its parent is gone.
+
+A forked process cannot use CUDA once its parent has, and one spawned for each job would load the model each time.
+"""
+
+import ctypes
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from importlib import import_module
+from multiprocessing.connection import Connection, wait
+from typing import Any, Literal
+
+from redis.exceptions import RedisError
+from rq import Queue
+from rq.exceptions import NoSuchJobError
+from rq.executions import Execution
+from rq.job import Job
+from rq.worker import BaseWorker
+
+from av2t_core.errors import AV2TError
+from worker.failures import Verdict, delay, judge, redact
+from worker.logs import log_to_stderr
+from worker.queue import connect, open_queue
+from worker.settings import Settings
+
+log = logging.getLogger("av2t.worker")
+
+LEASE = 15
+"""Seconds after which a job whose worker has fallen silent is given to another."""
+
+REDIS_TIMEOUT = 10.0
+
+Message = Literal["ready", "done", "dead"]
+
+
+class ModelProcess:
+    """The parent's end. At any time there is one such process or none."""
+
+    def __init__(self, settings: Settings, worker_name: str, set_up: str) -> None:
+        self._arguments = (settings, worker_name, set_up)
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._channel: Connection[Any, Any] | None = None
+        self.ready = False
+
+    @property
+    def pid(self) -> int:
+        return (self._process.pid or 0) if self._process else 0
+
+    def start(self) -> None:
+        """Begin to start it; `receive` says when it is ready."""
+        self.kill()
+        context = multiprocessing.get_context("spawn")
+        self._channel, theirs = context.Pipe()
+        self._process = context.Process(target=_main, args=(theirs, os.getpid(), *self._arguments), name="av2t-model")
+        self._process.start()
+        theirs.close()  # else the channel stays open when the process dies
+
+    def perform(self, job: Job, execution: Execution) -> None:
+        if self._channel is not None:
+            with suppress(OSError):  # it has just died: `receive` says so
+                self._channel.send((job.id, execution.id))
+
+    def receive(self, timeout: float) -> Message | None:
+        """The next message, None if there is none in `timeout` seconds. AV2TError: it refuses to start."""
+        if self._channel is None or self._process is None:
+            return "dead"
+        wait([self._channel, self._process.sentinel], timeout)
+        try:
+            if self._channel.poll():
+                message, reason = self._channel.recv()
+                if message == "refused":
+                    self.kill()
+                    raise AV2TError(reason)
+                self.ready = True
+                return "ready" if message == "ready" else "done"
+        except (EOFError, OSError):
+            return "dead"
+        return None if self._process.is_alive() else "dead"
+
+    def exit_reason(self) -> str:
+        """How it ended, for a sentence."""
+        if self._process is None:
+            return "it was not running"
+        self._process.join()
+        code = self._process.exitcode or 0
+        if code == -signal.SIGKILL:
+            return "signal SIGKILL, as when memory runs out"
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+
+    def stop(self, timeout: float) -> None:
+        """Let it end by itself, and kill it after `timeout` seconds."""
+        if self._channel is not None:
+            self._channel.close()
+        if self._process is not None:
+            self._process.join(timeout)
+        self.kill()
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._process.close()
+        if self._channel is not None:
+            self._channel.close()
+        self._process = self._channel = None
+        self.ready = False
+
+
+class _JobRunner(BaseWorker):  # type: ignore[misc]  # rq has no types
+    """RQ's own handling of a job, its registries and its retries, inside the process that holds the model."""
+
+    def __init__(self, queue: Queue, name: str, secret: str) -> None:
+        super().__init__([queue], name=name, connection=queue.connection, serializer="json", prepare_for_work=False)
+        self._secret = secret
+        self._verdict: Verdict | None = None
+
+    def run(self, job_id: str, execution_id: str) -> None:
+        queue = self.queues[0]
+        try:
+            job = Job.fetch(job_id, connection=self.connection, serializer=self.serializer)
+            self.execution = Execution.fetch(execution_id, job_id, connection=self.connection)
+        except (NoSuchJobError, ValueError):
+            log.info("job %s: taken back before it began", job_id)
+            return
+        try:
+            self.perform_job(job, queue)
+        except RedisError as error:
+            # The effects of the job are in Label Studio; the lease runs out, and the next run finds them.
+            log.warning("job %s: its end could not be noted in Redis (%s); it will be looked at again", job_id, error)
+
+    def get_heartbeat_ttl(self, job: Job) -> int:
+        return LEASE
+
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        """Decide whether the job is tried again, and say why it was not done."""
+        self._verdict = verdict = judge(exc_info[1], job, self._secret)
+        if verdict.final:
+            job.retries_left = 0
+        if job.should_retry:
+            attempt = job.meta["attempts"] = job.meta.get("attempts", 0) + 1
+            seconds = delay(attempt - 1, verdict.retry_after)
+            job.retry_intervals = [seconds]
+            log.warning("job %s: %s Trying again in %d s.", job.id, verdict.sentence, seconds)
+        else:
+            log.error("job %s: %s", job.id, verdict.sentence)
+        if not verdict.expected:
+            log.error("%s", "".join(traceback.format_exception(*exc_info)))
+        job.meta["error"] = verdict.sentence
+        job.save_meta()
+
+    def handle_job_failure(
+        self, job: Job, queue: Queue, started_job_registry: Any = None, exc_string: str = ""
+    ) -> None:
+        expected = self._verdict is not None and self._verdict.expected
+        reason = job.meta.get("error", "") if expected else redact(exc_string, self._secret)
+        super().handle_job_failure(job, queue, started_job_registry, reason)
+
+
+def _main(channel: "Connection[Any, Any]", parent: int, settings: Settings, worker_name: str, set_up: str) -> None:
+    _end_with(parent)
+    # Ctrl-C and a supervisor's SIGTERM reach the whole group: the parent decides when this process ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    secret = settings.label_studio_api_key.get_secret_value() if settings.label_studio_api_key else ""
+    log_to_stderr(secret)
+    module, _, function = set_up.partition(":")
+    try:
+        getattr(import_module(module), function)(settings)
+    except AV2TError as error:
+        channel.send(("refused", str(error)))
+        return
+    runner = _JobRunner(open_queue(connect(settings.redis_url, timeout=REDIS_TIMEOUT)), worker_name, secret)
+    channel.send(("ready", ""))
+    while True:
+        try:
+            job_id, execution_id = channel.recv()
+        except EOFError:
+            return
+        runner.run(job_id, execution_id)
+        channel.send(("done", ""))
+
+
+def _end_with(parent: int) -> None:
+    """End when the parent does, by whatever signal."""
+    if sys.platform == "linux":
+        # The kernel's own way, which also ends a process that hangs in a CUDA call. 1 is PR_SET_PDEATHSIG.
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+        return
+    process = multiprocessing.parent_process()
+    assert process is not None
+    threading.Thread(target=lambda: (wait([process.sentinel]), os._exit(1)), daemon=True).start()

@@ -1,0 +1,252 @@
+"""The worker: an RQ worker that never imports torch, and one process beside it that holds the model.
+
+This half takes jobs, sends heartbeats, keeps the registries in order, and ends and replaces the other half. What RQ's
+own workers do instead, and why none of them fits: CUDA does not survive their fork, or the model is loaded for every
+job, or nothing beats while a job runs.
+"""
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError
+from rq import Queue
+from rq.exceptions import NoSuchJobError, StopRequested
+from rq.job import Job, JobStatus
+from rq.registry import clean_registries
+from rq.utils import now
+from rq.worker import BaseWorker, WorkerStatus
+from rq.worker_registration import clean_worker_registry
+
+from av2t_core.errors import AV2TError
+from worker.logs import log_to_stderr
+from worker.model_process import LEASE, REDIS_TIMEOUT, ModelProcess
+from worker.queue import QUEUE, connect, open_queue, reachable, redis_address
+from worker.settings import Settings
+
+log = logging.getLogger("av2t.worker")
+
+SET_UP = "worker.jobs:set_up"
+BEAT = 3  # seconds between two heartbeats of a running job
+MAINTENANCE = 5  # seconds between two looks for jobs that were left behind or are due again
+GRACE = 5  # seconds that a running job has to end when the worker is told to stop
+DEATHS = 3  # of the model's process in one job, after which the job is given up
+STRANDED = 10  # seconds after which a job that was popped and never begun goes back
+
+
+def run_worker(settings: Settings, *, name: str | None = None, burst: bool = False, set_up: str = SET_UP) -> None:
+    """Work until told to stop, or in a burst until the queue is empty. AV2TError: it cannot work as things are.
+
+    `set_up` names the function ("module:function") that makes the model's process ready, given the settings.
+    """
+    log_to_stderr(settings.label_studio_api_key.get_secret_value() if settings.label_studio_api_key else "")
+    connection = connect(settings.redis_url, timeout=REDIS_TIMEOUT)
+    with reachable(connection):
+        connection.ping()
+    log.info("connected to Redis at %s", redis_address(connection))
+    # Unique, for RQ refuses the name of a worker that was killed a minute ago.
+    name = f"{name or socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+    model = ModelProcess(settings, name, set_up)
+    try:
+        worker = WarmWorker(connection, name, model)
+        worker.wait_for_model(lambda: None)
+        log.info("worker %s waits for jobs", name)
+        worker.work(burst=burst, logging_level="WARNING")
+    finally:
+        model.stop(timeout=2)
+    if worker.fault is not None:
+        raise worker.fault
+
+
+class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
+    """The half that RQ sees. Where a method of RQ's is replaced, its docstring says why."""
+
+    def __init__(self, connection: Redis, name: str, model: ModelProcess) -> None:
+        super().__init__(
+            [open_queue(connection)],
+            name=name,
+            connection=connection,
+            serializer="json",
+            worker_ttl=17,  # RQ waits 15 s less for a job, and looks up from the wait for what this class adds
+            job_monitoring_interval=BEAT,
+            maintenance_interval=MAINTENANCE,
+            exception_handlers=[_note_lost_worker],
+        )
+        self._model = model
+        self._stranded: dict[str, float] = {}  # id of a popped job that nobody runs -> when it was first seen
+        self.fault: AV2TError | None = None  # why the worker cannot go on
+
+    def wait_for_model(self, tick: Callable[[], None]) -> None:
+        """Have the model's process ready, calling `tick` each second until it is. AV2TError: it cannot be."""
+        if self._model.ready and self._model.receive(0) != "dead":
+            return
+        self._model.start()
+        while (message := self._model.receive(1)) != "ready":
+            if message == "dead":
+                raise AV2TError(f"The model's process ended while it started ({self._model.exit_reason()}).")
+            tick()
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """RQ's own forks here."""
+        execution = self.prepare_execution(job)
+        # RQ leaves this to who performs the job; done here, the list only ever holds jobs that are about to begin.
+        queue.intermediate_queue.remove(job.id)
+        try:
+            self.wait_for_model(lambda: self._beat(job))
+        except AV2TError as fault:
+            self.fault = fault
+            self._put_back(job, queue)
+            raise StopRequested from None
+        self._model.perform(job, execution)
+        self._watch(job, queue)
+        self.execution = None
+        self.set_state(WorkerStatus.IDLE)
+
+    def _watch(self, job: Job, queue: Queue) -> None:
+        """Beat for the job until it ends or has to be ended."""
+        started = beaten = time.monotonic()
+        stop_at: float | None = None
+        while (message := self._model.receive(0.5)) != "done":
+            clock = time.monotonic()
+            if message == "dead":
+                self._after_death(job, queue)
+                return
+            if self._stop_requested:
+                stop_at = stop_at or clock + GRACE
+                if clock >= stop_at:
+                    self._put_back(job, queue)
+                    return
+            if job.timeout and 0 < job.timeout + LEASE < clock - started:
+                self._give_up(job, queue, f"The job hung for more than {job.timeout} s and was ended.")
+                return
+            if clock - beaten >= BEAT:
+                beaten = clock
+                self._beat(job)
+
+    def _beat(self, job: Job) -> None:
+        try:
+            self.maintain_heartbeats(job)
+            if self.should_run_maintenance_tasks:
+                self.run_maintenance_tasks()
+        except RedisError as error:
+            log.warning("no heartbeat: %s", error)
+
+    def get_heartbeat_ttl(self, job: Job) -> int:
+        """RQ's own is a minute and more: so long a killed worker's job would lie there."""
+        return LEASE
+
+    def _after_death(self, job: Job, queue: Queue) -> None:
+        reason = self._model.exit_reason()
+        self._model.kill()
+        if not self._unfinished(job):
+            return
+        deaths = job.meta["deaths"] = job.meta.get("deaths", 0) + 1
+        if self._stopped_job_id == job.id:
+            sentence = "Stopped by a person."
+        elif deaths >= DEATHS or not job.should_retry:
+            sentence = f"The model's process died {deaths} times on this task ({reason}); the task was given up."
+            job.retries_left = 0
+        else:
+            sentence = f"The model's process died on this task ({reason})."
+        log.error("job %s: %s", job.id, sentence)
+        self._fail(job, queue, sentence)
+
+    def _give_up(self, job: Job, queue: Queue, sentence: str) -> None:
+        self._model.kill()
+        if self._unfinished(job):
+            job.retries_left = 0
+            log.error("job %s: %s", job.id, sentence)
+            self._fail(job, queue, sentence)
+
+    def _fail(self, job: Job, queue: Queue, sentence: str) -> None:
+        job.meta["error"] = sentence
+        job.save_meta()
+        job.ended_at = now()
+        self.handle_job_failure(job, queue, exc_string=sentence)
+
+    def _put_back(self, job: Job, queue: Queue) -> None:
+        """The job goes to the front of the queue, as if it had not been taken."""
+        self._model.kill()
+        if not self._unfinished(job):
+            return
+        with self.connection.pipeline() as pipeline:
+            self.cleanup_execution(job, pipeline)
+            queue.enqueue_job(job, pipeline=pipeline, at_front=True)
+            pipeline.execute()
+        log.info("job %s: put back", job.id)
+
+    def _unfinished(self, job: Job) -> bool:
+        """Whether the job, read again, is still in this worker's hands."""
+        try:
+            job.refresh()
+        except NoSuchJobError:
+            return False
+        return job.get_status(refresh=False) in {JobStatus.QUEUED, JobStatus.STARTED}
+
+    @property
+    def horse_pid(self) -> int:
+        """RQ asks for it when a second signal comes: then the other half is killed."""
+        return self._model.pid
+
+    def kill_horse(self, *_: Any) -> None:
+        """RQ calls this to stop a job, from its own thread: only the signal is sent, and `_watch` sees the death."""
+        if pid := self._model.pid:
+            os.kill(pid, signal.SIGKILL)
+
+    def run_maintenance_tasks(self) -> None:
+        """RQ's own is for its scheduler, a process that outlives a killed worker; what is due is looked for here."""
+        self.clean_registries()
+
+    def clean_registries(self) -> None:
+        """RQ's own holds its lock for 15 minutes if the worker dies in between, and returns stranded jobs after one."""
+        [queue] = self.queues
+        if self.connection.set(f"{QUEUE}:maintenance", self.name, nx=True, ex=2 * LEASE):
+            clean_registries(queue, self._exc_handlers)
+            clean_worker_registry(queue)
+            self._return_stranded(queue)
+            _enqueue_due(queue)
+            self.connection.delete(f"{QUEUE}:maintenance")
+        self.last_cleaned_at = now()
+
+    def _return_stranded(self, queue: Queue) -> None:
+        """Back into the queue with what a worker popped and, dying, never began."""
+        clock = time.monotonic()
+        started = set(queue.started_job_registry.get_job_ids(cleanup=False))
+        ids = [job_id for job_id in queue.intermediate_queue.get_job_ids() if job_id not in started]
+        self._stranded = {job_id: self._stranded.get(job_id, clock) for job_id in ids}
+        for job_id, since in self._stranded.items():
+            if clock - since < STRANDED:
+                continue
+            job = queue.fetch_job(job_id)
+            waits = job is not None and job.get_status() == JobStatus.QUEUED
+            with self.connection.pipeline() as pipeline:
+                pipeline.lrem(queue.intermediate_queue_key, 0, job_id)
+                pipeline.lrem(queue.key, 0, job_id)
+                if waits:
+                    pipeline.lpush(queue.key, job_id)
+                pipeline.execute()
+
+
+def _enqueue_due(queue: Queue) -> None:
+    """What was to be tried again later, and now is later."""
+    registry = queue.scheduled_job_registry
+    for job_id in registry.get_jobs_to_schedule():
+        job = queue.fetch_job(job_id)
+        with queue.connection.pipeline() as pipeline:
+            if job is not None:
+                queue.enqueue_job(job, pipeline=pipeline)
+            registry.remove(job_id, pipeline=pipeline)
+            pipeline.execute()
+
+
+def _note_lost_worker(job: Job, *_: Any) -> None:
+    """RQ calls this for a job whose worker fell silent, before it queues or fails it."""
+    job.meta["error"] = "The worker was lost while it ran this task."
+    job.save_meta()
+    log.warning("job %s: its worker was lost", job.id)
