@@ -7,7 +7,7 @@ from typing import Any
 from flask import Flask, Response, jsonify, request
 from redis import Redis
 from rq.exceptions import NoSuchJobError
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import BadRequest, HTTPException
 
 from av2t_core.errors import AV2TError
 from av2t_core.versions import resolve
@@ -51,8 +51,8 @@ def check_body() -> None:
     if request.method == "POST" and request.endpoint:
         try:
             body = request.get_json()
-        except RecursionError:
-            raise BodyError("body", "it is nested too deeply") from None
+        except (BadRequest, RecursionError):
+            raise BodyError("body", "it is not valid JSON") from None
         bodies.check(request.endpoint, body)
 
 
@@ -124,8 +124,6 @@ def refused(error: AV2TError) -> Response:
 def http_error(error: HTTPException) -> Response:
     if error.code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return _answer(error.code, f"The body is larger than {MAX_BODY_MB} MB: send fewer tasks at once")
-    if error.code == HTTPStatus.BAD_REQUEST:
-        return _answer(error.code, f"body: {error.description}", field="body")
     return _answer(error.code or HTTPStatus.INTERNAL_SERVER_ERROR, f"{request.path}: {error.description}")
 
 

@@ -98,11 +98,11 @@ class Manager:
         _force_reload: bool = False,
         _try_fetch: bool = True,
         /,
-        **params: Any,
+        **_: Any,
     ) -> tuple[list[list[Any]], ProjectModel]:
-        """/predict. The parameters are positional, for `params` comes from the body and may hold any name."""
+        """/predict. The parameters are positional, for the others come from the body and may have any name."""
         model = self._context(project_id(project), label_config)
-        return model.predict(tasks, **params), model
+        return model.predict(tasks), model
 
     def webhook(self, event: str, data: dict[str, Any]) -> dict[str, Any]:
         """/webhook. `data` has been checked by `backend.bodies`."""
