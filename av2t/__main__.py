@@ -1,0 +1,106 @@
+"""`av2t`: the table of commands. A command's module is imported when it is chosen, so that none pays for another."""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import NoReturn
+
+from av2t_core.errors import AV2TError
+
+COMMANDS = {
+    "predict": ("av2t.predict", "mask what sounds in one video, without Label Studio"),
+    "up": ("av2t.up", "start everything: queue, backend, worker and, if wanted, Label Studio with a demo"),
+    "backend": ("av2t.backend", "serve the ML backend that Label Studio connects to"),
+    "worker": ("av2t.worker", "work off the queue: decode clips, run the model, send predictions"),
+    "status": ("av2t.status", "show what is queued, running and failed"),
+    "retry": ("av2t.retry", "queue failed tasks again"),
+    "compose": ("av2t.compose", "compose training clips from cut-outs and recordings"),
+    "train": ("av2t.train", "train a model version on composed clips"),
+    "bench": ("av2t.bench", "measure a model version on clips with known masks"),
+}
+
+_EPILOG = """examples:
+  av2t up --demo                        Label Studio with demo clips that carry their masks
+  av2t predict clip.mp4 --out result    the same for one file, into a folder
+
+`av2t COMMAND --help` tells more about one command."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Mistakes in what was typed are told like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise AV2TError(f"{message}; see `{self.prog} --help`")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 2 for a mistake in what was asked, 130 after Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _run(arguments)
+    except AV2TError as error:
+        print(f"av2t: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("av2t: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe, such as head, has enough; Python would complain once more while it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(arguments: Sequence[str]) -> int:
+    command = arguments[0] if arguments else None
+    if command is None or command.startswith("-"):
+        parser = _parser()
+        parser.parse_args(arguments)
+        parser.print_help(sys.stderr)
+        return 2
+    if command not in COMMANDS:
+        close = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"; did you mean `av2t {close[0]}`?" if close else f"; there are {', '.join(COMMANDS)}"
+        raise AV2TError(f"there is no command {command!r}{hint}")
+    name, help_line = COMMANDS[command]
+    if find_spec(name) is None:
+        raise AV2TError(f"this version has no `av2t {command}` yet")
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or find_spec(error.name.partition(".")[0]) is not None:
+            raise
+        raise AV2TError(
+            f"`av2t {command}` needs the package {error.name}; install av2t-sam with its extras [model,embedded]"
+        ) from error
+    parser = Parser(
+        prog=f"av2t {command}",
+        description=help_line[0].upper() + help_line[1:] + ".",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    status: int = module.run(parser.parse_args(arguments[1:]))
+    return status
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="av2t",
+        usage="av2t [--help] [--version] COMMAND ...",
+        description="Sound-aware masks for video: AV2T-SAM for Label Studio.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"av2t {version('av2t-sam')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, (_, help_line) in COMMANDS.items():
+        commands.add_parser(name, help=help_line)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

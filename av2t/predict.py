@@ -1,0 +1,81 @@
+"""`av2t predict`: one video in, a folder with its masks out."""
+
+import argparse
+import errno
+import sys
+from collections import Counter
+from pathlib import Path
+
+from av2t.console import note, progress_bar
+from av2t_core.errors import AV2TError
+from av2t_core.media import Clip
+from av2t_core.overlay import write_overlay
+from av2t_core.prediction import NAME, OVERLAY, Prediction, PredictionWriter, check_directory, dumps
+from av2t_core.versions import resolve
+
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+
+_EXAMPLE = """example:
+  av2t predict clip.mp4 --out result
+
+writes
+  result/prediction.json   every keyframe: its frame and time, whether something sounds, what and where
+  result/masks/000.png     one mask for each keyframe, 255 where it sounds, of the video's own size
+  result/overlay.mp4       the clip with its masks and its sound"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = _EXAMPLE
+    parser.add_argument("video", metavar="VIDEO", type=Path, help="a video file with sound: mp4, mov, webm, mkv, avi …")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the prediction")
+    parser.add_argument("--model", metavar="NAME", default="tiny", help="model version (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print prediction.json instead of a summary")
+    parser.add_argument("--no-overlay", action="store_true", help="leave out overlay.mp4, which takes most of the time")
+
+
+def run(args: argparse.Namespace) -> int:
+    # Clip, model name and folder come first: a mistake in one of them should not wait for the model to load.
+    with Clip(args.video) as clip:
+        resolve(args.model)
+        replaced = check_directory(args.out)
+        if replaced is not None and replaced != str(args.video):
+            note(f"note: {args.out} holds the prediction of {replaced}, which this one replaces")
+        try:
+            prediction = _predict(clip, args)
+        except OSError as error:
+            if error.errno not in _REFUSALS:
+                raise
+            raise AV2TError(f"{args.out}: cannot be written ({error.strerror}); choose another folder") from error
+    for remark in prediction["remarks"]:
+        note(f"note: {remark}")
+    print(dumps(prediction) if args.json else _summary(prediction, args.out))
+    return 0
+
+
+def _predict(clip: Clip, args: argparse.Namespace) -> Prediction:
+    if sys.stderr.isatty():
+        note(f"loading the model {args.model}")
+    from av2t_core.predictor import Predictor  # takes seconds: it brings torch
+
+    predictor = Predictor.load(args.model, device=args.device)
+    with PredictionWriter(args.out) as writer:
+        with progress_bar("keyframes", clip.expected_windows, "keyframe") as bar:
+            for keyframe in predictor.predict(clip.windows()):
+                writer.add(keyframe)
+                bar.update()
+        if not args.no_overlay:
+            with progress_bar("overlay", len(writer.keyframes), "s") as bar:
+                write_overlay(args.video, writer.keyframes, writer.staging, writer.overlay, on_second=bar.update)
+        return writer.finish(str(args.video), clip.info, predictor.model_version)
+
+
+def _summary(prediction: Prediction, directory: Path) -> str:
+    keyframes = prediction["keyframes"]
+    sounding = [keyframe for keyframe in keyframes if keyframe["sounding"]]
+    labels = Counter(found["label"] or "unnamed" for keyframe in sounding for found in keyframe["objects"])
+    lines = [f"{len(keyframes)} keyframes, something sounds in {len(sounding)} of them"]
+    lines += [f"  {label}: {count}" for label, count in labels.most_common()]
+    written = [NAME, "masks", *([OVERLAY] if (directory / OVERLAY).exists() else [])]
+    lines.append("written: " + ", ".join(str(directory / name) for name in written))
+    return "\n".join(lines)
