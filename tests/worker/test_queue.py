@@ -1,0 +1,190 @@
+"""The queue on a real Redis, with RQ's own workers."""
+
+import json
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from redis import Redis
+from rq import SimpleWorker
+from rq.executions import Execution
+from rq.job import Job
+from rq.results import Result
+
+from worker import queue
+from worker.queue import Enqueued, QueueError, connect, enqueue_preannotation, failed_jobs, overview, retry_failed
+
+VERSION = "tiny-1.2"
+
+# RQ takes any function: these two end a job well and badly with the arguments that our jobs have.
+SUCCEEDS, FAILS = "builtins.dict", "builtins.int"
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    with connect(redis_url, timeout=5) as client:
+        yield client
+
+
+def work(redis: Redis) -> None:
+    """Run all that waits, in this process."""
+    SimpleWorker([queue.open_queue(redis)], connection=redis, serializer="json").work(burst=True, logging_level="ERROR")
+
+
+def waiting(redis: Redis) -> list[str]:
+    return queue.open_queue(redis).get_job_ids()
+
+
+def start(redis: Redis, job: Job) -> None:
+    """What a worker writes when it begins a job."""
+    with redis.pipeline() as pipe:
+        Execution.create(job, ttl=60, pipeline=pipe)
+        job.prepare_for_execution("worker-1", pipeline=pipe)
+        pipe.execute()
+
+
+def fetch(redis: Redis, task: int, project: int = 3) -> Job:
+    return Job.fetch(queue.job_id(project, task, VERSION), connection=redis, serializer="json")
+
+
+def test_id_has_only_characters_that_rq_allows() -> None:
+    assert queue.job_id(3, 14, "tiny-1.2") == "preannotate-3-14-tiny-1_2"
+
+
+def test_enqueuing_twice_is_enqueuing_once(redis: Redis) -> None:
+    assert enqueue_preannotation(redis, 3, range(1, 501), VERSION) == Enqueued(new=500, already=0)
+    assert enqueue_preannotation(redis, 3, range(1, 501), VERSION) == Enqueued(new=0, already=500)
+    assert waiting(redis) == [queue.job_id(3, task, VERSION) for task in range(1, 501)]
+
+
+def test_identity_is_project_task_and_version(redis: Redis) -> None:
+    assert enqueue_preannotation(redis, 3, [1, 1], VERSION) == Enqueued(new=1, already=1)
+    assert enqueue_preannotation(redis, 4, [1], VERSION).new == 1
+    assert enqueue_preannotation(redis, 3, [1], "tiny-2").new == 1
+
+
+def test_no_tasks(redis: Redis) -> None:
+    assert enqueue_preannotation(redis, 3, [], VERSION) == Enqueued(new=0, already=0)
+
+
+def test_job_is_plain_json(redis: Redis) -> None:
+    enqueue_preannotation(redis, 3, [14], VERSION)
+    data = redis.hget("rq:job:preannotate-3-14-tiny-1_2", "data")
+    assert isinstance(data, bytes)
+    arguments = {"project": 3, "task": 14, "model_version": VERSION}
+    assert json.loads(zlib.decompress(data)) == ["worker.jobs.preannotate", None, [], arguments]
+    assert fetch(redis, 14).description == "pre-annotate task 14 of project 3 with tiny-1.2"
+
+
+def test_callers_at_the_same_moment(redis: Redis, redis_url: str) -> None:
+    """Four processes and four threads enqueue the same tasks: each task gets one job, and one caller is told so."""
+    script = (
+        "import sys; from worker.queue import connect, enqueue_preannotation\n"
+        "print(enqueue_preannotation(connect(sys.argv[1], timeout=30), 3, range(200), sys.argv[2]).new)"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script, redis_url, VERSION], stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        threads = pool.map(lambda _: enqueue_preannotation(redis, 3, range(200), VERSION).new, range(4))
+        new = [*threads, *(int(process.communicate()[0]) for process in processes)]
+    assert sum(new) == 200
+    assert sorted(waiting(redis)) == sorted(queue.job_id(3, task, VERSION) for task in range(200))
+
+
+def test_running_job_is_not_enqueued_again(redis: Redis) -> None:
+    enqueue_preannotation(redis, 3, [1], VERSION)
+    job = queue.open_queue(redis).dequeue_any([queue.open_queue(redis)], None, redis, serializer="json")[0]
+    start(redis, job)
+    assert enqueue_preannotation(redis, 3, [1], VERSION) == Enqueued(new=0, already=1)
+    assert waiting(redis) == []
+
+
+def test_finished_job_is_enqueued_anew(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "FUNCTION", SUCCEEDS)
+    enqueue_preannotation(redis, 3, [1], VERSION)
+    work(redis)
+    assert overview(redis).finished == 1
+    assert enqueue_preannotation(redis, 3, [1], VERSION).new == 1
+    state = overview(redis)
+    assert (state.queued, state.finished) == (1, 0)
+    # The finished job's hash had a time to live, which the new one must not inherit.
+    assert redis.ttl(fetch(redis, 1).key) == -1
+    work(redis)
+    assert overview(redis).finished == 1
+
+
+def test_failed_job_waits_for_retry(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "FUNCTION", FAILS)
+    enqueue_preannotation(redis, 3, [1], VERSION)
+    enqueue_preannotation(redis, 4, [2], VERSION)
+    work(redis)
+    assert fetch(redis, 1).retries_left == 0
+    assert enqueue_preannotation(redis, 3, [1], VERSION) == Enqueued(new=0, already=1)
+
+    monkeypatch.setattr(queue, "FUNCTION", SUCCEEDS)
+    assert retry_failed(redis, project=3) == 1
+    assert retry_failed(redis, project=3) == 0
+    assert waiting(redis) == [queue.job_id(3, 1, VERSION)]
+    assert fetch(redis, 1).retries_left == queue.RETRIES
+    assert [job.project for job in failed_jobs(redis)] == [4]
+    assert retry_failed(redis) == 1
+    work(redis)
+    state = overview(redis)
+    assert (state.queued, state.finished, state.failed) == (0, 2, 0)
+
+
+def test_reason_of_a_failure(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "FUNCTION", FAILS)
+    enqueue_preannotation(redis, 3, [1, 2, 3], VERSION)
+    work(redis)
+    said = fetch(redis, 1)
+    said.meta["error"] = "clip.mp4 has no video stream"
+    said.save_meta()
+    abandoned = fetch(redis, 2)
+    Result.create_failure(abandoned, 60, exc_string="Moved to FailedJobRegistry, due to AbandonedJobError, at now")
+    reasons = {job.task: job.error for job in failed_jobs(redis)}
+    assert reasons[1] == "clip.mp4 has no video stream"
+    assert reasons[2].startswith("The worker died")
+    assert reasons[3].startswith("TypeError: ")
+    assert all(job.failed_at for job in failed_jobs(redis))
+
+
+def test_jobs_of_deleted_tasks_go(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "FUNCTION", FAILS)
+    enqueue_preannotation(redis, 3, [1], VERSION)
+    work(redis)
+    enqueue_preannotation(redis, 3, [2, 12, 20], VERSION)
+    assert queue.forget_tasks(redis, [1, 2, 20, 99]) == 3
+    assert waiting(redis) == [queue.job_id(3, 12, VERSION)]
+    assert failed_jobs(redis) == []
+    assert enqueue_preannotation(redis, 3, [1], VERSION).new == 1
+
+
+def test_overview_shows_progress_and_workers(redis: Redis) -> None:
+    enqueue_preannotation(redis, 3, [1, 2], VERSION)
+    job = fetch(redis, 1)
+    redis.lrem(queue.open_queue(redis).key, 1, job.id)
+    start(redis, job)
+    job.meta = {"done": 3, "total": 5}
+    job.save_meta()
+    worker = SimpleWorker([queue.open_queue(redis)], name="one", connection=redis, serializer="json")
+    worker.register_birth()
+    state = overview(redis)
+    [running], [listening] = state.running, state.workers
+    assert (state.queued, running.task, running.done, running.total) == (1, 1, 3, 5)
+    assert (running.worker, running.model_version) == ("worker-1", VERSION)
+    assert (listening.name, listening.pid) == ("one", worker.pid)
+    worker.register_death()
+
+
+def test_redis_down_is_one_sentence() -> None:
+    with connect("redis://user:hunter2@127.0.0.1:1/2") as nowhere, pytest.raises(QueueError) as error:
+        enqueue_preannotation(nowhere, 3, [1], VERSION)
+    assert str(error.value).startswith("Redis at 127.0.0.1:1/2 cannot be used (")
+    assert "REDIS_URL" in str(error.value)
+    assert "hunter2" not in str(error.value)

@@ -1,0 +1,77 @@
+"""Settings: from the environment, checked, and never repeating a secret."""
+
+from pathlib import Path
+
+import pytest
+
+from av2t_core.errors import ConfigError
+from worker.settings import Settings
+
+NAMES = [str(field.validation_alias) for field in Settings.model_fields.values()]
+
+
+@pytest.fixture(autouse=True)
+def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_defaults_are_those_of_one_machine() -> None:
+    settings = Settings.load()
+    assert settings.redis_url == "redis://127.0.0.1:6379/0"
+    assert (settings.backend_host, settings.backend_port) == ("127.0.0.1", 9090)
+    assert settings.models_dir == Path(".av2t/models")
+
+
+def test_environment_then_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AV2T_BACKEND_PORT", "9191")
+    monkeypatch.setenv("AV2T_MODEL", "")
+    assert Settings.load().backend_port == 9191
+    assert Settings.load().model == "tiny"
+    assert Settings.load(backend_port=9292, backend_host=None).backend_port == 9292
+
+
+def test_trailing_slash_goes() -> None:
+    assert Settings.load(label_studio_url="http://studio:8080/").label_studio_url == "http://studio:8080"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("AV2T_BACKEND_PORT", "high", "'high'"),
+        ("AV2T_BACKEND_PORT", "70000", "65535"),
+        ("AV2T_DEVICE", "gpu", "cuda:N"),
+        ("AV2T_MODEL", "../tiny", "lower-case"),
+        ("AV2T_MAX_CLIP_MB", "0", "greater"),
+        ("LABEL_STUDIO_URL", "studio:8080", "http://127.0.0.1:8080"),
+        ("REDIS_URL", "localhost", "redis://"),
+    ],
+)
+def test_bad_value_is_one_sentence(monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as error:
+        Settings.load()
+    assert str(error.value).startswith(name)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_secrets_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "hunter2")
+    monkeypatch.setenv("REDIS_URL", "redis://:hunter3@redis/0")
+    settings = Settings.load()
+    assert "hunter" not in repr(settings)
+    assert settings.require_api_key() == "hunter2"
+    monkeypatch.setenv("REDIS_URL", "http://:hunter3@redis/0")
+    with pytest.raises(ConfigError) as error:
+        Settings.load()
+    assert "hunter" not in str(error.value)
+
+
+def test_key_is_asked_for_by_name() -> None:
+    with pytest.raises(ConfigError, match="LABEL_STUDIO_API_KEY is not set"):
+        Settings.load().require_api_key()
+
+
+def test_every_setting_is_described() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
