@@ -1,0 +1,183 @@
+"""The ML-backend protocol, as Label Studio and as anything else speaks it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from tests.backend.conftest import CONFIG, Backend
+from worker.queue import connect, open_queue, overview
+
+PROJECT = {"id": 3, "label_config": CONFIG}
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    with connect(redis_url, timeout=5) as client:
+        yield client
+
+
+def tasks(count: int) -> list[dict[str, Any]]:
+    return [{"id": task, "data": {"video": "/data/upload/3/clip.mp4"}} for task in range(1, count + 1)]
+
+
+def test_health_and_versions(backend: Backend) -> None:
+    health = backend.http.get("/health")
+    assert health.status_code == 200
+    assert health.json()["status"] == "UP"
+    version = health.json()["model_version"]
+    assert backend.http.get("/versions").json() == {"versions": [version]}
+    assert backend.post("/versions", project="3.17").json()["versions"] == [version]
+
+
+def test_setup_names_the_current_version(backend: Backend) -> None:
+    answer = backend.post("/setup", project="3.17", schema=CONFIG, access_token="t", extra_params=None)
+    assert answer.status_code == 200
+    assert answer.json() == {"model_version": backend.http.get("/health").json()["model_version"]}
+
+
+def test_setup_refuses_a_config_without_targets(backend: Backend) -> None:
+    answer = backend.post("/setup", project="3.17", schema='<View><Video name="v" value="$video"/></View>')
+    assert answer.status_code == 422
+    assert "BrushLabels" in answer.json()["error"]
+    # Label Studio shows only this.
+    assert answer.reason_phrase == answer.json()["error"]
+
+
+def test_reason_survives_what_a_status_line_cannot_hold(backend: Backend) -> None:
+    config = CONFIG.replace('toName="frames"', 'toName="кадры&#10;X-Injected: 1"')
+    answer = backend.post("/setup", project="3.17", schema=config)
+    assert answer.status_code == 422
+    assert "кадры" in answer.json()["error"]
+    assert "X-Injected" not in answer.headers
+
+
+def test_predict_is_answered_at_once_and_enqueues_once(backend: Backend, redis: Redis) -> None:
+    for _ in range(2):
+        answer = backend.post("/predict", project="3.17", tasks=tasks(500), label_config=CONFIG, params={})
+        assert answer.status_code == 200
+        assert answer.json()["results"] == [[]] * 500
+        assert answer.json()["model_version"] == backend.http.get("/health").json()["model_version"]
+        assert overview(redis).queued == 500
+
+
+def test_predict_after_setup_needs_no_config(backend: Backend, redis: Redis) -> None:
+    unknown = backend.post("/predict", project="11.17", tasks=tasks(1))
+    assert unknown.status_code == 404
+    assert unknown.json()["error"].startswith("Project 11 is not set up")
+    backend.set_up(project=11)
+    # Whatever names the parameters have.
+    params = {"login": None, "context": None, "tasks": 1, "project": 2, "self": 3}
+    assert backend.post("/predict", project="11.17", tasks=tasks(1), params=params).json()["results"] == [[]]
+    assert overview(redis).queued == 1
+
+
+def test_projects_do_not_mix(backend: Backend) -> None:
+    backend.set_up(project=12)
+    assert backend.post("/setup", project="13.17", schema="<View/>").status_code == 422
+    assert backend.post("/predict", project="12.17", tasks=tasks(1)).status_code == 200
+    assert backend.post("/predict", project="13.17", tasks=tasks(1)).status_code == 404
+
+
+def test_created_tasks_are_enqueued(backend: Backend, redis: Redis) -> None:
+    event = {"action": "TASKS_CREATED", "tasks": tasks(2), "project": PROJECT}
+    assert backend.post("/webhook", **event).json() == {"status": "queued", "new": 2, "already": 0}
+    assert backend.post("/webhook", **event).json() == {"status": "queued", "new": 0, "already": 2}
+    version = backend.http.get("/health").json()["model_version"].replace(".", "_")
+    assert open_queue(redis).get_job_ids() == [f"preannotate-3-1-{version}", f"preannotate-3-2-{version}"]
+
+
+def test_deleted_tasks_are_dropped(backend: Backend, redis: Redis) -> None:
+    backend.post("/webhook", action="TASKS_CREATED", tasks=tasks(2), project=PROJECT)
+    # Where many are deleted at once, Label Studio names no project.
+    assert backend.post("/webhook", action="TASKS_DELETED", tasks=[{"id": 1}]).json() == {
+        "status": "dropped",
+        "jobs": 1,
+    }
+    assert overview(redis).queued == 1
+
+
+def test_changed_config_replaces_the_context(backend: Backend) -> None:
+    backend.set_up(project=3)
+    answer = backend.post("/webhook", action="PROJECT_UPDATED", project={"id": 3, "label_config": "<View/>"})
+    assert answer.status_code == 422
+    # Nobody sees a webhook's answer, so it is on the status page.
+    assert "PROJECT_UPDATED" in backend.http.get("/status.json").json()["remarks"][0]["sentence"]
+
+
+@pytest.mark.parametrize("action", ["ANNOTATION_CREATED", "ANNOTATIONS_DELETED", "PROJECT_CREATED", "SOMETHING_NEW"])
+def test_other_events_are_acknowledged(backend: Backend, action: str) -> None:
+    answer = backend.post("/webhook", action=action, annotation={"id": 1}, project=PROJECT)
+    assert answer.is_success
+    assert answer.json() == {"status": "ignored"}
+
+
+def test_training_is_honest(backend: Backend) -> None:
+    answer = backend.post("/webhook", action="START_TRAINING", project=PROJECT)
+    assert answer.is_success
+    assert answer.json()["status"] == "not supported"
+    remark = backend.http.get("/status.json").json()["remarks"][0]
+    assert remark["sentence"].startswith("Training was asked for project 3.")
+    assert backend.post("/train", annotations=[{}], project="3.17").status_code == 501
+    assert backend.http.get("/is_training", params={"project": "3.17"}).json() == {"is_training": False}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/setup", {"schema": CONFIG}, "project"),
+        ("/setup", {"project": "3.17"}, "schema"),
+        ("/setup", {"project": "3.17", "schema": 5}, "schema"),
+        ("/setup", {"project": "../3", "schema": CONFIG}, "project"),
+        ("/setup", {"project": "0.17", "schema": CONFIG}, "project"),
+        ("/setup", {"project": 3, "schema": CONFIG}, "project"),
+        ("/setup", {"project": "3.17", "schema": CONFIG, "hostname": {}}, "hostname"),
+        ("/predict", {"project": "3.17"}, "tasks"),
+        ("/predict", {"project": "3.17", "tasks": {"id": 1}}, "tasks"),
+        ("/predict", {"project": "3.17", "tasks": [{"id": 1}, {"data": {}}]}, "tasks[1].id"),
+        ("/predict", {"project": "3.17", "tasks": [{"id": "1"}]}, "tasks[0].id"),
+        ("/predict", {"project": "3.17", "tasks": [{"id": True}]}, "tasks[0].id"),
+        ("/predict", {"project": "3.17", "tasks": [{"id": 2**63}]}, "tasks[0].id"),
+        ("/predict", {"project": "3.17", "tasks": [5]}, "tasks[0]"),
+        ("/predict", {"project": "3.17", "tasks": [], "params": "x"}, "params"),
+        ("/predict", {"project": "3.17", "tasks": [], "label_config": []}, "label_config"),
+        ("/webhook", {"tasks": []}, "action"),
+        ("/webhook", {"action": ["TASKS_CREATED"]}, "action"),
+        ("/webhook", {"action": "TASKS_CREATED", "project": PROJECT}, "tasks"),
+        ("/webhook", {"action": "TASKS_CREATED", "tasks": []}, "project"),
+        ("/webhook", {"action": "TASKS_CREATED", "tasks": [], "project": {"id": 3}}, "project.label_config"),
+        ("/webhook", {"action": "TASKS_DELETED"}, "tasks"),
+        ("/webhook", {"action": "START_TRAINING", "project": 3}, "project"),
+        ("/versions", {}, "project"),
+        ("/train", {"annotations": [], "params": 1}, "params"),
+    ],
+)
+def test_malformed_body_names_the_field(backend: Backend, path: str, body: dict[str, Any], field: str) -> None:
+    answer = backend.post(path, **body)
+    assert answer.status_code == 400
+    assert answer.json()["field"] == field
+    assert answer.json()["error"].startswith(f"{field}: ")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'"x"', b"null", b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize("path", ["/setup", "/predict", "/webhook"])
+def test_body_that_is_no_object(backend: Backend, path: str, body: bytes) -> None:
+    answer = backend.http.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    assert answer.json()["field"] == "body"
+
+
+def test_what_is_no_json_call(backend: Backend) -> None:
+    http = backend.http
+    assert http.post("/predict", data={"project": "3.17"}).status_code == 415
+    assert http.get("/predict").status_code == 405
+    assert http.get("/nowhere").status_code == 404
+    assert all("error" in answer.json() for answer in (http.get("/predict"), http.get("/nowhere")))
+
+
+def test_body_beyond_the_limit(backend: Backend) -> None:
+    body = b'{"project": "' + b"3" * (100 * 1024 * 1024) + b'"}'
+    answer = backend.http.post("/predict", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413
+    assert "100 MB" in answer.json()["error"]
