@@ -21,6 +21,7 @@ LONGEST_STILL = 3600.0
 
 _AV_COLORSPACE_UNSPECIFIED = 2
 _DEFAULT_RATE = 25.0
+_SAME_RATE = 0.05  # how far the declared rate may be from the counted one; lost frames and rounding count
 _SQUARE = 0.01  # how far a pixel's width over height may be from 1
 _UNEVEN = 0.2  # of a period: containers round timestamps to a millisecond
 
@@ -90,6 +91,7 @@ class Frames:
         self.faults = Faults()
         self.pixel_aspect = Fraction(1)  # a displayed pixel's width over its height
         self._latest = 0.0  # seconds, the frame that was decoded last
+        self._span = 0.0  # seconds from the first frame to the latest, without jumps
         self._gaps = (float("inf"), 0.0)  # seconds between two frames, the shortest and the longest
         self._backward = 0  # frames whose timestamp lies before their predecessor's
         self._resized = 0  # frames of another size than the first
@@ -116,12 +118,12 @@ class Frames:
 
     @property
     def rate(self) -> float:
-        """Frames a second, the average; from the container, or else from what was decoded."""
-        rate = self._stream.average_rate or self._stream.guessed_rate
-        if rate:
-            return float(rate)
-        span = self.end - self.start
-        return self.count / span if span > 0 else _DEFAULT_RATE
+        """Frames a second, the average: as the container declares it where that is about what was decoded."""
+        declared = float(self._stream.average_rate or self._stream.guessed_rate or 0)
+        if not self._span:
+            return declared or _DEFAULT_RATE
+        counted = (self.count - 1) / self._span
+        return declared if abs(declared - counted) <= _SAME_RATE * counted else counted
 
     @property
     def promised(self) -> float | None:
@@ -163,7 +165,9 @@ class Frames:
         else:
             gap = frame.time - self._latest
             self._backward += gap < 0
-            self._gaps = min(self._gaps[0], gap), max(self._gaps[1], gap)
+            if 0 < gap <= LONGEST_STILL:
+                self._span += gap
+                self._gaps = min(self._gaps[0], gap), max(self._gaps[1], gap)
         self._latest = frame.time
         self.end = max(self.end, frame.end)
         self.count += 1

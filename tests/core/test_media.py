@@ -1,0 +1,450 @@
+"""Clips are written by the tests, so that every frame's number and every sample is known; or are real ones."""
+
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from av.stream import Disposition
+
+from av2t_core.errors import MediaError
+from av2t_core.media import Clip, ClipInfo, Window
+from tests.core.clips import SOUND_RATE, Sound, at_rate, flat, grey, tone, write_clip
+
+
+def read(path: Path) -> tuple[list[Window], ClipInfo]:
+    with Clip(path) as clip:
+        windows = list(clip.windows())
+        return windows, clip.info
+
+
+def keyframes(path: Path) -> list[tuple[int, int]]:
+    """(index, frame) of each keyframe."""
+    return [(keyframe.index, keyframe.frame) for keyframe in read(path)[1].keyframes]
+
+
+def remarks(path: Path) -> str:
+    return " ".join(read(path)[1].remarks)
+
+
+def shows(window: Window, number: int) -> bool:
+    return bool(abs(float(window.image.mean()) - grey(number)) < 2)
+
+
+# Frames and windows
+
+
+def test_the_keyframe_is_the_frame_nearest_to_fifteen_sixteenths(tmp_path: Path) -> None:
+    windows, info = read(write_clip(tmp_path / "clip.mp4", at_rate(10, 3)))
+
+    assert [(k.index, k.frame) for k in info.keyframes] == [(0, 9), (1, 19), (2, 29)]
+    assert [k.time for k in info.keyframes] == pytest.approx([0.9, 1.9, 2.9])
+    assert all(shows(window, window.keyframe.frame) for window in windows)
+    assert info.duration == pytest.approx(3)
+    assert (info.width, info.height, info.fps, info.frame_count) == (64, 48, 10, 30)
+
+
+def test_a_frame_exactly_there_is_chosen(tmp_path: Path) -> None:
+    assert keyframes(write_clip(tmp_path / "clip.mp4", at_rate(16, 2))) == [(0, 15), (1, 31)]
+
+
+def test_of_two_frames_equally_near_the_earlier_one_is_chosen(tmp_path: Path) -> None:
+    assert keyframes(write_clip(tmp_path / "clip.mp4", [0, 0.875, 1.0])) == [(0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0.2, [(0, 1)]),  # the only window, however short
+        (1.4, [(0, 9)]),
+        (1.5, [(0, 9), (1, 14)]),
+        (1.8, [(0, 9), (1, 17)]),  # 15/16 lies past the end: the last frame
+    ],
+)
+def test_a_last_window_of_less_than_half_a_second_is_none(
+    tmp_path: Path, seconds: float, expected: list[tuple[int, int]]
+) -> None:
+    assert keyframes(write_clip(tmp_path / "clip.mp4", at_rate(10, seconds))) == expected
+
+
+def test_variable_frame_rate_goes_by_timestamps(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", [0, 0.1, 0.5, 0.91, 1.0, 1.2, 2.9, 3.0])
+
+    assert keyframes(clip) == [(0, 3), (1, 5), (2, 6)]
+    assert "The frame rate varies" in remarks(clip)
+
+
+def test_a_picture_that_stands_still_is_the_keyframe_of_all_its_windows(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", [0], lasts=3, sounds=[Sound(samples=tone(3))], sound_codec="aac")
+    windows, info = read(clip)
+
+    assert [(k.index, k.frame) for k in info.keyframes] == [(0, 0), (1, 0), (2, 0)]
+    assert all(np.abs(window.audio).max() > 0.3 for window in windows)
+
+
+def test_seconds_before_the_first_frame_are_no_windows(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mov", at_rate(10, 2, start=2.3), sounds=[Sound(samples=tone(5))])
+
+    assert keyframes(clip) == [(2, 6), (3, 16)]
+
+
+def test_the_clock_may_jump(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mkv", at_rate(10, 1) + at_rate(10, 1, start=90_000))
+
+    assert keyframes(clip) == [(0, 9), (90_000, 19)]
+    assert "jump from 1.0 s to 90000.0 s" in remarks(clip)
+
+
+def test_a_clock_that_runs_backwards_is_told(tmp_path: Path) -> None:
+    part = write_clip(tmp_path / "part.ts", at_rate(10, 2)).read_bytes()
+    clip = tmp_path / "clip.ts"
+    clip.write_bytes(part + part)
+
+    assert [index for index, _ in keyframes(clip)] == [0, 1]
+    assert "before the frame that they follow: 1" in remarks(clip)
+
+
+def test_what_the_container_declares_is_not_believed_against_the_frames(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mkv", at_rate(10, 2), declared_rate=25)
+
+    assert read(clip)[1].fps == pytest.approx(10)
+    assert keyframes(clip) == [(0, 9), (1, 19)]
+
+
+def test_a_stream_without_timestamps_runs_at_its_rate(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.h264", at_rate(25, 2))
+    with Clip(path) as clip:
+        assert clip.expected_windows is None
+        frames = [window.keyframe.frame for window in clip.windows()]
+    assert frames == [23, 48]
+    assert clip.info.duration == pytest.approx(2)
+
+
+def test_a_container_without_duration(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mkv", at_rate(10, 2.6), options={"live": "1"})
+    with Clip(path) as clip:
+        assert clip.expected_windows is None
+        assert len(list(clip.windows())) == 3
+    assert clip.info.duration == pytest.approx(2.6, abs=0.01)
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.4, 1.6, 3])
+def test_expected_windows(tmp_path: Path, seconds: float) -> None:
+    with Clip(write_clip(tmp_path / "clip.mp4", at_rate(10, seconds))) as clip:
+        assert clip.expected_windows == len(list(clip.windows()))
+
+
+def test_info_is_known_at_the_end_only(tmp_path: Path) -> None:
+    with Clip(write_clip(tmp_path / "clip.mp4", at_rate(10, 1))) as clip, pytest.raises(RuntimeError, match="exhaust"):
+        _ = clip.info
+
+
+# The picture as a person sees it
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_rotation_and_mirroring(tmp_path: Path, rotation: int, mirrored: bool) -> None:
+    stored = np.zeros((48, 64, 3), np.uint8)
+    stored[:24, :32] = 200  # one bright corner: upper left
+    clip = write_clip(tmp_path / "clip.mp4", [0], images=[stored], rotation=rotation, mirrored=mirrored)
+    [window], info = read(clip)
+
+    # The matrix that is written turns counter-clockwise first and mirrors then.
+    turned = np.rot90(stored, rotation // 90)
+    expected = turned[:, ::-1] if mirrored else turned
+    assert window.image.shape == expected.shape == (info.height, info.width, 3)
+    assert np.abs(window.image.astype(int) - expected).mean() < 8
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (33, 17)])
+def test_odd_sizes(tmp_path: Path, size: tuple[int, int]) -> None:
+    [window], info = read(write_clip(tmp_path / "clip.mp4", at_rate(10, 1), size=size))
+
+    assert (info.width, info.height) == size
+    assert shows(window, 9)
+
+
+def test_pixels_that_are_not_square_stay_and_are_told(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", at_rate(10, 1), pixel_aspect=Fraction(4, 3))
+
+    assert read(clip)[1].width == 64
+    assert "not square, 1.333 to 1" in remarks(clip)
+
+
+def test_the_aspect_of_a_pixel_turns_with_the_picture(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", at_rate(10, 1), pixel_aspect=Fraction(4, 3), rotation=90)
+
+    assert "not square, 0.750 to 1" in remarks(clip)
+
+
+def test_a_picture_that_changes_its_size_is_scaled_to_the_first(tmp_path: Path) -> None:
+    first = write_clip(tmp_path / "first.h264", at_rate(25, 1))
+    second = write_clip(tmp_path / "second.h264", at_rate(25, 1), size=(128, 96))
+    both = tmp_path / "both.h264"
+    both.write_bytes(first.read_bytes() + second.read_bytes())
+    windows, info = read(both)
+
+    assert {window.image.shape for window in windows} == {(48, 64, 3)}
+    assert info.frame_count == 50
+    assert "scaled to its size: 25" in remarks(both)
+
+
+# Sound
+
+
+def test_every_sample_is_in_its_place(tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).uniform(-0.9, 0.9, (2, 5 * SOUND_RATE // 2)).astype(np.float32)
+    windows, info = read(write_clip(tmp_path / "clip.mkv", at_rate(10, 2.5), sounds=[Sound(samples=noise)]))
+
+    assert info.has_audio
+    assert [window.audio.shape for window in windows] == [(2, SOUND_RATE)] * 3
+    heard = np.concatenate([window.audio for window in windows], axis=1)
+    np.testing.assert_allclose(heard[:, : noise.shape[1]], noise, atol=1e-4)  # 16 bits
+    assert not heard[:, noise.shape[1] :].any()  # zeros at the tail
+
+
+@pytest.mark.parametrize(("name", "codec"), [("clip.mp4", "aac"), ("clip.webm", "libopus"), ("clip.ts", "aac")])
+def test_a_click_is_heard_when_it_was_made(tmp_path: Path, name: str, codec: str) -> None:
+    click = np.zeros((1, 3 * SOUND_RATE), np.float32)
+    click[0, round(1.25 * SOUND_RATE)] = 1
+    # A white frame is shown when the click is made: both are late by the same, whatever clock the container sets.
+    images = [np.full((48, 64, 3), 255 if number == 25 else 0, np.uint8) for number in range(60)]
+    clip = write_clip(
+        tmp_path / name,
+        at_rate(20, 3),
+        images=images,
+        codec="libvpx-vp9" if name.endswith("webm") else "libx264",
+        pix_fmt="yuv420p",
+        sounds=[Sound(samples=click)],
+        sound_codec=codec,
+    )
+    windows, _ = read(clip)
+    with av.open(str(clip)) as container:
+        flash = max(container.decode(video=0), key=lambda frame: frame.to_ndarray(format="gray").mean()).time
+
+    heard = np.concatenate([window.audio[0] for window in windows])
+    assert np.abs(heard).argmax() / SOUND_RATE == pytest.approx(flash, abs=0.002)
+
+
+def test_sound_that_begins_late_leaves_silence_before_it(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mov", at_rate(10, 3), sounds=[Sound(samples=tone(1.5), start=1.5)])
+    windows, _ = read(clip)
+
+    assert not windows[0].audio.any()
+    assert not windows[1].audio[:, : SOUND_RATE // 2].any()
+    np.testing.assert_allclose(windows[1].audio[:, SOUND_RATE // 2 :], tone(0.5), atol=1e-4)
+    assert "The sound begins 1.5 s after the picture" in remarks(clip)
+
+
+def test_sound_that_ends_early_leaves_silence_after_it(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mov", at_rate(10, 3), sounds=[Sound(samples=tone(1))])
+    windows, _ = read(clip)
+
+    assert [bool(window.audio.any()) for window in windows] == [True, False, False]
+    assert "The sound ends 2.0 s before the picture" in remarks(clip)
+
+
+def test_sound_that_goes_on_is_left_out(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mov", at_rate(10, 1), sounds=[Sound(samples=tone(4))])
+
+    assert keyframes(clip) == [(0, 9)]
+    assert "The sound goes on after the picture has ended" in remarks(clip)
+
+
+def test_no_sound(tmp_path: Path) -> None:
+    windows, info = read(write_clip(tmp_path / "clip.mp4", at_rate(10, 2)))
+
+    assert [window.audio.shape for window in windows] == [(1, 0)] * 2
+    assert not info.has_audio
+    assert "The sound is missing: nothing is heard in this clip." in info.remarks
+
+
+def test_digital_silence_is_told(tmp_path: Path) -> None:
+    silence = Sound(samples=np.zeros((2, 2 * SOUND_RATE), np.float32))
+    windows, info = read(write_clip(tmp_path / "clip.mov", at_rate(10, 2), sounds=[silence]))
+
+    assert info.has_audio
+    assert not any(window.audio.any() for window in windows)
+    assert "digital silence" in info.remarks[0]
+
+
+def test_of_several_streams_the_first_is_used(tmp_path: Path) -> None:
+    sounds = [Sound(samples=tone(1)), Sound(samples=np.zeros((1, SOUND_RATE), np.float32))]
+    clip = write_clip(tmp_path / "clip.mkv", at_rate(10, 1), sounds=sounds, videos=2)
+    [window], info = read(clip)
+
+    assert np.abs(window.audio).max() > 0.4
+    assert info.remarks == (
+        "It has 2 video streams: the first, 64x48, is used.",
+        "It has 2 audio streams: the first, 48000 Hz, is used.",
+    )
+
+
+# Damage and what is no clip
+
+
+def test_a_file_that_is_cut_off_gives_what_it_has(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mkv", at_rate(10, 8), sounds=[Sound(samples=tone(8))])
+    content = clip.read_bytes()
+    clip.write_bytes(content[: len(content) // 2])
+
+    assert 3 <= len(keyframes(clip)) <= 5
+    assert "before the length that it promises: it is incomplete" in remarks(clip)
+
+
+def test_damaged_frames_are_counted_and_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (30, 48, 64, 3), np.uint8)
+    clip = write_clip(tmp_path / "clip.mp4", at_rate(10, 3), images=list(noise))
+    content = bytearray(clip.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 30_000] = bytes(30_000)
+    clip.write_bytes(content)
+    windows, info = read(clip)
+
+    assert len(windows) == 3
+    assert "damaged" in " ".join(info.remarks) or "cannot be decoded" in " ".join(info.remarks)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_not_one_frame_can_be_decoded(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", at_rate(10, 1))
+    content = clip.read_bytes()
+    start = content.index(b"mdat") + 4
+    end = content.index(b"moov") - 4
+    clip.write_bytes(content[:start] + bytes(end - start) + content[end:])
+
+    with pytest.raises(MediaError, match=r"clip\.mp4: none of its frames can be decoded"):
+        read(clip)
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match=r"missing\.mp4: there is no such file"):
+        Clip(tmp_path / "missing.mp4")
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="is not a file"):
+        Clip(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"a letter, not a clip\n" * 100, "is not a video"),
+        (b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n#EXT-X-ENDLIST\n", "is not a video"),
+        (b"ffconcat version 1.0\nfile other.mp4\n", "is not a video"),
+    ],
+)
+def test_what_is_no_video(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(content)
+
+    with pytest.raises(MediaError, match=rf"clip\.mp4: {message}"):
+        Clip(path)
+
+
+def test_a_name_that_looks_like_something_else_is_a_file(tmp_path: Path) -> None:
+    for name in ("-i.mp4", "http:x.mp4", "frame%03d.mp4", "a clip; with $signs 'and' spaces.mp4"):
+        assert keyframes(write_clip(tmp_path / "clip.mp4", at_rate(10, 1)).rename(tmp_path / name)) == [(0, 9)]
+
+
+def test_sound_alone(tmp_path: Path) -> None:
+    path = tmp_path / "song.wav"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=SOUND_RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray((tone(1) * 32767).astype(np.int16), format="s16", layout="mono")
+        frame.sample_rate = SOUND_RATE
+        container.mux(stream.encode(frame))
+
+    with pytest.raises(MediaError, match=r"song\.wav: has no video stream, only sound"):
+        Clip(path)
+
+
+def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
+    path = tmp_path / "song.mp3"
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("libmp3lame", rate=SOUND_RATE, layout="mono")
+        cover = container.add_stream("mjpeg", rate=1, width=64, height=48, pix_fmt="yuvj420p")
+        cover.disposition = Disposition.attached_pic
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(flat(0), format="rgb24")))
+        container.mux(cover.encode(None))
+        frame = av.AudioFrame.from_ndarray(tone(1), format="fltp", layout="mono")
+        frame.sample_rate = SOUND_RATE
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))
+
+    with pytest.raises(MediaError, match=r"song\.mp3: has no video stream, only sound"):
+        Clip(path)
+
+
+# Memory
+
+
+def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:
+    def peak(seconds: float) -> int:
+        """Peak memory of a process that reads a clip of so many seconds, in MiB."""
+        clip = write_clip(tmp_path / f"{seconds}.mkv", at_rate(5, seconds), size=(640, 480), pix_fmt="yuv420p")
+        program = (
+            "import resource, sys, pathlib; from av2t_core.media import Clip\n"
+            "with Clip(pathlib.Path(sys.argv[1])) as clip:\n"
+            "    for window in clip.windows(): pass\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+        )
+        command = [sys.executable, "-c", program, str(clip)]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    # A second more holds 5 frames of 0.4 MiB as decoded and 0.9 MiB as RGB: 60 s would be 135 MiB and more.
+    assert peak(60) - peak(3) < 25
+
+
+# Real clips
+
+EXPECTED = {  # windows, (width, height), frames, and a word of the remarks
+    "cockatoo.mp4": (14, (1280, 720), 280, "digital silence"),
+    "corrupted.mp4": (5, (1280, 720), 49, "cannot be decoded: 1"),
+    "dog_barking_7fps_mono.mp4": (5, (320, 240), 37, ""),
+    "dog_silent_audio_track.mp4": (10, (1280, 720), 289, "digital silence"),
+    "hevc_no_audio.mp4": (1, (128, 128), 10, "sound is missing"),
+    "kinetics_a.mp4": (10, (340, 256), 303, ""),
+    "kinetics_b.mp4": (11, (340, 256), 332, ""),
+    "multi_source.mp4": (5, (1280, 720), 150, ""),
+    "one_pixel.mp4": (5, (1, 1), 5, "sound is missing"),
+    "phone_vfr_rotated180.mp4": (2, (1280, 720), 25, "frame rate varies"),
+    "rotated90_no_audio.mov": (1, (320, 568), 3, "sound is missing"),
+    "two_speakers.mp4": (18, (1280, 720), 438, ""),
+    "two_video_two_audio_streams.mp4": (13, (320, 180), 325, "2 video streams"),
+    "video_starts_late.mp4": (10, (720, 480), 299, ""),
+    "vp9_opus_60s.webm": (60, (176, 144), 1441, ""),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_real_clips(shared: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    count, size, frames, remark = EXPECTED[name]
+    with Clip(shared / "media" / name) as clip:
+        indices = []
+        for window in clip.windows():
+            indices.append(window.keyframe.index)
+            assert window.image.shape == (size[1], size[0], 3)
+            assert window.audio.shape[1] in (0, window.sample_rate)
+
+    assert indices == list(range(count))
+    assert (clip.info.width, clip.info.height, clip.info.frame_count) == (*size, frames)
+    assert remark in " ".join(clip.info.remarks) if remark else not clip.info.remarks
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["dog_barking_7fps_mono.mp4", "vp9_opus_60s.webm", "video_starts_late.mp4"])
+def test_keyframes_of_real_clips_lie_within_half_a_frame(shared: Path, name: str) -> None:
+    _, info = read(shared / "media" / name)
+
+    assert all(abs(k.time - (k.index + 15 / 16)) <= 0.5 / info.fps for k in info.keyframes)
+
+
+def test_all_of_the_shared_clips_are_expected(shared: Path) -> None:
+    assert {path.name for path in (shared / "media").iterdir()} - {"README.md"} == set(EXPECTED)
