@@ -2,7 +2,7 @@
 
 
 class AV2TError(Exception):
-    """A mistake in what came from outside; the message is one sentence that names the thing, the value and the remedy."""
+    """A mistake in what came from outside; the message is a sentence that names the thing, the value and the remedy."""
 
 
 class MediaError(AV2TError):

@@ -1,6 +1,4 @@
-"""The named models: a frozen config each, with the encoders that belong to it."""
-
-from dataclasses import dataclass
+"""The named models, a frozen config each."""
 
 from av2t_core.model.config import AV2TSamConfig, Beit3Config, Sam2Config
 
@@ -24,11 +22,4 @@ TINY = AV2TSamConfig(
     ),
 )
 
-
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    config: AV2TSamConfig
-    encoders: str  # "tiny", or later the published pairs
-
-
-PRESETS = {"tiny": Preset(config=TINY, encoders="tiny")}
+PRESETS = {"tiny": TINY}

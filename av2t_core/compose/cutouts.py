@@ -1,8 +1,8 @@
 """The material: a folder of photographs with alpha and recordings of the same thing.
 
-    sounding/<class>/image_*.png   RGBA          sounding/<class>/sound_*.flac   mono
-    silent/*.png                   RGBA, things that make no sound
-    backgrounds/*.jpg              RGB; without any, backgrounds are generated
+sounding/<class>/image_*.png   RGBA          sounding/<class>/sound_*.flac   mono
+silent/*.png                   RGBA, things that make no sound
+backgrounds/*.jpg              RGB; without any, backgrounds are generated
 """
 
 from dataclasses import dataclass

@@ -41,7 +41,7 @@ class Scene:
         frame = self.background
         if self.shake:
             move = np.array([[1, 0, shift[0]], [0, 1, shift[1]]])
-            frame = cv2.warpAffine(frame, move, (width, height), borderMode=cv2.BORDER_REFLECT)
+            frame = np.asarray(cv2.warpAffine(frame, move, (width, height), borderMode=cv2.BORDER_REFLECT), np.uint8)
         frame = frame.copy()
         owner = np.zeros((height, width), np.uint8)
         for index, actor in enumerate(self.actors):
@@ -63,7 +63,7 @@ def _place(actor: Actor, time: float, height: int, width: int, shift: NDArray[np
     scale = actor.scale * min(height, width) / max(image.shape[:2])
     if scale < 0.7:  # warpAffine does not average
         size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-        image, scale = cv2.resize(image, size, interpolation=cv2.INTER_AREA), 1.0
+        image, scale = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8), 1.0
     phase = 0.5 - 0.5 * np.cos(2 * np.pi * time / actor.period)
     x = (actor.start[0] + (actor.end[0] - actor.start[0]) * phase) * width + shift[0]
     y = (actor.start[1] + (actor.end[1] - actor.start[1]) * phase) * height + shift[1]
@@ -89,9 +89,9 @@ def draw_scene(
 
     `clear`: how far apart the actors start, as a fraction of the width; 0 lets them overlap as chance has it.
     """
-    images = [(label, _choice(rng, cutouts.images[label])) for label in labels]
+    images: list[tuple[str | None, Image]] = [(label, _choice(rng, cutouts.images[label])) for label in labels]
     images += [(None, _choice(rng, cutouts.silent)) for _ in range(silent if cutouts.silent else 0)]
-    rng.shuffle(images)  # type: ignore[arg-type]
+    images = [images[i] for i in rng.permutation(len(images))]
     centres = _centres(rng, len(images), clear)
     crowd = 1.0 if len(images) < 3 else 0.8
     actors = []
@@ -115,26 +115,25 @@ def draw_scene(
 
 
 def _choice(rng: np.random.Generator, items: Sequence[Image]) -> Image:
-    return items[rng.integers(len(items))]
+    return items[int(rng.integers(len(items)))]
 
 
 def _centres(rng: np.random.Generator, count: int, clear: float) -> list[tuple[float, float]]:
-    best: list[tuple[float, float]] = []
+    centres: list[tuple[float, float]] = []
     for _ in range(20):
         centres = [(float(rng.uniform(0.15, 0.85)), float(rng.uniform(0.2, 0.8))) for _ in range(count)]
         gaps = [abs(a[0] - b[0]) for i, a in enumerate(centres) for b in centres[:i]]
-        best = centres
         if not gaps or min(gaps) >= clear:
             break
-    return best
+    return centres
 
 
 def _recolour(rng: np.random.Generator, image: Image) -> Image:
     """Brightness, contrast and tint, without leaving the premultiplied range."""
     gain = rng.uniform(0.65, 1.3) * rng.uniform(0.9, 1.1, 3)
     colour = image[..., :3] * gain
-    colour = np.minimum(colour, image[..., 3:])
-    return np.concatenate([colour.astype(np.uint8), image[..., 3:]], axis=2)
+    colour = np.minimum(colour, image[..., 3:]).astype(np.uint8)
+    return np.concatenate([colour, image[..., 3:]], axis=2)
 
 
 def _background(rng: np.random.Generator, cutouts: Cutouts, height: int, width: int) -> Image:
@@ -148,10 +147,10 @@ def _background(rng: np.random.Generator, cutouts: Cutouts, height: int, width: 
         if rng.random() < 0.5:
             crop = crop[:, ::-1]
         resized = cv2.resize(np.ascontiguousarray(crop), (width, height), interpolation=cv2.INTER_AREA)
-        return np.clip(resized * rng.uniform(0.6, 1.2), 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(resized * rng.uniform(0.6, 1.2), 0, 255), np.uint8)
     corners = rng.uniform(30, 225, (2, 2, 3)).astype(np.float32)
-    smooth = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
+    smooth = np.asarray(cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR))
     for cells in (4, 12, 32):
         clouds = rng.normal(0, 40 / np.sqrt(cells), (cells, cells, 3)).astype(np.float32)
         smooth = smooth + cv2.resize(clouds, (width, height), interpolation=cv2.INTER_CUBIC)
-    return np.clip(smooth, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(smooth, 0, 255), np.uint8)

@@ -21,7 +21,7 @@ def sound_stretch(rng: np.random.Generator, recording: Sound, seconds: float) ->
         length += len(gap) + len(varied)
     endless = np.concatenate(parts)
     start = _loud_start(rng, endless, total)
-    return endless[start : start + total]
+    return endless[start : start + total].copy()
 
 
 def _loud_start(rng: np.random.Generator, samples: Sound, length: int) -> int:
@@ -43,7 +43,7 @@ def mix(rng: np.random.Generator, parts: Sequence[Sound], length: int, noise: fl
         bed = bed - np.linspace(bed[0], bed[-1], length)
         level = noise * 10 ** (rng.uniform(-70, -38) / 20)
         total += (bed / (np.std(bed) + 1e-9) * level).astype(np.float32)
-    return np.clip(total * 10 ** (rng.uniform(-8, 4) / 20), -1, 1).astype(np.float32)
+    return np.asarray(np.clip(total * 10 ** (rng.uniform(-8, 4) / 20), -1, 1), np.float32)
 
 
 def room(rng: np.random.Generator, samples: Sound) -> Sound:
@@ -51,4 +51,4 @@ def room(rng: np.random.Generator, samples: Sound) -> Sound:
     length = round(rng.uniform(0.05, 0.25) * SAMPLE_RATE)
     response = rng.normal(size=length) * np.exp(-5 * np.arange(length) / length) * rng.uniform(0.01, 0.05)
     response[0] = 1
-    return fftconvolve(samples, response)[: len(samples)].astype(np.float32)
+    return np.asarray(fftconvolve(samples, response)[: len(samples)], np.float32)

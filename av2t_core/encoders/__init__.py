@@ -23,4 +23,4 @@ class AudioEncoder(Protocol):
     width: int
 
     def encode(self, windows: Sequence[NDArray[np.float32]], sample_rate: int) -> Tensor:
-        """Windows (channels, samples) in -1..1 to (B, width), on the encoder's device; the length carries no meaning."""
+        """Windows (channels, samples) in -1..1 to (B, width), on the encoder's device; length carries no meaning."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def mono(window: NDArray[np.float32], sample_rate: int, target_rate: int) -> NDArray[np.float32]:
-    """(channels, samples) at `sample_rate` to one second (target_rate,): channels averaged, the tail padded with zeros."""
+    """(channels, samples) at `sample_rate` to one second (target_rate,): channels averaged, tail padded."""
     samples = window.mean(axis=0) if len(window) else np.zeros(0, np.float32)
     if sample_rate != target_rate and samples.size:
         shared = gcd(sample_rate, target_rate)

@@ -119,3 +119,19 @@ class TinyAudioEncoder(nn.Module):
     def encode(self, windows: Sequence[NDArray[np.float32]], sample_rate: int) -> Tensor:
         samples = np.stack([mono(window, sample_rate, SAMPLE_RATE) for window in windows])
         return self(torch.from_numpy(samples).to(self.prototypes.vectors.device))  # type: ignore[no-any-return]
+
+
+class TinyNamer:
+    """Names what is heard and what is seen: each embedding against the prototypes of its own encoder."""
+
+    def __init__(self, image: TinyImageEncoder, audio: TinyAudioEncoder) -> None:
+        self.labels = audio.prototypes.labels
+        self._image, self._audio = image.prototypes, audio.prototypes
+
+    def heard(self, a: Tensor) -> Tensor:
+        """(B, width) to the probability (B, labels) that each label sounds."""
+        return self._audio(a)[:, :-1].sigmoid()  # type: ignore[no-any-return]
+
+    def seen(self, v: Tensor) -> Tensor:
+        """(B, width) to the probability (B, labels) that each label is in the picture."""
+        return self._image(v)[:, :-1].sigmoid()  # type: ignore[no-any-return]

@@ -5,6 +5,7 @@ of its own (A for vision, B for text, the names of the published weights). Pre-n
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -106,8 +107,8 @@ class Encoder(nn.Module):
         return self.layer_norm(x, split)  # type: ignore[no-any-return]
 
     def _positions(self, modality: str, count: int) -> Tensor:
-        table: Tensor = self.embed_positions[modality].weight
-        return table[POSITION_OFFSET : POSITION_OFFSET + count]
+        table = self.embed_positions[modality].weight
+        return cast(Tensor, table)[POSITION_OFFSET : POSITION_OFFSET + count]
 
 
 class Beit3(nn.Module):

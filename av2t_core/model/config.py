@@ -1,7 +1,7 @@
-"""The frozen description of one AV2T-SAM: every size, from the micro model of the tests to the paper's, is a value of it."""
+"""The frozen description of one AV2T-SAM: every size, from the tests' micro model to the paper's, is a value of it."""
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, Self
+from dataclasses import dataclass, field
+from typing import Literal
 
 Feature = Literal["mul", "clap", "clip"]
 
@@ -52,18 +52,3 @@ class AV2TSamConfig:
     antialias: bool = False  # when frames are shrunk to the grid; the published checkpoints were trained without
     beit3: Beit3Config = field(default_factory=Beit3Config)
     sam2: Sam2Config = field(default_factory=Sam2Config)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        values = dict(values)
-        beit3 = Beit3Config(**values.pop("beit3"))
-        sam2_values = values.pop("sam2")
-        # JSON has no tuples
-        sam2 = Sam2Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in sam2_values.items()})
-        unknown = set(values) - {f.name for f in fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown fields in an AV2T-SAM config: {sorted(unknown)}")
-        return cls(beit3=beit3, sam2=sam2, **values)

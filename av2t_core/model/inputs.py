@@ -1,4 +1,4 @@
-"""From frames to the model's two image inputs as the reference implementation makes them: squeezed to the square, not padded."""
+"""From frames to the model's two image inputs, as the reference makes them: squeezed to the square, not padded."""
 
 from collections.abc import Sequence
 

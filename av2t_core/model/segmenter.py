@@ -9,8 +9,8 @@ from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
 from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
 from sam2.modeling.memory_encoder import CXBlock, Fuser, MaskDownSampler, MemoryEncoder
 from sam2.modeling.position_encoding import PositionEmbeddingSine
-from sam2.modeling.sam2_base import SAM2Base
 from sam2.modeling.sam.transformer import RoPEAttention
+from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
 
 from av2t_core.model.adapters import adapted
@@ -159,9 +159,7 @@ def _memory_attention(config: Sam2Config) -> MemoryAttention:
         pos_enc_at_cross_attn_queries=False,
         self_attention=attention(),
     )
-    return MemoryAttention(
-        d_model=config.width, pos_enc_at_input=True, layer=layer, num_layers=config.memory_layers
-    )
+    return MemoryAttention(d_model=config.width, pos_enc_at_input=True, layer=layer, num_layers=config.memory_layers)
 
 
 def _memory_encoder(config: Sam2Config) -> MemoryEncoder:
