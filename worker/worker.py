@@ -62,6 +62,9 @@ def run_worker(settings: Settings, *, name: str | None = None, burst: bool = Fal
         model.stop(timeout=2)
     if worker.fault is not None:
         raise worker.fault
+    if not burst and not worker.told_to_stop:
+        raise AV2TError("The worker ended because of the error above; start it again, its job is not lost.")
+    log.info("worker %s ended", name)
 
 
 class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
@@ -81,6 +84,7 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
         self._model = model
         self._stranded: dict[str, float] = {}  # id of a popped job that nobody runs -> when it was first seen
         self.fault: AV2TError | None = None  # why the worker cannot go on
+        self.told_to_stop = False
 
     def wait_for_model(self, tick: Callable[[], None]) -> None:
         """Have the model's process ready, calling `tick` each second until it is. AV2TError: it cannot be."""
@@ -176,8 +180,8 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
         if not self._unfinished(job):
             return
         with self.connection.pipeline() as pipeline:
+            queue.enqueue_job(job, pipeline=pipeline, at_front=True)  # first, for it begins the transaction
             self.cleanup_execution(job, pipeline)
-            queue.enqueue_job(job, pipeline=pipeline, at_front=True)
             pipeline.execute()
         log.info("job %s: put back", job.id)
 
@@ -198,6 +202,10 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
         """RQ calls this to stop a job, from its own thread: only the signal is sent, and `_watch` sees the death."""
         if pid := self._model.pid:
             os.kill(pid, signal.SIGKILL)
+
+    def handle_warm_shutdown_request(self) -> None:
+        """RQ calls this at the first signal."""
+        self.told_to_stop = True
 
     def run_maintenance_tasks(self) -> None:
         """RQ's own is for its scheduler, a process that outlives a killed worker; what is due is looked for here."""

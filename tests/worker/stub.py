@@ -1,0 +1,77 @@
+"""A stand-in for the model and its jobs, for tests of the processes alone: quick to start, and it does as it is told.
+
+`python -m tests.worker.stub REDIS_URL [--burst]` is a worker with it. What the real model does in the same worker is
+tested in test_pipeline.py.
+"""
+
+import os
+import signal
+import sys
+import time
+
+from redis import Redis
+from rq import get_current_job
+
+from av2t_core.errors import AV2TError
+from worker.failures import TransientError
+from worker.settings import Settings
+from worker.worker import run_worker
+
+SECRET = "a-token-that-nobody-may-read"
+
+
+def _redis() -> "Redis":
+    job = get_current_job()
+    assert job is not None
+    return job.connection
+
+
+def set_up(settings: Settings) -> None:
+    connection = Redis.from_url(settings.redis_url)
+    connection.rpush("loaded", os.getpid())
+    if connection.exists("refuse"):
+        raise AV2TError("The model is not there.")
+    connection.close()
+
+
+def note(name: str) -> None:
+    _redis().rpush("done", f"{name} {os.getpid()}")
+
+
+def hold(name: str) -> None:
+    """Be in the middle until the key `release` is there."""
+    connection = _redis()
+    connection.rpush("begun", f"{name} {os.getpid()}")
+    while not connection.exists("release"):
+        time.sleep(0.02)
+    connection.rpush("done", f"{name} {os.getpid()}")
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def refuse() -> None:
+    raise AV2TError("There is no sound in clip.mp4, and there is nothing to find.")
+
+
+def crash() -> None:
+    raise RuntimeError(f"not foreseen, with {SECRET} in it")
+
+
+def pass_later() -> None:
+    if _redis().incr("tries") < 2:
+        raise TransientError("Label Studio answers 502.", retry_after=1)
+
+
+def main() -> None:
+    url, *options = sys.argv[1:]
+    settings = Settings(redis_url=url, label_studio_api_key=SECRET)  # type: ignore[arg-type]
+    try:
+        run_worker(settings, name="stub", burst="--burst" in options, set_up="tests.worker.stub:set_up")
+    except AV2TError as error:
+        sys.exit(f"av2t: error: {error}")
+
+
+if __name__ == "__main__":
+    main()

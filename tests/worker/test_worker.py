@@ -1,0 +1,275 @@
+"""The worker's processes against a real Redis, with real kills."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from redis import Redis
+from rq import Queue, Retry
+from rq.job import Job, JobStatus
+
+from tests.conftest import ROOT, wait_until
+from tests.worker.stub import SECRET
+from worker.queue import open_queue
+
+
+class Process:
+    """A worker with the stand-in model."""
+
+    def __init__(self, url: str, log: Path, *options: str) -> None:
+        self.log = log
+        with log.open("wb") as file:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", "tests.worker.stub", url, *options], cwd=ROOT, stderr=file, stdout=file
+            )
+
+    @property
+    def model(self) -> psutil.Process:
+        """The process that holds the model; multiprocessing has one more beside it that holds nothing."""
+        children = psutil.Process(self.popen.pid).children()
+        [model] = [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
+        return model
+
+    def ended(self) -> int:
+        return self.popen.wait(timeout=60)
+
+    def text(self) -> str:
+        return self.log.read_text()
+
+
+Start = Callable[..., Process]
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator["Redis"]:
+    with Redis.from_url(redis_url) as connection:
+        yield connection
+
+
+@pytest.fixture
+def queue(redis: "Redis") -> Queue:
+    return open_queue(redis)
+
+
+@pytest.fixture
+def start(redis_url: str, tmp_path: Path) -> Iterator[Start]:
+    started: list[Process] = []
+
+    def begin(*options: str) -> Process:
+        process = Process(redis_url, tmp_path / f"worker{len(started)}.log", *options)
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        if process.popen.poll() is None:
+            process.popen.kill()
+            process.popen.wait()
+
+
+def put(queue: Queue, function: str, *, retries: int = 3, **kwargs: object) -> Job:
+    return queue.enqueue(f"tests.worker.stub.{function}", kwargs=kwargs, retry=Retry(max=retries))
+
+
+def done(redis: "Redis", key: str = "done") -> list[str]:
+    return [entry.decode() for entry in redis.lrange(key, 0, -1)]
+
+
+def names(entries: list[str]) -> list[str]:
+    return [entry.split()[0] for entry in entries]
+
+
+def finished(job: Job) -> bool:
+    return job.get_status() == JobStatus.FINISHED
+
+
+def test_twenty_jobs_in_one_warm_process(redis: "Redis", queue: Queue, start: Start) -> None:
+    jobs = [put(queue, "note", name=str(n)) for n in range(20)]
+    worker = start("--burst")
+    assert worker.ended() == 0
+    assert redis.llen("loaded") == 1
+    assert names(done(redis)) == [str(n) for n in range(20)]
+    assert len({entry.split()[1] for entry in done(redis)}) == 1
+    assert all(finished(job) for job in jobs)
+    assert queue.finished_job_registry.get_job_count() == 20
+    assert queue.started_job_registry.get_job_count(cleanup=False) == 0
+    assert redis.llen(queue.intermediate_queue_key) == 0
+
+
+def test_the_parent_imports_no_torch() -> None:
+    code = (
+        "import sys, worker.worker; print({'torch', 'av', 'worker.jobs', 'label_studio_sdk.client'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert result.stdout.strip() == "set()"
+
+
+def test_a_killed_worker_takes_its_model_along_and_its_job_goes_to_the_next(
+    redis: "Redis", queue: Queue, start: Start
+) -> None:
+    job = put(queue, "hold", name="a")
+    first = start()
+    wait_until(lambda: done(redis, "begun"), what="the job in the first worker")
+    model = first.model
+    first.popen.send_signal(signal.SIGKILL)
+    wait_until(
+        lambda: not model.is_running() or model.status() == psutil.STATUS_ZOMBIE, 10, "the end of the model's process"
+    )
+    redis.set("release", 1)
+    start()
+    wait_until(lambda: finished(job), what="the job in the second worker")
+    assert names(done(redis)) == ["a"]
+    assert names(done(redis, "begun")) == ["a", "a"]
+    assert redis.llen(queue.intermediate_queue_key) == 0
+
+
+def test_two_workers_share(redis: "Redis", queue: Queue, start: Start) -> None:
+    start()
+    start()
+    jobs = [put(queue, "hold", name=name) for name in "ab"]
+    wait_until(lambda: len(done(redis, "begun")) == 2, what="one job in each worker")
+    redis.set("release", 1)
+    wait_until(lambda: all(finished(job) for job in jobs), what="both jobs")
+    assert len({entry.split()[1] for entry in done(redis)}) == 2
+    assert sorted(names(done(redis))) == ["a", "b"]
+
+
+def test_a_job_whose_model_process_is_killed_is_tried_again(redis: "Redis", queue: Queue, start: Start) -> None:
+    job = put(queue, "hold", name="a")
+    worker = start()
+    wait_until(lambda: done(redis, "begun"), what="the job")
+    worker.model.kill()
+    wait_until(lambda: len(done(redis, "begun")) == 2, what="the job again")
+    redis.set("release", 1)
+    wait_until(lambda: finished(job), what="its end")
+    assert worker.popen.poll() is None
+    assert redis.llen("loaded") == 2
+
+
+def test_poison_is_given_up_and_the_rest_goes_on(redis: "Redis", queue: Queue, start: Start) -> None:
+    poison = put(queue, "die")
+    rest = put(queue, "note", name="rest")
+    worker = start("--burst")
+    assert worker.ended() == 0
+    assert poison.get_status() == JobStatus.FAILED
+    assert "died 3 times on this task (signal SIGKILL" in poison.get_meta()["error"]
+    assert finished(rest)
+    # Three deaths, and one process more for what came after the last.
+    assert redis.llen("loaded") <= 4
+
+
+def test_sigterm_puts_the_job_back_and_ends_soon(redis: "Redis", queue: Queue, start: Start) -> None:
+    job = put(queue, "hold", name="a")
+    later = put(queue, "note", name="later")
+    worker = start()
+    wait_until(lambda: done(redis, "begun"), what="the job")
+    model = worker.model
+    worker.popen.send_signal(signal.SIGTERM)
+    assert worker.ended() == 0
+    assert not psutil.pid_exists(model.pid)
+    assert job.get_status() == JobStatus.QUEUED
+    assert queue.get_job_ids() == [job.id, later.id]
+    assert queue.started_job_registry.get_job_count(cleanup=False) == 0
+    job.refresh()
+    assert job.retries_left == 3
+
+
+def test_sigterm_lets_a_job_end_that_is_about_to(redis: "Redis", queue: Queue, start: Start) -> None:
+    job = put(queue, "hold", name="a")
+    worker = start()
+    wait_until(lambda: done(redis, "begun"), what="the job")
+    worker.popen.send_signal(signal.SIGTERM)
+    redis.set("release", 1)
+    assert worker.ended() == 0
+    assert finished(job)
+
+
+def test_sigterm_ends_an_idle_worker(redis: "Redis", queue: Queue, start: Start) -> None:
+    worker = start()
+    wait_until(lambda: "waits for jobs" in worker.text(), what="an idle worker")
+    worker.popen.send_signal(signal.SIGTERM)
+    assert worker.ended() == 0
+
+
+def test_a_mistake_in_what_came_from_outside_fails_the_job_once_in_one_line(
+    redis: "Redis", queue: Queue, start: Start
+) -> None:
+    job = put(queue, "refuse")
+    worker = start("--burst")
+    assert worker.ended() == 0
+    sentence = "There is no sound in clip.mp4, and there is nothing to find."
+    assert job.get_status() == JobStatus.FAILED
+    assert job.get_meta()["error"] == sentence
+    assert [line for line in worker.text().splitlines() if sentence in line] == [
+        line for line in worker.text().splitlines() if job.id in line
+    ]
+    assert "Traceback" not in worker.text()
+    result = job.latest_result()
+    assert result is not None
+    assert result.exc_string == sentence
+
+
+def test_what_can_pass_is_tried_again_after_a_while(redis: "Redis", queue: Queue, start: Start) -> None:
+    job = put(queue, "pass_later")
+    worker = start()
+    wait_until(lambda: finished(job), what="the second try")
+    assert redis.get("tries") == b"2"
+    assert "Label Studio answers 502. Trying again in 1 s." in worker.text()
+
+
+def test_a_defect_is_told_with_its_traceback_and_without_the_token(queue: Queue, start: Start) -> None:
+    job = put(queue, "crash", retries=1)
+    job.retries_left = 0
+    job.save()
+    worker = start("--burst")
+    assert worker.ended() == 0
+    assert job.get_meta()["error"] == "Unexpected RuntimeError: not foreseen, with *** in it"
+    assert "Traceback" in worker.text()
+    result = job.latest_result()
+    assert result is not None
+    assert SECRET not in worker.text() + str(result.exc_string)
+
+
+def test_a_job_over_its_time_is_given_up(redis: "Redis", queue: Queue, start: Start) -> None:
+    job = queue.enqueue("tests.worker.stub.hold", kwargs={"name": "a"}, job_timeout=1, retry=Retry(max=3))
+    start()
+    wait_until(lambda: job.get_status() == JobStatus.FAILED, what="its end")
+    assert job.get_meta()["error"] == "The job took longer than 1 s and was ended."
+
+
+def test_a_popped_job_that_nobody_began_goes_back(redis: "Redis", queue: Queue, start: Start) -> None:
+    job = put(queue, "note", name="a")
+    # What a worker does first, and then it dies.
+    assert redis.lmove(queue.key, queue.intermediate_queue_key, "LEFT", "RIGHT") == job.id.encode()
+    start()
+    wait_until(lambda: finished(job), what="the job")
+    assert names(done(redis)) == ["a"]
+
+
+def test_a_model_that_cannot_be_used_ends_the_worker_with_the_reason(redis: "Redis", start: Start) -> None:
+    redis.set("refuse", 1)
+    worker = start()
+    assert worker.ended() == 1
+    assert worker.text().splitlines()[-1] == "av2t: error: The model is not there."
+
+
+def test_no_redis_is_said(tmp_path: Path) -> None:
+    worker = Process("redis://127.0.0.1:1/0", tmp_path / "log")
+    assert worker.ended() == 1
+    assert "Redis at 127.0.0.1:1/0 cannot be used" in worker.text()
+
+
+def test_a_model_that_fails_later_ends_the_worker_and_keeps_the_job(redis: "Redis", queue: Queue, start: Start) -> None:
+    worker = start()
+    wait_until(lambda: "waits for jobs" in worker.text(), what="an idle worker")
+    redis.set("refuse", 1)
+    os.kill(worker.model.pid, signal.SIGKILL)
+    job = put(queue, "note", name="a")
+    assert worker.ended() == 1
+    assert "The model is not there." in worker.text()
+    assert queue.get_job_ids() == [job.id]
