@@ -30,6 +30,8 @@ _SMALLEST_FOR_TEXT = 96  # pixels of height
 _TIME_BASE = Fraction(1, 90_000)
 _SOUND_RATE = 48_000  # Hz
 _AV_COLORSPACE_BT709 = 1
+# With B-frames an mp4 of variable frame rate ends before its last frame does.
+_H264 = {"preset": "veryfast", "crf": "20", "bf": "0"}
 # The default movie clock of a millisecond would round where picture and sound begin.
 _MP4 = {"movflags": "+faststart", "movie_timescale": str(_TIME_BASE.denominator)}
 
@@ -151,7 +153,7 @@ class _Sink:
         self._latest = -1  # in _TIME_BASE
         # yuv420p has one colour for two pixels
         self._padding = ((0, height % 2), (0, width % 2), (0, 0))
-        self._video = container.add_stream("libx264", options={"preset": "veryfast", "crf": "20"})
+        self._video = container.add_stream("libx264", options=_H264)
         context = self._video.codec_context
         context.width, context.height = width + width % 2, height + height % 2
         context.pix_fmt = "yuv420p"
