@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 # A context is some kilobytes; the bound is for a caller that makes up project ids.
 MAX_PROJECTS = 1000
 
-NO_TRAINING = "This version does not train from annotations yet; they stay in Label Studio and nothing is lost"
+NO_TRAINING = "This version does not train from annotations yet; the corrected masks stay in Label Studio"
 
 
 class UnknownProjectError(AV2TError):
