@@ -42,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 2 for a mistake in what was asked, 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        return _run(arguments)
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
     except AV2TError as error:
         print(f"av2t: error: {error}", file=sys.stderr)
         return 2
