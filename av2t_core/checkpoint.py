@@ -3,13 +3,14 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from av2t_core.encoders import AudioEncoder, ImageEncoder
 from av2t_core.encoders.tiny import TinyAudioEncoder, TinyEncodersConfig, TinyImageEncoder, TinyNamer
@@ -17,6 +18,8 @@ from av2t_core.errors import WeightsError
 from av2t_core.model import AV2TSam
 from av2t_core.presets import PRESETS
 from av2t_core.versions import Version
+
+PARTS = ("model", "image_encoder", "audio_encoder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,24 +45,31 @@ def load_version(version: Version, device: torch.device) -> Loaded:
         raise WeightsError(f"{version.weights} is missing; install the package again")
     if file_hash(version.weights) != card["sha256"]:
         raise WeightsError(f"{version.weights} is damaged: its sha256 is not the one on its card; get it again")
-    parts = _build(card)
     tensors = load_file(version.weights)
-    for prefix, module in parts.items():
-        own = {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
-        try:
-            module.load_state_dict(own)
-        except RuntimeError as error:
-            raise WeightsError(f"{version.weights} does not fit the preset {card['preset']!r}: {error}") from error
+    parts = {
+        prefix: {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
+        for prefix in PARTS
+    }
+    try:
+        return assemble(card["preset"], card["labels"], parts, device)
+    except RuntimeError as error:
+        raise WeightsError(f"{version.weights} does not fit the preset {card['preset']!r}: {error}") from error
+
+
+def assemble(
+    preset: str, labels: Sequence[str], parts: Mapping[str, Mapping[str, Tensor]], device: torch.device
+) -> Loaded:
+    """A frozen model from the state dicts of its PARTS. RuntimeError where one does not fit."""
+    encoders = TinyEncodersConfig(labels=tuple(labels))
+    model, image, audio = AV2TSam(PRESETS[preset]), TinyImageEncoder(encoders), TinyAudioEncoder(encoders)
+    for name, module in zip(PARTS, (model, image, audio), strict=True):
+        module.load_state_dict(parts[name])
         module.to(device).eval().requires_grad_(False)
-    model, image, audio = parts["model"], parts["image_encoder"], parts["audio_encoder"]
-    assert isinstance(model, AV2TSam)
-    assert isinstance(image, TinyImageEncoder)
-    assert isinstance(audio, TinyAudioEncoder)
     return Loaded(model=model, image_encoder=image, audio_encoder=audio, namer=TinyNamer(image, audio), device=device)
 
 
-def save_version(directory: Path, card: dict[str, Any], parts: dict[str, dict[str, Tensor]]) -> None:
-    """`parts`: the state dicts by their prefix (model, image_encoder, audio_encoder). The directory must not exist."""
+def save_version(directory: Path, card: dict[str, Any], parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """`parts`: the state dicts of PARTS. The directory must not exist."""
     if directory.exists():
         raise WeightsError(f"{directory} exists; a model version is never changed, choose another name")
     aside = directory.with_name(directory.name + ".part")
@@ -80,12 +90,3 @@ def save_version(directory: Path, card: dict[str, Any], parts: dict[str, dict[st
 def file_hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _build(card: dict[str, Any]) -> dict[str, nn.Module]:
-    encoders = TinyEncodersConfig(labels=tuple(card["labels"]))
-    return {
-        "model": AV2TSam(PRESETS[card["preset"]]),
-        "image_encoder": TinyImageEncoder(encoders),
-        "audio_encoder": TinyAudioEncoder(encoders),
-    }

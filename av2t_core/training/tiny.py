@@ -11,7 +11,7 @@ Every stage writes its result and is skipped when that exists; an interrupted st
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,16 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from av2t_core.checkpoint import assemble, save_version
 from av2t_core.compose.cutouts import Cutouts
 from av2t_core.encoders.tiny import TinyAudioEncoder, TinyEncodersConfig, TinyImageEncoder
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import AV2TSamConfig
 from av2t_core.model.inputs import normalise_sam
 from av2t_core.model.segmenter import build_sam2
+from av2t_core.predictor import Predictor
 from av2t_core.presets import TINY
+from av2t_core.training.evaluation import evaluate
 from av2t_core.training.losses import soft_iou
 from av2t_core.training.samples import Frames, draw_frames, draw_hearing, draw_sound, sounding_mask
 
@@ -76,6 +79,22 @@ def _process(rank: int, processes: int, cutouts: Cutouts, out: Path, recipe: Tin
     training, _validation = cutouts.split(recipe.seed)
     getattr(Run(out, recipe, training, TinyEncodersConfig(labels=cutouts.labels)), stage)()
     distributed.destroy_process_group()
+
+
+def keep_version(cutouts: Cutouts, out: Path, *, recipe: TinyRecipe, directory: Path) -> None:
+    """The stages' results as a model version, with what it scores on material that no stage has seen."""
+    stages = {"model": "joint", "image_encoder": "image", "audio_encoder": "audio"}
+    parts = {part: torch.load(out / f"{stage}.pt", weights_only=True) for part, stage in stages.items()}
+    _training, validation = cutouts.split(recipe.seed)
+    predictor = Predictor(directory.name, assemble("tiny", cutouts.labels, parts, torch.device("cpu")))
+    card = {
+        "preset": "tiny",
+        "labels": cutouts.labels,
+        "parent": None,
+        "recipe": asdict(recipe),
+        "metrics": evaluate(predictor, validation),
+    }
+    save_version(directory, card, parts)
 
 
 class Run:

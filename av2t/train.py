@@ -1,0 +1,40 @@
+"""`av2t train`: train a model from cut-outs by a committed recipe."""
+
+import argparse
+from pathlib import Path
+
+DESCRIPTION = """\
+Train a model version from nothing, by a recipe that is part of this project.
+
+CUTOUTS is a folder as `av2t compose` reads it. OUT keeps what each stage learned: run the same command again after an
+interruption, and it goes on. At the end OUT/NAME holds the model version: weights.safetensors and card.json.
+
+  av2t train runs/tiny --recipe tiny --cutouts cutouts --name tiny-2 --processes 2
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = DESCRIPTION
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the stages and the model version")
+    parser.add_argument("--recipe", choices=["tiny"], default="tiny", help="what to train (default: %(default)s)")
+    parser.add_argument("--cutouts", type=Path, required=True, help="folder with the photographs and recordings")
+    parser.add_argument("--name", required=True, help="name of the model version, as Label Studio will show it")
+    parser.add_argument("--seed", type=int, default=7, help="default: %(default)s")
+    parser.add_argument("--processes", type=int, default=1, help="that share the work; one for each core is best")
+
+
+def run(args: argparse.Namespace) -> int:
+    from av2t_core.compose.cutouts import Cutouts
+    from av2t_core.errors import WeightsError
+    from av2t_core.training.tiny import TinyRecipe, keep_version, train_tiny
+
+    directory = args.out / args.name
+    if directory.exists():
+        raise WeightsError(f"{directory} exists; a model version is never changed, choose another --name")
+    cutouts = Cutouts.load(args.cutouts)
+    recipe = TinyRecipe(seed=args.seed)
+    train_tiny(cutouts, args.out, recipe=recipe, processes=args.processes)
+    keep_version(cutouts, args.out, recipe=recipe, directory=directory)
+    print(f"model version {args.name} in {directory}")
+    return 0

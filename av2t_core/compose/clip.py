@@ -1,0 +1,91 @@
+"""A composed clip on disk: the video with its sound, the mask of what sounds at every keyframe, and what is known."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from av2t_core.compose.cutouts import SAMPLE_RATE, Cutouts
+from av2t_core.compose.scene import Scene, draw_scene
+from av2t_core.compose.sound import mix, sound_stretch
+from av2t_core.mp4 import Mp4Writer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRecipe:
+    """`sounding`: the labels that sound in each second; all that occur are in view all the time."""
+
+    sounding: tuple[tuple[str, ...], ...]
+    silent: int = 1  # things in view that never sound
+    width: int = 480
+    height: int = 270
+    fps: int = 15
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(label for second in self.sounding for label in second))
+
+
+def draw_recipe(
+    rng: np.random.Generator, labels: Sequence[str], *, seconds: int, most: int, width: int, height: int, fps: int
+) -> ClipRecipe:
+    """One to `most` of the labels in view; in every second one of them, sometimes two, now and then none sounds."""
+    actors = [labels[i] for i in rng.choice(len(labels), int(rng.integers(1, most + 1)), replace=False)]
+    sounding: list[tuple[str, ...]] = []
+    for second in range(seconds):
+        count = rng.choice([0, 1, min(2, len(actors))], p=[0.15, 0.65, 0.2])
+        # Everything that is in view is heard at least once, as far as the seconds reach.
+        first = [actors[second]] if second < len(actors) else []
+        others = [actor for actor in rng.permutation(actors).tolist() if actor not in first]
+        sounding.append(tuple((first + others)[: max(len(first), int(count))]))
+    return ClipRecipe(sounding=tuple(sounding), silent=int(rng.integers(0, 3)), width=width, height=height, fps=fps)
+
+
+def write_clip(rng: np.random.Generator, cutouts: Cutouts, recipe: ClipRecipe, out: Path) -> None:
+    """OUT.mp4, OUT/masks/NNN.png (0 or 255, one for each second's keyframe) and OUT/truth.json."""
+    scene = draw_scene(
+        rng,
+        cutouts,
+        recipe.labels,
+        silent=recipe.silent,
+        height=recipe.height,
+        width=recipe.width,
+        clear=min(0.3, 0.7 / max(1, len(recipe.labels) + recipe.silent)),
+    )
+    (out / "masks").mkdir(parents=True, exist_ok=True)
+    sound = soundtrack(rng, cutouts, recipe)
+    with Mp4Writer.open(out.with_suffix(".mp4"), (recipe.height, recipe.width), with_sound=True) as video:
+        for second in range(len(recipe.sounding)):
+            for frame in range(recipe.fps):
+                time = second + frame / recipe.fps
+                image, _ = scene.draw(time)
+                video.write_image(image, time, 1 / recipe.fps)
+            video.write_sound(sound[None, second * SAMPLE_RATE : (second + 1) * SAMPLE_RATE], SAMPLE_RATE, second)
+    _write_truth(scene, recipe, out)
+
+
+def soundtrack(rng: np.random.Generator, cutouts: Cutouts, recipe: ClipRecipe) -> NDArray[np.float32]:
+    """The whole sound (seconds * SAMPLE_RATE,); a label that goes on sounding is not cut at the second."""
+    seconds = len(recipe.sounding)
+    parts = []
+    for label in recipe.labels:
+        recordings = cutouts.sounds[label]
+        stretch = sound_stretch(rng, recordings[int(rng.integers(len(recordings)))], seconds)
+        on = np.repeat([float(label in second) for second in recipe.sounding], SAMPLE_RATE)
+        fade = SAMPLE_RATE // 50  # 20 ms: a hard edge would be a sound of its own
+        on = np.minimum(on, np.convolve(on, np.ones(fade) / fade, mode="same"))
+        parts.append((stretch * on).astype(np.float32))
+    return mix(rng, parts, seconds * SAMPLE_RATE, noise=0.3)
+
+
+def _write_truth(scene: Scene, recipe: ClipRecipe, out: Path) -> None:
+    for second, labels in enumerate(recipe.sounding):
+        keyframe = min(range(recipe.fps), key=lambda i: abs(i / recipe.fps - 15 / 16))
+        _, owner = scene.draw(second + keyframe / recipe.fps)
+        Image.fromarray(scene.mask(owner, labels).astype(np.uint8) * 255).save(out / "masks" / f"{second:03}.png")
+    truth = {"labels": recipe.labels, "sounding": recipe.sounding, "fps": recipe.fps}
+    (out / "truth.json").write_text(json.dumps(truth) + "\n")
