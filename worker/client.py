@@ -122,9 +122,9 @@ class LabelStudioClient:
 
     def fetch(self, url: str, task: int, target: Path) -> None:
         """Stream the clip at `url`, as it stands in the data of `task`, into the file `target`."""
-        shown = _shown(url)
-        address = self._address(url, task)
         try:
+            shown = _shown(url)
+            address = self._address(url, task)
             for _ in range(REDIRECTS):
                 with _get(address, self._headers(address)) as response:
                     if not response.has_redirect_location:
@@ -133,8 +133,8 @@ class LabelStudioClient:
                     address = urljoin(address, response.headers["location"])
                     if urlsplit(address).scheme not in {"http", "https"}:
                         raise MediaError(f"The clip at {shown} redirects to something that is no web address.")
-        except httpx.InvalidURL as error:
-            raise MediaError(f"The clip's address {shown} cannot be used ({error}); correct the task's data.") from None
+        except (httpx.InvalidURL, ValueError) as error:
+            raise MediaError(f"The address of task {task}'s clip cannot be used ({error}); correct it.") from None
         except httpx.TransportError as error:
             raise TransientError(f"The clip at {shown} cannot be fetched now ({_reason(error)}).") from None
         raise MediaError(f"The clip at {shown} redirects more than {REDIRECTS} times; correct the task's URL.")

@@ -1,0 +1,330 @@
+"""The client against a real Label Studio; what Label Studio does not do on demand comes from a small HTTP server."""
+
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import numpy as np
+import pytest
+from PIL import Image
+
+from av2t_core.errors import AV2TError, ConfigError, MediaError
+from tests.conftest import LabelStudioServer
+from worker.client import LabelStudioClient
+from worker.failures import TaskGoneError, TransientError
+
+CONFIG = """<View><Video name="video" value="$video"/>
+<BrushLabels name="mask" toName="frames"><Label value="dog"/></BrushLabels>
+<Image name="frames" valueList="$frames"/></View>"""
+KEY = "legacy-token-of-nobody"
+
+
+class Server:
+    """Answers as it is told, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                server.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
+                status, headers, body = server.answers.get(self.path, (404, {}, b""))
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._http.serve_forever)
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+
+Serve = Callable[[], Server]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    servers: list[Server] = []
+
+    def start() -> Server:
+        servers.append(Server())
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return tmp_path / "clip.mp4"
+
+
+def client_of(url: str, key: str = KEY, max_clip_mb: int = 1) -> LabelStudioClient:
+    return LabelStudioClient(url, key, max_clip_mb=max_clip_mb)
+
+
+@pytest.fixture
+def client(label_studio: LabelStudioServer) -> Iterator[LabelStudioClient]:
+    with client_of(label_studio.url, label_studio.api_key) as client:
+        yield client
+
+
+@pytest.fixture
+def project(label_studio: LabelStudioServer) -> int:
+    return int(label_studio.make_project(CONFIG).id)
+
+
+@pytest.fixture
+def task(label_studio: LabelStudioServer, project: int, tmp_path: Path) -> int:
+    path = tmp_path / "upload.mp4"
+    path.write_bytes(b"not a video, and nobody looks")
+    return int(label_studio.upload(project, path).id)
+
+
+def frames(folder: Path, count: int) -> list[Path]:
+    paths = [folder / f"av2t-task1-k{n:03d}-f{7 * n:05d}.jpg" for n in range(count)]
+    for n, path in enumerate(paths):
+        Image.fromarray(np.full((6, 8, 3), n, np.uint8)).save(path)
+    return paths
+
+
+# Who gets the key
+
+
+def test_label_studios_own_addresses_get_the_key(serve: Serve, clip: Path) -> None:
+    server = serve()
+    server.answers["/data/upload/1/a.mp4"] = (200, {}, b"clip")
+    for url in ("/data/upload/1/a.mp4", f"{server.url}/data/upload/1/a.mp4"):
+        with client_of(server.url) as client:
+            client.fetch(url, 1, clip)
+        assert clip.read_bytes() == b"clip"
+        assert server.asked.pop()[1]["authorization"] == f"Token {KEY}"
+
+
+def test_a_redirect_to_another_origin_does_not_carry_the_key(serve: Serve, clip: Path) -> None:
+    own, other = serve(), serve()
+    own.answers["/data/a.mp4"] = (303, {"Location": f"{other.url}/b.mp4?signature=1", "Set-Cookie": "sessionid=1"}, b"")
+    other.answers["/b.mp4?signature=1"] = (302, {"Location": f"{own.url}/c.mp4"}, b"")
+    own.answers["/c.mp4"] = (200, {}, b"clip")
+    with client_of(own.url) as client:
+        client.fetch("/data/a.mp4", 1, clip)
+    assert clip.read_bytes() == b"clip"
+    [(_, headers)] = other.asked
+    assert not {"authorization", "cookie"} & set(headers)
+    assert "authorization" in own.asked[1][1]
+
+
+def test_another_server_does_not_get_the_key(serve: Serve, clip: Path) -> None:
+    own, other = serve(), serve()
+    other.answers["/a.mp4"] = (200, {}, b"clip")
+    with client_of(own.url) as client:
+        client.fetch(f"{other.url}/a.mp4", 1, clip)
+    assert "authorization" not in other.asked[0][1]
+
+
+def test_a_storages_uri_goes_through_label_studio(serve: Serve, clip: Path) -> None:
+    own, storage = serve(), serve()
+    own.answers["/tasks/7/presign/?fileuri=czM6Ly9idWNrZXQvYS5tcDQ="] = (303, {"Location": f"{storage.url}/a.mp4"}, b"")
+    storage.answers["/a.mp4"] = (200, {}, b"clip")
+    with client_of(own.url) as client:
+        client.fetch("s3://bucket/a.mp4", 7, clip)
+    assert clip.read_bytes() == b"clip"
+
+
+# What goes wrong with media
+
+
+def test_a_clip_over_the_limit(serve: Serve, clip: Path) -> None:
+    server = serve()
+    server.answers["/data/big.mp4"] = (200, {}, bytes(1_000_001))
+    with client_of(server.url) as client, pytest.raises(MediaError, match="larger than 1 MB; raise AV2T_MAX_CLIP_MB"):
+        client.fetch("/data/big.mp4", 1, clip)
+    assert not clip.exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "answer", "sentence"),
+    [
+        ("/data/a.mp4", (404, {}, b""), "There is no clip at /data/a.mp4"),
+        ("/data/a.mp4", (500, {}, b"'NoneType' object has no attribute 'has_permission'"), "There is no clip at"),
+        ("/data/a.mp4", (200, {"Content-Type": "text/html; charset=utf-8"}, b"<html>"), "there is a web page"),
+        ("/data/a.mp4", (302, {"Location": "file:///etc/passwd"}, b""), "no web address"),
+        ("/data/a.mp4", (302, {"Location": "/data/a.mp4"}, b""), "redirects more than 5 times"),
+        ("/data/a.mp4", (401, {}, b"{}"), "refuses the legacy token in LABEL_STUDIO_API_KEY"),
+        ("/data/a.mp4?key=s3cret", (403, {}, b""), r"of /data/a.mp4 refuses the clip \(403\)"),
+        ("/data/local-files/?d=a.mp4", (403, {}, b""), "LOCAL_FILES_SERVING_ENABLED=true"),
+        ("a.mp4", (200, {}, b""), 'is given as "a.mp4"; upload it'),
+        ("http://[", (200, {}, b""), "cannot be used"),
+    ],
+)
+def test_what_trying_again_does_not_help(
+    serve: Serve, clip: Path, url: str, answer: tuple[int, dict[str, str], bytes], sentence: str
+) -> None:
+    server = serve()
+    server.answers[url] = answer
+    with client_of(server.url) as client, pytest.raises(AV2TError, match=sentence) as caught:
+        client.fetch(url, 1, clip)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("headers", "seconds"), [({"Retry-After": "7"}, 7), ({}, None), ({"Retry-After": "x"}, None)])
+def test_a_server_that_is_busy(serve: Serve, clip: Path, headers: dict[str, str], seconds: float | None) -> None:
+    server = serve()
+    server.answers["/data/a.mp4"] = (503, headers, b"")
+    with client_of(server.url) as client, pytest.raises(TransientError, match="answers 503") as caught:
+        client.fetch("/data/a.mp4", 1, clip)
+    assert caught.value.retry_after == seconds
+
+
+def test_a_clip_that_is_cut_off(serve: Serve, clip: Path) -> None:
+    server = serve()
+    server.answers["/data/a.mp4"] = (200, {"Content-Length": "100", "Connection": "close"}, b"half")
+    with client_of(server.url) as client, pytest.raises(TransientError, match="cannot be fetched now"):
+        client.fetch("/data/a.mp4", 1, clip)
+
+
+def test_a_server_that_is_not_there(clip: Path) -> None:
+    with client_of("http://127.0.0.1:1") as client:
+        with pytest.raises(TransientError, match=r"clip at /a.mp4 cannot be fetched now"):
+            client.fetch("/a.mp4", 1, clip)
+        with pytest.raises(TransientError, match=r"Label Studio at http://127.0.0.1:1 cannot be reached"):
+            client.check()
+
+
+# Keys
+
+
+def token(**claims: Any) -> str:
+    return jwt.encode(claims, "a secret of at least thirty-two bytes", algorithm="HS256")
+
+
+@pytest.mark.parametrize(
+    ("key", "sentence"),
+    [
+        (token(token_type="access", exp=4e9), "is an access token, which lives five minutes"),
+        (token(token_type="refresh", exp=1), "has expired"),
+        (token(token_type="refresh"), "has expired"),
+    ],
+)
+def test_keys_that_cannot_work_are_told_at_once(key: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        client_of("http://127.0.0.1:1", key)
+    assert key not in str(caught.value)
+
+
+# The SDK's own, when it exchanges the token.
+@pytest.mark.filterwarnings("ignore:The `parse_obj` method is deprecated")
+def test_both_kinds_of_key(label_studio: LabelStudioServer, project: int, task: int, clip: Path) -> None:
+    pat = label_studio.request("POST", "/api/token/", json={}).json()["token"]
+    for key in (label_studio.api_key, pat):
+        with client_of(label_studio.url, key) as client:
+            assert client.check() == label_studio.email
+            client.fetch(str(client.task(task).data["video"]), task, clip)
+        assert clip.read_bytes() == b"not a video, and nobody looks"
+    label_studio.request("POST", "/api/token/blacklist/", json={"refresh": pat})
+    sentence = r"refuses the personal access token in LABEL_STUDIO_API_KEY \(Token is blacklisted\)"
+    with client_of(label_studio.url, pat) as client, pytest.raises(AV2TError, match=sentence):
+        client.check()
+
+
+def test_a_wrong_legacy_token(label_studio: LabelStudioServer, clip: Path) -> None:
+    with client_of(label_studio.url, "wrong") as client:
+        for call in (client.check, lambda: client.fetch("/data/upload/1/a.mp4", 1, clip)):
+            with pytest.raises(AV2TError, match=r"refuses the legacy token in LABEL_STUDIO_API_KEY \(Invalid token"):
+                call()
+
+
+# Tasks, frames and predictions
+
+
+def test_an_upload_that_is_gone(client: LabelStudioClient, clip: Path) -> None:
+    with pytest.raises(MediaError, match=r"There is no clip at /data/upload/1/nothing.mp4"):
+        client.fetch("/data/upload/1/nothing.mp4", 1, clip)
+
+
+def test_local_files_that_are_switched_off(client: LabelStudioClient, clip: Path) -> None:
+    with pytest.raises(MediaError, match=r"\?d=a.mp4: start it with LOCAL_FILES_SERVING_ENABLED=true"):
+        client.fetch("/data/local-files/?d=a.mp4", 1, clip)
+
+
+def test_a_project_that_is_gone(client: LabelStudioClient) -> None:
+    with pytest.raises(AV2TError, match=r"refuses project 987654 \(404"):
+        client.label_config(987654)
+
+
+def test_frames_keep_their_order_in_more_than_one_request(
+    client: LabelStudioClient, label_studio: LabelStudioServer, project: int, tmp_path: Path
+) -> None:
+    paths = frames(tmp_path, 45)
+    urls = client.upload_frames(project, paths, reuse=False)
+    assert [url.rpartition("/")[2].partition("-")[2] for url in urls] == [path.name for path in paths]
+    assert label_studio.request("GET", urls[44]).content == paths[44].read_bytes()
+    assert client.upload_frames(project, paths[::-1], reuse=True) == urls[::-1]
+    assert not list(label_studio.sdk.tasks.list(project=project))
+
+
+def test_what_else_is_in_a_task_stays(client: LabelStudioClient, label_studio: LabelStudioServer, task: int) -> None:
+    before = client.task(task).data
+    label_studio.request("PATCH", f"/api/tasks/{task}/", json={"data": {**before, "extra": {"a": [1, None]}}})
+    client.set_task_data(task, lambda data: {"frames": ["/a.jpg"], "seen": sorted(data)})
+    assert client.task(task).data == {
+        **before,
+        "extra": {"a": [1, None]},
+        "frames": ["/a.jpg"],
+        "seen": ["extra", "video"],
+    }
+
+
+def test_one_prediction_for_each_version(client: LabelStudioClient, task: int) -> None:
+    first = client.create_prediction(task, "tiny-1", 0.5, [])
+    other = client.create_prediction(task, "tiny-2", 0.5, [])
+    # Another worker that was given the same task.
+    assert client.create_prediction(task, "tiny-1", 0.5, []) == first
+    assert client.predictions(task, "tiny-1") == [first]
+    assert client.predictions(task, "tiny-2") == [other]
+
+
+def test_a_task_that_is_gone(client: LabelStudioClient, label_studio: LabelStudioServer, task: int) -> None:
+    label_studio.sdk.tasks.delete(id=str(task))
+    calls: list[Callable[[], object]] = [
+        lambda: client.task(task),
+        lambda: client.set_task_data(task, lambda _: {"a": 1}),
+        lambda: client.create_prediction(task, "tiny-1", 0.5, []),
+    ]
+    for call in calls:
+        with pytest.raises(TaskGoneError):
+            call()
+
+
+def test_a_label_studio_that_is_busy(serve: Serve) -> None:
+    server = serve()
+    # The SDK has tried twice more by then.
+    server.answers["/api/tasks/1/"] = (429, {"Retry-After": "1", "Content-Type": "application/json"}, b"{}")
+    with client_of(server.url) as client, pytest.raises(TransientError, match="answers 429 for task 1") as caught:
+        client.task(1)
+    assert caught.value.retry_after == 1
+    assert len(server.asked) == 3
+
+
+def test_no_client_is_left_open(serve: Serve) -> None:
+    with client_of(serve().url) as client:
+        pass
+    with pytest.raises((RuntimeError, TransientError, httpx.HTTPError)):
+        client.check()

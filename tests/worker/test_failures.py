@@ -1,0 +1,51 @@
+import pytest
+from rq.job import Job
+from rq.timeouts import JobTimeoutException
+
+from av2t_core.errors import AV2TError, MediaError
+from worker.failures import LONGEST_DELAY, TransientError, Verdict, delay, judge, redact
+
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJ0b2tlbl90eXBlIjoiYWNjZXNzIn0.c2lnbmF0dXJl"
+
+
+class Task(Job):  # type: ignore[misc]  # rq has no types
+    """A job as far as a verdict looks at it; none of these touches Redis."""
+
+    def __init__(self) -> None:
+        self.timeout = 60
+
+
+@pytest.mark.parametrize("error", [AV2TError("No."), MediaError("No.")])
+def test_what_a_person_has_to_mend_is_final(error: Exception) -> None:
+    assert judge(error, Task(), "") == Verdict(sentence="No.", final=True)
+
+
+def test_a_job_that_took_too_long_would_do_so_again() -> None:
+    verdict = judge(JobTimeoutException("x"), Task(), "")
+    assert verdict == Verdict(sentence="The job took longer than 60 s and was ended.", final=True)
+
+
+def test_what_can_pass() -> None:
+    assert judge(TransientError("Later.", 7), Task(), "") == Verdict(sentence="Later.", final=False, retry_after=7)
+
+
+def test_a_defect_is_tried_again_and_told_without_secrets() -> None:
+    verdict = judge(ValueError(f"Token s3cret, Bearer {JWT}"), Task(), "s3cret")
+    assert verdict == Verdict(sentence="Unexpected ValueError: Token ***, Bearer ***", final=False, expected=False)
+
+
+def test_delays_grow_and_are_spread() -> None:
+    assert [delay(attempt, jitter=0) for attempt in range(4)] == [5, 10, 20, 40]
+    assert delay(0, jitter=1) == 8
+    assert delay(50, jitter=0) == LONGEST_DELAY
+    assert 5 <= delay(0) <= 8
+
+
+def test_the_other_side_says_when() -> None:
+    assert delay(3, retry_after=12) == 12
+    assert delay(0, retry_after=0) == 1
+    assert delay(0, retry_after=86400) == LONGEST_DELAY
+
+
+def test_redact_without_a_secret_changes_nothing_else() -> None:
+    assert redact("plain eyJust text", "") == "plain eyJust text"
