@@ -74,7 +74,8 @@ def _summary(prediction: Prediction, directory: Path) -> str:
     keyframes = prediction["keyframes"]
     sounding = [keyframe for keyframe in keyframes if keyframe["sounding"]]
     labels = Counter(found["label"] or "unnamed" for keyframe in sounding for found in keyframe["objects"])
-    lines = [f"{len(keyframes)} keyframes, something sounds in {len(sounding)} of them"]
+    counted = f"{len(keyframes)} keyframe{'s' if len(keyframes) > 1 else ''}"
+    lines = [f"{counted}, something sounds in {len(sounding)} of them"]
     lines += [f"  {label}: {count}" for label, count in labels.most_common()]
     written = [NAME, "masks", *([OVERLAY] if (directory / OVERLAY).exists() else [])]
     lines.append("written: " + ", ".join(str(directory / name) for name in written))
