@@ -129,6 +129,8 @@ class _JobRunner(BaseWorker):  # type: ignore[misc]  # rq has no types
             log.info("job %s: taken back before it began", job_id)
             return
         try:
+            if job.meta.pop("error", None):  # of an earlier try
+                job.save_meta()
             self.perform_job(job, queue)
         except RedisError as error:
             # The effects of the job are in Label Studio; the lease runs out, and the next run finds them.

@@ -101,10 +101,16 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
         execution = self.prepare_execution(job)
         # RQ leaves this to who performs the job; done here, the list only ever holds jobs that are about to begin.
         queue.intermediate_queue.remove(job.id)
+
+        def tick() -> None:
+            self._beat(job)
+            if self._stop_requested:
+                raise StopRequested
+
         try:
-            self.wait_for_model(lambda: self._beat(job))
-        except AV2TError as fault:
-            self.fault = fault
+            self.wait_for_model(tick)
+        except (AV2TError, StopRequested) as reason:
+            self.fault = reason if isinstance(reason, AV2TError) else None
             self._put_back(job, queue)
             raise StopRequested from None
         self._model.perform(job, execution)

@@ -31,6 +31,8 @@ def set_up(settings: Settings) -> None:
     connection.rpush("loaded", os.getpid())
     if connection.exists("refuse"):
         raise AV2TError("The model is not there.")
+    while connection.exists("slow"):
+        time.sleep(0.02)
     connection.close()
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 from redis import Redis
 from rq import Queue, Retry
@@ -77,7 +77,7 @@ def put(queue: Queue, function: str, *, retries: int = 3, **kwargs: object) -> J
 
 
 def done(redis: "Redis", key: str = "done") -> list[str]:
-    return [entry.decode() for entry in redis.lrange(key, 0, -1)]
+    return [str(entry, "utf-8") for entry in redis.lrange(key, 0, -1)]
 
 
 def names(entries: list[str]) -> list[str]:
@@ -85,7 +85,7 @@ def names(entries: list[str]) -> list[str]:
 
 
 def finished(job: Job) -> bool:
-    return job.get_status() == JobStatus.FINISHED
+    return bool(job.get_status() == JobStatus.FINISHED)
 
 
 def test_twenty_jobs_in_one_warm_process(redis: "Redis", queue: Queue, start: Start) -> None:
@@ -219,6 +219,7 @@ def test_what_can_pass_is_tried_again_after_a_while(redis: "Redis", queue: Queue
     worker = start()
     wait_until(lambda: finished(job), what="the second try")
     assert redis.get("tries") == b"2"
+    assert "error" not in job.get_meta()
     assert "Label Studio answers 502. Trying again in 1 s." in worker.text()
 
 
@@ -262,6 +263,18 @@ def test_no_redis_is_said(tmp_path: Path) -> None:
     worker = Process("redis://127.0.0.1:1/0", tmp_path / "log")
     assert worker.ended() == 1
     assert "Redis at 127.0.0.1:1/0 cannot be used" in worker.text()
+
+
+def test_sigterm_while_the_model_comes_back(redis: "Redis", queue: Queue, start: Start) -> None:
+    worker = start()
+    wait_until(lambda: "waits for jobs" in worker.text(), what="an idle worker")
+    redis.set("slow", 1)
+    worker.model.kill()
+    job = put(queue, "note", name="a")
+    wait_until(lambda: redis.llen("loaded") == 2, what="the next process")
+    worker.popen.send_signal(signal.SIGTERM)
+    assert worker.ended() == 0
+    assert queue.get_job_ids() == [job.id]
 
 
 def test_a_model_that_fails_later_ends_the_worker_and_keeps_the_job(redis: "Redis", queue: Queue, start: Start) -> None:

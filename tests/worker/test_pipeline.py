@@ -1,0 +1,284 @@
+"""The road of a task: a real Label Studio, a real Redis, real clips and the model that ships with the package."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from redis import Redis
+from rq.job import Job, JobStatus
+
+from av2t_core.errors import AV2TError, ConfigError, MediaError
+from av2t_core.media import Clip
+from av2t_core.predictor import Predictor
+from tests.conftest import ROOT, LabelStudioServer, wait_until
+from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
+from worker import jobs
+from worker.queue import enqueue_preannotation, job_id
+from worker.settings import Settings
+
+VERSION = "tiny-1"
+KEYFRAMES = 2
+LONG = 24
+CONFIG = """<View><Video name="clip" value="$video" framerate="$rate"/>
+<BrushLabels name="what" toName="pages"><Label value="dog"/><Label value="Horn"/></BrushLabels>
+<Image name="pages" valueList="$stills"/></View>"""
+
+
+def noisy_clip(path: Path, seconds: int) -> Path:
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 255, (60, 80, 3), np.uint8) for _ in range(4 * seconds)]
+    sound = rng.uniform(-0.5, 0.5, (1, SOUND_RATE * seconds)).astype(np.float32)
+    return write_clip(path, at_rate(4, seconds), images=images, sounds=[Sound(samples=sound)], sound_codec="aac")
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return noisy_clip(tmp_path_factory.mktemp("clips") / "noise.mp4", KEYFRAMES)
+
+
+@pytest.fixture(scope="module")
+def context(label_studio: LabelStudioServer) -> Iterator[jobs.Context]:
+    jobs.set_up(Settings(label_studio_url=label_studio.url, label_studio_api_key=label_studio.api_key, device="cpu"))  # type: ignore[arg-type]
+    context = jobs._context
+    assert context is not None
+    yield context
+    context.client.close()
+    jobs._context = None
+
+
+@dataclass
+class Task:
+    """A task in Label Studio with its job in Redis."""
+
+    server: LabelStudioServer
+    redis: "Redis"
+    project: int
+    id: int
+
+    @property
+    def job(self) -> Job:
+        return Job.fetch(job_id(self.project, self.id, VERSION), connection=self.redis, serializer="json")
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return dict(self.server.sdk.tasks.get(id=str(self.id)).data)
+
+    @property
+    def predictions(self) -> list[Any]:
+        return list(self.server.sdk.predictions.list(task=self.id))
+
+    @property
+    def uploads(self) -> list[str]:
+        return [upload.file for upload in self.server.sdk.files.list(id=self.project, all_=True)]
+
+    def set(self, **values: Any) -> None:
+        self.server.request("PATCH", f"/api/tasks/{self.id}/", json={"data": {**self.data, **values}})
+
+
+Make = Callable[..., Task]
+
+
+@pytest.fixture
+def make(label_studio: LabelStudioServer, redis_url: str) -> Iterator[Make]:
+    with Redis.from_url(redis_url) as redis:
+
+        def make(path: Path, config: str = CONFIG) -> Task:
+            project = int(label_studio.make_project(config).id)
+            task = Task(label_studio, redis, project, int(label_studio.upload(project, path).id))
+            enqueue_preannotation(redis, project, [task.id], VERSION)
+            return task
+
+        yield make
+
+
+def test_a_task_gets_its_frames_its_rate_and_its_prediction(make: Make, clip: Path, context: jobs.Context) -> None:
+    task = make(clip)
+    task.set(note={"by": "somebody"})
+    before = task.data
+
+    assert task.job.perform() == {"outcome": "predicted", "keyframes": KEYFRAMES}
+
+    stills = task.data["stills"]
+    assert [url.partition("-")[2] for url in stills] == [
+        f"av2t-task{task.id}-k{k:03d}-f{4 * k + 4 if k < KEYFRAMES - 1 else 4 * k + 3:05d}.jpg"
+        for k in range(KEYFRAMES)
+    ]
+    assert task.data == {**before, "stills": stills, "rate": 4.0}
+    assert task.server.request("GET", stills[0]).headers["content-type"] == "image/jpeg"
+
+    with Clip(clip) as windows:
+        seen = list(Predictor.load(VERSION, "cpu").predict(windows.windows()))
+    [prediction] = task.predictions
+    assert prediction.model_version == VERSION
+    assert prediction.score == pytest.approx(np.mean([each.score for each in seen]), abs=1e-3)
+    assert [region["item_index"] for region in prediction.result] == [
+        page for page, each in enumerate(seen) for _ in each.objects
+    ]
+    assert {region["value"]["brushlabels"][0] for region in prediction.result} <= {"dog", "Horn"}
+    assert task.job.meta == {"done": KEYFRAMES, "total": KEYFRAMES, "uploading": True}
+
+
+def test_doing_it_twice_changes_nothing(make: Make, clip: Path, context: jobs.Context) -> None:
+    task = make(clip)
+    task.job.perform()
+    data, uploads, [prediction] = task.data, task.uploads, task.predictions
+    assert task.job.perform() == {"outcome": "predicted already", "keyframes": 0}
+    assert (task.data, task.uploads, task.predictions) == (data, uploads, [prediction])
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside: nothing after it is done."""
+
+
+class Dying:
+    """The client, until the worker is killed before or after one of its calls."""
+
+    def __init__(self, client: Any, call: str, moment: str) -> None:
+        self._client, self._call, self._moment = client, call, moment
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+        if name != self._call:
+            return method
+
+        def die(*args: Any, **kwargs: Any) -> None:
+            if self._moment == "after":
+                method(*args, **kwargs)
+            raise Killed
+
+        return die
+
+
+@pytest.mark.parametrize(
+    ("call", "moment"),
+    [
+        ("fetch", "after"),
+        ("upload_frames", "before"),
+        ("upload_frames", "after"),
+        ("set_task_data", "after"),
+        ("create_prediction", "before"),
+        ("create_prediction", "after"),
+    ],
+)
+def test_killed_between_any_two_steps(
+    make: Make, clip: Path, context: jobs.Context, monkeypatch: pytest.MonkeyPatch, call: str, moment: str
+) -> None:
+    task = make(clip)
+    with monkeypatch.context() as patch:
+        patch.setattr(context, "client", Dying(context.client, call, moment))
+        with pytest.raises(Killed):
+            task.job.perform()
+    task.job.perform()
+    assert len(task.predictions) == 1
+    assert len(task.data["stills"]) == KEYFRAMES
+    # The clip itself, and each frame once.
+    assert len(task.uploads) == 1 + KEYFRAMES
+    assert sorted(task.data["stills"]) == sorted(f"/data/{name}" for name in task.uploads if "av2t-task" in name)
+
+
+def test_frames_and_a_rate_that_are_there_stay(make: Make, clip: Path, context: jobs.Context) -> None:
+    task = make(clip)
+    stills = [f"http://127.0.0.1:9/{n}.jpg" for n in range(KEYFRAMES)]
+    task.set(stills=stills, rate=5)
+    task.job.perform()
+    assert (task.data["stills"], task.data["rate"]) == (stills, 5)
+    assert len(task.predictions) == 1
+
+
+def test_frames_that_do_not_fit_are_said(make: Make, clip: Path, context: jobs.Context) -> None:
+    task = make(clip)
+    task.set(stills=["http://127.0.0.1:9/0.jpg"])
+    with pytest.raises(AV2TError, match=r'has 1 frames in "stills", and its clip has 2 keyframes; empty "stills"'):
+        task.job.perform()
+    assert task.predictions == []
+
+
+def test_a_task_without_a_clip(make: Make, clip: Path, context: jobs.Context) -> None:
+    task = make(clip)
+    task.set(video="")
+    with pytest.raises(MediaError, match=r'has no "video", from which Video "clip" takes its clip'):
+        task.job.perform()
+
+
+def test_what_is_no_clip_is_named_as_the_user_knows_it(make: Make, tmp_path: Path, context: jobs.Context) -> None:
+    path = tmp_path / "letter.mp4"
+    path.write_text("Dear reader,")
+    with pytest.raises(MediaError, match=r"letter\.mp4") as caught:
+        make(path).job.perform()
+    assert "av2t-" not in str(caught.value)
+
+
+def test_a_config_with_nothing_to_predict_into(make: Make, clip: Path, context: jobs.Context) -> None:
+    config = (
+        '<View><Video name="clip" value="$video"/><Choices name="c" toName="clip"><Choice value="a"/></Choices></View>'
+    )
+    with pytest.raises(ConfigError, match="no BrushLabels or BitmaskLabels"):
+        make(clip, config).job.perform()
+
+
+def test_a_task_that_is_gone_ends_quietly(make: Make, clip: Path, context: jobs.Context) -> None:
+    task = make(clip)
+    job = task.job
+    task.server.sdk.tasks.delete(id=str(task.id))
+    assert job.perform() == {"outcome": "the task is gone", "keyframes": 0}
+
+
+def test_a_task_deleted_in_the_middle_ends_quietly(
+    make: Make, clip: Path, context: jobs.Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make(clip)
+    create = context.client.create_prediction
+
+    def delete_first(*args: Any) -> int:
+        task.server.sdk.tasks.delete(id=str(task.id))
+        return create(*args)
+
+    monkeypatch.setattr(context.client, "create_prediction", delete_first)
+    assert task.job.perform() == {"outcome": "the task is gone", "keyframes": 0}
+
+
+def test_a_worker_killed_in_the_middle_of_a_clip_leaves_exactly_one_prediction(
+    make: Make, tmp_path: Path, redis_url: str
+) -> None:
+    task = make(noisy_clip(tmp_path / "long.mp4", LONG))
+
+    def start(log: Path) -> "subprocess.Popen[bytes]":
+        environment = {
+            **os.environ,
+            "LABEL_STUDIO_URL": task.server.url,
+            "LABEL_STUDIO_API_KEY": task.server.api_key,
+            "REDIS_URL": redis_url,
+            "AV2T_DEVICE": "cpu",
+        }
+        with log.open("wb") as file:
+            return subprocess.Popen(
+                [sys.executable, "-m", "av2t", "worker"], cwd=ROOT, env=environment, stdout=file, stderr=file
+            )
+
+    first = start(tmp_path / "first.log")
+    second = None
+    try:
+        wait_until(lambda: task.job.meta.get("done"), 180, "the middle of the clip")
+        assert task.job.meta["done"] < task.job.meta["total"]
+        first.send_signal(signal.SIGKILL)
+        second = start(tmp_path / "second.log")
+        wait_until(lambda: task.job.get_status() == JobStatus.FINISHED, 180, "the end of the clip")
+        second.send_signal(signal.SIGTERM)
+        assert second.wait(30) == 0
+    finally:
+        for process in (first, second):
+            if process is not None:
+                process.kill()
+                process.wait()
+    assert len(task.predictions) == 1
+    assert len(task.data["stills"]) == len(task.uploads) - 1 == LONG
+    log = (tmp_path / "second.log").read_text()
+    assert f"task {task.id} of project {task.project}: predicted, {LONG} keyframes" in log
+    assert task.server.api_key not in log
