@@ -59,7 +59,8 @@ def install(environment: Path, log: Path) -> None:
 
     Safe to interrupt and to run twice at the same time. `log` gets what the installer says.
     """
-    environment = environment.absolute()
+    # Where it really is, for its programs name their interpreter by its path.
+    environment = environment.resolve()
     environment.parent.mkdir(parents=True, exist_ok=True)
     with environment.with_name(environment.name + ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

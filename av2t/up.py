@@ -88,13 +88,12 @@ def run(args: argparse.Namespace) -> int:
     ready = False
     try:
         with _signals_raise(), _owned(Path(settings.data_dir)), Supervisor() as supervisor:
-            progress = Progress()
-            stack = Stack(args, settings, supervisor, progress)
+            stack = Stack(args, settings, supervisor, Progress())
             stack.start()
             missing = stack.demo().run(supervisor.check) if args.demo else []
             if args.exit:
                 return 1 if missing else 0
-            progress(f"{stack.welcome()}\n\nCtrl-C stops all of it; the data stays in {settings.data_dir}.")
+            print(f"\n{stack.welcome()}\n\nCtrl-C stops all of it; the data stays in {settings.data_dir}.", flush=True)
             ready = True
             while True:
                 supervisor.check()
@@ -173,7 +172,7 @@ class Stack:
         return (
             f"Label Studio is ready at {self._studio_url}\n"
             f"  user      {self._account.email}\n  password  {self._account.password}\n"
-            f"  the queue {self._backend_url}"
+            f"  the queue {self._backend_url} shows what is waiting, running and failed"
         )
 
     def _check_ports(self) -> None:

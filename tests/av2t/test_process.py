@@ -11,6 +11,7 @@ import pytest
 from av2t.process import Process, ProcessDiedError, check_port, free_port
 from av2t_core.errors import AV2TError
 from tests.conftest import wait_until
+from tests.up import runs
 
 FOREVER = "import time; time.sleep(600)"
 
@@ -60,7 +61,7 @@ def test_stop_reaches_what_ignores_sigterm_and_what_the_program_started(tmp_path
     grandchild = psutil.Process(int(wait_until((tmp_path / "thing.log").read_text)))
     process.stop(grace=0.1)
     assert process.exit_code == -signal.SIGKILL
-    wait_until(lambda: _ended(grandchild), what="the end of the grandchild")
+    wait_until(lambda: not runs(grandchild), what="the end of the grandchild")
 
 
 def test_it_dies_with_its_starter_even_if_that_is_killed(tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_it_dies_with_its_starter_even_if_that_is_killed(tmp_path: Path) -> None
         assert popen.stdout is not None
         child = psutil.Process(int(popen.stdout.readline()))
         os.kill(popen.pid, signal.SIGKILL)
-    wait_until(lambda: _ended(child), what="the end of the child")
+    wait_until(lambda: not runs(child), what="the end of the child")
 
 
 def test_a_taken_port_is_told_with_the_option_that_changes_it() -> None:
@@ -85,8 +86,3 @@ def test_a_taken_port_is_told_with_the_option_that_changes_it() -> None:
 
 def test_a_free_port_is_accepted() -> None:
     check_port(free_port(), purpose="the backend", option="--backend-port")
-
-
-def _ended(process: psutil.Process) -> bool:
-    # Where nobody takes in orphans, an ended process stays as a zombie.
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
