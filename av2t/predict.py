@@ -60,7 +60,7 @@ def _predict(clip: Clip, args: argparse.Namespace) -> Prediction:
 
     predictor = Predictor.load(args.model, device=args.device)
     with PredictionWriter(args.out) as writer:
-        with progress_bar("keyframes", clip.expected_windows, "keyframe") as bar:
+        with progress_bar("masks", clip.expected_windows, "keyframes") as bar:
             for keyframe in predictor.predict(clip.windows()):
                 writer.add(keyframe)
                 bar.update()
