@@ -94,7 +94,7 @@ class Soundtrack:
 
     def _end_of(self, chunk: int) -> int:
         position, samples = self._chunks[chunk]
-        return position + samples.shape[1]
+        return position + int(samples.shape[1])
 
     def _pull(self) -> bool:
         chunk = next(self._source, None)
