@@ -23,7 +23,8 @@ SECRET = "a-token-that-nobody-may-read"
 def _redis() -> "Redis":
     job = get_current_job()
     assert job is not None
-    return job.connection
+    connection: Redis = job.connection
+    return connection
 
 
 def set_up(settings: Settings) -> None:

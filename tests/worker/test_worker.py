@@ -77,7 +77,7 @@ def put(queue: Queue, function: str, *, retries: int = 3, **kwargs: object) -> J
 
 
 def done(redis: "Redis", key: str = "done") -> list[str]:
-    return [str(entry, "utf-8") for entry in redis.lrange(key, 0, -1)]
+    return [entry.decode() if isinstance(entry, bytes) else entry for entry in redis.lrange(key, 0, -1)]
 
 
 def names(entries: list[str]) -> list[str]:
