@@ -82,6 +82,7 @@ def save_version(directory: Path, card: dict[str, Any], parts: Mapping[str, Mapp
     }
     weights = aside / "weights.safetensors"
     save_file(tensors, weights)
+    weights.chmod(0o644)  # whoever may read the package may read its weights
     card = {**card, "sha256": file_hash(weights)}
     (aside / "card.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
     aside.rename(directory)

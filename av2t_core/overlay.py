@@ -6,20 +6,16 @@ memory does not grow with its length; frames keep their timestamps.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import pairwise
 from math import ceil, floor
 from pathlib import Path
 
-import av
 import numpy as np
-from av.codec.context import Flags
-from av.container import OutputContainer
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from av2t_core.frames import LONGEST_STILL, Frame, Frames
+from av2t_core.mp4 import Mp4Writer, open_mp4
 from av2t_core.prediction import KeyframeRecord
 from av2t_core.soundtrack import Soundtrack
 
@@ -27,13 +23,6 @@ _TINT = (255, 64, 129)
 _FILL = 0.4  # opacity of the tint inside a mask
 _LONGEST_WITHOUT_NEWS = 1.0  # seconds that one frame may stand before it is repeated with the next window's mask
 _SMALLEST_FOR_TEXT = 96  # pixels of height
-_TIME_BASE = Fraction(1, 90_000)
-_SOUND_RATE = 48_000  # Hz
-_AV_COLORSPACE_BT709 = 1
-# With B-frames an mp4 of variable frame rate ends before its last frame does.
-_H264 = {"preset": "veryfast", "crf": "20", "bf": "0"}
-# The default movie clock of a millisecond would round where picture and sound begin.
-_MP4 = {"movflags": "+faststart", "movie_timescale": str(_TIME_BASE.denominator)}
 
 
 def write_overlay(
@@ -51,17 +40,17 @@ def write_overlay(
     zero = keyframes[0]["index"]
     records = {record["index"]: record for record in keyframes}
     shade: Shade | None = None
-    sink: _Sink | None = None
+    sink: Mp4Writer | None = None
     second = zero
     with (
         Frames(video) as frames,
         Soundtrack(video) as sound,
-        av.open(str(out), mode="w", format="mp4", options=_MP4) as container,
+        open_mp4(out) as container,
     ):
         for frame, time, lasts in _shown(frames):
             image = frame.rgb()
             if sink is None:
-                sink = _Sink(container, image.shape[:2], frames.pixel_aspect, sound.rate > 0)
+                sink = Mp4Writer(container, image.shape[:2], frames.pixel_aspect, sound.rate > 0)
                 shade = Shade.of(records[zero], directory)
             while second < floor(time):
                 sink.write_sound(sound.second(second), sound.rate, second - zero)
@@ -140,57 +129,3 @@ def _write_name(paint: Image.Image, opacity: Image.Image, text: str, x: int, y: 
     draw.rectangle(plate, fill=_TINT)
     draw.text((x + 4, y + 2), text, font=font, fill=(255, 255, 255))
     ImageDraw.Draw(opacity).rectangle(plate, fill=255)
-
-
-class _Sink:
-    """An mp4 that takes images of one size and seconds of sound; times are seconds from its beginning."""
-
-    def __init__(
-        self, container: OutputContainer, size: tuple[int, ...], pixel_aspect: Fraction, with_sound: bool
-    ) -> None:
-        height, width = size
-        self._container = container
-        self._latest = -1  # in _TIME_BASE
-        # yuv420p has one colour for two pixels
-        self._padding = ((0, height % 2), (0, width % 2), (0, 0))
-        self._video = container.add_stream("libx264", options=_H264)
-        context = self._video.codec_context
-        context.width, context.height = width + width % 2, height + height % 2
-        context.pix_fmt = "yuv420p"
-        context.time_base = self._video.time_base = _TIME_BASE
-        context.flags |= Flags.frame_duration
-        context.sample_aspect_ratio = pixel_aspect
-        context.colorspace = _AV_COLORSPACE_BT709
-        context.color_range = ColorRange.MPEG
-        context.color_primaries = ColorPrimaries.BT709
-        context.color_trc = ColorTrc.BT709
-        # Every stream is declared before the first packet.
-        self._audio = container.add_stream("aac", rate=_SOUND_RATE) if with_sound else None
-
-    def write_image(self, image: NDArray[np.uint8], time: float, lasts: float) -> None:
-        """(H, W, 3) RGB from `time` on; an image that is not later than its predecessor is left out."""
-        pts = round(time / _TIME_BASE)
-        if pts <= self._latest:
-            return
-        self._latest = pts
-        frame = av.VideoFrame.from_ndarray(np.pad(image, self._padding, mode="edge"), format="rgb24").reformat(
-            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
-        )
-        frame.pts, frame.duration, frame.time_base = pts, round(lasts / _TIME_BASE), _TIME_BASE
-        self._container.mux(self._video.encode(frame))
-
-    def write_sound(self, samples: NDArray[np.float32], rate: int, second: int) -> None:
-        """(channels, samples) from `second` on; the seconds come in their order."""
-        if self._audio is None or not samples.shape[1]:
-            return
-        if len(samples) > 2:  # files know more layouts than players
-            samples = samples.mean(axis=0, keepdims=True)
-        layout = "mono" if len(samples) == 1 else "stereo"
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
-        frame.sample_rate, frame.pts, frame.time_base = rate, second * rate, Fraction(1, rate)
-        self._container.mux(self._audio.encode(frame))
-
-    def close(self) -> None:
-        self._container.mux(self._video.encode(None))
-        if self._audio is not None:
-            self._container.mux(self._audio.encode(None))

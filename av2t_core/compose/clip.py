@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from av2t_core.compose.cutouts import SAMPLE_RATE, Cutouts
 from av2t_core.compose.scene import Scene, draw_scene
 from av2t_core.compose.sound import mix, sound_stretch
-from av2t_core.mp4 import Mp4Writer
+from av2t_core.mp4 import Mp4Writer, open_mp4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +59,15 @@ def write_clip(rng: np.random.Generator, cutouts: Cutouts, recipe: ClipRecipe, o
     )
     (out / "masks").mkdir(parents=True, exist_ok=True)
     sound = soundtrack(rng, cutouts, recipe)
-    with Mp4Writer.open(out.with_suffix(".mp4"), (recipe.height, recipe.width), with_sound=True) as video:
+    with open_mp4(out.with_suffix(".mp4")) as container:
+        video = Mp4Writer(container, (recipe.height, recipe.width), Fraction(1), with_sound=True)
         for second in range(len(recipe.sounding)):
             for frame in range(recipe.fps):
                 time = second + frame / recipe.fps
                 image, _ = scene.draw(time)
                 video.write_image(image, time, 1 / recipe.fps)
             video.write_sound(sound[None, second * SAMPLE_RATE : (second + 1) * SAMPLE_RATE], SAMPLE_RATE, second)
+        video.close()
     _write_truth(scene, recipe, out)
 
 

@@ -1,0 +1,78 @@
+"""Writing an mp4 that every browser plays: H.264 and AAC, frames at times of their own."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.codec.context import Flags
+from av.container import OutputContainer
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from numpy.typing import NDArray
+
+_TIME_BASE = Fraction(1, 90_000)
+_SOUND_RATE = 48_000  # Hz
+_AV_COLORSPACE_BT709 = 1
+# With B-frames an mp4 of variable frame rate ends before its last frame does.
+_H264 = {"preset": "veryfast", "crf": "20", "bf": "0"}
+# The default movie clock of a millisecond would round where picture and sound begin.
+_MP4 = {"movflags": "+faststart", "movie_timescale": str(_TIME_BASE.denominator)}
+
+
+def open_mp4(path: Path) -> OutputContainer:
+    """A context manager; what is in it is complete when it is left."""
+    return av.open(str(path), mode="w", format="mp4", options=_MP4)
+
+
+class Mp4Writer:
+    """An mp4 that takes images of one size and seconds of sound; times are seconds from its beginning."""
+
+    def __init__(
+        self, container: OutputContainer, size: tuple[int, ...], pixel_aspect: Fraction, with_sound: bool
+    ) -> None:
+        height, width = size
+        self._container = container
+        self._latest = -1  # in _TIME_BASE
+        # yuv420p has one colour for two pixels
+        self._padding = ((0, height % 2), (0, width % 2), (0, 0))
+        self._video = container.add_stream("libx264", options=_H264)
+        context = self._video.codec_context
+        context.width, context.height = width + width % 2, height + height % 2
+        context.pix_fmt = "yuv420p"
+        context.time_base = self._video.time_base = _TIME_BASE
+        context.flags |= Flags.frame_duration
+        context.sample_aspect_ratio = pixel_aspect
+        context.colorspace = _AV_COLORSPACE_BT709
+        context.color_range = ColorRange.MPEG
+        context.color_primaries = ColorPrimaries.BT709
+        context.color_trc = ColorTrc.BT709
+        # Every stream is declared before the first packet.
+        self._audio = container.add_stream("aac", rate=_SOUND_RATE) if with_sound else None
+
+    def write_image(self, image: NDArray[np.uint8], time: float, lasts: float) -> None:
+        """(H, W, 3) RGB from `time` on; an image that is not later than its predecessor is left out."""
+        pts = round(time / _TIME_BASE)
+        if pts <= self._latest:
+            return
+        self._latest = pts
+        frame = av.VideoFrame.from_ndarray(np.pad(image, self._padding, mode="edge"), format="rgb24").reformat(
+            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+        )
+        frame.pts, frame.duration, frame.time_base = pts, round(lasts / _TIME_BASE), _TIME_BASE
+        self._container.mux(self._video.encode(frame))
+
+    def write_sound(self, samples: NDArray[np.float32], rate: int, second: int) -> None:
+        """(channels, samples) from `second` on; the seconds come in their order."""
+        if self._audio is None or not samples.shape[1]:
+            return
+        if len(samples) > 2:  # files know more layouts than players
+            samples = samples.mean(axis=0, keepdims=True)
+        layout = "mono" if len(samples) == 1 else "stereo"
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
+        frame.sample_rate, frame.pts, frame.time_base = rate, second * rate, Fraction(1, rate)
+        self._container.mux(self._audio.encode(frame))
+
+    def close(self) -> None:
+        self._container.mux(self._video.encode(None))
+        if self._audio is not None:
+            self._container.mux(self._audio.encode(None))
