@@ -204,7 +204,7 @@ class Stack:
             self._progress(f"Label Studio: installed ({time.monotonic() - began:.1f} s)")
         data_dir = self._data_dir / "label-studio-data"
         if not data_dir.exists():
-            self._progress("Label Studio: making its database (once, half a minute)")
+            self._progress("Label Studio: making its database (once, about a minute)")
         log = self._logs / "label-studio.log"
         port = self._args.label_studio_port
         return self._supervisor.add(label_studio.start(environment, data_dir, port, self._account, log))
