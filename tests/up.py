@@ -35,7 +35,7 @@ class Up:
             label_studio.environment_in(data_dir).symlink_to(installed)
         self.lines: list[str] = []
         self._popen = subprocess.Popen(
-            [sys.executable, "-m", "av2t", "up", "--data-dir", str(data_dir), *arguments],
+            [*python_m_av2t(), "up", "--data-dir", str(data_dir), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -91,6 +91,11 @@ class Up:
     def _read(self) -> None:
         assert self._popen.stdout is not None
         self.lines.extend(iter(self._popen.stdout.readline, ""))
+
+
+def python_m_av2t() -> list[str]:
+    """`av2t`, of the environment that runs the tests."""
+    return [sys.executable, "-P", "-m", "av2t"]
 
 
 def ports() -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from scipy.ndimage import binary_dilation, distance_transform_edt
 from av2t.up import DEMO_CLIPS
 from tests.e2e.conftest import RunningDemo
 from tests.e2e.labelling_page import LabellingPage
+from tests.up import python_m_av2t
 
 pytestmark = pytest.mark.browser
 
@@ -36,7 +36,7 @@ def test_each_page_shows_the_mask_that_prediction_json_names(
 ) -> None:
     task = demo.tasks()[0]
     clip = DEMO_CLIPS / task["file_upload"].partition("-")[2]
-    predict = [sys.executable, "-m", "av2t", "predict", str(clip), "--out", str(tmp_path)]
+    predict = [*python_m_av2t(), "predict", str(clip), "--out", str(tmp_path)]
     subprocess.run(predict, check=True, capture_output=True)
     keyframes = json.loads((tmp_path / "prediction.json").read_text())["keyframes"]
 

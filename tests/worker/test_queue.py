@@ -35,7 +35,7 @@ def work(redis: Redis) -> None:
 
 
 def waiting(redis: Redis) -> list[str]:
-    return queue.open_queue(redis).get_job_ids()
+    return list(queue.open_queue(redis).get_job_ids())
 
 
 def start(redis: Redis, job: Job) -> None:
