@@ -148,9 +148,9 @@ def _background(rng: np.random.Generator, cutouts: Cutouts, height: int, width: 
             crop = crop[:, ::-1]
         resized = cv2.resize(np.ascontiguousarray(crop), (width, height), interpolation=cv2.INTER_AREA)
         return np.asarray(np.clip(resized * rng.uniform(0.6, 1.2), 0, 255), np.uint8)
-    corners = rng.uniform(30, 225, (2, 2, 3)).astype(np.float32)
-    smooth = np.asarray(cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR))
+    corners = rng.uniform(60, 210, (2, 2, 1)) + rng.uniform(-30, 30, (2, 2, 3))
+    smooth = np.asarray(cv2.resize(corners.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR))
     for cells in (4, 12, 32):
-        clouds = rng.normal(0, 40 / np.sqrt(cells), (cells, cells, 3)).astype(np.float32)
-        smooth = smooth + cv2.resize(clouds, (width, height), interpolation=cv2.INTER_CUBIC)
+        clouds = rng.normal(0, 40 / np.sqrt(cells), (cells, cells, 1)) * rng.uniform(0.7, 1, 3)
+        smooth = smooth + cv2.resize(clouds.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     return np.asarray(np.clip(smooth, 0, 255), np.uint8)

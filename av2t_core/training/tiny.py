@@ -37,7 +37,6 @@ from av2t_core.training.losses import soft_iou
 from av2t_core.training.samples import Frames, draw_frames, draw_hearing, draw_sound, sounding_mask
 
 STAGES = ("audio", "image", "trunk", "joint")
-CHECKPOINT_STEPS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +51,7 @@ class TinyRecipe:
     lr: float = 1e-3
     batch: int = 16  # frames; each is used with `draws` sounds
     draws: int = 2
+    checkpoint_steps: int = 50
 
 
 def train_tiny(
@@ -81,8 +81,8 @@ def _process(rank: int, processes: int, cutouts: Cutouts, out: Path, recipe: Tin
     distributed.destroy_process_group()
 
 
-def keep_version(cutouts: Cutouts, out: Path, *, recipe: TinyRecipe, directory: Path) -> None:
-    """The stages' results as a model version, with what it scores on material that no stage has seen."""
+def keep_version(cutouts: Cutouts, out: Path, *, recipe: TinyRecipe, directory: Path, frames: int = 150) -> None:
+    """The stages' results as a model version, with what it scores on `frames` frames that no stage has seen."""
     stages = {"model": "joint", "image_encoder": "image", "audio_encoder": "audio"}
     parts = {part: torch.load(out / f"{stage}.pt", weights_only=True) for part, stage in stages.items()}
     _training, validation = cutouts.split(recipe.seed)
@@ -92,7 +92,7 @@ def keep_version(cutouts: Cutouts, out: Path, *, recipe: TinyRecipe, directory: 
         "labels": cutouts.labels,
         "parent": None,
         "recipe": asdict(recipe),
-        "metrics": evaluate(predictor, validation),
+        "metrics": evaluate(predictor, validation, frames),
     }
     save_version(directory, card, parts)
 
@@ -248,7 +248,7 @@ class Run:
             if rank == 0 and step % 50 == 49:
                 bar.set_postfix(loss=f"{smooth:.4f}")
                 self._log(stage=name, step=step + 1, loss=round(smooth, 5))
-            if step % CHECKPOINT_STEPS == CHECKPOINT_STEPS - 1:
+            if (step + 1) % self.recipe.checkpoint_steps == 0:
                 self._keep(
                     checkpoint.name,
                     model=model.state_dict(),
