@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import httpx
 from redis import Redis
-from tqdm import tqdm
 
+from av2t.console import progress_bar
 from av2t.studio_project import StudioProject
 from av2t_core.errors import AV2TError
 from worker.queue import connect, failed_jobs, overview, retry_failed
@@ -56,7 +56,7 @@ class Demo:
             new = [clip for clip in clips if clip.name not in present]
             for clip in new:
                 project.upload(clip)
-            self.say(f"demo: {len(new)} clips uploaded, {len(clips) - len(new)} were there already")
+            self.say(f"demo: clips uploaded: {len(new)}, there already: {len(clips) - len(new)}")
             missing = self._wait(project, model_version, [clip.name for clip in clips], check)
         self.say(f"demo: {len(clips) - len(missing)} of {len(clips)} clips have their masks")
         for name, reason in missing.items():
@@ -84,43 +84,58 @@ class Demo:
     ) -> dict[str, str]:
         """Until each clip has a prediction of `model_version` or has failed; {clip without one: why}."""
         tasks = {task: clip for task, clip in project.clips().items() if clip in clips}
-        failed: dict[str, str] = {}
         asked = 0
         busy_at = time.monotonic() - IDLE_SECONDS  # ask at once for what an earlier run left undone
-        bar = tqdm(total=len(clips), desc="masks", unit="clip", disable=not sys.stderr.isatty())
-        with bar, connect(self.redis_url, timeout=10) as redis:
+        told: set[str] = set()
+        with progress_bar("masks", len(clips), "clip") as bar, connect(self.redis_url, timeout=10) as redis:
             retry_failed(redis, project.id)
             while True:
                 check()
-                done = {tasks[task] for task in project.predicted(model_version) if task in tasks}
-                failed = {
-                    tasks[job.task]: job.error
-                    for job in failed_jobs(redis, project.id)
-                    if job.task in tasks and job.model_version == model_version
-                }
-                bar.n = len(done)
-                bar.set_postfix_str(_running(redis, tasks), refresh=True)
-                waiting = set(clips) - done - set(failed)
+                now = _Standing.of(project, model_version, tasks, redis)
+                bar.n = len(now.done)
+                bar.set_postfix_str(now.at_work)
+                if bar.disable:  # no terminal: lines in place of the bar
+                    for clip in sorted(now.done - told):
+                        self.say(f"demo: {clip} has its masks")
+                    told = now.done
+                waiting = {task: clip for task, clip in tasks.items() if clip not in now.done | now.failed.keys()}
                 if not waiting:
                     break
-                if _is_busy(redis):
+                if now.busy:
                     busy_at = time.monotonic()
                 elif time.monotonic() - busy_at >= IDLE_SECONDS:
                     if asked == ASK_AT_MOST:
                         break
-                    project.ask_for_predictions([task for task, clip in tasks.items() if clip in waiting])
+                    project.ask_for_predictions(list(waiting))
                     asked, busy_at = asked + 1, time.monotonic()
                 time.sleep(0.5)
         nothing_came = f"Label Studio was asked {asked} times and no job came; see its log and the backend's"
-        return {clip: failed.get(clip, nothing_came) for clip in clips if clip not in done}
+        return {clip: now.failed.get(clip, nothing_came) for clip in clips if clip not in now.done}
 
 
-def _is_busy(redis: Redis) -> bool:
-    now = overview(redis)
-    return bool(now.queued or now.running)
+@dataclass(frozen=True, kw_only=True)
+class _Standing:
+    """How far the clips are, at one moment."""
 
+    done: set[str]  # have a prediction of the model version
+    failed: dict[str, str]  # why
+    busy: bool  # a job waits or runs
+    at_work: str  # the clips at hand, and how many of their keyframes are done
 
-def _running(redis: Redis, tasks: Mapping[int, str]) -> str:
-    """What the bar says besides the number of clips: how many keyframes of the clips at hand are done."""
-    jobs = [job for job in overview(redis).running if job.task in tasks and job.total]
-    return ", ".join(f"{tasks[job.task]} {job.done}/{job.total} keyframes" for job in jobs)
+    @classmethod
+    def of(cls, project: StudioProject, model_version: str, tasks: Mapping[int, str], redis: Redis) -> Self:
+        # The queue first: a job that ends in between is seen as both running and done, never as neither.
+        queue = overview(redis)
+        failed = failed_jobs(redis, project.id)
+        return cls(
+            done={tasks[task] for task in project.predicted(model_version) if task in tasks},
+            failed={
+                tasks[job.task]: job.error for job in failed if job.task in tasks and job.model_version == model_version
+            },
+            busy=bool(queue.queued or queue.running),
+            at_work=", ".join(
+                f"{tasks[job.task]} {job.done}/{job.total} keyframes"
+                for job in queue.running
+                if job.task in tasks and job.total
+            ),
+        )

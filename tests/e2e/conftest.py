@@ -50,6 +50,9 @@ class RunningDemo:
         tasks: list[dict[str, Any]] = found["tasks"]
         return tasks
 
+    def task_with_most_masks(self) -> dict[str, Any]:
+        return max(self.tasks(), key=lambda task: len(task["predictions"][0]["result"]))
+
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDemo]:

@@ -16,8 +16,8 @@ def test_every_clip_has_frames_and_one_prediction(demo: RunningDemo) -> None:
 
 def test_the_first_start_uploads_and_the_second_finds_all_of_it(demo: RunningDemo) -> None:
     clips = len(list(DEMO_CLIPS.glob("*.mp4")))
-    assert f"demo: {clips} clips uploaded, 0 were there already" in demo.first_output
-    assert f"demo: 0 clips uploaded, {clips} were there already" in demo.second_output
+    assert f"demo: clips uploaded: {clips}, there already: 0" in demo.first_output
+    assert f"demo: clips uploaded: 0, there already: {clips}" in demo.second_output
     for output in (demo.first_output, demo.second_output):
         assert f"demo: {clips} of {clips} clips have their masks" in output
 
