@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from av2t_core.compose.cutouts import SAMPLE_RATE, Cutouts
 from av2t_core.media import Keyframe, Window
+from av2t_core.metrics import mask_iou
 from av2t_core.predictor import Predictor
 from av2t_core.training.samples import draw_frames, draw_sound, sounding_mask
 
@@ -29,8 +30,8 @@ def evaluate(predictor: Predictor, cutouts: Cutouts, frames: int = 150, seed: in
         predictions = predictor.predict(case[0] for case in cases)
         for (_, owners, heard), prediction in zip(cases, predictions, strict=True):
             truth = sounding_mask(owners, heard)
-            ious.append(_iou(prediction.mask, truth))
-            everything.append(_iou(owners > 0, truth))
+            ious.append(mask_iou(prediction.mask, truth))
+            everything.append(mask_iou(owners > 0, truth))
             if prediction.objects:
                 largest = max(prediction.objects, key=lambda o: int(o.mask.sum()))
                 named.append(largest.label in {cutouts.labels[i] for i in heard})
@@ -62,11 +63,6 @@ def _cases(
         )
         yield window, frames.owners[0], heard
         index += 1
-
-
-def _iou(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
-    union = int((mask | truth).sum())
-    return int((mask & truth).sum()) / union if union else 1.0
 
 
 def _mean(values: list[float] | list[bool]) -> float:
