@@ -1,0 +1,23 @@
+"""What README.md says holds."""
+
+import re
+from pathlib import Path
+
+from av2t_core.labelstudio.config import parse_label_config
+from worker.settings import Settings
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_every_setting_stands_in_the_table() -> None:
+    rows = re.findall(r"^\| `([A-Z0-9_]+)` \| (?:`(.*)` )?\| (.*) \|$", README, re.MULTILINE)
+    fields = Settings.model_fields.values()
+    assert rows == [
+        (str(f.validation_alias), "" if f.default is None else str(f.default), str(f.description)) for f in fields
+    ]
+
+
+def test_the_label_config_is_one_that_is_accepted() -> None:
+    [config] = re.findall(r"<View>.*</View>", README, re.DOTALL)
+    targets = parse_label_config(config)
+    assert (targets.video.variable, targets.frames.variable) == ("video", "frames")
