@@ -172,7 +172,7 @@ class Stack:
         return (
             f"Label Studio is ready at {self._studio_url}\n"
             f"  user      {self._account.email}\n  password  {self._account.password}\n"
-            f"  the queue {self._backend_url} shows what is waiting, running and failed"
+            f"  {self._backend_url}/status shows what waits, runs and failed"
         )
 
     def _check_ports(self) -> None:

@@ -68,6 +68,7 @@ class LabellingPage:
             # The doubled arrow goes to the last or first page.
             self._paging.locator(f"[class*=btn_arrow-{side}]:not([class*=double])").click()
             expect(self._paging).not_to_contain_text(f"{now} of")
+        self.page.mouse.move(0, 0)  # or the button's tooltip stays in the picture
         self._settle()
 
     def select_region(self, index: int) -> None:

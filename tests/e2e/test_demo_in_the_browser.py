@@ -25,8 +25,8 @@ Mask = NDArray[np.bool_]
 
 @pytest.fixture(scope="module")
 def page(chromium: Browser, demo: RunningDemo) -> LabellingPage:
-    # High enough for the whole frame.
-    page = LabellingPage(chromium.new_page(viewport={"width": 1500, "height": 1400}), demo.url)
+    # High enough for the whole frame below the player.
+    page = LabellingPage(chromium.new_page(viewport={"width": 1500, "height": 1250}), demo.url)
     page.log_in(demo.email, demo.password)
     return page
 
