@@ -106,7 +106,7 @@ class WorkerState:
 
 @dataclass(frozen=True, kw_only=True)
 class Overview:
-    """The queue at one moment. `finished` counts the last 24 hours."""
+    """The queue at one moment. `queued` also counts what will be tried again later, `finished` the last 24 hours."""
 
     queued: int
     finished: int
@@ -212,12 +212,13 @@ def overview(connection: Redis) -> Overview:
         queue = open_queue(connection)
         with connection.pipeline(transaction=False) as pipe:
             pipe.llen(queue.key)
+            pipe.zcard(queue.scheduled_job_registry.key)
             pipe.zcard(queue.finished_job_registry.key)
             pipe.zcard(queue.failed_job_registry.key)
-            queued, finished, failed = pipe.execute()
+            waiting, later, finished, failed = pipe.execute()
         started = queue.started_job_registry.get_job_ids(cleanup=False)
         return Overview(
-            queued=queued,
+            queued=waiting + later,
             finished=finished,
             failed=failed,
             running=tuple(_running(job) for job in _fetch(connection, started)),
@@ -251,7 +252,7 @@ def _new_job(queue: Queue, project: int, task: int, model_version: str) -> Job:
         timeout=JOB_TIMEOUT,
         result_ttl=RESULT_TTL,
         failure_ttl=FAILURE_TTL,
-        # At once, without an interval: RQ would hand the job to a scheduler, which nobody runs.
+        # No interval here: the worker that sees the failure decides how long to wait.
         retry=Retry(max=RETRIES),
     )
     job.enqueued_at = datetime.now(UTC)

@@ -6,6 +6,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from redis import Redis
@@ -163,6 +164,15 @@ def test_jobs_of_deleted_tasks_go(redis: Redis, monkeypatch: pytest.MonkeyPatch)
     assert waiting(redis) == [queue.job_id(3, 12, VERSION)]
     assert failed_jobs(redis) == []
     assert enqueue_preannotation(redis, 3, [1], VERSION).new == 1
+
+
+def test_what_is_tried_again_later_still_waits(redis: Redis) -> None:
+    enqueue_preannotation(redis, 3, [1, 2], VERSION)
+    jobs, job = queue.open_queue(redis), fetch(redis, 1)
+    jobs.remove(job)
+    jobs.schedule_job(job, datetime.now(UTC) + timedelta(minutes=1))
+    assert overview(redis).queued == 2
+    assert enqueue_preannotation(redis, 3, [1], VERSION).new == 0
 
 
 def test_overview_shows_progress_and_workers(redis: Redis) -> None:
