@@ -56,7 +56,6 @@ def run_worker(settings: Settings, *, name: str | None = None, burst: bool = Fal
     try:
         worker = WarmWorker(connection, name, model)
         worker.wait_for_model(lambda: None)
-        log.info("worker %s waits for jobs", name)
         worker.work(burst=burst, logging_level="WARNING")
     finally:
         model.stop(timeout=2)
@@ -208,6 +207,11 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
         """RQ calls this to stop a job, from its own thread: only the signal is sent, and `_watch` sees the death."""
         if pid := self._model.pid:
             os.kill(pid, signal.SIGKILL)
+
+    def _install_signal_handlers(self) -> None:
+        """RQ calls this right before it looks for jobs; from then on a signal ends the worker in order."""
+        super()._install_signal_handlers()
+        log.info("worker %s waits for jobs", self.name)
 
     def handle_warm_shutdown_request(self) -> None:
         """RQ calls this at the first signal."""
