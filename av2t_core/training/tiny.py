@@ -45,7 +45,7 @@ class TinyRecipe:
     audio_steps: int = 1400
     image_steps: int = 900
     trunk_steps: int = 1200
-    joint_steps: tuple[int, int] = (650, 200)  # at each of the sizes
+    joint_steps: tuple[int, int] = (650, 400)  # at each of the sizes
     sizes: tuple[int, int] = (128, 192)
     trunk_lr: float = 3e-4
     lr: float = 1e-3
