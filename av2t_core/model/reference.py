@@ -1,7 +1,7 @@
 """The authors' state dicts, key for key (model hub: Kyungbok/AV2T-SAM): their names for our modules."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
@@ -43,16 +43,15 @@ def to_reference_state_dict(model: AV2TSam) -> dict[str, Tensor]:
 
 
 def _ours(key: str) -> str:
-    key = FUSER.sub(r"\1.gamma", key)
-    for theirs, ours in PREFIXES:
-        if key.startswith(theirs):
-            return ours + key.removeprefix(theirs)
-    return key
+    return _renamed(FUSER.sub(r"\1.gamma", key), PREFIXES)
 
 
 def _theirs(key: str) -> str:
-    key = FUSER.sub(r"\1.weight", key)
-    for theirs, ours in PREFIXES:
-        if key.startswith(ours):
-            return theirs + key.removeprefix(ours)
+    return _renamed(FUSER.sub(r"\1.weight", key), [(ours, theirs) for theirs, ours in PREFIXES])
+
+
+def _renamed(key: str, prefixes: Iterable[tuple[str, str]]) -> str:
+    for old, new in prefixes:
+        if key.startswith(old):
+            return new + key.removeprefix(old)
     return key
