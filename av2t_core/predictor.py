@@ -76,13 +76,16 @@ class Predictor:
         """One prediction for each window, in order; holds `batch_size` windows at a time."""
         iterator = iter(windows)
         while batch := list(islice(iterator, self.batch_size)):
-            audible = [window for window in batch if level_dbfs(window.audio) > SILENCE_DBFS]
-            predictions = {p.keyframe.index: p for p in self._predict_batch(audible)} if audible else {}
-            for window in batch:
-                yield predictions.get(window.keyframe.index) or _silent(window)
+            audible = [level_dbfs(window.audio) > SILENCE_DBFS for window in batch]
+            # All at once: whoever takes the predictions may take his time, and inference mode is not to last as long.
+            predicted = iter(self._predict_batch([w for w, heard in zip(batch, audible, strict=True) if heard]))
+            for window, heard in zip(batch, audible, strict=True):
+                yield next(predicted) if heard else _silent(window)
 
     @torch.inference_mode()
-    def _predict_batch(self, windows: list[Window]) -> Iterator[KeyframePrediction]:
+    def _predict_batch(self, windows: list[Window]) -> list[KeyframePrediction]:
+        if not windows:
+            return []
         loaded, config = self._loaded, self._loaded.model.config
         images = [window.image for window in windows]
         v = loaded.image_encoder.encode(images)  # (B, image_width)
@@ -95,18 +98,23 @@ class Predictor:
         )
         best = best_mask(logits, ious)
         scores = ious.amax(dim=-1).clamp(0, 1).tolist()
-        for index, window in enumerate(windows):
-            mask = _native(best[index], window.image.shape[:2])
-            objects = tuple(self._objects(window.image, mask, a[index : index + 1], scores[index]))
-            union = np.logical_or.reduce([o.mask for o in objects]) if objects else np.zeros_like(mask)
-            yield KeyframePrediction(
-                keyframe=window.keyframe,
-                image=window.image,
-                sounding=bool(objects),
-                score=scores[index],
-                mask=union,
-                objects=objects,
-            )
+        masks = [_native(logits, window.image.shape[:2]) for logits, window in zip(best, windows, strict=True)]
+        return [
+            self._prediction(window, mask, a[index : index + 1], scores[index])
+            for index, (window, mask) in enumerate(zip(windows, masks, strict=True))
+        ]
+
+    def _prediction(self, window: Window, mask: NDArray[np.bool_], a: Tensor, score: float) -> KeyframePrediction:
+        objects = tuple(self._objects(window.image, mask, a, score))
+        union = np.logical_or.reduce([o.mask for o in objects]) if objects else np.zeros_like(mask)
+        return KeyframePrediction(
+            keyframe=window.keyframe,
+            image=window.image,
+            sounding=bool(objects),
+            score=score,
+            mask=union,
+            objects=objects,
+        )
 
     def _objects(self, image: NDArray[np.uint8], mask: NDArray[np.bool_], a: Tensor, score: float) -> list[Detection]:
         """The mask's parts, each named by what is heard and what is seen in it; parts of one name are one object."""
