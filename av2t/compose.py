@@ -20,12 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the clips; made if it is missing")
     parser.add_argument("--cutouts", type=Path, required=True, help="folder with the photographs and recordings")
-    parser.add_argument("--clips", type=int, default=10, help="how many (default: %(default)s)")
+    parser.add_argument("--clips", type=_count, default=10, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="the first clip's seed (default: %(default)s)")
-    parser.add_argument("--seconds", type=int, default=5, help="length of a clip (default: %(default)s)")
-    parser.add_argument("--things", type=int, default=3, help="at most so many that sound (default: %(default)s)")
+    parser.add_argument("--seconds", type=_count, default=5, help="length of a clip (default: %(default)s)")
+    parser.add_argument("--things", type=_count, default=3, help="at most so many that sound (default: %(default)s)")
     parser.add_argument("--size", type=_size, default=(480, 270), metavar="WxH", help="default: 480x270")
-    parser.add_argument("--fps", type=int, default=15, help="frames a second (default: %(default)s)")
+    parser.add_argument("--fps", type=_count, default=15, help="frames a second (default: %(default)s)")
     parser.add_argument("--labels", type=lambda text: text.split(","), help="only these classes, as a,b,c")
     parser.add_argument("--generated-backgrounds", action="store_true", help="use none of the photographs")
 
@@ -63,4 +63,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= 16):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: write WIDTHxHEIGHT in pixels, 16x16 or more")
     return int(width), int(height)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 1 or more")
+    return int(text)

@@ -28,8 +28,9 @@ def run(args: argparse.Namespace) -> int:
     from av2t_core.compose.cutouts import Cutouts
     from av2t_core.errors import WeightsError
     from av2t_core.training.tiny import TinyRecipe, keep_version, train_tiny
+    from av2t_core.versions import check_name
 
-    directory = args.out / args.name
+    directory = args.out / check_name(args.name)
     if directory.exists():
         raise WeightsError(f"{directory} exists; a model version is never changed, choose another --name")
     cutouts = Cutouts.load(args.cutouts)

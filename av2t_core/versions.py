@@ -36,8 +36,7 @@ def resolve(name: str, models_dir: Path | None = None) -> Version:
     `models_dir`: where a worker keeps the versions that it trained; looked into before the built-in ones.
     WeightsError: there is none, or its card cannot be read; the message names what there is.
     """
-    if not NAME.fullmatch(name):
-        raise WeightsError(f"{name!r} is no model version: a name is of a-z, 0-9, '_', '.' and '-'")
+    check_name(name)
     for root in (models_dir, BUILT_IN):
         if root is not None and (root / name / "card.json").is_file():
             return _read(root / name)
@@ -46,6 +45,13 @@ def resolve(name: str, models_dir: Path | None = None) -> Version:
         return max(of_preset, key=lambda version: _natural(version.name))
     known = [path.name for root in (models_dir, BUILT_IN) if root is not None for path in _directories(root)]
     raise WeightsError(f"there is no model version {name!r}; there are {', '.join(known) or 'none'}")
+
+
+def check_name(name: str) -> str:
+    """The name itself, which is safe as a folder's. WeightsError if it cannot be a model version's."""
+    if not NAME.fullmatch(name):
+        raise WeightsError(f"{name!r} is no model version: a name is of a-z, 0-9, '_', '.' and '-'")
+    return name
 
 
 def _directories(root: Path) -> list[Path]:

@@ -30,6 +30,19 @@ def test_a_folder_without_clips_is_one_line(tmp_path: Path) -> None:
     )
 
 
+def test_a_size_that_is_none_is_one_line(tmp_path: Path) -> None:
+    composed = av2t("compose", str(tmp_path), "--cutouts", str(CUTOUTS), "--size", "big")
+    assert composed.returncode == 2
+    assert "'big' is no size: write WIDTHxHEIGHT in pixels" in composed.stderr
+
+
+def test_a_name_that_is_a_path_is_refused_before_any_work(tmp_path: Path) -> None:
+    trained = av2t("train", str(tmp_path), "--cutouts", str(CUTOUTS), "--name", "../tiny")
+    assert trained.returncode == 2
+    assert "'../tiny' is no model version" in trained.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_unknown_class_is_one_line(tmp_path: Path) -> None:
     composed = av2t("compose", str(tmp_path), "--cutouts", str(CUTOUTS), "--labels", "dog,unicorn")
     assert composed.returncode == 2
