@@ -139,7 +139,8 @@ def test_predict_refuses_what_it_has_no_model_or_folder_for(clip: Path, tmp_path
 
 
 def test_ctrl_c_leaves_no_half_prediction(tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "clip.mkv", at_rate(2, 60), sounds=[Sound(samples=tone(60))])
+    clip = write_clip(tmp_path / "clip.mkv", at_rate(2, 300), sounds=[Sound(samples=tone(300))])
+    # Five minutes: it must not have ended by itself before the signal comes.
     out = tmp_path / "out"
     # A shell may have started the tests with Ctrl-C switched off, which a process inherits.
     program = (
