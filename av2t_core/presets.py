@@ -1,6 +1,22 @@
-"""The named models, a frozen config each."""
+"""The named models: a frozen config each, and the encoders in front of it."""
 
-from av2t_core.model.config import AV2TSamConfig, Beit3Config, Sam2Config
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from av2t_core.model.config import AV2TSamConfig, Beit3Config, Sam1Config, Sam2Config
+
+ImageEncoderName = Literal["tiny", "clip"]
+AudioEncoderName = Literal["tiny", "ms-clap", "laion-clap"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """`model.audio_width` and `model.image_width` are the widths of the encoders that are named here."""
+
+    model: AV2TSamConfig
+    image_encoder: ImageEncoderName = "clip"
+    audio_encoder: AudioEncoderName = "ms-clap"
+
 
 # The embedded default: the paper's modules at sizes that a laptop's CPU runs, trained by this project alone.
 TINY = AV2TSamConfig(
@@ -9,8 +25,8 @@ TINY = AV2TSamConfig(
     feature_width=256,
     adapter_width=64,
     antialias=True,
-    beit3=Beit3Config(image_size=128, width=192, layers=3, heads=6, ffn_width=768, max_text=8, vocabulary=0),
-    sam2=Sam2Config(
+    beit3=Beit3Config(image_size=128, width=192, layers=3, heads=6, ffn_width=768, max_text=8),
+    sam=Sam2Config(
         image_size=192,
         embed_dim=48,
         num_heads=1,
@@ -18,8 +34,17 @@ TINY = AV2TSamConfig(
         global_att_blocks=(4, 5, 6),
         window_spec=(8, 4, 12, 6),
         width=128,
-        memory=False,
     ),
 )
+# The paper's: Table 1 has both with and without adapters; Table 2's features are the config's `feature`.
+SAM2_L = AV2TSamConfig(sam=Sam2Config())
+SAM1_H = AV2TSamConfig(sam=Sam1Config())
 
-PRESETS = {"tiny": TINY}
+PRESETS = {
+    "tiny": Preset(model=TINY, image_encoder="tiny", audio_encoder="tiny"),
+    "sam2-l": Preset(model=SAM2_L),
+    "sam2-l-noadapter": Preset(model=replace(SAM2_L, adapter=False)),
+    "sam2-l-laion": Preset(model=replace(SAM2_L, audio_width=512), audio_encoder="laion-clap"),
+    "sam1-h": Preset(model=SAM1_H),
+    "sam1-h-noadapter": Preset(model=replace(SAM1_H, adapter=False)),
+}

@@ -1,11 +1,14 @@
 """AV2T-SAM, the whole (paper, figure 1)."""
 
+import torch
 from torch import Tensor, nn
 
 from av2t_core.model.adapters import Adapters
-from av2t_core.model.config import AV2TSamConfig
+from av2t_core.model.config import AV2TSamConfig, Sam1Config
+from av2t_core.model.evf_sam1 import EvfSam1
+from av2t_core.model.evf_sam2 import EvfSam2
 from av2t_core.model.feature import Projector
-from av2t_core.model.segmenter import EvfSam2, best_mask
+from av2t_core.model.segmenter import best_mask
 
 
 class AV2TSam(nn.Module):
@@ -18,13 +21,13 @@ class AV2TSam(nn.Module):
     def __init__(self, config: AV2TSamConfig) -> None:
         super().__init__()
         self.config = config
+        with_sam1 = isinstance(config.sam, Sam1Config)
         self.projector = Projector(config)
-        self.segmenter = EvfSam2(config)
-        self.adapters = (
-            Adapters(config.feature_width, config.adapter_width, self.segmenter.block_widths)
-            if config.adapter
-            else None
-        )
+        self.segmenter: EvfSam1 | EvfSam2 = EvfSam1(config) if with_sam1 else EvfSam2(config)
+        self.adapters: Adapters | None = None
+        if config.adapter:
+            widths = self.segmenter.block_widths
+            self.adapters = Adapters(config.feature_width, config.adapter_width, widths, shared_output=with_sam1)
 
     def forward(self, images_sam: Tensor, images_mm: Tensor, v: Tensor, a: Tensor) -> Tensor:
         """images_sam (B, 3, S, S), images_mm (B, 3, M, M), v (B, image_width), a (B, audio_width).
@@ -35,6 +38,9 @@ class AV2TSam(nn.Module):
 
     def candidates(self, images_sam: Tensor, images_mm: Tensor, v: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """All candidates' logits (B, 3, S/4, S/4) and their expected IoU (B, 3)."""
-        f = self.projector.feature(v, a)
-        additions = self.adapters(f) if self.adapters is not None else None
-        return self.segmenter(images_sam, images_mm, self.projector.tokens(f), additions)  # type: ignore[no-any-return]
+        # What is trained is small and decides: always in fp32, also where autocast is on for the large encoders.
+        with torch.autocast(images_sam.device.type, enabled=False):
+            f = self.projector.feature(v.float(), a.float())
+            text = self.projector.tokens(f)
+            additions = self.adapters(f) if self.adapters is not None else None
+        return self.segmenter(images_sam, images_mm, text, additions)  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
 """The frozen description of one AV2T-SAM: every size, from the tests' micro model to the paper's, is a value of it."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
 Feature = Literal["mul", "clap", "clip"]
 
@@ -17,12 +17,12 @@ class Beit3Config:
     heads: int = 16
     ffn_width: int = 4096
     max_text: int = 1024  # rows of the text position table
-    vocabulary: int = 64010  # rows of the word table, which AV2T-SAM never reads; 0 leaves it out
+    vocabulary: int = 0  # rows of the word table, which AV2T-SAM never reads; 0 leaves it out
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sam2Config:
-    """SAM2 (arXiv 2408.00714) as the stock `sam2` package builds it."""
+    """SAM2 (arXiv 2408.00714) as the stock `sam2` package builds it; the defaults are Hiera-L's."""
 
     image_size: int = 1024
     embed_dim: int = 144
@@ -32,10 +32,24 @@ class Sam2Config:
     window_spec: tuple[int, ...] = (8, 4, 16, 8)
     window_pos_embed: int = 7  # side of the position table that is shared by all windows
     width: int = 256  # of the neck, the prompts and the mask decoder
-    memory: bool = True  # the video memory, which AV2T-SAM never runs but whose weights the checkpoints hold
+    memory: bool = False  # the video memory, which AV2T-SAM never runs but whose weights the checkpoints hold
     memory_layers: int = 4
     memory_ffn_width: int = 2048
     memory_width: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sam1Config:
+    """SAM (arXiv 2304.02643) as the stock `segment-anything` package builds it; the defaults are ViT-H's."""
+
+    image_size: int = 1024
+    patch_size: int = 16
+    embed_dim: int = 1280
+    num_heads: int = 16
+    blocks: int = 32
+    global_att_blocks: tuple[int, ...] = (7, 15, 23, 31)
+    window_size: int = 14
+    width: int = 256  # of the neck, the prompts and the mask decoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,4 +65,9 @@ class AV2TSamConfig:
     adapter_width: int = 512
     antialias: bool = False  # when frames are shrunk to the grid; the published checkpoints were trained without
     beit3: Beit3Config = field(default_factory=Beit3Config)
-    sam2: Sam2Config = field(default_factory=Sam2Config)
+    sam: Sam2Config | Sam1Config = field(default_factory=Sam2Config)
+
+    def complete(self, vocabulary: int = 64010) -> Self:
+        """The same with all that the authors' state dicts hold: the word table and SAM2's video memory, too."""
+        sam = replace(self.sam, memory=True) if isinstance(self.sam, Sam2Config) else self.sam
+        return replace(self, beit3=replace(self.beit3, vocabulary=vocabulary), sam=sam)

@@ -14,31 +14,49 @@ PREFIXES = (
     ("model.mm_extractor.beit3.", "segmenter.multimodal."),
     ("model.text_hidden_fcs.0.", "segmenter.to_prompt."),
     ("projector.", "projector."),
+    ("audio_prompt_generator.shared_mlp.", "adapters.shared."),
     ("audio_prompt_generator.lightweight_mlp_", "adapters.blocks."),
 )
 # The authors' copy of SAM2 calls this `weight`, the published package `gamma`.
 FUSER = re.compile(r"(memory_encoder\.fuser\.layers\.\d+)\.(weight|gamma)$")
+# What the checkpoints hold and AV2T-SAM never reads, so that a model may leave it out: BEiT-3's word table, and all
+# that only SAM2's memory of earlier frames needs.
+UNREAD = re.compile(
+    r"segmenter\.multimodal\.text_embed\."
+    r"|segmenter\.sam\.(memory_|maskmem_|mask_downsample\.|no_mem_pos_enc$|no_obj_|obj_ptr_)"
+)
 
 
 def load_reference_state_dict(model: AV2TSam, state: Mapping[str, Tensor]) -> None:
     """Loads the authors' weights strictly. WeightsError names every key that is missing, extra or of another shape."""
+    model.load_state_dict(from_reference(model, state))
+
+
+def from_reference(model: AV2TSam, state: Mapping[str, Tensor], absent: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """The authors' weights under the names of this model, which may be on the meta device.
+
+    Left out is only what is UNREAD and what this model was built without. `absent`: prefixes of our names that the
+    weights lack as a whole, as EVF-SAM's own lack the projector. WeightsError as for `load_reference_state_dict`.
+    """
     own = model.state_dict()
     renamed = {_ours(key): tensor for key, tensor in state.items()}
-    problems = [f"missing {_theirs(key)}" for key in own if key not in renamed]
-    for key, tensor in renamed.items():
+    problems = [f"missing {_theirs(key)}" for key in own if key not in renamed and not key.startswith(absent or "\0")]
+    for key, tensor in list(renamed.items()):
         if key not in own:
-            problems.append(f"unknown {_theirs(key)}")
+            if UNREAD.match(key):
+                del renamed[key]
+            else:
+                problems.append(f"unknown {_theirs(key)}")
         elif own[key].shape != tensor.shape:
             problems.append(f"{_theirs(key)} is {tuple(tensor.shape)}, the model has {tuple(own[key].shape)}")
     if problems:
-        raise WeightsError(
-            f"the weights do not fit the model ({len(problems)} keys): {'; '.join(sorted(problems)[:10])}"
-        )
-    model.load_state_dict(renamed, assign=False)
+        shown = "; ".join(sorted(problems)[:10]) + ("; …" if len(problems) > 10 else "")
+        raise WeightsError(f"the weights do not fit the model ({len(problems)} keys): {shown}")
+    return renamed
 
 
 def to_reference_state_dict(model: AV2TSam) -> dict[str, Tensor]:
-    """The model's weights under the authors' names."""
+    """The model's weights under the authors' names; all of theirs if it is of a `complete()` config."""
     return {_theirs(key): tensor for key, tensor in model.state_dict().items()}
 
 

@@ -29,7 +29,7 @@ from av2t_core.encoders.tiny import TinyAudioEncoder, TinyEncodersConfig, TinyIm
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import AV2TSamConfig
 from av2t_core.model.inputs import normalise_sam
-from av2t_core.model.segmenter import build_sam2
+from av2t_core.model.evf_sam2 import build_sam2
 from av2t_core.predictor import Predictor
 from av2t_core.presets import TINY
 from av2t_core.training.evaluation import evaluate
@@ -127,7 +127,7 @@ class Run:
 
     def trunk(self) -> None:
         torch.manual_seed(self.recipe.seed)
-        model = DenseTagger(replace(TINY, sam2=replace(TINY.sam2, image_size=self.recipe.sizes[0])), self.encoders)
+        model = DenseTagger(replace(TINY, sam=replace(TINY.sam, image_size=self.recipe.sizes[0])), self.encoders)
 
         def loss(rng: np.random.Generator) -> Tensor:
             size = self.recipe.sizes[0]
@@ -151,7 +151,7 @@ class Run:
         weights = self._initial_weights()
         for size, steps in zip(self.recipe.sizes, self.recipe.joint_steps, strict=True):
             name = f"joint{size}"
-            model = AV2TSam(replace(TINY, sam2=replace(TINY.sam2, image_size=size)))
+            model = AV2TSam(replace(TINY, sam=replace(TINY.sam, image_size=size)))
             model.load_state_dict(weights)
             if not (self.out / f"{name}.pt").exists():
                 self._fit_joint(name, model, image, audio, size, steps)
@@ -281,8 +281,8 @@ class DenseTagger(nn.Module):
 
     def __init__(self, config: AV2TSamConfig, encoders: TinyEncodersConfig) -> None:
         super().__init__()
-        self.sam = build_sam2(config.sam2)
-        self.head = nn.Conv2d(config.sam2.width, len(encoders.labels) + 1, 3, padding=1)
+        self.sam = build_sam2(config.sam)
+        self.head = nn.Conv2d(config.sam.width, len(encoders.labels) + 1, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) to (B, labels + 1, S/4, S/4)."""
