@@ -1,93 +1,214 @@
-"""Weights of a model version to disk and back: safetensors in half precision, verified by hash."""
+"""Weights of a model version to disk and back: safetensors, verified by hash, mapped where they are used as they lie.
+
+A version's tensors are those of its parts, which several versions share, overlaid by its own:
+
+    model.<name in AV2TSam>    image_encoder.<name>    audio_encoder.<name>
+"""
 
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from accelerate import init_empty_weights
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from av2t_core.encoders import AudioEncoder, ImageEncoder
 from av2t_core.encoders.tiny import TinyAudioEncoder, TinyEncodersConfig, TinyImageEncoder, TinyNamer
 from av2t_core.errors import WeightsError
-from av2t_core.model import AV2TSam
-from av2t_core.presets import PRESETS
-from av2t_core.versions import Version
+from av2t_core.model.av2t_sam import AV2TSam
+from av2t_core.model.config import Feature
+from av2t_core.model.reference import UNREAD
+from av2t_core.presets import PRESETS, Preset
+from av2t_core.versions import PARTS_FOLDER, Version
 
-PARTS = ("model", "image_encoder", "audio_encoder")
+Precision = Literal["fp32", "bf16"]
+
+MODULES = ("model", "image_encoder", "audio_encoder")
+_READ_AT_ONCE = 64  # tensors; what is mapped and then converted stays resident until its file is closed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A model with its encoders, on one device, ready to predict."""
+    """A frozen model with its encoders, on one device, ready to predict.
+
+    `precision`: bf16 has the matrices of BEiT-3 and of SAM's image encoder in bfloat16, for use under autocast; all
+    else is fp32.
+    """
 
     model: AV2TSam
     image_encoder: ImageEncoder
     audio_encoder: AudioEncoder
     namer: TinyNamer | None
     device: torch.device
+    precision: Precision
 
 
-def load_version(version: Version, device: torch.device) -> Loaded:
-    """WeightsError if the file is not the one that the card speaks of, or does not fit its preset."""
+def load_version(version: Version, device: torch.device, precision: Precision = "fp32") -> Loaded:
+    """WeightsError: a file is missing or not the one that the card speaks of, or they do not fit the preset."""
     card = version.card
     if card["preset"] not in PRESETS:
         raise WeightsError(
             f"model version {version.name} is of the preset {card['preset']!r}, which this release does not know;"
             f" it knows {', '.join(PRESETS)}"
         )
-    if not version.weights.is_file():
-        raise WeightsError(f"{version.weights} is missing; install the package again")
-    if file_hash(version.weights) != card["sha256"]:
-        raise WeightsError(f"{version.weights} is damaged: its sha256 is not the one on its card; get it again")
-    tensors = load_file(version.weights)
-    parts = {
-        prefix: {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
-        for prefix in PARTS
-    }
+    if card.get("start"):
+        raise WeightsError(
+            f"model version {version.name} is EVF-SAM alone, a start for training; it cannot tell what sounds"
+        )
+    for path, sha256 in version.files:
+        if not path.is_file():
+            raise WeightsError(f"{path}, of model version {version.name}, is missing; {version.remedy}")
+        if file_hash(path) != sha256:
+            raise WeightsError(f"{path} is damaged: its sha256 is not the one on the card; {version.remedy}")
+    empty = build(card["preset"], card.get("feature", "mul"), card["labels"])
     try:
-        return assemble(card["preset"], card["labels"], parts, device)
-    except RuntimeError as error:
-        raise WeightsError(f"{version.weights} does not fit the preset {card['preset']!r}: {error}") from error
+        return fill(empty, (pair for path, _ in version.files for pair in _read(path, device)), device, precision)
+    except (RuntimeError, SafetensorError) as error:
+        raise WeightsError(f"{version.directory} does not fit the preset {card['preset']!r}: {error}") from error
 
 
-def assemble(
-    preset: str, labels: Sequence[str], parts: Mapping[str, Mapping[str, Tensor]], device: torch.device
-) -> Loaded:
-    """A frozen model from the state dicts of its PARTS. RuntimeError where one does not fit."""
-    encoders = TinyEncodersConfig(labels=tuple(labels))
-    model, image, audio = AV2TSam(PRESETS[preset]), TinyImageEncoder(encoders), TinyAudioEncoder(encoders)
-    for name, module in zip(PARTS, (model, image, audio), strict=True):
-        module.load_state_dict(parts[name])
+def build(preset: str, feature: Feature = "mul", labels: Sequence[str] = ()) -> Loaded:
+    """The modules of a preset, their parameters on the meta device: no memory, no time."""
+    described = PRESETS[preset]
+    with init_empty_weights():
+        model = AV2TSam(replace(described.model, feature=feature))
+        image, audio = _encoders(described, tuple(labels))
+    for encoder, width in ((image, described.model.image_width), (audio, described.model.audio_width)):
+        assert encoder.width == width, f"{preset}: {type(encoder).__name__} gives {encoder.width}, not {width}"
+    namer = (
+        TinyNamer(image, audio) if isinstance(image, TinyImageEncoder) and isinstance(audio, TinyAudioEncoder) else None
+    )
+    return Loaded(
+        model=model,
+        image_encoder=image,
+        audio_encoder=audio,
+        namer=namer,
+        device=torch.device("meta"),
+        precision="fp32",
+    )
+
+
+def fill(empty: Loaded, weights: Iterable[tuple[str, Tensor]], device: torch.device, precision: Precision) -> Loaded:
+    """The model with these weights, later ones over earlier ones of the same name. RuntimeError: they do not fit."""
+    narrow = {f"model.{name}" for name in matrices(empty.model)} if precision == "bf16" else set()
+    tensors: dict[str, Tensor] = {}
+    for key, tensor in weights:
+        dtype = torch.bfloat16 if key in narrow else torch.float32
+        tensors[key] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    for name in MODULES:
+        module: nn.Module = getattr(empty, name)
+        state = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
+        unread = [key for key in state if name == "model" and UNREAD.match(key)]
+        module.load_state_dict({key: t for key, t in state.items() if key not in unread}, assign=True)
         module.to(device).eval().requires_grad_(False)
-    return Loaded(model=model, image_encoder=image, audio_encoder=audio, namer=TinyNamer(image, audio), device=device)
+    return replace(empty, device=device, precision=precision)
 
 
-def save_version(directory: Path, card: dict[str, Any], parts: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """`parts`: the state dicts of PARTS. The directory must not exist."""
+def randomise(empty: Loaded, device: torch.device, precision: Precision, seed: int = 0) -> Loaded:
+    """The model with drawn weights: as fast and as large as the trained one, and its masks mean nothing."""
+    generator = torch.Generator(device).manual_seed(seed)
+    narrow = set(matrices(empty.model)) if precision == "bf16" else set()
+    for name in MODULES:
+        module: nn.Module = getattr(empty, name)
+        drawn = {}
+        for key, meta in module.named_parameters():
+            tensor = torch.empty(meta.shape, device=device)
+            if meta.ndim >= 2:
+                tensor.normal_(0, meta[0].numel() ** -0.5, generator=generator)
+            else:
+                tensor.fill_(float(key.endswith("weight")))  # norms do nothing, biases are none
+            drawn[key] = tensor.bfloat16() if name == "model" and key in narrow else tensor
+        module.load_state_dict(drawn, assign=True, strict=False)
+        module.to(device).eval().requires_grad_(False)
+    return replace(empty, device=device, precision=precision)
+
+
+def matrices(model: AV2TSam) -> Iterator[str]:
+    """The names of the weights that bf16 is for: the two frozen encoders' matrices and convolutions."""
+    for name, module in model.named_modules():
+        if name.startswith(("segmenter.multimodal.", "segmenter.sam.image_encoder.")) and isinstance(
+            module, nn.Linear | nn.Conv2d
+        ):
+            yield from (f"{name}.{parameter}" for parameter, _ in module.named_parameters())
+
+
+def save_version(directory: Path, card: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Written aside and renamed into place. WeightsError: the directory exists."""
     if directory.exists():
         raise WeightsError(f"{directory} exists; a model version is never changed, choose another name")
-    aside = directory.with_name(directory.name + ".part")
+    aside = directory.with_name(f".{directory.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    tensors = {
-        f"{prefix}.{key}": (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
-        for prefix, state in parts.items()
-        for key, tensor in state.items()
-    }
-    weights = aside / "weights.safetensors"
-    save_file(tensors, weights)
-    weights.chmod(0o644)  # whoever may read the package may read its weights
-    card = {**card, "sha256": file_hash(weights)}
-    (aside / "card.json").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
-    aside.rename(directory)
+    try:
+        sha256 = _save(aside / "weights.safetensors", tensors)
+        text = json.dumps({**card, "sha256": sha256}, indent=2, ensure_ascii=False)
+        (aside / "card.json").write_text(text + "\n")
+        aside.rename(directory)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def save_part(models_dir: Path, name: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Tensors that versions share, named by their content. Returns what goes into the cards' `parts`."""
+    folder = models_dir / PARTS_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f".{name}.part"
+    try:
+        sha256 = _save(aside, tensors)
+        file = f"{name}-{sha256[:8]}.safetensors"
+        aside.rename(folder / file)
+    finally:
+        aside.unlink(missing_ok=True)
+    return {"file": file, "sha256": sha256}
 
 
 def file_hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
+    path.chmod(0o644)  # whoever may read the folder may read its weights
+    return file_hash(path)
+
+
+def _read(path: Path, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    """On a CPU the tensors are views of the mapped file."""
+    with safe_open(path, "pt") as file:
+        keys = list(file.keys())
+    for first in range(0, len(keys), _READ_AT_ONCE):
+        with safe_open(path, "pt", device=str(device)) as file:
+            for key in keys[first : first + _READ_AT_ONCE]:
+                yield key, file.get_tensor(key)
+
+
+def _encoders(preset: Preset, labels: tuple[str, ...]) -> tuple[Any, Any]:
+    """Imported when they are chosen, for their packages take seconds."""
+    image: Any
+    audio: Any
+    tiny = TinyEncodersConfig(labels=labels)
+    if preset.image_encoder == "tiny":
+        image = TinyImageEncoder(tiny)
+    else:
+        from av2t_core.encoders.clip import ClipImageEncoder
+
+        image = ClipImageEncoder()
+    if preset.audio_encoder == "tiny":
+        audio = TinyAudioEncoder(tiny)
+    elif preset.audio_encoder == "ms-clap":
+        from av2t_core.encoders.ms_clap import MsClapAudioEncoder
+
+        audio = MsClapAudioEncoder()
+    else:
+        from av2t_core.encoders.laion_clap import LaionClapAudioEncoder
+
+        audio = LaionClapAudioEncoder()
+    return image, audio

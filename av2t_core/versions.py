@@ -1,7 +1,8 @@
 """Model versions: a directory with the weights and a card; its name is the `model_version` that Label Studio sees.
 
-    <name>/weights.safetensors   what was trained, in half precision
-    <name>/card.json             preset, labels, parent, data, settings, metrics, the weights' hash
+    <name>/weights.safetensors        what was trained
+    <name>/card.json                  preset, feature, labels, parent, parts, metrics, the weights' hash
+    parts/<part>-<hash>.safetensors   what was not, shared by the versions whose cards name it
 
 A version is written aside and renamed into place, and never changed afterwards. Nothing here imports torch: the
 backend only asks for names.
@@ -16,6 +17,7 @@ from typing import Any
 from av2t_core.errors import WeightsError
 
 BUILT_IN = Path(__file__).parent / "weights"
+PARTS_FOLDER = "parts"
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
 
 
@@ -29,9 +31,23 @@ class Version:
     def weights(self) -> Path:
         return self.directory / "weights.safetensors"
 
+    @property
+    def files(self) -> list[tuple[Path, str]]:
+        """Path and sha256 of all that it is made of, in the order in which later tensors replace earlier ones."""
+        parts = self.directory.parent / PARTS_FOLDER
+        return [
+            *((parts / part["file"], part["sha256"]) for part in self.card.get("parts", ())),
+            (self.weights, self.card["sha256"]),
+        ]
+
+    @property
+    def remedy(self) -> str:
+        """How its files are got again."""
+        return "install the package again" if self.directory.parent == BUILT_IN else "get it again"
+
 
 def resolve(name: str, models_dir: Path | None = None) -> Version:
-    """The version of this name, or the newest built-in one of the preset of this name.
+    """The version of this name, or the newest one of the preset of this name that nobody has fine-tuned.
 
     `models_dir`: where a worker keeps the versions that it trained; looked into before the built-in ones.
     WeightsError: there is none, or its card cannot be read; the message names what there is.
@@ -40,9 +56,12 @@ def resolve(name: str, models_dir: Path | None = None) -> Version:
     for root in (models_dir, BUILT_IN):
         if root is not None and (root / name / "card.json").is_file():
             return _read(root / name)
-    of_preset = [version for version in map(_read, _directories(BUILT_IN)) if version.card["preset"] == name]
-    if of_preset:
-        return max(of_preset, key=lambda version: _natural(version.name))
+    if models_dir is not None and (
+        own := [version for version in map(_read, _directories(models_dir)) if _is_of_preset(version, name)]
+    ):
+        return max(own, key=lambda version: (version.directory / "card.json").stat().st_mtime)
+    if built_in := [version for version in map(_read, _directories(BUILT_IN)) if _is_of_preset(version, name)]:
+        return max(built_in, key=lambda version: _natural(version.name))
     known = [path.name for root in (models_dir, BUILT_IN) if root is not None for path in _directories(root)]
     raise WeightsError(f"there is no model version {name!r}; there are {', '.join(known) or 'none'}")
 
@@ -54,8 +73,13 @@ def check_name(name: str) -> str:
     return name
 
 
+def _is_of_preset(version: Version, preset: str) -> bool:
+    card = version.card
+    return card["preset"] == preset and card.get("parent") is None and not card.get("start")
+
+
 def _directories(root: Path) -> list[Path]:
-    return sorted(path.parent for path in root.glob("*/card.json"))
+    return sorted(path.parent for path in root.glob("*/card.json") if NAME.fullmatch(path.parent.name))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

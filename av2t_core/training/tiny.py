@@ -23,13 +23,13 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from av2t_core.checkpoint import assemble, save_version
+from av2t_core.checkpoint import build, fill, save_version
 from av2t_core.compose.cutouts import Cutouts
 from av2t_core.encoders.tiny import TinyAudioEncoder, TinyEncodersConfig, TinyImageEncoder
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import AV2TSamConfig
-from av2t_core.model.inputs import normalise_sam
 from av2t_core.model.evf_sam2 import build_sam2
+from av2t_core.model.inputs import normalise_sam
 from av2t_core.predictor import Predictor
 from av2t_core.presets import TINY
 from av2t_core.training.evaluation import evaluate
@@ -84,9 +84,14 @@ def _process(rank: int, processes: int, cutouts: Cutouts, out: Path, recipe: Tin
 def keep_version(cutouts: Cutouts, out: Path, *, recipe: TinyRecipe, directory: Path, frames: int = 150) -> None:
     """The stages' results as a model version, with what it scores on `frames` frames that no stage has seen."""
     stages = {"model": "joint", "image_encoder": "image", "audio_encoder": "audio"}
-    parts = {part: torch.load(out / f"{stage}.pt", weights_only=True) for part, stage in stages.items()}
+    tensors = {
+        f"{module}.{key}": tensor.half() if tensor.is_floating_point() else tensor
+        for module, stage in stages.items()
+        for key, tensor in torch.load(out / f"{stage}.pt", weights_only=True).items()
+    }
     _training, validation = cutouts.split(recipe.seed)
-    predictor = Predictor(directory.name, assemble("tiny", cutouts.labels, parts, torch.device("cpu")))
+    loaded = fill(build("tiny", labels=cutouts.labels), tensors.items(), torch.device("cpu"), "fp32")
+    predictor = Predictor(directory.name, loaded)
     card = {
         "preset": "tiny",
         "labels": cutouts.labels,
@@ -94,7 +99,7 @@ def keep_version(cutouts: Cutouts, out: Path, *, recipe: TinyRecipe, directory: 
         "recipe": asdict(recipe),
         "metrics": evaluate(predictor, validation, frames),
     }
-    save_version(directory, card, parts)
+    save_version(directory, card, tensors)
 
 
 class Run:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from av2t_core.checkpoint import PARTS, load_version, save_version
+from av2t_core.checkpoint import MODULES, Loaded, build, load_version, save_part, save_version
 from av2t_core.errors import WeightsError
+from av2t_core.presets import PRESETS
 from av2t_core.versions import BUILT_IN, resolve
 
 CPU = torch.device("cpu")
@@ -17,7 +19,7 @@ CARD = {"preset": "tiny", "labels": ["dog"], "parent": None}
 
 
 def make(directory: Path, **card: object) -> Path:
-    save_version(directory, {**CARD, **card}, {"model": {"weight": torch.ones(2)}})
+    save_version(directory, {**CARD, **card}, {"model.weight": torch.ones(2)})
     return directory
 
 
@@ -87,17 +89,103 @@ def test_a_broken_card_is_named(tmp_path: Path) -> None:
         resolve("mine-1", tmp_path)
 
 
+def tensors_of(loaded: Loaded) -> dict[str, Tensor]:
+    return {f"{m}.{key}": t for m in MODULES for key, t in getattr(loaded, m).state_dict().items()}
+
+
 def test_saving_and_loading_gives_the_same_model(tmp_path: Path) -> None:
     built_in = resolve("tiny")
-    loaded = load_version(built_in, CPU)
-    parts = {name: getattr(loaded, name).state_dict() for name in PARTS}
-    save_version(tmp_path / "copy-1", {k: v for k, v in built_in.card.items() if k != "sha256"}, parts)
-    again = load_version(resolve("copy-1", tmp_path), CPU)
-    for name in PARTS:
-        for key, tensor in getattr(again, name).state_dict().items():
-            assert torch.equal(tensor, parts[name][key]), key
+    tensors = tensors_of(load_version(built_in, CPU))
+    save_version(tmp_path / "copy-1", {k: v for k, v in built_in.card.items() if k != "sha256"}, tensors)
+    again = tensors_of(load_version(resolve("copy-1", tmp_path), CPU))
+    assert again.keys() == tensors.keys()
+    assert all(torch.equal(again[key], tensors[key]) for key in tensors)
+
+
+def with_part(models_dir: Path) -> dict[str, Tensor]:
+    """The embedded model as a version of its own, with all but the projector in a part, and one tensor twice."""
+    built_in = resolve("tiny")
+    tensors = tensors_of(load_version(built_in, CPU))
+    own = {key: tensor for key, tensor in tensors.items() if key.startswith("model.projector.")}
+    shared = {key: tensor for key, tensor in tensors.items() if key not in own}
+    twice = "model.projector.audio_proj.bias"
+    part = save_part(models_dir, "frozen", {**shared, twice: torch.full_like(own[twice], 9)})
+    save_version(models_dir / "mine-1", {"preset": "tiny", "labels": built_in.card["labels"], "parts": [part]}, own)
+    return tensors
+
+
+def test_a_version_lies_over_its_parts(tmp_path: Path) -> None:
+    tensors = with_part(tmp_path)
+    loaded = tensors_of(load_version(resolve("mine-1", tmp_path), CPU))
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in tensors.items())
+
+
+def test_a_part_is_kept_once(tmp_path: Path) -> None:
+    first, second = (save_part(tmp_path, "frozen", {"model.x": torch.ones(3)}) for _ in range(2))
+    other = save_part(tmp_path, "frozen", {"model.x": torch.zeros(3)})
+    assert first == second
+    assert {path.name for path in (tmp_path / "parts").iterdir()} == {first["file"], other["file"]}
+
+
+@pytest.mark.parametrize("harm", ["missing", "damaged"])
+def test_a_part_that_is_not_what_it_was_is_named(tmp_path: Path, harm: str) -> None:
+    with_part(tmp_path)
+    [part] = (tmp_path / "parts").iterdir()
+    part.unlink() if harm == "missing" else part.write_bytes(part.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(WeightsError, match=rf"{part.name}.* is {harm}"):
+        load_version(resolve("mine-1", tmp_path), CPU)
+
+
+def test_a_start_is_no_model(tmp_path: Path) -> None:
+    make(tmp_path / "mine-1", start=True)
+    with pytest.raises(WeightsError, match="EVF-SAM alone, a start for training"):
+        load_version(resolve("mine-1", tmp_path), CPU)
+    assert resolve("tiny", tmp_path).directory.parent == BUILT_IN
+
+
+def test_a_preset_is_its_newest_version_that_nobody_fine_tuned(tmp_path: Path) -> None:
+    make(tmp_path / "mine-1")
+    make(tmp_path / "mine-2", parent="mine-1")
+    assert resolve("tiny", tmp_path).name == "mine-1"
+
+
+def test_an_interrupted_save_leaves_no_version(tmp_path: Path) -> None:
+    make(tmp_path / ".mine-1.part")
+    with pytest.raises(WeightsError, match="there are tiny-"):
+        resolve("mine-1", tmp_path)
+
+
+def test_weights_are_mapped_and_not_copied(tmp_path: Path) -> None:
+    save_version(tmp_path / "copy-1", resolve("tiny").card, tensors_of(load_version(resolve("tiny"), CPU)))
+    before = mapped(tmp_path)
+    loaded = load_version(resolve("copy-1", tmp_path), CPU)
+    assert mapped(tmp_path) > before
+    assert loaded.model.projector.audio_proj.weight.requires_grad is False
+
+
+def mapped(folder: Path) -> int:
+    return sum(str(folder) in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+def test_bf16_is_for_the_matrices_of_the_large_encoders() -> None:
+    model = load_version(resolve("tiny"), CPU, "bf16").model
+    narrow = {key for key, tensor in model.state_dict().items() if tensor.dtype == torch.bfloat16}
+    assert "segmenter.sam.image_encoder.trunk.blocks.0.attn.qkv.weight" in narrow
+    assert "segmenter.multimodal.vision_embed.proj.weight" in narrow
+    assert not any("norm" in key or "pos_embed" in key for key in narrow)
+    assert all(key.startswith(("segmenter.multimodal.", "segmenter.sam.image_encoder.")) for key in narrow)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_encoders_fit_every_preset(preset: str) -> None:
+    built = build(preset)
+    config = built.model.config
+    assert (built.image_encoder.width, built.audio_encoder.width) == (config.image_width, config.audio_width)
+    assert {parameter.device.type for parameter in built.model.parameters()} == {"meta"}
 
 
 def test_names_need_no_torch() -> None:
-    code = "import sys; from av2t_core.versions import resolve; resolve('tiny'); assert 'torch' not in sys.modules"
+    code = (
+        "import sys, av2t_core.presets, av2t_core.versions as v; v.resolve('tiny'); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from av2t_core.model import AV2TSam, AV2TSamConfig
 from av2t_core.model.adapters import adapted
-from av2t_core.model.config import Beit3Config, Feature, Sam1Config, Sam2Config
+from av2t_core.model.av2t_sam import AV2TSam
+from av2t_core.model.config import AV2TSamConfig, Beit3Config, Feature, Sam1Config, Sam2Config
 from av2t_core.model.evf_sam2 import EvfSam2
 from av2t_core.model.reference import load_reference_state_dict, to_reference_state_dict
 from av2t_core.model.segmenter import best_mask

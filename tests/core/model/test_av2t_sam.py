@@ -10,7 +10,7 @@ from accelerate import init_empty_weights
 from numpy.typing import NDArray
 
 from av2t_core.errors import WeightsError
-from av2t_core.model import AV2TSam
+from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import AV2TSamConfig, Feature, Sam1Config, Sam2Config
 from av2t_core.model.reference import from_reference, load_reference_state_dict, to_reference_state_dict
 from av2t_core.model.trained import is_trained
