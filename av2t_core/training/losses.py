@@ -15,7 +15,7 @@ def soft_iou(logits: Tensor, target: Tensor) -> Tensor:
     return intersection / union
 
 
-def segmentation_loss(logits: Tensor, target: Tensor, bce_weight: float = 1.0) -> Tensor:
+def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
     """logits and target (B, h, w): the mean over pixels of the cross-entropy plus the mean over frames of 1 - IoU."""
     bce = F.binary_cross_entropy_with_logits(logits, target)
-    return bce_weight * bce + (1 - soft_iou(logits, target)).mean()
+    return bce + (1 - soft_iou(logits, target)).mean()

@@ -1,0 +1,187 @@
+"""Three training steps against those of the reference implementation, on its micro models."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pytest
+import torch
+from accelerate import init_empty_weights
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from av2t_core.model.av2t_sam import AV2TSam
+from av2t_core.model.config import AV2TSamConfig
+from av2t_core.model.reference import to_reference_state_dict
+from av2t_core.presets import SAM1_H, SAM2_L
+from av2t_core.training.losses import soft_iou
+from av2t_core.training.paper import PaperRecipe, PaperTraining, trained_parameters
+from tests.core.model.micro import BACKBONES, GOLDEN, Backbone, inputs, micro
+from tests.data.golden import by_name
+
+SIZE = (224, 224)
+STEPS = 3
+
+both = pytest.mark.parametrize("backbone", BACKBONES)
+
+
+@dataclass
+class Run:
+    """What our three steps gave, parameters and gradients under the reference's names for them."""
+
+    losses: list[float] = field(default_factory=list)
+    bces: list[float] = field(default_factory=list)
+    ious: list[float] = field(default_factory=list)
+    lrs: list[float] = field(default_factory=list)
+    first_logits: Tensor = field(default_factory=lambda: torch.empty(0))
+    first_gradients: dict[str, Tensor | None] = field(default_factory=dict)
+    parameters: dict[str, Tensor] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, backbone: Backbone) -> Self:
+        run = cls()
+        model = micro(backbone)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        names = dict(zip(model.state_dict(), to_reference_state_dict(model), strict=True))
+        training = PaperTraining(model, PaperRecipe())
+        for step in range(STEPS):
+            logits = training.logits(*inputs(), size=SIZE)
+            run.bces.append(F.binary_cross_entropy_with_logits(logits, target()).item())
+            run.ious.append((1 - soft_iou(logits, target())).mean().item())
+            run.lrs.append(training.lr)
+            run.losses.append(training.step(logits, target()))
+            if step == 0:
+                run.first_logits = logits.detach()
+                run.first_gradients = {names[n]: _copy(p) for n, p in trained_parameters(model).items()}
+            training.end_epoch()  # the reference's three steps are of three epochs
+        run.parameters = {names[name]: tensor for name, tensor in model.state_dict().items()}
+        run.changed = {
+            names[name] for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])
+        }
+        return run
+
+
+@pytest.fixture(scope="module")
+def runs() -> dict[Backbone, Run]:
+    return {backbone: Run.of(backbone) for backbone in BACKBONES}
+
+
+def target() -> Tensor:
+    """Noise and a square, and one frame that is empty: (4, 224, 224) of 0 and 1."""
+    mask = by_name.tensor_input("micro.target", (2, 2, *SIZE)) > 0.8
+    mask[..., 60:160, 60:160] = True
+    mask[1, 1] = False
+    return torch.from_numpy(mask).flatten(0, 1).float()
+
+
+def golden(backbone: Backbone) -> dict[str, NDArray[np.float64]]:
+    with np.load(GOLDEN / f"micro_train_{backbone}.npz") as file:
+        return dict(file)
+
+
+def gradient_norms(backbone: Backbone) -> dict[str, float | None]:
+    norms: dict[str, float | None] = json.loads((GOLDEN / f"micro_train_{backbone}_gradnorms.json").read_text())
+    return norms
+
+
+def _copy(parameter: nn.Parameter) -> Tensor | None:
+    return None if parameter.grad is None else parameter.grad.clone()
+
+
+@both
+def test_the_losses_are_those_of_the_reference(runs: dict[Backbone, Run], backbone: Backbone) -> None:
+    run, expected = runs[backbone], golden(backbone)
+    for name, ours in (("loss", run.losses), ("bce", run.bces), ("iou", run.ious)):
+        difference = np.abs(np.array(ours) - expected[name]).max()
+        print(f"{backbone} {name}: largest difference {difference:.1e}")
+        assert difference <= 1e-5, name
+
+
+@both
+def test_the_learning_rates_are_exact(runs: dict[Backbone, Run], backbone: Backbone) -> None:
+    expected = golden(backbone)
+    assert runs[backbone].lrs == expected["lr"].tolist()
+    training, lrs = PaperTraining(micro(backbone), PaperRecipe()), []
+    for _ in range(40):
+        lrs.append(training.lr)
+        training.optimiser.step()
+        training.end_epoch()
+    assert lrs == expected["lr_table_40"].tolist()
+
+
+@both
+def test_the_gradients_are_those_of_the_reference(runs: dict[Backbone, Run], backbone: Backbone) -> None:
+    gradients = runs[backbone].first_gradients
+    worst = 0.0
+    for name, theirs in golden(backbone).items():
+        if name.startswith("grad/"):  # the first rows
+            gradient = gradients[name.removeprefix("grad/")]
+            assert gradient is not None
+            difference = np.abs(gradient[: len(theirs)].numpy() - theirs).max() / np.abs(theirs).max()
+            worst = max(worst, difference)
+            assert difference <= 1e-4, name
+    print(f"{backbone} gradients: largest difference {worst:.1e} of the largest entry")
+
+
+@both
+def test_the_norm_of_every_gradient_is_that_of_the_reference(runs: dict[Backbone, Run], backbone: Backbone) -> None:
+    gradients, norms = runs[backbone].first_gradients, gradient_norms(backbone)
+    assert gradients.keys() == norms.keys()
+    worst = 0.0
+    for name, theirs in norms.items():
+        gradient = gradients[name]
+        if theirs is None or gradient is None:
+            assert theirs is None, name
+            assert gradient is None, name
+            continue
+        ours = gradient.double().norm().item()
+        if name.endswith("k_proj.bias"):
+            # It adds the same to the scores of all keys, which a softmax does not see: its gradient is 0, and what is
+            # there instead is rounding.
+            assert max(ours, theirs) < 1e-8, name
+        else:
+            assert abs(ours - theirs) <= 1e-4 * theirs, name
+            worst = max(worst, abs(ours - theirs) / theirs if theirs else 0.0)
+    print(f"{backbone} norms of the gradients: largest relative difference {worst:.1e}")
+
+
+@both
+def test_three_steps_lead_where_the_reference_got(runs: dict[Backbone, Run], backbone: Backbone) -> None:
+    after = {name.removeprefix("after3/"): t for name, t in golden(backbone).items() if name.startswith("after3/")}
+    assert after
+    for name, theirs in after.items():
+        difference = np.abs(runs[backbone].parameters[name].numpy() - theirs).max()
+        print(f"{backbone} {name} after three steps: largest difference {difference:.1e}")
+        # A twentieth of what one step moves a parameter: where a gradient is hardly more than AdamW's epsilon, 1e-8,
+        # its rounding is scaled up as the gradient is.
+        assert difference <= 1e-5, name
+
+
+@both
+def test_what_the_loss_does_not_see_never_learns(runs: dict[Backbone, Run], backbone: Backbone) -> None:
+    run = runs[backbone]
+    untouched = {name for name, gradient in run.first_gradients.items() if gradient is None}
+    heads = {"evf_sam": ("iou_prediction_head",), "evf_sam2": ("iou_prediction_head", "pred_obj_score_head")}[backbone]
+    assert untouched == {name for name in run.first_gradients if any(f".{head}." in name for head in heads)}
+    assert run.changed == run.first_gradients.keys() - untouched
+
+
+@pytest.mark.parametrize(("config", "tensors", "parameters"), [(SAM2_L, 336, 34_279_477), (SAM1_H, 199, 17_058_276)])
+def test_at_full_size_the_paper_trains_a_few_percent(config: AV2TSamConfig, tensors: int, parameters: int) -> None:
+    with init_empty_weights():
+        trained = trained_parameters(AV2TSam(config))
+    assert (len(trained), sum(parameter.numel() for parameter in trained.values())) == (tensors, parameters)
+
+
+@both
+def test_the_masks_are_those_of_the_reference(shared: Path, runs: dict[Backbone, Run], backbone: Backbone) -> None:
+    with np.load(shared / "golden" / f"micro_train_{backbone}.npz") as file:
+        theirs, their_target = file["pred0"][:, 0], file["target"]
+    assert (target().numpy() == their_target.reshape(4, *SIZE)).all()
+    difference = np.abs(runs[backbone].first_logits.numpy() - theirs).max()
+    print(f"{backbone} logits at {SIZE}: largest difference {difference:.1e}")
+    assert difference <= 2e-4
