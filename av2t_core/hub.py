@@ -1,0 +1,241 @@
+"""Files from the model hub, verified, and resumed where an earlier try was cut off.
+
+huggingface_hub asks the hub what there is, and knows endpoint, proxies and the token. The bytes are taken here, over
+plain HTTP: its own `hf_hub_download` deletes what it has when it is interrupted (2.4), and xet, its other road, leaves
+nothing that could be resumed either.
+"""
+
+import errno
+import hashlib
+import os
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx2  # what huggingface_hub speaks HTTP with; its errors come through
+from huggingface_hub import HfApi, constants, get_session, hf_hub_url, hf_raise_for_status
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, but not in __all__
+
+from av2t_core.errors import WeightsError
+
+FIRST_ANSWER = 3.0  # seconds that the hub has to answer at all, whatever keeps it from it
+TIMEOUT = httpx2.Timeout(10, read=30)
+RETRIES = 4  # in a row without a byte
+_PASSING = {408, 429, 500, 502, 503, 504}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteFile:
+    """A file of a repository at one commit; size in bytes and sha256 are the hub's word."""
+
+    repository: str
+    revision: str
+    name: str
+    size: int
+    sha256: str
+
+
+def connect() -> None:
+    """WeightsError if the hub does not answer within FIRST_ANSWER seconds.
+
+    Without a network the system may take minutes to say so, and each of the library's retries as long again.
+    """
+    if constants.is_offline_mode():
+        raise _error(OfflineModeIsEnabled(), "")
+    answers: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=FIRST_ANSWER, follow_redirects=False)
+            answers.put(None)
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            answers.put(error)
+
+    # A thread that nobody waits for: looking up a name cannot be interrupted.
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        failure = answers.get(timeout=FIRST_ANSWER)
+    except queue.Empty:
+        failure = httpx2.ConnectTimeout(f"no answer within {FIRST_ANSWER:.0f} s")
+    if failure is not None:
+        raise _error(failure, "")
+
+
+def list_files(repository: str) -> list[RemoteFile | str]:
+    """All files at the newest commit, by name only where the hub has no sha256 of them. WeightsError."""
+    try:
+        info = HfApi().model_info(repository, files_metadata=True, timeout=TIMEOUT.read)
+        return [
+            RemoteFile(
+                repository=repository,
+                revision=str(info.sha),
+                name=file.rfilename,
+                size=file.lfs.size,
+                sha256=file.lfs.sha256,
+            )
+            if file.lfs
+            else file.rfilename
+            for file in info.siblings or ()
+        ]
+    except (httpx2.HTTPError, OSError) as error:
+        raise _error(error, repository) from None
+    except (ValueError, KeyError, TypeError):
+        raise WeightsError(
+            f"{address()} does not answer as a model hub does: HF_ENDPOINT may be wrong, or a login page of this"
+            " network stands before it"
+        ) from None
+
+
+def download(file: RemoteFile, folder: Path, advance: Callable[[int], object]) -> Path:
+    """The verified file in `folder`, under its sha256. WeightsError.
+
+    What an interruption leaves is `<sha256>.part`, with which the next try goes on. `advance` hears of bytes as they
+    are there; of those that were there before, too.
+    """
+    path = folder / file.sha256
+    part = path.with_suffix(".part")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            advance(file.size)
+            return path
+        advance(_size(part))
+        _fetch(file, part, advance)
+        if _size(part) != file.size or _sha256(part) != file.sha256:
+            part.unlink()
+            raise WeightsError(
+                f"{file.name} of {file.repository} is not what the hub says it is: its size or sha256 is another; it"
+                " was deleted, run the same command again"
+            )
+        return part.rename(path)
+    except OSError as error:
+        raise _disk_error(error, folder) from error
+
+
+def require_space(folder: Path, needed: int, purpose: str) -> None:
+    """WeightsError if `needed` bytes for `purpose` do not fit on the disk of `folder`, which need not exist."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise WeightsError(
+            f"{purpose} needs {in_gigabytes(needed)} in {folder}, where {in_gigabytes(free)} are free: make room, or"
+            " set AV2T_DATA_DIR to a folder on another disk"
+        )
+
+
+def in_gigabytes(size: float) -> str:
+    """Bytes for a person: 3.7 GB, 12 MB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+
+
+def address() -> str:
+    """The hub's, without a password that HF_ENDPOINT may hold."""
+    parts = urlsplit(constants.ENDPOINT)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _fetch(file: RemoteFile, part: Path, advance: Callable[[int], object]) -> None:
+    """Until the part is as large as the file, through cut connections. WeightsError after RETRIES."""
+    failures = 0
+    while (have := _size(part)) < file.size:
+        reason: Exception | None = None
+        try:
+            _receive(file, part, have, advance)
+        except httpx2.TransportError as error:
+            reason = error
+        except HfHubHTTPError as error:
+            if error.response.status_code not in _PASSING:
+                raise _error(error, file.repository, file.name) from None
+            reason = error
+        if _size(part) >= file.size:
+            return
+        failures = 0 if _size(part) > have else failures + 1
+        if failures > RETRIES:
+            raise _error(reason or httpx2.ReadError("it sends nothing"), file.repository, file.name) from None
+        time.sleep(2 ** max(failures - 1, 0))
+
+
+def _receive(file: RemoteFile, part: Path, have: int, advance: Callable[[int], object]) -> None:
+    url = hf_hub_url(file.repository, file.name, revision=file.revision)
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    # Redirects drop the token where they leave the hub.
+    with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT) as response:
+        hf_raise_for_status(response)
+        goes_on = response.status_code == httpx2.codes.PARTIAL_CONTENT
+        if have and not goes_on:
+            advance(-have)
+        with part.open("ab" if goes_on else "wb") as out:
+            for chunk in response.iter_raw():
+                out.write(chunk)
+                advance(len(chunk))
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _disk_error(error: OSError, folder: Path) -> WeightsError:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return WeightsError(
+            f"{folder} is full ({os.strerror(error.errno)}): make room, or set AV2T_DATA_DIR to a folder on another"
+            " disk; the same command goes on where it stopped"
+        )
+    return WeightsError(f"{folder} cannot be written ({error.strerror}): set AV2T_DATA_DIR to a folder that can")
+
+
+def _error(error: Exception, repository: str, name: str = "") -> WeightsError:
+    """What a failed call means for the person who made it; the token is in none of these sentences."""
+    hub, page = address(), f"{address()}/{repository}"
+    wanted = f"{name} of {repository}" if name else repository
+    match error:
+        case OfflineModeIsEnabled():
+            return WeightsError("HF_HUB_OFFLINE is set, so nothing is fetched from the model hub: unset it")
+        case GatedRepoError():
+            return WeightsError(
+                f"{repository} is gated: accept its terms at {page}, then log in with `hf auth login` or set HF_TOKEN"
+            )
+        case EntryNotFoundError():
+            return WeightsError(f"{repository} holds no {name} any more; see {page}")
+        case RepositoryNotFoundError():
+            return WeightsError(
+                f"{hub} has no repository {repository}, or only for those who may see it: look at {page}, and log in"
+                " with `hf auth login` or set HF_TOKEN if your account may"
+            )
+        case HfHubHTTPError() if error.response.status_code == httpx2.codes.UNAUTHORIZED:
+            return WeightsError(
+                f"{hub} does not accept your token for {wanted}: log in again with `hf auth login`, or correct HF_TOKEN"
+            )
+        case HfHubHTTPError() if error.response.status_code == httpx2.codes.FORBIDDEN:
+            return WeightsError(
+                f"{hub} forbids {wanted}: see {page} for who may have it, and log in with `hf auth login` or set"
+                " HF_TOKEN"
+            )
+        case HfHubHTTPError():
+            return WeightsError(
+                f"{hub} answers {error.response.status_code} for {wanted}: run the same command again later"
+            )
+        case _:
+            reason = str(error).rpartition("] ")[2] or type(error).__name__
+            return WeightsError(
+                f"{hub} cannot be reached ({reason}): check the network, HF_ENDPOINT and the proxy, and run the same"
+                " command again"
+            )
