@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from av2t_core.frames import LONGEST_STILL, Frame, Frames
-from av2t_core.soundtrack import Soundtrack
+from av2t_core.soundtrack import Sound, Soundtrack
 
 KEYFRAME_OFFSET = 15 / 16
 """Seconds from the start of a window to its keyframe."""
@@ -41,8 +41,7 @@ class Window:
 
     keyframe: Keyframe
     image: NDArray[np.uint8]  # (H, W, 3) RGB at native size, as a person sees it: rotation applied
-    audio: NDArray[np.float32]  # (channels, sample_rate) of [k, k + 1) s, 0 where there is no sound; or (1, 0)
-    sample_rate: int  # Hz
+    sound: Sound  # [k, k + 1) s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +66,6 @@ class Clip:
     A second before the first frame or inside a jump of the clock is no window, so indices may begin after 0.
     MediaError: the file is no clip that can be used.
     """
-
-    sample_rate_without_audio = 44_100
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -113,7 +110,7 @@ class Clip:
             image = frame.rgb()
             self._keyframes.append(keyframe)
             self._shape = image.shape[:2]
-            yield Window(keyframe=keyframe, image=image, audio=self._audio(index), sample_rate=self._sample_rate)
+            yield Window(keyframe=keyframe, image=image, sound=self._sound.second(index))
         height, width = self._shape
         self._info = ClipInfo(
             width=width,
@@ -125,13 +122,6 @@ class Clip:
             keyframes=tuple(self._keyframes),
             remarks=tuple(self._remarks()),
         )
-
-    @property
-    def _sample_rate(self) -> int:
-        return self._sound.rate or self.sample_rate_without_audio
-
-    def _audio(self, index: int) -> NDArray[np.float32]:
-        return self._sound.second(index) if self.has_audio else np.zeros((1, 0), np.float32)
 
     def _chosen(self) -> Iterator[tuple[int, Frame]]:
         """Each window's index with its keyframe."""

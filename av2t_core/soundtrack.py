@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -18,7 +19,32 @@ _JITTER = 0.02
 SILENCE = 1e-4
 """Full scale is 1: -80 dB lies above the rounding noise of 16-bit silence and below anything that can be heard."""
 
+MARGIN = 64
+"""Samples of its neighbours that a second carries on either side: a resampler reads beyond what it gives."""
+
 _NOTABLE = 0.5  # seconds between the ends of sound and picture from which on it is said
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sound:
+    """One second of sound with the edges of its neighbours.
+
+    `samples`: (channels, MARGIN + rate + MARGIN) in -1..1, zeros where there is no sound, and `rate` in Hz; or (1, 0)
+    and 0 where there is nothing to hear.
+    """
+
+    samples: NDArray[np.float32]
+    rate: int
+
+    @classmethod
+    def alone(cls, second: NDArray[np.float32], rate: int) -> Self:
+        """A second (channels, rate) with silence around it."""
+        return cls(samples=np.pad(second, ((0, 0), (MARGIN, MARGIN))), rate=rate)
+
+    @property
+    def second(self) -> NDArray[np.float32]:
+        """(channels, rate), or (1, 0): a view."""
+        return self.samples[:, MARGIN:-MARGIN]
 
 
 class Soundtrack:
@@ -47,18 +73,20 @@ class Soundtrack:
     def __exit__(self, *exception: object) -> None:
         self._container.close()
 
-    def second(self, k: int) -> NDArray[np.float32]:
-        """[k, k + 1) s of the clip's clock: (channels, rate), zeros where there is no sound. k must not decrease."""
-        first, last = k * self.rate, (k + 1) * self.rate
+    def second(self, k: int) -> Sound:
+        """[k, k + 1) s of the clip's clock. k must not decrease."""
+        if not self.rate:
+            return Sound(samples=np.zeros((1, 0), np.float32), rate=0)
+        first, last = k * self.rate - MARGIN, (k + 1) * self.rate + MARGIN
         self._read_to(last, forget=first)
-        out = np.zeros((self.channels, self.rate), np.float32)
+        out = np.zeros((self.channels, last - first), np.float32)
         for position, samples in self._chunks:
             begin, end = max(position, first), min(position + samples.shape[1], last)
             if begin < end:
                 out[:, begin - first : end - first] = samples[:, begin - position : end - position]
-        if out.size:
-            self.peak = max(self.peak, float(np.abs(out).max()))
-        return out
+        sound = Sound(samples=out, rate=self.rate)
+        self.peak = max(self.peak, float(np.abs(sound.second).max()))
+        return sound
 
     def reaches(self, time: float) -> bool:
         """Whether there is sound at or after `time` seconds."""

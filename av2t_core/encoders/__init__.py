@@ -7,20 +7,25 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from av2t_core.soundtrack import Sound
+
 
 class ImageEncoder(Protocol):
     """Frames to embeddings v."""
 
     width: int
 
-    def encode(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """Frames (H, W, 3) RGB of any sizes to (B, width), on the encoder's device; the length carries no meaning."""
+    def encode(self, images: Tensor | Sequence[Tensor]) -> Tensor:
+        """RGB frames (3, H, W) of 0..255, of any sizes or as one batch, to (B, width); its length carries no meaning.
+
+        Frames and embeddings are on the encoder's device.
+        """
 
 
 class AudioEncoder(Protocol):
-    """Windows of sound to embeddings a."""
+    """Seconds of sound to embeddings a."""
 
     width: int
 
-    def encode(self, windows: Sequence[NDArray[np.float32]], sample_rate: int) -> Tensor:
-        """Windows (channels, samples) in -1..1 to (B, width), on the encoder's device; length carries no meaning."""
+    def encode(self, sounds: Sequence[Sound]) -> Tensor:
+        """Sounds of any rates and channels to (B, width), on the encoder's device; the length carries no meaning."""

@@ -8,11 +8,11 @@ from types import ModuleType
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from av2t_core.encoders.melspectrogram import mono
+from av2t_core.soundtrack import Sound
 
 SAMPLE_RATE = 48_000
 CLIP_SAMPLES = 480_000  # the model hears ten seconds; a window is repeated until they are full
@@ -36,9 +36,9 @@ class LaionClapAudioEncoder(nn.Module):
         self.eval()
 
     @torch.inference_mode()
-    def encode(self, windows: Sequence[NDArray[np.float32]], sample_rate: int) -> Tensor:
+    def encode(self, sounds: Sequence[Sound]) -> Tensor:
         device = next(self.parameters()).device
-        seconds = torch.from_numpy(np.stack([mono(window, sample_rate, SAMPLE_RATE) for window in windows]))
+        seconds = torch.from_numpy(np.stack([mono(sound, SAMPLE_RATE) for sound in sounds]))
         clips = seconds.repeat(1, CLIP_SAMPLES // SAMPLE_RATE).to(device)
         heard = self.audio_branch({"waveform": clips}, device=device)["embedding"]
         return F.normalize(self.audio_projection(heard), dim=-1)

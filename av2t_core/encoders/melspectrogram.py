@@ -9,16 +9,18 @@ from numpy.typing import NDArray
 from scipy.signal import resample_poly
 from torch import Tensor
 
+from av2t_core.soundtrack import Sound
 
-def mono(window: NDArray[np.float32], sample_rate: int, target_rate: int) -> NDArray[np.float32]:
-    """(channels, samples) at `sample_rate` to one second (target_rate,): channels averaged, tail padded."""
-    samples = window.mean(axis=0) if len(window) else np.zeros(0, np.float32)
-    if sample_rate != target_rate and samples.size:
-        shared = gcd(sample_rate, target_rate)
-        samples = resample_poly(samples, target_rate // shared, sample_rate // shared)
-    second = np.zeros(target_rate, np.float32)
-    second[: min(samples.size, target_rate)] = samples[:target_rate]
-    return second
+
+def mono(sound: Sound, rate: int) -> NDArray[np.float32]:
+    """The second alone, its channels averaged: (rate,); zeros where there is nothing to hear."""
+    if not sound.rate:
+        return np.zeros(rate, np.float32)
+    samples: NDArray[np.float32] = sound.second.mean(axis=0)
+    if sound.rate != rate:
+        shared = gcd(sound.rate, rate)
+        samples = resample_poly(samples, rate // shared, sound.rate // shared)
+    return samples
 
 
 def log_mel(samples: Tensor, *, sample_rate: int, n_fft: int, hop: int, mels: int, low: float, high: float) -> Tensor:

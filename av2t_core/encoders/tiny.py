@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from av2t_core.encoders.melspectrogram import log_mel, mono
 from av2t_core.model.inputs import stack_frames
+from av2t_core.soundtrack import Sound
 
 SAMPLE_RATE = 16_000
 MELS = 64
@@ -97,9 +98,8 @@ class TinyImageEncoder(nn.Module):
         """(B, 3, S, S) of 0..255 to (B, width)."""
         return self.trunk(images / 127.5 - 1)  # type: ignore[no-any-return]
 
-    def encode(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
-        device = self.prototypes.vectors.device
-        return self(stack_frames(images, self.image_size, device, "bilinear", antialias=True))  # type: ignore[no-any-return]
+    def encode(self, images: Tensor | Sequence[Tensor]) -> Tensor:
+        return self(stack_frames(images, self.image_size, "bilinear", antialias=True))  # type: ignore[no-any-return]
 
 
 class TinyAudioEncoder(nn.Module):
@@ -116,8 +116,8 @@ class TinyAudioEncoder(nn.Module):
         decibels = log_mel(samples, sample_rate=SAMPLE_RATE, n_fft=512, hop=160, mels=MELS, low=50, high=8000)
         return self.trunk(((decibels + 40) / 40)[:, None])  # type: ignore[no-any-return]
 
-    def encode(self, windows: Sequence[NDArray[np.float32]], sample_rate: int) -> Tensor:
-        samples = np.stack([mono(window, sample_rate, SAMPLE_RATE) for window in windows])
+    def encode(self, sounds: Sequence[Sound]) -> Tensor:
+        samples = np.stack([mono(sound, SAMPLE_RATE) for sound in sounds])
         return self(torch.from_numpy(samples).to(self.prototypes.vectors.device))  # type: ignore[no-any-return]
 
 

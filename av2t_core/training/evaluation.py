@@ -9,6 +9,7 @@ from av2t_core.compose.cutouts import SAMPLE_RATE, Cutouts
 from av2t_core.media import Keyframe, Window
 from av2t_core.metrics import mask_iou
 from av2t_core.predictor import Predictor
+from av2t_core.soundtrack import Sound
 from av2t_core.training.samples import draw_frames, draw_sound, sounding_mask
 
 SIZE = 256  # pixels of the frames' sides
@@ -58,8 +59,7 @@ def _cases(
         window = Window(
             keyframe=Keyframe(index=index, frame=index, time=float(index)),
             image=frames.images[0],
-            audio=draw_sound(rng, cutouts, heard)[None],
-            sample_rate=SAMPLE_RATE,
+            sound=Sound.alone(draw_sound(rng, cutouts, heard)[None], SAMPLE_RATE),
         )
         yield window, frames.owners[0], heard
         index += 1

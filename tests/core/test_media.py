@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -12,6 +13,7 @@ from av.stream import Disposition
 
 from av2t_core.errors import MediaError
 from av2t_core.media import Clip, ClipInfo, Window
+from av2t_core.soundtrack import MARGIN
 from tests.core.clips import SOUND_RATE, Sound, at_rate, flat, grey, tone, write_clip
 
 
@@ -82,7 +84,7 @@ def test_a_picture_that_stands_still_is_the_keyframe_of_all_its_windows(tmp_path
     windows, info = read(clip)
 
     assert [(k.index, k.frame) for k in info.keyframes] == [(0, 0), (1, 0), (2, 0)]
-    assert all(np.abs(window.audio).max() > 0.3 for window in windows)
+    assert all(np.abs(window.sound.second).max() > 0.3 for window in windows)
 
 
 def test_seconds_before_the_first_frame_are_no_windows(tmp_path: Path) -> None:
@@ -201,10 +203,23 @@ def test_every_sample_is_in_its_place(tmp_path: Path) -> None:
     windows, info = read(write_clip(tmp_path / "clip.mkv", at_rate(10, 2.5), sounds=[Sound(samples=noise)]))
 
     assert info.has_audio
-    assert [window.audio.shape for window in windows] == [(2, SOUND_RATE)] * 3
-    heard = np.concatenate([window.audio for window in windows], axis=1)
+    assert [window.sound.second.shape for window in windows] == [(2, SOUND_RATE)] * 3
+    heard = np.concatenate([window.sound.second for window in windows], axis=1)
     np.testing.assert_allclose(heard[:, : noise.shape[1]], noise, atol=1e-4)  # 16 bits
     assert not heard[:, noise.shape[1] :].any()  # zeros at the tail
+
+
+def test_a_second_carries_the_edges_of_its_neighbours(tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).uniform(-0.9, 0.9, (2, 5 * SOUND_RATE // 2)).astype(np.float32)
+    windows, _ = read(write_clip(tmp_path / "clip.mkv", at_rate(10, 2.5), sounds=[Sound(samples=noise)]))
+
+    heard = [window.sound.samples for window in windows]
+    assert [samples.shape for samples in heard] == [(2, MARGIN + SOUND_RATE + MARGIN)] * 3
+    for earlier, later in pairwise(heard):
+        np.testing.assert_array_equal(earlier[:, -2 * MARGIN :], later[:, : 2 * MARGIN])
+        assert earlier[:, -2 * MARGIN :].all(axis=1).any()
+    assert not heard[0][:, :MARGIN].any()
+    assert not heard[2][:, -MARGIN:].any()
 
 
 @pytest.mark.parametrize(("name", "codec"), [("clip.mp4", "aac"), ("clip.webm", "libopus"), ("clip.ts", "aac")])
@@ -226,7 +241,7 @@ def test_a_click_is_heard_when_it_was_made(tmp_path: Path, name: str, codec: str
     with av.open(str(clip)) as container:
         flash = max(container.decode(video=0), key=lambda frame: frame.to_ndarray(format="gray").mean()).time
 
-    heard = np.concatenate([window.audio[0] for window in windows])
+    heard = np.concatenate([window.sound.second[0] for window in windows])
     assert np.abs(heard).argmax() / SOUND_RATE == pytest.approx(flash, abs=0.002)
 
 
@@ -234,9 +249,9 @@ def test_sound_that_begins_late_leaves_silence_before_it(tmp_path: Path) -> None
     clip = write_clip(tmp_path / "clip.mov", at_rate(10, 3), sounds=[Sound(samples=tone(1.5), start=1.5)])
     windows, _ = read(clip)
 
-    assert not windows[0].audio.any()
-    assert not windows[1].audio[:, : SOUND_RATE // 2].any()
-    np.testing.assert_allclose(windows[1].audio[:, SOUND_RATE // 2 :], tone(0.5), atol=1e-4)
+    assert not windows[0].sound.second.any()
+    assert not windows[1].sound.second[:, : SOUND_RATE // 2].any()
+    np.testing.assert_allclose(windows[1].sound.second[:, SOUND_RATE // 2 :], tone(0.5), atol=1e-4)
     assert "The sound begins 1.5 s after the picture" in remarks(clip)
 
 
@@ -244,7 +259,7 @@ def test_sound_that_ends_early_leaves_silence_after_it(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mov", at_rate(10, 3), sounds=[Sound(samples=tone(1))])
     windows, _ = read(clip)
 
-    assert [bool(window.audio.any()) for window in windows] == [True, False, False]
+    assert [bool(window.sound.second.any()) for window in windows] == [True, False, False]
     assert "The sound ends 2.0 s before the picture" in remarks(clip)
 
 
@@ -258,7 +273,7 @@ def test_sound_that_goes_on_is_left_out(tmp_path: Path) -> None:
 def test_no_sound(tmp_path: Path) -> None:
     windows, info = read(write_clip(tmp_path / "clip.mp4", at_rate(10, 2)))
 
-    assert [window.audio.shape for window in windows] == [(1, 0)] * 2
+    assert [window.sound.second.shape for window in windows] == [(1, 0)] * 2
     assert not info.has_audio
     assert "The sound is missing: nothing is heard in this clip." in info.remarks
 
@@ -268,7 +283,7 @@ def test_digital_silence_is_told(tmp_path: Path) -> None:
     windows, info = read(write_clip(tmp_path / "clip.mov", at_rate(10, 2), sounds=[silence]))
 
     assert info.has_audio
-    assert not any(window.audio.any() for window in windows)
+    assert not any(window.sound.second.any() for window in windows)
     assert "digital silence" in info.remarks[0]
 
 
@@ -277,7 +292,7 @@ def test_of_several_streams_the_first_is_used(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mkv", at_rate(10, 1), sounds=sounds, videos=2)
     [window], info = read(clip)
 
-    assert np.abs(window.audio).max() > 0.4
+    assert np.abs(window.sound.second).max() > 0.4
     assert info.remarks == (
         "It has 2 video streams: the first, 64x48, is used.",
         "It has 2 audio streams: the first, 48000 Hz, is used.",
@@ -431,7 +446,7 @@ def test_real_clips(shared: Path, name: str, capfd: pytest.CaptureFixture[str]) 
         for window in clip.windows():
             indices.append(window.keyframe.index)
             assert window.image.shape == (size[1], size[0], 3)
-            assert window.audio.shape[1] in (0, window.sample_rate)
+            assert window.sound.second.shape[1] in (0, window.sound.rate)
 
     assert indices == list(range(count))
     assert (clip.info.width, clip.info.height, clip.info.frame_count) == (*size, frames)

@@ -1,19 +1,26 @@
 """The embedded model on the demo's clips: that it listens, and that the road around it keeps its promises."""
 
 import json
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
+from av2t_core import presets
 from av2t_core.compose.clip import ClipRecipe, write_clip
 from av2t_core.compose.cutouts import Cutouts
-from av2t_core.errors import ConfigError
+from av2t_core.errors import ConfigError, WeightsError
 from av2t_core.media import Clip, Keyframe, Window
 from av2t_core.metrics import mask_iou
 from av2t_core.predictor import KeyframePrediction, Predictor, level_dbfs
+from av2t_core.soundtrack import Sound
+from tests.core.model.micro import BACKBONES, MICRO
 
 ROOT = Path(__file__).parents[2]
 CUTOUTS = ROOT / "tests" / "data" / "cutouts"
@@ -48,7 +55,7 @@ def test_what_sounds_is_what_is_masked(predictor: Predictor, windows: list[Windo
 
 
 def test_the_same_picture_with_another_sound_is_another_mask(predictor: Predictor, windows: list[Window]) -> None:
-    swapped = replace(windows[0], audio=windows[1].audio)
+    swapped = replace(windows[0], sound=windows[1].sound)
     heard, other = predictor.predict([windows[0], swapped])
     assert mask_iou(heard.mask, other.mask) < 0.1
 
@@ -76,10 +83,9 @@ def test_it_holds_no_more_than_a_batch(windows: list[Window]) -> None:
 
 
 def test_digital_silence_and_no_sound_are_silent(predictor: Predictor, windows: list[Window]) -> None:
-    silent = [
-        replace(windows[0], audio=audio) for audio in (np.zeros((2, 16_000), np.float32), np.zeros((1, 0), np.float32))
-    ]
-    for prediction in predictor.predict(silent):
+    zeros = Sound.alone(np.zeros((2, 16_000), np.float32), 16_000)
+    nothing = Sound(samples=np.zeros((1, 0), np.float32), rate=0)
+    for prediction in predictor.predict([replace(windows[0], sound=sound) for sound in (zeros, nothing)]):
         assert not prediction.sounding
         assert prediction.objects == ()
         assert prediction.mask.shape == windows[0].image.shape[:2]
@@ -119,3 +125,102 @@ def test_the_card_says_what_the_model_knows(predictor: Predictor) -> None:
     card = json.loads((ROOT / "av2t_core" / "weights" / predictor.model_version / "card.json").read_text())
     assert list(predictor.labels) == card["labels"]
     assert card["metrics"]["multi_iou"] > card["metrics"]["multi_all_objects_iou"]
+
+
+# No GPU is at hand, so this test says itself when memory runs out.
+def test_a_batch_that_does_not_fit_is_halved_and_the_size_kept(windows: list[Window]) -> None:
+    predictor = Predictor.load("tiny", "cpu", batch_size=8)
+    expected = list(predictor.predict(windows * 3))
+    encoder, sizes = predictor._loaded.image_encoder, []
+
+    class Small:
+        width = encoder.width
+
+        def encode(self, images: Tensor | Sequence[Tensor]) -> Tensor:
+            sizes.append(len(images))
+            if len(images) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return encoder.encode(images)
+
+    predictor._loaded = replace(predictor._loaded, image_encoder=Small(), namer=None)
+    found = list(predictor.predict(windows * 3))
+    assert all((a.mask == b.mask).all() for a, b in zip(found, expected, strict=True))
+    assert predictor.batch_size == 2
+    assert sizes.count(6) == 1
+    assert max(sizes[2:]) == 2
+
+
+def test_memory_that_is_too_small_for_one_keyframe_is_said(windows: list[Window]) -> None:
+    """In a process that may not have more memory than it has, so that the allocation really fails."""
+    code = """
+import resource
+import numpy as np
+from av2t_core.errors import AV2TError
+from av2t_core.media import Keyframe, Window
+from av2t_core.predictor import Predictor
+from av2t_core.soundtrack import Sound
+from tests.core.model.micro import BACKBONES, MICRO
+predictor = Predictor.load("tiny", "cpu")
+sound = Sound.alone(np.random.default_rng(0).normal(0, 0.1, (1, 16000)).astype(np.float32), 16000)
+window = Window(keyframe=Keyframe(index=0, frame=0, time=0.0), image=np.zeros((4000, 6000, 3), np.uint8), sound=sound)
+list(predictor.predict([window]))
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 200_000_000, used + 200_000_000))
+try:
+    list(predictor.predict([window] * 2))
+except AV2TError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=300)
+    assert done.stdout.startswith("one keyframe of 6000 x 4000 pixels needs more memory than cpu has left")
+
+
+@pytest.fixture
+def micro_presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The paper's presets at the micro model's size, behind CLIP and MS-CLAP of full size, all with drawn weights."""
+    for backbone, config in MICRO.items():
+        monkeypatch.setitem(presets.PRESETS, backbone, presets.Preset(model=config))
+
+
+@pytest.mark.usefixtures("micro_presets")
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_the_published_presets_take_any_clip(backbone: str, windows: list[Window]) -> None:
+    """Frames of several sizes, none of them square, in one batch; stereo beside mono, at other rates."""
+    predictor = Predictor.random(backbone, "cpu", precision="fp32")
+    rng = np.random.default_rng(0)
+    sounds = [
+        Sound.alone(rng.normal(0, 0.1, (channels, rate)).astype(np.float32), rate)
+        for channels, rate in ((1, 16_000), (2, 48_000))
+    ]
+    wide, tall = np.zeros((90, 160, 3), np.uint8), rng.integers(0, 255, (200, 100, 3), np.uint8)
+    mixed = [replace(windows[0], image=image, sound=sound) for image in (wide, tall) for sound in sounds]
+    together = list(predictor.predict(mixed))
+    assert [prediction.mask.shape for prediction in together] == [(90, 160)] * 2 + [(200, 100)] * 2
+    assert all(found.label is None for prediction in together for found in prediction.objects)
+    for window, prediction in zip(mixed, together, strict=True):
+        [alone] = predictor.predict([window])
+        assert abs(alone.score - prediction.score) < 1e-4
+        assert mask_iou(alone.mask, prediction.mask) > 0.99
+
+
+@pytest.mark.usefixtures("micro_presets")
+def test_bf16_stays_close_to_fp32(windows: list[Window]) -> None:
+    narrow, wide = (Predictor.random("evf_sam2", "cpu", precision=precision) for precision in ("bf16", "fp32"))
+    for a, b in zip(narrow.predict(windows), wide.predict(windows), strict=True):
+        assert abs(a.score - b.score) < 0.02
+        assert mask_iou(a.mask, b.mask) > 0.9
+
+
+@pytest.mark.parametrize(("precision", "wanted"), [("fp32", "fp32"), ("bf16", "bf16"), ("auto", "fp32")])
+def test_precision_is_as_asked_for(precision: str, wanted: str) -> None:
+    assert Predictor.load("tiny", "cpu", precision=precision)._loaded.precision == wanted
+
+
+def test_a_precision_that_is_none_is_named() -> None:
+    with pytest.raises(ConfigError, match="'fp16' is no precision; use auto, fp32 or bf16"):
+        Predictor.load("tiny", "cpu", precision="fp16")
+
+
+def test_an_unknown_preset_is_named() -> None:
+    with pytest.raises(WeightsError, match="there is no preset 'sam9'; there are tiny, sam2-l"):
+        Predictor.random("sam9", "cpu")

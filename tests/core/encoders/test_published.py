@@ -9,6 +9,7 @@ import torch
 from av2t_core.encoders import AudioEncoder, ImageEncoder
 from av2t_core.encoders.clip import ClipImageEncoder
 from av2t_core.encoders.laion_clap import LaionClapAudioEncoder
+from av2t_core.soundtrack import Sound
 
 
 def test_clip_takes_frames_of_any_size() -> None:
@@ -23,10 +24,13 @@ def test_clip_takes_frames_of_any_size() -> None:
 def test_laion_clap_takes_windows_of_any_rate() -> None:
     encoder: AudioEncoder = LaionClapAudioEncoder()
     rng = np.random.default_rng(0)
-    windows = [rng.normal(0, 0.1, (channels, 22_050)).astype(np.float32) for channels in (1, 2)]
-    a = encoder.encode(windows, 22_050)
-    assert a.shape == (2, encoder.width) == (2, 512)
-    assert torch.allclose(a.norm(dim=-1), torch.ones(2))
+    sounds = [
+        Sound.alone(rng.normal(0, 0.1, (channels, rate)).astype(np.float32), rate)
+        for channels, rate in ((1, 22_050), (2, 22_050), (6, 48_000))
+    ]
+    a = encoder.encode([*sounds, Sound(samples=np.zeros((1, 0), np.float32), rate=0)])
+    assert a.shape == (4, encoder.width) == (4, 512)
+    assert torch.allclose(a.norm(dim=-1), torch.ones(4))
 
 
 def test_laion_clap_takes_its_own_keys() -> None:
