@@ -58,13 +58,8 @@ def load_version(version: Version, device: torch.device, precision: Precision = 
             f"model version {version.name} is of the preset {card['preset']!r}, which this release does not know;"
             f" it knows {', '.join(PRESETS)}"
         )
-    if card.get("start"):
-        raise WeightsError(
-            f"model version {version.name} is EVF-SAM alone, a start for training; it cannot tell what sounds"
-        )
+    version.check()
     for path, sha256 in version.files:
-        if not path.is_file():
-            raise WeightsError(f"{path}, of model version {version.name}, is missing; {version.remedy}")
         if file_hash(path) != sha256:
             raise WeightsError(f"{path} is damaged: its sha256 is not the one on the card; {version.remedy}")
     empty = build(card["preset"], card.get("feature", "mul"), card["labels"])

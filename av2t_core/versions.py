@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from av2t_core import published
 from av2t_core.errors import WeightsError
 
 BUILT_IN = Path(__file__).parent / "weights"
@@ -42,8 +43,22 @@ class Version:
 
     @property
     def remedy(self) -> str:
-        """How its files are got again."""
-        return "install the package again" if self.directory.parent == BUILT_IN else "get it again"
+        """How a file that is missing or damaged is got again."""
+        if self.directory.parent == BUILT_IN:
+            return "install the package again"
+        command = self.card.get("source", {}).get("command")
+        return f"delete what is left of it and run `{command}`" if command else "bring it back from a copy"
+
+    def check(self) -> None:
+        """WeightsError if it cannot predict, as far as that is seen without reading its weights."""
+        if self.card.get("start"):
+            raise WeightsError(
+                f"model version {self.name} is EVF-SAM alone, a start for training; it cannot tell what sounds: choose"
+                f" another, or get the trained one, {published.how_to_get(self.card['preset'])}"
+            )
+        for path, _ in self.files:
+            if not path.is_file():
+                raise WeightsError(f"{path}, of model version {self.name}, is missing; {self.remedy}")
 
 
 def resolve(name: str, models_dir: Path | None = None) -> Version:
@@ -62,8 +77,15 @@ def resolve(name: str, models_dir: Path | None = None) -> Version:
         return max(own, key=lambda version: (version.directory / "card.json").stat().st_mtime)
     if built_in := [version for version in map(_read, _directories(BUILT_IN)) if _is_of_preset(version, name)]:
         return max(built_in, key=lambda version: _natural(version.name))
+    if how := published.how_to_get(name):
+        raise WeightsError(f"the weights of {name} are not in {models_dir or BUILT_IN}: {how}")
     known = [path.name for root in (models_dir, BUILT_IN) if root is not None for path in _directories(root)]
     raise WeightsError(f"there is no model version {name!r}; there are {', '.join(known) or 'none'}")
+
+
+def installed(models_dir: Path) -> list[Version]:
+    """All that are in `models_dir`, and the built-in ones. WeightsError: a card cannot be read."""
+    return [_read(path) for root in (models_dir, BUILT_IN) for path in _directories(root)]
 
 
 def check_name(name: str) -> str:
