@@ -1,14 +1,11 @@
 """Reading ahead: the next items are made on a thread of their own while the last one is worked on."""
 
-import sys
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Generator, Iterator
+from queue import SimpleQueue
+from threading import Thread, current_thread
+from typing import TypeVar
 
 T = TypeVar("T")
-
-_END: Any = object()
 
 
 def read_ahead(items: Iterator[T], count: int = 1) -> Generator[T]:
@@ -19,17 +16,41 @@ def read_ahead(items: Iterator[T], count: int = 1) -> Generator[T]:
     happens when its consumer fails or is interrupted, waits for the item that is being made, closes the source if that
     is a generator, and ends the thread.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as thread:
-        pending: deque[Future[T]] = deque()
-        try:
-            pending.extend(thread.submit(next, items, _END) for _ in range(count))
-            while (item := pending.popleft().result()) is not _END:
-                pending.append(thread.submit(next, items, _END))
-                yield item
-        finally:
-            for future in pending:
-                future.cancel()
-            close: Callable[[], None] | None = getattr(items, "close", None)
-            # At the end of the interpreter the thread is gone already, and closing is the garbage collector's.
-            if close is not None and not sys.is_finalizing():
-                thread.submit(close).result()
+    # Of all queues this one alone may be used wherever the garbage collector happens to close a forgotten generator.
+    wanted: SimpleQueue[None] = SimpleQueue()
+    made: SimpleQueue[tuple[T] | BaseException] = SimpleQueue()
+    failure: list[BaseException] = []
+    closing = False
+
+    def work() -> None:
+        wanted.get()
+        while not closing:
+            try:
+                made.put((next(items),))
+            except BaseException as error:  # StopIteration, too
+                made.put(error)
+            wanted.get()
+        if isinstance(items, Generator):
+            try:
+                items.close()
+            except BaseException as error:
+                failure.append(error)
+
+    # A daemon: an error that ends the interpreter keeps this generator alive, and nobody would end the thread.
+    thread = Thread(target=work, name="read-ahead", daemon=True)
+    try:
+        thread.start()
+        for _ in range(count):
+            wanted.put(None)
+        while not isinstance(item := made.get(), BaseException):
+            wanted.put(None)
+            yield item[0]
+        if not isinstance(item, StopIteration):
+            raise item
+    finally:
+        closing = True
+        wanted.put(None)
+        if thread.is_alive() and current_thread() is not thread:
+            thread.join()
+        if failure:
+            raise failure.pop()

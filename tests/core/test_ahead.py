@@ -1,5 +1,6 @@
 """Reading ahead, with real threads, a real Ctrl-C and real ends of a process."""
 
+import gc
 import itertools
 import signal
 import subprocess
@@ -96,7 +97,7 @@ def test_closing_closes_the_source_on_its_own_thread() -> None:
     ahead = read_ahead(source())
     next(ahead)
     ahead.close()
-    assert source.threads == {source.closed_in} == {"read-ahead_0"}
+    assert source.threads == {source.closed_in} == {"read-ahead"}
 
 
 def test_a_consumer_that_fails_closes_the_source() -> None:
@@ -137,6 +138,27 @@ def test_closing_waits_for_the_item_that_is_being_made() -> None:
     closing.join(PATIENCE)
     assert not closing.is_alive()
     assert closed == [True]
+
+
+def test_a_forgotten_one_may_be_collected_anywhere() -> None:
+    """Also on its own thread, which cannot wait for itself."""
+    forgotten = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 0
+        assert forgotten.wait(PATIENCE)
+        gc.collect()
+        yield 1
+
+    ahead = read_ahead(items())
+    next(ahead)
+    [thread] = [thread for thread in threading.enumerate() if thread.name == "read-ahead"]
+    cycle: list[object] = [ahead]
+    cycle.append(cycle)
+    del ahead, cycle
+    forgotten.set()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
 
 
 def test_what_goes_wrong_while_the_source_is_closed_is_not_lost() -> None:
