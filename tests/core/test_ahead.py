@@ -218,7 +218,7 @@ print("threads", threading.active_count())
 
 def test_a_script_that_dies_of_an_error_shows_that_error_alone(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT + "for item in read_ahead(items()): print(item / 0)\n")
+    script.write_text(SCRIPT + "ahead = read_ahead(items())\nfor item in ahead: print(item / 0)\n")
     died = subprocess.run([sys.executable, script], input="go on\n", capture_output=True, text=True, timeout=PATIENCE)
     assert died.returncode == 1
     assert died.stderr.endswith("ZeroDivisionError: division by zero\n")
