@@ -1,6 +1,6 @@
 """From windows to masks at native size: the one road that the command line, the worker and the evaluation share."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,17 +11,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
-from av2t_core.checkpoint import Loaded, load_version
-from av2t_core.errors import ConfigError
+from av2t_core.ahead import read_ahead
+from av2t_core.checkpoint import Loaded, Precision, build, load_version, randomise
+from av2t_core.errors import AV2TError, ConfigError, WeightsError
 from av2t_core.media import Keyframe, Window
-from av2t_core.model.inputs import multimodal_images, sam_images
+from av2t_core.model.inputs import multimodal_images, sam_images, to_device
 from av2t_core.model.segmenter import best_mask
+from av2t_core.presets import PRESETS
 from av2t_core.versions import resolve
 
 # Quieter than this (RMS, relative to full scale) a window counts as silent and is not looked at.
 SILENCE_DBFS = -60.0
+LARGEST_BATCH = 16
+# What a keyframe takes while it is computed, for each pixel of SAM's square input; generous, by SAM2-L in fp32.
+BYTES_PER_PIXEL = 1500
 # A mask or a part of one below this share of the frame is noise of the coarse grid.
 SMALLEST_PART = 0.001
 
@@ -56,53 +60,105 @@ class KeyframePrediction:
 class Predictor:
     """A loaded model version. Not thread-safe; one for each process."""
 
-    def __init__(self, model_version: str, loaded: Loaded, batch_size: int = 8) -> None:
+    def __init__(self, model_version: str, loaded: Loaded, batch_size: int | None = None) -> None:
+        """`batch_size`: keyframes at a time; None fits it to the memory. It is halved whenever it proves too large."""
         self.model_version = model_version
-        self.batch_size = batch_size
+        self.batch_size = batch_size or _fitting_batch(loaded)
         self._loaded = loaded
 
     @classmethod
-    def load(cls, name: str, device: str = "auto", batch_size: int = 8, models_dir: Path | None = None) -> Self:
-        """`name`: a model version or a preset. `device`: auto, cpu, cuda or cuda:N. WeightsError, ConfigError."""
+    def load(
+        cls,
+        name: str,
+        device: str = "auto",
+        *,
+        models_dir: Path | None = None,
+        precision: str = "auto",
+        batch_size: int | None = None,
+    ) -> Self:
+        """`name`: a model version or a preset. `device`: auto, cpu, cuda or cuda:N. `precision`: auto, fp32 or bf16.
+
+        WeightsError: there is no such version, or its weights are missing or damaged. ConfigError: no such device.
+        """
         version = resolve(name, models_dir)
-        return cls(version.name, load_version(version, _device(device)), batch_size)
+        target = _device(device)
+        loaded = load_version(version, target, _precision(precision, target, version.card["preset"]))
+        return cls(version.name, loaded, batch_size)
+
+    @classmethod
+    def random(
+        cls, preset: str, device: str = "auto", *, precision: str = "auto", batch_size: int | None = None
+    ) -> Self:
+        """A preset with drawn weights, to see how fast and large it is; its masks mean nothing. WeightsError."""
+        if preset not in PRESETS:
+            raise WeightsError(f"there is no preset {preset!r}; there are {', '.join(PRESETS)}")
+        target = _device(device)
+        loaded = randomise(build(preset), target, _precision(precision, target, preset))
+        return cls(f"{preset}-random", loaded, batch_size)
 
     @property
     def labels(self) -> tuple[str, ...]:
         """What the model can name; empty if it cannot name anything."""
         return self._loaded.namer.labels if self._loaded.namer else ()
 
-    def predict(self, windows: Iterable[Window]) -> Iterator[KeyframePrediction]:
-        """One prediction for each window, in order; holds `batch_size` windows at a time."""
-        iterator = iter(windows)
-        while batch := list(islice(iterator, self.batch_size)):
-            audible = [level_dbfs(window.audio) > SILENCE_DBFS for window in batch]
-            # All at once: whoever takes the predictions may take his time, and inference mode is not to last as long.
-            predicted = iter(self._predict_batch([w for w, heard in zip(batch, audible, strict=True) if heard]))
-            for window, heard in zip(batch, audible, strict=True):
-                yield next(predicted) if heard else _silent(window)
+    def predict(self, windows: Iterable[Window]) -> Generator[KeyframePrediction]:
+        """One prediction for each window, in order; holds two batches at a time, and decodes the next one meanwhile.
+
+        Windows of several clips may follow one another: batches are filled by what fits, not by where a clip ends.
+        """
+        iterator = read_ahead(iter(windows), self.batch_size)
+        try:
+            while batch := list(islice(iterator, self.batch_size)):
+                audible = [level_dbfs(window.sound.second) > SILENCE_DBFS for window in batch]
+                heard = [window for window, audible_ in zip(batch, audible, strict=True) if audible_]
+                # All at once: who takes the predictions may take his time, and inference mode is not to last as long.
+                predicted = iter(self._predict_within_memory(heard))
+                for window, audible_ in zip(batch, audible, strict=True):
+                    yield next(predicted) if audible_ else _silent(window)
+        finally:
+            iterator.close()
+
+    def _predict_within_memory(self, windows: list[Window]) -> list[KeyframePrediction]:
+        """In smaller batches, from now on, where the device's memory does not suffice. AV2TError: not even for one."""
+        done: list[KeyframePrediction] = []
+        while len(done) < len(windows):
+            some = windows[len(done) : len(done) + self.batch_size]
+            try:
+                done += self._predict_batch(some)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if len(some) == 1:
+                    raise AV2TError(
+                        f"one keyframe of {windows[0].image.shape[1]} x {windows[0].image.shape[0]} pixels needs more"
+                        f" memory than {self._loaded.device} has left; free some, or use a smaller model"
+                    ) from error
+                self.batch_size = max(1, len(some) // 2)
+        return done
 
     @torch.inference_mode()
     def _predict_batch(self, windows: list[Window]) -> list[KeyframePrediction]:
-        if not windows:
-            return []
         loaded, config = self._loaded, self._loaded.model.config
-        images = [window.image for window in windows]
+        images = to_device([window.image for window in windows], loaded.device)
         v = loaded.image_encoder.encode(images)  # (B, image_width)
-        a = loaded.audio_encoder.encode([window.audio for window in windows], windows[0].sample_rate)
-        logits, ious = loaded.model.candidates(
-            sam_images(images, config.sam2.image_size, loaded.device, config.antialias),
-            multimodal_images(images, config.beit3.image_size, loaded.device, config.antialias),
-            v,
-            a,
-        )
+        a = loaded.audio_encoder.encode([window.sound for window in windows])
+        with torch.autocast(loaded.device.type, torch.bfloat16, enabled=loaded.precision == "bf16"):
+            logits, ious = loaded.model.candidates(
+                sam_images(images, config.sam.image_size, config.antialias),
+                multimodal_images(images, config.beit3.image_size, config.antialias),
+                v,
+                a,
+            )
         best = best_mask(logits, ious)
         scores = ious.amax(dim=-1).clamp(0, 1).tolist()
-        masks = [_native(logits, window.image.shape[:2]) for logits, window in zip(best, windows, strict=True)]
-        return [
-            self._prediction(window, mask, a[index : index + 1], scores[index])
-            for index, (window, mask) in enumerate(zip(windows, masks, strict=True))
-        ]
+        predictions = []
+        for index, window in enumerate(windows):
+            height, width = window.image.shape[:2]
+            # One at a time, for at native size a frame may be large.
+            native = loaded.model.segmenter.upsample(best[index : index + 1], (height, width))[0] > 0
+            mask = np.asarray(native.cpu().numpy(), np.bool_)
+            predictions.append(self._prediction(window, mask, a[index : index + 1], scores[index]))
+        return predictions
 
     def _prediction(self, window: Window, mask: NDArray[np.bool_], a: Tensor, score: float) -> KeyframePrediction:
         objects = tuple(self._objects(window.image, mask, a, score))
@@ -122,7 +178,8 @@ class Predictor:
         namer = self._loaded.namer
         if not parts or namer is None:
             return [Detection(label=None, score=score, mask=part) for part in parts]
-        v = self._loaded.image_encoder.encode([_crop(image, part) for part in parts])
+        crops = to_device([_crop(image, part) for part in parts], self._loaded.device)
+        v = self._loaded.image_encoder.encode(crops)
         odds = (namer.heard(a) * namer.seen(v)).cpu()  # (parts, labels)
         named: dict[int, NDArray[np.bool_]] = {}
         for part, label in zip(parts, odds.argmax(dim=-1).tolist(), strict=True):
@@ -142,12 +199,6 @@ def _silent(window: Window) -> KeyframePrediction:
     return KeyframePrediction(
         keyframe=window.keyframe, image=window.image, sounding=False, score=1.0, mask=mask, objects=()
     )
-
-
-def _native(logits: Tensor, size: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Logits (h, w) to the mask at native size (H, W); bilinear, as the reference resizes its logits."""
-    resized = F.interpolate(logits[None, None].float(), size, mode="bilinear", align_corners=False)
-    return np.asarray((resized[0, 0] > 0).cpu().numpy(), np.bool_)
 
 
 def _parts(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
@@ -174,3 +225,36 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device {name!r} was asked for, but torch sees no GPU; use --device cpu")
     return device
+
+
+def _precision(name: str, device: torch.device, preset: str) -> Precision:
+    """`auto` is bf16 where the device computes in it and the model is large enough to gain by it."""
+    if name not in ("auto", "fp32", "bf16"):
+        raise ConfigError(f"{name!r} is no precision; use auto, fp32 or bf16")
+    if name != "auto":
+        return "bf16" if name == "bf16" else "fp32"
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        found = torch.cpu.get_capabilities()
+        native = bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    return "bf16" if native and PRESETS[preset].gains_by_bf16 else "fp32"
+
+
+def _fitting_batch(loaded: Loaded) -> int:
+    """How many keyframes a batch may have by the memory that is free, as far as that can be told beforehand."""
+    device, side = loaded.device, loaded.model.config.sam.image_size
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _available_memory()
+    return int(min(LARGEST_BATCH, max(1, free // 2 // (BYTES_PER_PIXEL * side * side))))
+
+
+def _available_memory() -> int:
+    """Bytes that processes can have without swapping."""
+    with open("/proc/meminfo") as file:
+        kilobytes = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
+    return kilobytes * 1024
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Of a GPU torch says so by a class of its own; of a host's memory in words."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -11,9 +11,13 @@ AudioEncoderName = Literal["tiny", "ms-clap", "laion-clap"]
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """`model.audio_width` and `model.image_width` are the widths of the encoders that are named here."""
+    """`model.audio_width` and `model.image_width` are the widths of the encoders that are named here.
+
+    `gains_by_bf16`: its matrices are so large that to compute in bfloat16 is faster, where a device can.
+    """
 
     model: AV2TSamConfig
+    gains_by_bf16: bool = True
     image_encoder: ImageEncoderName = "clip"
     audio_encoder: AudioEncoderName = "ms-clap"
 
@@ -41,7 +45,7 @@ SAM2_L = AV2TSamConfig(sam=Sam2Config())
 SAM1_H = AV2TSamConfig(sam=Sam1Config())
 
 PRESETS = {
-    "tiny": Preset(model=TINY, image_encoder="tiny", audio_encoder="tiny"),
+    "tiny": Preset(model=TINY, gains_by_bf16=False, image_encoder="tiny", audio_encoder="tiny"),
     "sam2-l": Preset(model=SAM2_L),
     "sam2-l-noadapter": Preset(model=replace(SAM2_L, adapter=False)),
     "sam2-l-laion": Preset(model=replace(SAM2_L, audio_width=512), audio_encoder="laion-clap"),

@@ -12,22 +12,25 @@ SAM_MEAN = (123.675, 116.28, 103.53)
 SAM_STD = (58.395, 57.12, 57.375)
 
 
-def stack_frames(
-    images: Sequence[NDArray[np.uint8]], size: int, device: torch.device, mode: str, antialias: bool = False
-) -> Tensor:
-    """Frames (H, W, 3) of any sizes to one float batch (B, 3, size, size) of 0..255, resized to the square."""
-    resized = []
-    for image in images:
-        frame = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float()
-        if frame.shape[-2:] != (size, size):
-            frame = F.interpolate(frame, (size, size), mode=mode, align_corners=False, antialias=antialias)
-        resized.append(frame)
-    return torch.cat(resized)
+def to_device(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor | list[Tensor]:
+    """Frames (H, W, 3) to float tensors (3, H, W) of 0..255; those of one size are copied at once, to (B, 3, H, W)."""
+    if len({image.shape for image in images}) == 1:
+        return torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2).float()
+    return [torch.from_numpy(image).to(device).permute(2, 0, 1).float() for image in images]
 
 
-def sam_images(images: Sequence[NDArray[np.uint8]], size: int, device: torch.device, antialias: bool) -> Tensor:
+def stack_frames(images: Tensor | Sequence[Tensor], size: int, mode: str, antialias: bool = False) -> Tensor:
+    """Frames (3, H, W), of any sizes or already one batch, to (B, 3, size, size), resized to the square."""
+    if not isinstance(images, Tensor):
+        return torch.cat([stack_frames(image[None], size, mode, antialias) for image in images])
+    if images.shape[-2:] == (size, size):
+        return images.float()
+    return F.interpolate(images.float(), (size, size), mode=mode, align_corners=False, antialias=antialias)
+
+
+def sam_images(images: Tensor | Sequence[Tensor], size: int, antialias: bool) -> Tensor:
     """SAM's input: bilinear, normalised by the mean and deviation that SAM was trained with."""
-    return normalise_sam(stack_frames(images, size, device, "bilinear", antialias))
+    return normalise_sam(stack_frames(images, size, "bilinear", antialias))
 
 
 def normalise_sam(batch: Tensor) -> Tensor:
@@ -37,6 +40,6 @@ def normalise_sam(batch: Tensor) -> Tensor:
     return (batch - mean) / std
 
 
-def multimodal_images(images: Sequence[NDArray[np.uint8]], size: int, device: torch.device, antialias: bool) -> Tensor:
+def multimodal_images(images: Tensor | Sequence[Tensor], size: int, antialias: bool) -> Tensor:
     """BEiT-3's input: bicubic, mean and deviation 0.5."""
-    return stack_frames(images, size, device, "bicubic", antialias) / 127.5 - 1
+    return stack_frames(images, size, "bicubic", antialias) / 127.5 - 1
