@@ -21,7 +21,7 @@ COMMANDS = {
     "retry": ("av2t.retry", "queue failed tasks again"),
     "compose": ("av2t.compose", "compose training clips from cut-outs and recordings"),
     "train": ("av2t.train", "train a model version on composed clips"),
-    "bench": ("av2t.bench", "measure a model version on clips with known masks"),
+    "evaluate": ("av2t.evaluate", "measure how right a model version is, on clips with known masks"),
 }
 
 _EPILOG = """examples:

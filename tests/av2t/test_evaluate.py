@@ -15,7 +15,7 @@ def test_composed_clips_are_measured(tmp_path: Path) -> None:
         "compose", str(tmp_path), "--cutouts", str(CUTOUTS), "--clips", "2", "--size", "160x90", "--fps", "8"
     )
     assert composed.returncode == 0, composed.stderr
-    measured = av2t("bench", str(tmp_path), "--json", "--device", "cpu")
+    measured = av2t("evaluate", str(tmp_path), "--json", "--device", "cpu")
     assert measured.returncode == 0, measured.stderr
     numbers = json.loads(measured.stdout)
     assert (numbers["clips"], numbers["keyframes"]) == (2, 10)
@@ -23,7 +23,7 @@ def test_composed_clips_are_measured(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_clips_is_one_line(tmp_path: Path) -> None:
-    measured = av2t("bench", str(tmp_path))
+    measured = av2t("evaluate", str(tmp_path))
     assert measured.returncode == 2
     assert measured.stderr == (
         f"av2t: error: {tmp_path} holds no composed clips; `av2t compose {tmp_path} --cutouts DIR` makes some\n"
