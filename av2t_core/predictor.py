@@ -64,7 +64,7 @@ class Predictor:
         """`batch_size`: keyframes at a time; None fits it to the memory. It is halved whenever it proves too large."""
         self.model_version = model_version
         self.batch_size = batch_size or _fitting_batch(loaded)
-        self._loaded = loaded
+        self.loaded = loaded
 
     @classmethod
     def load(
@@ -99,7 +99,7 @@ class Predictor:
     @property
     def labels(self) -> tuple[str, ...]:
         """What the model can name; empty if it cannot name anything."""
-        return self._loaded.namer.labels if self._loaded.namer else ()
+        return self.loaded.namer.labels if self.loaded.namer else ()
 
     def predict(self, windows: Iterable[Window]) -> Generator[KeyframePrediction]:
         """One prediction for each window, in order; holds two batches at a time, and decodes the next one meanwhile.
@@ -131,14 +131,14 @@ class Predictor:
                 if len(some) == 1:
                     raise AV2TError(
                         f"one keyframe of {windows[0].image.shape[1]} x {windows[0].image.shape[0]} pixels needs more"
-                        f" memory than {self._loaded.device} has left; free some, or use a smaller model"
+                        f" memory than {self.loaded.device} has left; free some, or use a smaller model"
                     ) from error
                 self.batch_size = max(1, len(some) // 2)
         return done
 
     @torch.inference_mode()
     def _predict_batch(self, windows: list[Window]) -> list[KeyframePrediction]:
-        loaded, config = self._loaded, self._loaded.model.config
+        loaded, config = self.loaded, self.loaded.model.config
         images = to_device([window.image for window in windows], loaded.device)
         v = loaded.image_encoder.encode(images)  # (B, image_width)
         a = loaded.audio_encoder.encode([window.sound for window in windows])
@@ -175,11 +175,11 @@ class Predictor:
     def _objects(self, image: NDArray[np.uint8], mask: NDArray[np.bool_], a: Tensor, score: float) -> list[Detection]:
         """The mask's parts, each named by what is heard and what is seen in it; parts of one name are one object."""
         parts = _parts(mask)
-        namer = self._loaded.namer
+        namer = self.loaded.namer
         if not parts or namer is None:
             return [Detection(label=None, score=score, mask=part) for part in parts]
-        crops = to_device([_crop(image, part) for part in parts], self._loaded.device)
-        v = self._loaded.image_encoder.encode(crops)
+        crops = to_device([_crop(image, part) for part in parts], self.loaded.device)
+        v = self.loaded.image_encoder.encode(crops)
         odds = (namer.heard(a) * namer.seen(v)).cpu()  # (parts, labels)
         named: dict[int, NDArray[np.bool_]] = {}
         for part, label in zip(parts, odds.argmax(dim=-1).tolist(), strict=True):

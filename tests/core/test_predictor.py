@@ -143,8 +143,8 @@ class Hungry:
 
 def hungry(most: int) -> tuple[Predictor, Hungry]:
     predictor = Predictor.load("tiny", "cpu", batch_size=8)
-    encoder = Hungry(predictor._loaded.image_encoder, most)
-    predictor._loaded = replace(predictor._loaded, image_encoder=encoder, namer=None)
+    encoder = Hungry(predictor.loaded.image_encoder, most)
+    predictor.loaded = replace(predictor.loaded, image_encoder=encoder, namer=None)
     return predictor, encoder
 
 
@@ -201,7 +201,7 @@ def test_bf16_stays_close_to_fp32(predictor: Predictor, windows: list[Window]) -
 
 @pytest.mark.parametrize(("precision", "wanted"), [("fp32", "fp32"), ("bf16", "bf16"), ("auto", "fp32")])
 def test_precision_is_as_asked_for(precision: str, wanted: str) -> None:
-    assert Predictor.load("tiny", "cpu", precision=precision)._loaded.precision == wanted
+    assert Predictor.load("tiny", "cpu", precision=precision).loaded.precision == wanted
 
 
 def test_a_precision_that_is_none_is_named() -> None:
