@@ -19,6 +19,7 @@ COMMANDS = {
     "worker": ("av2t.worker", "work off the queue: decode clips, run the model, send predictions"),
     "status": ("av2t.status", "show what is queued, running and failed"),
     "retry": ("av2t.retry", "queue failed tasks again"),
+    "weights": ("av2t.weights", "pull, import and list the published models' weights"),
     "compose": ("av2t.compose", "compose training clips from cut-outs and recordings"),
     "train": ("av2t.train", "train a model version on composed clips"),
     "evaluate": ("av2t.evaluate", "measure how right a model version is, on clips with known masks"),
@@ -27,6 +28,7 @@ COMMANDS = {
 _EPILOG = """examples:
   av2t up --demo                        Label Studio with demo clips that carry their masks
   av2t predict clip.mp4 --out result    the same for one file, into a folder
+  av2t weights pull sam2-l              fetch the paper's model, for --model sam2-l
 
 `av2t COMMAND --help` tells more about one command."""
 
@@ -74,19 +76,19 @@ def _run(arguments: Sequence[str]) -> int:
         raise AV2TError(f"this version has no `av2t {command}` yet")
     try:
         module = import_module(name)
+        parser = Parser(
+            prog=f"av2t {command}",
+            description=help_line[0].upper() + help_line[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(parser)
+        status: int = module.run(parser.parse_args(arguments[1:]))
     except ModuleNotFoundError as error:
         if error.name is None or find_spec(error.name.partition(".")[0]) is not None:
             raise
         raise AV2TError(
             f"`av2t {command}` needs the package {error.name}; install av2t-sam with its extras [model,embedded]"
         ) from error
-    parser = Parser(
-        prog=f"av2t {command}",
-        description=help_line[0].upper() + help_line[1:] + ".",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    module.add_arguments(parser)
-    status: int = module.run(parser.parse_args(arguments[1:]))
     return status
 
 

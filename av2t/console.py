@@ -13,5 +13,17 @@ def note(sentence: str) -> None:
 
 
 def progress_bar(what: str, total: int | None, unit: str) -> Any:
-    """A tqdm bar; it shows itself on a terminal only."""
-    return tqdm(desc=what, total=total, unit=unit, disable=None, file=sys.stderr, leave=False, bar_format=_BAR)
+    """A tqdm bar; it shows itself on a terminal only. Bytes, of the unit "B", are scaled."""
+    scale = unit == "B"
+    return tqdm(
+        desc=what, total=total, unit=unit, unit_scale=scale, disable=None, file=sys.stderr, leave=False, bar_format=_BAR
+    )
+
+
+def table(title: str, rows: list[list[str]]) -> list[str]:
+    """Lines of a table with aligned columns under its title, after an empty line; none without rows."""
+    if not rows:
+        return []
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    cells = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    return ["", title, *("  " + "  ".join(row).rstrip() for row in cells)]

@@ -5,6 +5,7 @@ import json
 from dataclasses import asdict
 from datetime import datetime
 
+from av2t.console import table
 from worker.queue import FailedJob, Overview, RunningJob, WorkerState, connect, failed_jobs, overview
 from worker.settings import Settings
 
@@ -33,10 +34,10 @@ def _lines(state: Overview, failures: list[FailedJob]) -> list[str]:
     ]
     if not state.workers:
         lines += ["", "No worker listens, so nothing is done: start one with `av2t worker`"]
-    lines += _table("Workers", [_worker(worker) for worker in state.workers])
-    lines += _table("Running", [_running(job) for job in state.running])
+    lines += table("Workers", [_worker(worker) for worker in state.workers])
+    lines += table("Running", [_running(job) for job in state.running])
     shown = "" if len(failures) == state.failed else f" (the newest {len(failures)} of {state.failed})"
-    lines += _table(f"Failed{shown}, `av2t retry` queues them again", [_failed(job) for job in failures])
+    lines += table(f"Failed{shown}, `av2t retry` queues them again", [_failed(job) for job in failures])
     return lines
 
 
@@ -56,11 +57,3 @@ def _running(job: RunningJob) -> list[str]:
 
 def _failed(job: FailedJob) -> list[str]:
     return [f"project {job.project}", f"task {job.task}", job.model_version, job.error]
-
-
-def _table(title: str, rows: list[list[str]]) -> list[str]:
-    if not rows:
-        return []
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    cells = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
-    return ["", title, *("  " + "  ".join(row).rstrip() for row in cells)]

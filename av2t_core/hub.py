@@ -5,16 +5,15 @@ plain HTTP: its own `hf_hub_download` deletes what it has when it is interrupted
 nothing that could be resumed either.
 """
 
-import errno
 import hashlib
-import os
 import queue
-import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import httpx2  # what huggingface_hub speaks HTTP with; its errors come through
@@ -28,6 +27,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, but not in __all__
 
+from av2t_core.disk import disk_error
 from av2t_core.errors import WeightsError
 
 FIRST_ANSWER = 3.0  # seconds that the hub has to answer at all, whatever keeps it from it
@@ -36,9 +36,17 @@ RETRIES = 4  # in a row without a byte
 _PASSING = {408, 429, 500, 502, 503, 504}
 
 
+class Bar(Protocol):
+    def update(self, n: int, /) -> object:
+        """So many bytes more; fewer where n is negative."""
+
+
+Progress = Callable[[str, int], AbstractContextManager[Bar]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class RemoteFile:
-    """A file of a repository at one commit; size in bytes and sha256 are the hub's word."""
+    """A file of a repository at one commit. Size in bytes and sha256 are the hub's word; "" where it gives none."""
 
     repository: str
     revision: str
@@ -73,8 +81,8 @@ def connect() -> None:
         raise _error(failure, "")
 
 
-def list_files(repository: str) -> list[RemoteFile | str]:
-    """All files at the newest commit, by name only where the hub has no sha256 of them. WeightsError."""
+def list_files(repository: str) -> list[RemoteFile]:
+    """All files at the newest commit. WeightsError."""
     try:
         info = HfApi().model_info(repository, files_metadata=True, timeout=TIMEOUT.read)
         return [
@@ -82,11 +90,9 @@ def list_files(repository: str) -> list[RemoteFile | str]:
                 repository=repository,
                 revision=str(info.sha),
                 name=file.rfilename,
-                size=file.lfs.size,
-                sha256=file.lfs.sha256,
+                size=file.size or 0,
+                sha256=file.lfs.sha256 if file.lfs else "",
             )
-            if file.lfs
-            else file.rfilename
             for file in info.siblings or ()
         ]
     except (httpx2.HTTPError, OSError) as error:
@@ -98,22 +104,27 @@ def list_files(repository: str) -> list[RemoteFile | str]:
         ) from None
 
 
-def download(file: RemoteFile, folder: Path, advance: Callable[[int], object]) -> Path:
+def downloaded(file: RemoteFile, folder: Path) -> int:
+    """How many bytes of the file are in `folder` already."""
+    return max(_size(folder / file.sha256), _size(folder / f"{file.sha256}.part"))
+
+
+def download(file: RemoteFile, folder: Path, progress: Progress) -> Path:
     """The verified file in `folder`, under its sha256. WeightsError.
 
-    What an interruption leaves is `<sha256>.part`, with which the next try goes on. `advance` hears of bytes as they
-    are there; of those that were there before, too.
+    What an interruption leaves is `<sha256>.part`, with which the next try goes on. `progress` is called for each of
+    the steps, with what it does and the number of bytes.
     """
     path = folder / file.sha256
-    part = path.with_suffix(".part")
+    part = folder / f"{file.sha256}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            advance(file.size)
             return path
-        advance(_size(part))
-        _fetch(file, part, advance)
-        if _size(part) != file.size or _sha256(part) != file.sha256:
+        with progress(f"fetch {file.name}", file.size) as bar:
+            bar.update(_size(part))
+            _fetch(file, part, bar.update)
+        if _size(part) != file.size or _sha256(part, file, progress) != file.sha256:
             part.unlink()
             raise WeightsError(
                 f"{file.name} of {file.repository} is not what the hub says it is: its size or sha256 is another; it"
@@ -121,23 +132,7 @@ def download(file: RemoteFile, folder: Path, advance: Callable[[int], object]) -
             )
         return part.rename(path)
     except OSError as error:
-        raise _disk_error(error, folder) from error
-
-
-def require_space(folder: Path, needed: int, purpose: str) -> None:
-    """WeightsError if `needed` bytes for `purpose` do not fit on the disk of `folder`, which need not exist."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise WeightsError(
-            f"{purpose} needs {in_gigabytes(needed)} in {folder}, where {in_gigabytes(free)} are free: make room, or"
-            " set AV2T_DATA_DIR to a folder on another disk"
-        )
-
-
-def in_gigabytes(size: float) -> str:
-    """Bytes for a person: 3.7 GB, 12 MB."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+        raise disk_error(error, folder) from error
 
 
 def address() -> str:
@@ -188,18 +183,13 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _disk_error(error: OSError, folder: Path) -> WeightsError:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return WeightsError(
-            f"{folder} is full ({os.strerror(error.errno)}): make room, or set AV2T_DATA_DIR to a folder on another"
-            " disk; the same command goes on where it stopped"
-        )
-    return WeightsError(f"{folder} cannot be written ({error.strerror}): set AV2T_DATA_DIR to a folder that can")
+def _sha256(path: Path, file: RemoteFile, progress: Progress) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as content, progress(f"check {file.name}", file.size) as bar:
+        while chunk := content.read(1 << 22):
+            digest.update(chunk)
+            bar.update(len(chunk))
+    return digest.hexdigest()
 
 
 def _error(error: Exception, repository: str, name: str = "") -> WeightsError:

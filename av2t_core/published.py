@@ -1,19 +1,20 @@
 """What is published where: for every preset the files on the model hub that its weights come from.
 
-Where `expected` is set, names and sizes follow from the reference (the name under which its training stores a
-checkpoint, the number of its parameters), for the repository's own list was not at hand; the others were read off the
-hub's pages. Files are found by patterns of their names, and what is there instead is said.
+Names and sizes of the encoders' files and of EVF-SAM's were read off the hub's pages. Of EVF-SAM2 and of AV2T-SAM the
+lists of files were not seen: what stands here is expected, after the name under which the authors' training stores a
+checkpoint and the number of parameters. Files are found by patterns of their names, and what is there instead is said.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from av2t_core.errors import WeightsError
 from av2t_core.model.config import Feature, Sam2Config
 from av2t_core.presets import PRESETS, Preset
 
+Text = TypeVar("Text")
 Dataset = Literal["ms3", "s4"]
 Sam = Literal["sam1", "sam2"]
 
@@ -33,7 +34,6 @@ class Published:
     names: tuple[str, ...]
     example: str
     gigabytes: float
-    expected: bool = False
 
     @property
     def page(self) -> str:
@@ -103,8 +103,7 @@ _STARTS: dict[Sam, Published] = {
         repository="YxZhang/evf-sam2-multitask",
         names=_OF_TRANSFORMERS,
         example="model.safetensors",
-        gigabytes=3.6,
-        expected=True,
+        gigabytes=3.6,  # if it is in fp32
     ),
     "sam1": Published(
         what="EVF-SAM",
@@ -144,7 +143,6 @@ def model(preset: str, feature: Feature, dataset: Dataset) -> Published:
         names=(_CHECKPOINT.format(**{**named, "dataset": "ms?3" if dataset == "ms3" else dataset}),),
         example="…_{feature}{adapter}_{evf}_{dataset}_best.pth".format(**named),
         gigabytes=_GIGABYTES[sam_of(chosen)],
-        expected=True,
     )
 
 
@@ -158,9 +156,10 @@ def encoders(preset: str) -> list[str]:
     return [PRESETS[preset].image_encoder, PRESETS[preset].audio_encoder]
 
 
-def gigabytes(preset: str) -> float:
-    """To fetch for a model of this preset, where none of its parts is there yet."""
-    return _GIGABYTES[sam_of(PRESETS[preset])] + sum(ENCODERS[encoder].gigabytes for encoder in encoders(preset))
+def gigabytes(preset: str, *, only_start: bool = False) -> float:
+    """To fetch for a model of this preset, or its start, where none of its parts is there yet."""
+    main = start(preset).gigabytes if only_start else _GIGABYTES[sam_of(PRESETS[preset])]
+    return main + sum(ENCODERS[encoder].gigabytes for encoder in encoders(preset))
 
 
 def version_name(preset: str, feature: Feature, dataset: Dataset) -> str:
@@ -184,8 +183,9 @@ def how_to_get(name: str) -> str:
                 continue
             [(feature, dataset)] = fitting
             options = (f" --feature {feature}" if feature != "mul" else "") + f" --dataset {dataset}"
+        size = gigabytes(preset, only_start="--start" in options)
         return (
-            f"`av2t weights pull {preset}{options}` fetches them (about {gigabytes(preset):.0f} GB),"
+            f"`av2t weights pull {preset}{options}` fetches them (about {size:.0f} GB),"
             f" `av2t weights import {preset} FILE…` takes files that you have"
         )
     return ""
@@ -205,6 +205,13 @@ def named(file: str) -> Named | None:
     )
 
 
+def agreed(option: str, asked: Text | None, said: Text | None) -> Text | None:
+    """What a person asked for, else what the checkpoint's name says. WeightsError if the two differ."""
+    if asked and said and asked != said:
+        raise WeightsError(f"{option} {asked} contradicts the checkpoint's name, which says {said}; leave it out")
+    return asked or said
+
+
 def find(wanted: Published, names: Sequence[str]) -> list[str]:
     """Of a repository's files the ones that are wanted. WeightsError: there are none, or several rivals."""
     for pattern in wanted.names:
@@ -218,7 +225,8 @@ def find(wanted: Published, names: Sequence[str]) -> list[str]:
             )
         if shard is not None and len(found) != int(shard[1]):
             raise WeightsError(
-                f"{wanted.repository} holds {len(found)} of the {int(shard[1])} files of {wanted.what}; see {wanted.page}"
+                f"{wanted.repository} holds {len(found)} of the {int(shard[1])} files of {wanted.what}, which are"
+                f" needed together; see {wanted.page}"
             )
         return found
     held = ", ".join(sorted(names)) or "nothing"

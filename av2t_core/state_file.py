@@ -26,11 +26,24 @@ _NUMBERS: list[Any] = [
 _CONTAINERS = ("state_dict", "model")  # of LAION-CLAP and of MS-CLAP
 
 
-def read_state_file(path: Path) -> dict[str, Tensor]:
+def read_state_file(path: Path, *shards: Path, label: str = "") -> dict[str, Tensor]:
     """The tensors by name, without the prefix that DataParallel puts before all; mapped from the file where it can be.
 
-    WeightsError: the file is missing, no state dict, damaged, or holds more than data.
+    `shards`: the other files of the same state dict. `label`: what errors call it instead of its path.
+    WeightsError: a file is missing, no state dict, damaged, or holds more than data.
     """
+    state: dict[str, Tensor] = {}
+    for file in (path, *shards):
+        try:
+            state |= _read(file)
+        except WeightsError as error:
+            raise WeightsError(str(error).replace(str(file), label or str(file))) from None
+    if all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
+    return state
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
             head = file.read(64)
@@ -41,8 +54,6 @@ def read_state_file(path: Path) -> dict[str, Tensor]:
     state = _unwrapped(_safetensors(path) if head[8:9] == b"{" else _pickled(path))
     if not state:
         raise WeightsError(f"{path} holds no named tensors, so it is no state dict")
-    if all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
     return state
 
 

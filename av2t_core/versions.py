@@ -47,7 +47,7 @@ class Version:
         if self.directory.parent == BUILT_IN:
             return "install the package again"
         command = self.card.get("source", {}).get("command")
-        return f"delete what is left of it and run `{command}`" if command else "bring it back from a copy"
+        return f"delete {self.directory} and run `{command}`" if command else "bring it back from a copy"
 
     def check(self) -> None:
         """WeightsError if it cannot predict, as far as that is seen without reading its weights."""

@@ -1,0 +1,103 @@
+"""`av2t weights import`: checkpoints that are on this machine to a model version."""
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from av2t.console import note
+from av2t_core import published
+from av2t_core.disk import require_space
+from av2t_core.errors import WeightsError
+from av2t_core.model.config import Feature
+from av2t_core.model_folder import NewVersion, alone, encoder_parts, keep_encoder, keep_model, whole
+from av2t_core.versions import Version, check_name
+
+if TYPE_CHECKING:  # they bring torch, for which nobody who is refused should wait
+    from torch import Tensor
+
+    from av2t_core.conversion import Kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """A state dict that was given. `label`: its file, or the first of its shards."""
+
+    label: str
+    kind: "Kind"
+    state: "Mapping[str, Tensor]"
+
+
+def take(args: argparse.Namespace, models_dir: Path) -> Version | None:
+    """The version that was made, or None if the files are encoders alone. WeightsError."""
+    given = _given(args.files, args.preset)
+    model = next((each for each in given.values() if each.kind not in published.ENCODERS), None)
+    version = model and _version_to_import(args, model, models_dir)
+    with alone(models_dir):
+        parts = encoder_parts(models_dir, args.preset)
+        encoders = published.encoders(args.preset)
+        lacking = [published.ENCODERS[encoder] for encoder in encoders if encoder not in {*parts, *given}]
+        if model and lacking:
+            names = " and ".join(f"{source.example} of {source.repository}" for source in lacking)
+            raise WeightsError(f"{args.preset} needs its encoders, too: give {names} beside {model.label}")
+        require_space(models_dir, sum(path.stat().st_size for path in args.files), f"{args.preset}, converted,")
+        for each in given.values():
+            note(f"converting {each.label}")
+            if each is not model:
+                parts[each.kind] = keep_encoder(models_dir, each.label, each.kind, each.state)  # type: ignore[arg-type]
+        if model and version:
+            keep_model(models_dir, model.label, model.kind, model.state, version, parts)  # type: ignore[arg-type]
+    if version:
+        return whole(models_dir, version.name)
+    print(f"{' and '.join(given)} of {args.preset} are in {models_dir}; import the model's own checkpoint next")
+    return None
+
+
+def _given(paths: Sequence[Path], preset: str) -> "dict[str, Given]":
+    """What the files are, by kind: the encoders first. WeightsError: rivals, or what the preset has no use for."""
+    from av2t_core.conversion import kind_of
+    from av2t_core.state_file import read_state_file
+
+    given: dict[str, Given] = {}
+    encoders = published.encoders(preset)
+    for group in _grouped(paths):
+        state, label = read_state_file(*group), str(group[0])
+        kind = kind_of(label, state)
+        if kind in published.ENCODERS and kind not in encoders:
+            raise WeightsError(f"{label} is {kind}; {preset} works with {' and '.join(encoders)}, leave it out")
+        rival = given.get(kind) or next((g for g in given.values() if {g.kind, kind} == {"av2t-sam", "evf-sam"}), None)
+        if rival:
+            raise WeightsError(f"{rival.label} is {rival.kind} and {label} is {kind}: import one at a time")
+        given[kind] = Given(label=label, kind=kind, state=state)
+    return dict(sorted(given.items(), key=lambda item: item[0] not in encoders))
+
+
+def _grouped(paths: Sequence[Path]) -> list[list[Path]]:
+    """Files by state dict: the shards of one are numbered, as in model-00001-of-00002.safetensors."""
+    groups: dict[Path, list[Path]] = {}
+    for path in paths:
+        groups.setdefault(path.with_name(re.sub(r"-\d+-of-\d+", "", path.name)), []).append(path)
+    return list(groups.values())
+
+
+def _version_to_import(args: argparse.Namespace, model: Given, models_dir: Path) -> NewVersion:
+    file = Path(model.label).name
+    said = published.named(file)
+    feature: Feature | None = args.feature
+    if model.kind == "evf-sam":
+        name = args.name or published.start_name(args.preset)
+        feature = feature or "mul"
+    else:
+        feature = published.agreed("--feature", feature, said.feature if said else None)
+        if feature is None:
+            raise WeightsError(f"the name of {file} does not say which feature it was trained with: add --feature")
+        name = args.name or (published.version_name(args.preset, feature, said.dataset) if said else None)
+        if name is None:
+            raise WeightsError(f"the name of {file} does not say what it was trained on: name the version with --name")
+    check_name(name)
+    if (models_dir / name).exists():
+        raise WeightsError(f"{models_dir / name} exists; a model version is never changed, choose another --name")
+    command = f"av2t weights import {args.preset} {' '.join(map(str, args.files))} --feature {feature} --name {name}"
+    return NewVersion(name=name, preset=args.preset, feature=feature, source={"command": command, "file": file})

@@ -1,0 +1,91 @@
+"""`av2t weights list`: which weights there are, and how the others are got."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from av2t.console import table
+from av2t_core import published
+from av2t_core.disk import in_gigabytes
+from av2t_core.model_folder import DOWNLOADS_FOLDER
+from av2t_core.versions import BUILT_IN, PARTS_FOLDER, Version, installed
+
+
+def show(args: argparse.Namespace, models_dir: Path) -> None:
+    """Print it. WeightsError: a card cannot be read."""
+    found = _overview(models_dir)
+    print(json.dumps(found, indent=2) if args.json else "\n".join(_lines(found)))
+
+
+def _overview(models_dir: Path) -> dict[str, Any]:
+    versions = installed(models_dir)
+    users: dict[str, list[str]] = {path.name: [] for path in sorted((models_dir / PARTS_FOLDER).glob("*.safetensors"))}
+    for version in versions:
+        for part in version.card.get("parts", ()):
+            users.setdefault(part["file"], []).append(version.name)
+    models = {version.card["preset"] for version in versions if not version.card.get("start")}
+    downloads = [path for path in (models_dir / DOWNLOADS_FOLDER).glob("*") if path.is_file()]
+    return {
+        "directory": str(models_dir),
+        "versions": [_version(version) for version in versions],
+        "parts": [
+            {"file": file, "bytes": _size(models_dir / PARTS_FOLDER / file), "versions": names}
+            for file, names in users.items()
+        ],
+        "missing": [
+            {
+                "preset": preset,
+                "gigabytes": round(published.gigabytes(preset), 1),
+                "command": f"av2t weights pull {preset}",
+            }
+            for preset in published.presets()
+            if preset not in models
+        ],
+        "downloads": {"directory": str(models_dir / DOWNLOADS_FOLDER), "bytes": sum(map(_size, downloads))},
+    }
+
+
+def _version(version: Version) -> dict[str, Any]:
+    return {
+        "name": version.name,
+        "preset": version.card["preset"],
+        "kind": "start" if version.card.get("start") else "model",
+        "bytes": _size(version.weights),
+        "parts": [part["file"] for part in version.card.get("parts", ())],
+        "lacks": [str(path) for path, _ in version.files if not path.is_file()],
+        "built_in": version.directory.parent == BUILT_IN,
+        "source": version.card.get("source"),
+    }
+
+
+def _size(path: Path) -> int | None:
+    """None where it is missing."""
+    return path.stat().st_size if path.exists() else None
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    lines = [f"Weights in {found['directory']}"]
+    lines += table("Model versions", [_row(version) for version in found["versions"]])
+    parts = [[part["file"], _shown(part["bytes"]), _users(part["versions"])] for part in found["parts"]]
+    lines += table("Parts that versions share", parts)
+    missing = [[m["preset"], f"about {m['gigabytes']:.0f} GB", f"`{m['command']}`"] for m in found["missing"]]
+    lines += table("Not here yet", missing)
+    if size := found["downloads"]["bytes"]:
+        kept = f"Fetched and not converted: {in_gigabytes(size)} in {found['downloads']['directory']}"
+        lines += ["", f"{kept}; the same pull goes on with it"]
+    return lines
+
+
+def _row(version: dict[str, Any]) -> list[str]:
+    lacks = [f"lacks {Path(path).name}" for path in version["lacks"]]
+    command = "ships with the package" if version["built_in"] else (version["source"] or {}).get("command", "")
+    return [version["name"], version["kind"], _shown(version["bytes"]), "; ".join([*lacks, command])]
+
+
+def _shown(size: int | None) -> str:
+    return "missing" if size is None else in_gigabytes(size)
+
+
+def _users(versions: list[str]) -> str:
+    return f"of {', '.join(versions)}" if versions else "of no version"

@@ -1,0 +1,34 @@
+"""Room on a disk for large files: looked for before, and said when it runs out."""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+from av2t_core.errors import WeightsError
+
+
+def require_space(folder: Path, needed: int, purpose: str) -> None:
+    """WeightsError if `needed` bytes for `purpose` do not fit on the disk of `folder`, which need not exist."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise WeightsError(
+            f"{purpose} needs {in_gigabytes(needed)} in {folder}, where {in_gigabytes(free)} are free: make room, or"
+            " set AV2T_DATA_DIR to a folder on another disk"
+        )
+
+
+def in_gigabytes(size: float) -> str:
+    """Bytes for a person: 3.7 GB, 12 MB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+
+
+def disk_error(error: OSError, folder: Path) -> WeightsError:
+    """The sentence for a write into `folder` that failed."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return WeightsError(
+            f"{folder} is full ({os.strerror(error.errno)}): make room, or set AV2T_DATA_DIR to a folder on another"
+            " disk; the same command goes on where it stopped"
+        )
+    return WeightsError(f"{folder} cannot be written ({error.strerror}): set AV2T_DATA_DIR to a folder that can")
