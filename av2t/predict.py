@@ -12,6 +12,7 @@ from av2t_core.media import Clip
 from av2t_core.overlay import write_overlay
 from av2t_core.prediction import NAME, OVERLAY, Prediction, PredictionWriter, check_directory, dumps
 from av2t_core.versions import resolve
+from worker.settings import Settings
 
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -28,21 +29,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EXAMPLE
     parser.add_argument("video", metavar="VIDEO", type=Path, help="a video file with sound: mp4, mov, webm, mkv, avi …")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the prediction")
-    parser.add_argument("--model", metavar="NAME", default="tiny", help="model version (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument("--model", metavar="NAME", help="preset or model version (AV2T_MODEL; default: tiny)")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (AV2T_DEVICE; default: auto)")
+    parser.add_argument("--precision", help="auto, fp32 or bf16 (AV2T_PRECISION; default: auto)")
+    parser.add_argument(
+        "--random-weights", action="store_true", help="draw the preset's weights: its speed and memory, no real masks"
+    )
     parser.add_argument("--json", action="store_true", help="print prediction.json instead of a summary")
     parser.add_argument("--no-overlay", action="store_true", help="leave out overlay.mp4, which takes most of the time")
 
 
 def run(args: argparse.Namespace) -> int:
     # Clip, model name and folder come first: a mistake in one of them should not wait for the model to load.
+    settings = Settings.load(model=args.model, device=args.device, precision=args.precision)
     with Clip(args.video) as clip:
-        resolve(args.model)
+        if not args.random_weights:
+            resolve(settings.model, settings.models_dir)
         replaced = check_directory(args.out)
         if replaced is not None and replaced != str(args.video):
             note(f"note: {args.out} holds the prediction of {replaced}, which this one replaces")
         try:
-            prediction = _predict(clip, args)
+            prediction = _predict(clip, args, settings)
         except OSError as error:
             if error.errno not in _REFUSALS:
                 raise
@@ -53,12 +60,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _predict(clip: Clip, args: argparse.Namespace) -> Prediction:
+def _predict(clip: Clip, args: argparse.Namespace, settings: Settings) -> Prediction:
     if sys.stderr.isatty():
-        note(f"loading the model {args.model}")
+        note(f"loading the model {settings.model}")
     from av2t_core.predictor import Predictor  # takes seconds: it brings torch
 
-    predictor = Predictor.load(args.model, device=args.device)
+    if args.random_weights:
+        note("note: the weights are drawn at random, so the masks mean nothing")
+        predictor = Predictor.random(settings.model, settings.device, precision=settings.precision)
+    else:
+        predictor = Predictor.load(
+            settings.model, settings.device, models_dir=settings.models_dir, precision=settings.precision
+        )
     with PredictionWriter(args.out) as writer:
         with progress_bar("masks", clip.expected_windows, "keyframes") as bar:
             for keyframe in predictor.predict(clip.windows()):

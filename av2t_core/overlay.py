@@ -53,7 +53,7 @@ def write_overlay(
                 sink = Mp4Writer(container, image.shape[:2], frames.pixel_aspect, sound.rate > 0)
                 shade = Shade.of(records[zero], directory)
             while second < floor(time):
-                sink.write_sound(sound.second(second), sound.rate, second - zero)
+                sink.write_sound(sound.second(second).second, sound.rate, second - zero)
                 on_second()
                 second += 1
                 shade = Shade.of(records[second], directory) if second in records else None

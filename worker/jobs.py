@@ -73,7 +73,7 @@ def _wait_for(client: LabelStudioClient) -> str:
 
 def _load(name: str, settings: Settings) -> Predictor:
     started = time.monotonic()
-    predictor = Predictor.load(name, settings.device, models_dir=settings.models_dir)
+    predictor = Predictor.load(name, settings.device, models_dir=settings.models_dir, precision=settings.precision)
     log.info("model %s loaded in %.1f s", predictor.model_version, time.monotonic() - started)
     return predictor
 

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     )
     device: Annotated[str, AfterValidator(_device)] = _variable(
         "AV2T_DEVICE", "auto", "Where the model runs: auto, cpu, cuda or cuda:N."
+    )
+    precision: Literal["auto", "fp32", "bf16"] = _variable(
+        "AV2T_PRECISION", "auto", "What the model computes in: fp32, bf16, or auto, which is bf16 where that is faster."
     )
     data_dir: Path = _variable("AV2T_DATA_DIR", Path(".av2t"), "The folder for model versions, logs and demo data.")
     backend_host: str = _variable("AV2T_BACKEND_HOST", "127.0.0.1", "The address that the backend listens on.")
