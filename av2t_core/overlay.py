@@ -60,7 +60,7 @@ def write_overlay(
             sink.write_image(image if shade is None else shade.over(image), time - zero, lasts)
         if sink is not None:
             rest = round((frames.end - second) * sound.rate)
-            sink.write_sound(sound.second(second)[:, :rest], sound.rate, second - zero)
+            sink.write_sound(sound.second(second).second[:, :rest], sound.rate, second - zero)
             sink.close()
             on_second()
 
