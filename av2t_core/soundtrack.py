@@ -30,11 +30,13 @@ class Sound:
     """One second of sound with the edges of its neighbours.
 
     `samples`: (channels, MARGIN + rate + MARGIN) in -1..1, zeros where there is no sound, and `rate` in Hz; or (1, 0)
-    and 0 where there is nothing to hear.
+    and 0 where there is nothing to hear. `end`: the index into `samples` from which on the clip has no more sound,
+    where a resampler would let the last of it ring on; None if the sound goes on.
     """
 
     samples: NDArray[np.float32]
     rate: int
+    end: int | None = None
 
     @classmethod
     def alone(cls, second: NDArray[np.float32], rate: int) -> Self:
@@ -61,9 +63,9 @@ class Soundtrack:
         self.rate = 0
         self.channels = 0
         self.start: float | None = None  # seconds, the first sample
-        self.end = 0.0  # seconds, the last sample that was read
         self.peak = 0.0  # loudest sample that `second` gave, 1 is full scale
         self._chunks: deque[tuple[int, NDArray[np.float32]]] = deque()  # (position in samples, (channels, samples))
+        self._end = 0  # samples, the last that was read
         self._source = self._read()
         self._pull()
 
@@ -72,6 +74,11 @@ class Soundtrack:
 
     def __exit__(self, *exception: object) -> None:
         self._container.close()
+
+    @property
+    def end(self) -> float:
+        """Seconds to the last sample that was read."""
+        return self._end / self.rate if self.rate else 0.0
 
     def second(self, k: int) -> Sound:
         """[k, k + 1) s of the clip's clock. k must not decrease."""
@@ -84,7 +91,7 @@ class Soundtrack:
             begin, end = max(position, first), min(position + samples.shape[1], last)
             if begin < end:
                 out[:, begin - first : end - first] = samples[:, begin - position : end - position]
-        sound = Sound(samples=out, rate=self.rate)
+        sound = Sound(samples=out, rate=self.rate, end=max(0, self._end - first) if self._end < last else None)
         self.peak = max(self.peak, float(np.abs(sound.second).max()))
         return sound
 
@@ -129,7 +136,7 @@ class Soundtrack:
         if chunk is None:
             return False
         self._chunks.append(chunk)
-        self.end = self._end_of(-1) / self.rate
+        self._end = self._end_of(-1)
         return True
 
     def _read(self) -> Iterator[tuple[int, NDArray[np.float32]]]:

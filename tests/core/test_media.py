@@ -220,6 +220,7 @@ def test_a_second_carries_the_edges_of_its_neighbours(tmp_path: Path) -> None:
         assert earlier[:, -2 * MARGIN :].all(axis=1).any()
     assert not heard[0][:, :MARGIN].any()
     assert not heard[2][:, -MARGIN:].any()
+    assert [window.sound.end for window in windows] == [None, None, MARGIN + SOUND_RATE // 2]
 
 
 @pytest.mark.parametrize(("name", "codec"), [("clip.mp4", "aac"), ("clip.webm", "libopus"), ("clip.ts", "aac")])
@@ -260,6 +261,7 @@ def test_sound_that_ends_early_leaves_silence_after_it(tmp_path: Path) -> None:
     windows, _ = read(clip)
 
     assert [bool(window.sound.second.any()) for window in windows] == [True, False, False]
+    assert [window.sound.end for window in windows] == [MARGIN + SOUND_RATE, MARGIN, 0]
     assert "The sound ends 2.0 s before the picture" in remarks(clip)
 
 
