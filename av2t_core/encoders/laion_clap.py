@@ -1,74 +1,67 @@
-"""LAION-CLAP's audio half (arXiv 2211.06687), through laion-clap: HTSAT and the projection behind it."""
+"""LAION-CLAP's audio half (arXiv 2211.06687): a log-mel front end, HTSAT-tiny, a projection."""
 
-import importlib.util
-import sys
-import warnings
+import re
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 
 import numpy as np
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from av2t_core.encoders.melspectrogram import mono
+from av2t_core.encoders import htsat
+from av2t_core.encoders.melspectrogram import log_mel, mono
+from av2t_core.encoders.state import Source, translate
 from av2t_core.soundtrack import Sound
 
 SAMPLE_RATE = 48_000
-CLIP_SAMPLES = 480_000  # the model hears ten seconds; a window is repeated until they are full
+SECONDS = 10  # what the model hears at once; a second is repeated until they are full
 WIDTH = 512
+
+_TOWER = "audio_branch."
+_UNREAD = re.compile(
+    rf"text_|audio_transform\.|logit_scale_[at]$|(?:token_embedding|ln_final)\.|positional_embedding$"
+    rf"|{re.escape(_TOWER)}{htsat.UNREAD}"
+)
 
 
 class LaionClapAudioEncoder(nn.Module):
-    """See `av2t_core.encoders.AudioEncoder`. Without weights it is random; nothing is ever downloaded here.
-
-    `weights`: the `audio_branch.*` and `audio_projection.*` entries of one of LAION's HTSAT-tiny checkpoints.
-    """
+    """See `av2t_core.encoders.AudioEncoder`. Its weights are random; `from_checkpoint` gives the published ones."""
 
     width = WIDTH
 
-    def __init__(self, weights: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.audio_branch = _tower()
-        self.audio_projection = nn.Sequential(nn.Linear(768, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH))
-        if weights is not None:
-            self.load_state_dict(weights)
+        self.htsat = htsat.Htsat()
+        self.audio_projection = nn.Sequential(nn.Linear(htsat.WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH))
         self.eval()
 
     @torch.inference_mode()
     def encode(self, sounds: Sequence[Sound]) -> Tensor:
         device = next(self.parameters()).device
-        seconds = torch.from_numpy(np.stack([mono(sound, SAMPLE_RATE) for sound in sounds]))
-        clips = seconds.repeat(1, CLIP_SAMPLES // SAMPLE_RATE).to(device)
-        heard = self.audio_branch({"waveform": clips}, device=device)["embedding"]
+        seconds = torch.from_numpy(np.stack([mono(sound, SAMPLE_RATE) for sound in sounds])).to(device)
+        heard = self.htsat(htsat.picture(decibels(seconds.repeat(1, SECONDS))))
         return F.normalize(self.audio_projection(heard), dim=-1)
 
 
-def _tower() -> nn.Module:
-    """HTSAT-tiny. Taken from laion_clap.clap_module, without laion_clap, whose import fetches three tokenizers."""
-    spec = importlib.util.find_spec("laion_clap")
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    shell = ModuleType("laion_clap")
-    shell.__path__ = list(spec.submodule_search_locations)
-    previous = sys.modules.get("laion_clap")
-    sys.modules["laion_clap"] = shell
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it speaks to torch and timm in old ways
-            from laion_clap.clap_module.htsat import create_htsat_model
-            from laion_clap.clap_module.model import CLAPAudioCfp
+def decibels(samples: Tensor) -> Tensor:
+    """(B, N) at SAMPLE_RATE to (B, 64, 1 + N / 480)."""
+    return log_mel(samples, sample_rate=SAMPLE_RATE, n_fft=1024, hop=480, mels=htsat.MELS, low=50, high=14_000)
 
-            config = CLAPAudioCfp(
-                model_type="HTSAT",
-                model_name="tiny",
-                sample_rate=SAMPLE_RATE,
-                window_size=1024,
-                hop_size=480,
-                clip_samples=CLIP_SAMPLES,
-            )
-            return create_htsat_model(config)  # type: ignore[no-any-return]
-    finally:
-        del sys.modules["laion_clap"]
-        if previous is not None:
-            sys.modules["laion_clap"] = previous
+
+def from_checkpoint(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of one of LAION's HTSAT-tiny checkpoints to that of `LaionClapAudioEncoder`.
+
+    Its keys may begin with `module.`, as in LAION's files. The text's half, HTSAT's classifier and what follows from
+    the architecture is left out. WeightsError names every key that is missing, unknown or of another shape.
+    """
+    with init_empty_weights():
+        own = LaionClapAudioEncoder().state_dict()
+    return translate({key.removeprefix("module."): tensor for key, tensor in state.items()}, own, _source, _UNREAD)
+
+
+def _source(key: str) -> Source:
+    if key.startswith("htsat."):
+        source = htsat.source(key.removeprefix("htsat."))
+        return Source(_TOWER + source.key, source.part, source.parts)
+    return Source(key)

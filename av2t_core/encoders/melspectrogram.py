@@ -25,8 +25,9 @@ def mono(sound: Sound, rate: int) -> NDArray[np.float32]:
 
 def log_mel(samples: Tensor, *, sample_rate: int, n_fft: int, hop: int, mels: int, low: float, high: float) -> Tensor:
     """samples (B, N) to decibels (B, mels, 1 + N / hop), clamped at -100 dB."""
-    spectrum = torch.stft(samples, n_fft, hop, window=torch.hann_window(n_fft), return_complex=True)
-    filters = mel_filters(sample_rate, n_fft, mels, low, high)
+    window = torch.hann_window(n_fft, device=samples.device)
+    spectrum = torch.stft(samples, n_fft, hop, window=window, return_complex=True)
+    filters = mel_filters(sample_rate, n_fft, mels, low, high).to(samples.device)
     power = spectrum.real.square() + spectrum.imag.square()
     return 10 * (filters @ power).clamp(min=1e-10).log10()
 
