@@ -1,6 +1,7 @@
 """EVF-SAM: the text-prompted segmenter with SAM (arXiv 2304.02643) from the stock `segment-anything` package."""
 
 from functools import partial
+from typing import Any, cast
 
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
@@ -17,25 +18,24 @@ class EvfSam1(EvfSam):
 
     def __init__(self, config: AV2TSamConfig) -> None:
         assert isinstance(config.sam, Sam1Config)
-        sam = build_sam1(config.sam)
-        super().__init__(config, sam, sam.image_encoder.blocks)
+        super().__init__(config, build_sam1(config.sam))
         self.image_size = config.sam.image_size
 
     @property
     def blocks(self) -> nn.ModuleList:
-        return self.sam.image_encoder.blocks  # type: ignore[no-any-return,union-attr]
+        return cast(nn.ModuleList, self.sam.image_encoder.blocks)
 
     def image_features(self, images: Tensor) -> list[Tensor]:
         """images (B, 3, S, S) to the one level (B, width, S/16, S/16)."""
-        return [self.sam.image_encoder(images)]  # type: ignore[operator]
+        return [self.sam.image_encoder(images)]
 
     def decode(self, levels: list[Tensor], prompt: Tensor) -> tuple[Tensor, Tensor]:
         encoder = self.sam.prompt_encoder
-        positions = encoder.get_dense_pe()  # type: ignore[operator,union-attr]
-        dense = encoder.no_mask_embed.weight[:, :, None, None].expand_as(levels[0][:1])  # type: ignore[operator,union-attr,index]
+        positions = encoder.get_dense_pe()
+        dense = encoder.no_mask_embed.weight[:, :, None, None].expand_as(levels[0][:1])
         # The stock decoder takes several prompts for one image, not several images.
         decoded = [
-            self.sam.mask_decoder(  # type: ignore[operator]
+            self.sam.mask_decoder(
                 image_embeddings=image[None],
                 image_pe=positions,
                 sparse_prompt_embeddings=token[None],
@@ -62,16 +62,17 @@ class RelativeAttention(nn.Module):
     GiB that the matrix takes for each frame and global block of ViT-H is saved.
     """
 
-    def __init__(self, stock: nn.Module) -> None:
+    def __init__(self, stock: Any) -> None:
         super().__init__()
-        self.num_heads: int = stock.num_heads  # type: ignore[assignment]
-        self.scale: float = stock.scale  # type: ignore[assignment]
-        self.qkv, self.proj = stock.qkv, stock.proj
+        self.num_heads: int = stock.num_heads
+        self.scale: float = stock.scale
+        self.qkv: nn.Linear = stock.qkv
+        self.proj: nn.Linear = stock.proj
         self.rel_pos_h, self.rel_pos_w = stock.rel_pos_h, stock.rel_pos_w
 
     def forward(self, x: Tensor) -> Tensor:  # (B, H, W, C)
         batch, height, width, channels = x.shape
-        qkv = self.qkv(x).reshape(batch, height * width, 3, self.num_heads, -1)  # type: ignore[operator]
+        qkv = self.qkv(x).reshape(batch, height * width, 3, self.num_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, H W, C / heads)
         # Tables of differences to (H, H, c) and (W, W, c), in the queries' precision.
         rows = get_rel_pos(height, height, self.rel_pos_h).to(q.dtype)
@@ -89,7 +90,7 @@ class RelativeAttention(nn.Module):
             torch.cat([q * self.scale, by_row, by_column], dim=-1), torch.cat([k, indicator], dim=-1), longer, scale=1.0
         )
         heads = attended[..., :size].transpose(1, 2)  # (B, H W, heads, C / heads)
-        return self.proj(heads.reshape(batch, height, width, channels))  # type: ignore[no-any-return,operator]
+        return self.proj(heads.reshape(batch, height, width, channels))  # type: ignore[no-any-return]
 
 
 def build_sam1(config: Sam1Config) -> Sam:

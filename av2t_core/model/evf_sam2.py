@@ -1,5 +1,7 @@
 """EVF-SAM2: the text-prompted segmenter with SAM2 (arXiv 2408.00714) from the stock `sam2` package."""
 
+from typing import cast
+
 from sam2.modeling.backbones.hieradet import Hiera
 from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
 from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer
@@ -19,26 +21,25 @@ class EvfSam2(EvfSam):
 
     def __init__(self, config: AV2TSamConfig) -> None:
         assert isinstance(config.sam, Sam2Config)
-        sam = build_sam2(config.sam)
-        super().__init__(config, sam, sam.image_encoder.trunk.blocks)
+        super().__init__(config, build_sam2(config.sam))
 
     @property
     def blocks(self) -> nn.ModuleList:
-        return self.sam.image_encoder.trunk.blocks  # type: ignore[no-any-return,union-attr]
+        return cast(nn.ModuleList, self.sam.image_encoder.trunk.blocks)
 
     def image_features(self, images: Tensor) -> list[Tensor]:
         """images (B, 3, S, S) to the decoder's levels: (B, width / 8, S/4), (B, width / 4, S/8), (B, width, S/16)."""
-        fine, middle, coarse = self.sam.forward_image(images)["backbone_fpn"]  # type: ignore[operator]
+        fine, middle, coarse = self.sam.forward_image(images)["backbone_fpn"]
         # A single frame has no past; SAM2 says so with an embedding of its own.
-        return [fine, middle, coarse + self.sam.no_mem_embed[0, 0, :, None, None]]  # type: ignore[index]
+        return [fine, middle, coarse + self.sam.no_mem_embed[0, 0, :, None, None]]
 
     def decode(self, levels: list[Tensor], prompt: Tensor) -> tuple[Tensor, Tensor]:
         fine, middle, coarse = levels
         encoder = self.sam.sam_prompt_encoder
-        dense = encoder.no_mask_embed.weight[0, :, None, None].expand_as(coarse)  # type: ignore[index,union-attr]
-        logits, ious, _, _ = self.sam.sam_mask_decoder(  # type: ignore[operator]
+        dense = encoder.no_mask_embed.weight[0, :, None, None].expand_as(coarse)
+        logits, ious, _, _ = self.sam.sam_mask_decoder(
             image_embeddings=coarse,
-            image_pe=encoder.get_dense_pe(),  # type: ignore[operator,union-attr]
+            image_pe=encoder.get_dense_pe(),
             sparse_prompt_embeddings=prompt,
             dense_prompt_embeddings=dense,
             multimask_output=True,

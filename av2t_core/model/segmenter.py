@@ -4,7 +4,7 @@ BEiT-3 writes SAM's prompt; evf_sam2.py and evf_sam1.py hold the two.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +42,8 @@ class EvfSam(nn.Module):
     and expected IoUs decide.
     """
 
-    def __init__(self, config: AV2TSamConfig, sam: nn.Module, blocks: nn.ModuleList) -> None:
-        """`sam`: the stock package's model; `blocks`: those of its trunk, with the input widths `block_widths`."""
+    def __init__(self, config: AV2TSamConfig, sam: nn.Module) -> None:
+        """`sam`: the stock package's model."""
         super().__init__()
         self.multimodal = Beit3(config.beit3)
         self.to_prompt = nn.Sequential(
@@ -51,8 +51,9 @@ class EvfSam(nn.Module):
             nn.ReLU(),
             nn.Linear(config.beit3.width, config.sam.width),
         )
-        self.sam = sam
-        self.block_widths: tuple[int, ...] = tuple(block.norm1.normalized_shape[0] for block in blocks)
+        self.sam: Any = sam
+        norms = [cast(nn.LayerNorm, block.norm1) for block in self.blocks]
+        self.block_widths: tuple[int, ...] = tuple(norm.normalized_shape[0] for norm in norms)
 
     @property
     def blocks(self) -> nn.ModuleList:

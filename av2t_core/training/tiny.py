@@ -27,7 +27,7 @@ from av2t_core.checkpoint import build, fill, save_version
 from av2t_core.compose.cutouts import Cutouts
 from av2t_core.encoders.tiny import TinyAudioEncoder, TinyEncodersConfig, TinyImageEncoder
 from av2t_core.model.av2t_sam import AV2TSam
-from av2t_core.model.config import AV2TSamConfig
+from av2t_core.model.config import AV2TSamConfig, Sam2Config
 from av2t_core.model.evf_sam2 import build_sam2
 from av2t_core.model.inputs import normalise_sam
 from av2t_core.predictor import Predictor
@@ -286,6 +286,7 @@ class DenseTagger(nn.Module):
 
     def __init__(self, config: AV2TSamConfig, encoders: TinyEncodersConfig) -> None:
         super().__init__()
+        assert isinstance(config.sam, Sam2Config)
         self.sam = build_sam2(config.sam)
         self.head = nn.Conv2d(config.sam.width, len(encoders.labels) + 1, 3, padding=1)
 
