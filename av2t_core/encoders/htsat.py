@@ -53,7 +53,10 @@ class Htsat(nn.Module):
 
 
 def picture(decibels: Tensor) -> Tensor:
-    """(B, MELS, T) to (B, 1, FRAMES, MELS), stretched in time (bicubic, the first and last frames stay so)."""
+    """(B, MELS, T) to (B, 1, FRAMES, MELS), stretched in time (bicubic, the first and last frames stay so).
+
+    What is longer than FRAMES, as only a second of eight and more channels is to MS-CLAP, is squeezed.
+    """
     return F.interpolate(decibels.mT[:, None], (FRAMES, MELS), mode="bicubic", align_corners=True)
 
 
