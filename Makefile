@@ -14,11 +14,12 @@ UV := $(shell command -v uv || echo .uv/bin/uv)
 export UV_PYTHON := $(PYTHON)
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help demo test check lint audit format
+.PHONY: help demo test test-full check lint audit format
 
 help:
 	@echo 'make demo    start everything with demo clips in it; make demo ARGS=--help shows the options'
 	@echo 'make test    check the code and run every test; make test ARGS="-k queue" runs some'
+	@echo 'make test-full  the paper'"'"'s models at their real size: some ten minutes and 12 GB of memory'
 	@echo 'make check   check the code and its dependencies: style, types, lock file, known vulnerabilities'
 	@echo 'make format  write the code in the project'"'"'s style'
 
@@ -28,6 +29,9 @@ demo: .venv/demo
 test: lint
 	.ci/get_browser
 	.venv/bin/pytest $(ARGS)
+
+test-full: .venv/dev
+	.venv/bin/pytest -m full -s $(ARGS)
 
 check: lint audit
 
