@@ -1,0 +1,94 @@
+"""The paper's models at their real size, with weights made from their names: `make test-full`, some ten minutes.
+
+No published checkpoint and no full-size output of the reference is at hand. What is compared is the road that predicts
+(fused attention, lean model, bf16) with the plain one: fp32, attention as the stock packages write it out.
+"""
+
+import pytest
+import torch
+from accelerate import init_empty_weights
+from segment_anything.modeling.image_encoder import Attention
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from av2t_core.checkpoint import matrices
+from av2t_core.model.av2t_sam import AV2TSam
+from av2t_core.model.evf_sam1 import RelativeAttention
+from av2t_core.model.reference import from_reference, load_reference_state_dict, to_reference_state_dict
+from av2t_core.model.segmenter import best_mask
+from av2t_core.presets import PRESETS
+from tests.core.model.micro import reference_weights
+from tests.data.golden import by_name
+
+pytestmark = pytest.mark.full
+
+MASK_TOLERANCE = 2e-4
+
+
+@pytest.mark.parametrize(
+    ("preset", "keys", "parameters"), [("sam2-l", 2075, 927_196_706), ("sam1-h", 1643, 1_326_792_752)]
+)
+def test_the_fast_road_gives_what_the_plain_one_gives(preset: str, keys: int, parameters: int) -> None:
+    config = PRESETS[preset].model
+    with init_empty_weights():
+        complete, lean = AV2TSam(config.complete()), AV2TSam(config)
+    weights = reference_weights(complete)
+    assert len(weights) == keys
+    assert sum(tensor.numel() for tensor in weights.values()) == parameters
+    load_reference_state_dict(complete, weights)
+    back = to_reference_state_dict(complete)
+    assert all(torch.equal(back[key], tensor) for key, tensor in weights.items())
+    lean.load_state_dict(from_reference(lean, weights), assign=True)
+    lean.eval()
+
+    batch = tuple(
+        torch.from_numpy(by_name.tensor_input(f"full.{name}", shape))
+        for name, shape in {
+            "images_sam": (1, 3, 1024, 1024),
+            "images_beit": (1, 3, 224, 224),
+            "v": (1, config.image_width),
+            "a": (1, config.audio_width),
+        }.items()
+    )
+    with torch.inference_mode(), sdpa_kernel([SDPBackend.MATH]):
+        plain = results(with_stock_attention(complete.eval()), batch)
+    with torch.inference_mode():
+        fused = results(lean, batch)
+    for name in list(matrices(lean)):
+        module = lean.get_submodule(name.rpartition(".")[0])
+        leaf = name.rpartition(".")[2]
+        setattr(module, leaf, nn.Parameter(module.get_parameter(leaf).bfloat16(), requires_grad=False))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        narrow = results(lean, batch)
+
+    print(f"\n{preset}: largest differences from fp32 with the attention written out")
+    for name, found in (("fused, fp32", fused), ("fused, bf16", narrow)):
+        told = ", ".join(f"{key} {difference(found[key], plain[key]):.1e}" for key in plain)
+        agree = ((found["masks"] > 0) == (plain["masks"] > 0)).float().mean()
+        print(f"  {name}: {told}; {100 * float(agree):.2f} % of the mask's pixels agree")
+    print("  in absolute size: " + ", ".join(f"{key} {float(value.abs().max()):.1e}" for key, value in plain.items()))
+    assert difference(fused["masks"], plain["masks"]) < MASK_TOLERANCE
+    assert fused["iou"].argmax() == plain["iou"].argmax()
+
+
+def results(model: AV2TSam, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    logits, iou = model.candidates(*batch)
+    best = best_mask(logits, iou)
+    return {"logits": logits, "iou": iou, "masks": model.segmenter.upsample(best, (224, 224))}
+
+
+def with_stock_attention(model: AV2TSam) -> AV2TSam:
+    """SAM's attention as segment-anything has it; SAM2's and BEiT-3's is written out by torch's math backend."""
+    for block in model.segmenter.blocks:
+        if isinstance(block.attn, RelativeAttention):
+            ours = block.attn
+            with torch.device("meta"):
+                stock = Attention(ours.qkv.in_features, num_heads=ours.num_heads, use_rel_pos=True, input_size=(1, 1))
+            stock.qkv, stock.proj = ours.qkv, ours.proj
+            stock.rel_pos_h, stock.rel_pos_w = ours.rel_pos_h, ours.rel_pos_w
+            block.attn = stock
+    return model
+
+
+def difference(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours - theirs).abs().max())
