@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from av2t_core import hub
 from av2t_core.errors import WeightsError
 from av2t_core.hub import RemoteFile
-from tests.hub_server import COMMIT, Hub, running_hub
+from tests.hub_server import COMMIT, Hub, point_at, running_hub
 
 REPOSITORY = "somebody/weights"
 CONTENT = os.urandom(3_000_000)
@@ -37,12 +37,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def file(server: Hub) -> RemoteFile:
     [found] = [file for file in hub.list_files(REPOSITORY) if file.name == "a.pth"]
     return found
-
-
-def point_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As HF_ENDPOINT does, which is read when huggingface_hub is imported."""
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
 
 
 class Bar:

@@ -1,0 +1,129 @@
+"""The published presets at the size of the reference's micro models, and files as they are published of them.
+
+The real ones are gigabytes; but for numbers of layers and widths, all that reads them is the same. `install` shrinks
+what presets and encoders are made with.
+"""
+
+import io
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+
+import numpy as np
+import pytest
+import torch
+from open_clip.transformer import VisionTransformer
+from safetensors.torch import save
+from torch import Tensor, nn
+from transformers.models.clap.configuration_clap import ClapAudioConfig
+
+from av2t_core.encoders import clip, htsat, laion_clap, ms_clap
+from av2t_core.encoders.state import Source
+from av2t_core.model.av2t_sam import AV2TSam
+from av2t_core.model.config import Feature
+from av2t_core.presets import PRESETS, Preset
+from tests.core.model.micro import MICRO, VOCABULARY, reference_weights
+
+AUTHORS = "Kyungbok/AV2T-SAM"
+CLIP = "timm/vit_base_patch32_clip_224.openai"
+MS_CLAP = "microsoft/msclap"
+LAION_CLAP = "lukewys/laion_clap"
+EVF_SAM2 = "YxZhang/evf-sam2-multitask"
+
+SAM2, SAM1 = MICRO["evf_sam2"], MICRO["evf_sam"]
+MICRO_PRESETS = {
+    "sam2-l": Preset(model=SAM2),
+    "sam2-l-noadapter": Preset(model=replace(SAM2, adapter=False)),
+    "sam2-l-laion": Preset(model=replace(SAM2, audio_width=512), audio_encoder="laion-clap"),
+    "sam1-h": Preset(model=SAM1),
+    "sam1-h-noadapter": Preset(model=replace(SAM1, adapter=False)),
+}
+
+
+def install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, preset in MICRO_PRESETS.items():
+        monkeypatch.setitem(PRESETS, name, preset)
+    small_vit = lambda **sizes: VisionTransformer(**{**sizes, "width": 32, "layers": 1, "heads": 2})  # noqa: E731
+    monkeypatch.setattr(clip, "VisionTransformer", small_vit)
+    small_htsat = partial(
+        ClapAudioConfig,
+        patch_embeds_hidden_size=8,
+        hidden_size=64,
+        depths=[1, 1, 1, 1],
+        num_attention_heads=[1, 1, 2, 2],
+    )
+    monkeypatch.setattr(htsat, "ClapAudioConfig", small_htsat)
+    monkeypatch.setattr(htsat, "WIDTH", 64)
+
+
+@cache
+def av2t_sam(preset: str = "sam2-l", feature: Feature = "mul", seed: int = 0) -> dict[str, Tensor]:
+    """The authors' state dict, complete; of another seed only what is trained differs."""
+    config = replace(MICRO_PRESETS[preset].model, feature=feature).complete(vocabulary=VOCABULARY)
+    state = reference_weights(AV2TSam(config))
+    return {key: tensor + seed if key.startswith("projector.") else tensor for key, tensor in state.items()}
+
+
+def evf_sam(preset: str = "sam2-l") -> dict[str, Tensor]:
+    """EVF-SAM's own, in half precision, as one of the two is published."""
+    return {k.removeprefix("model."): t.half() for k, t in av2t_sam(preset).items() if k.startswith("model.")}
+
+
+@cache
+def clip_state() -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    text = {"token_embedding.weight": torch.ones(3, 2), "text_projection": torch.ones(2, 2)}
+    return {**clip.ClipImageEncoder().state_dict(), **text, "logit_scale": torch.tensor(1.0)}
+
+
+@cache
+def ms_clap_state() -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    captions = {"caption_encoder.base.wte.weight": torch.ones(2, 2)}
+    return {**_as_published(ms_clap.MsClapAudioEncoder(), ms_clap._source), **captions}
+
+
+@cache
+def laion_clap_state() -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    text = {"text_branch.embeddings.word_embeddings.weight": torch.ones(2, 2)}
+    return {**_as_published(laion_clap.LaionClapAudioEncoder(), laion_clap._source), **text}
+
+
+def _as_published(encoder: nn.Module, source: Callable[[str], Source]) -> dict[str, Tensor]:
+    parts: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    for key, tensor in encoder.state_dict().items():
+        parts[source(key).key][source(key).part] = tensor
+    return {
+        key: torch.cat([some[i] for i in sorted(some)]) if len(some) > 1 else some[0] for key, some in parts.items()
+    }
+
+
+def pickled(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+@cache
+def repositories() -> dict[str, dict[str, bytes]]:
+    """The hub's, with what `av2t weights pull` looks for in them and other files. After `install`."""
+    parallel = {f"module.{key}": tensor for key, tensor in av2t_sam().items()}
+    state = {f"module.{key}": tensor for key, tensor in laion_clap_state().items()}
+    training = {"epoch": 3, "best": np.float64(0.5), "state_dict": state}
+    evf = evf_sam()
+    half = len(evf) // 2
+    shards = [dict(list(evf.items())[:half]), dict(list(evf.items())[half:])]
+    return {
+        AUTHORS: {
+            "README.md": b"# AV2T-SAM",
+            "avt_mul_adapter_evf_sam2_ms3_best.pth": pickled(parallel),
+            "avt_mul_adapter_evf_sam2_s4_best.pth": pickled(av2t_sam(seed=1)),
+            "avt_mul_evf_sam2_s4_best.pth": pickled(av2t_sam("sam2-l-noadapter")),
+        },
+        CLIP: {"open_clip_model.safetensors": save(clip_state()), "open_clip_config.json": b"{}"},
+        MS_CLAP: {"CLAP_weights_2023.pth": pickled({"model": ms_clap_state()}), "CLAP_weights_2022.pth": b"x"},
+        LAION_CLAP: {"630k-audioset-best.pt": pickled(training), "630k-best.pt": b"x"},
+        EVF_SAM2: {f"model-{i:05}-of-00002.safetensors": save(shard) for i, shard in enumerate(shards, 1)},
+    }
