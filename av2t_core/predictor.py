@@ -24,6 +24,8 @@ from av2t_core.versions import resolve
 # Quieter than this (RMS, relative to full scale) a window counts as silent and is not looked at.
 SILENCE_DBFS = -60.0
 LARGEST_BATCH = 16
+# Of SAM's square inputs; a CPU gains nothing by more, and progress should be seen.
+LARGEST_BATCH_ON_CPU = 2 * 1024 * 1024  # pixels
 # What a keyframe takes while it is computed, for each pixel of SAM's square input; generous, by SAM2-L in fp32.
 BYTES_PER_PIXEL = 1500
 # A mask or a part of one below this share of the frame is noise of the coarse grid.
@@ -243,9 +245,12 @@ def _precision(name: str, device: torch.device, preset: str) -> Precision:
 
 def _fitting_batch(loaded: Loaded) -> int:
     """How many keyframes a batch may have by the memory that is free, as far as that can be told beforehand."""
-    device, side = loaded.device, loaded.model.config.sam.image_size
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _available_memory()
-    return int(min(LARGEST_BATCH, max(1, free // 2 // (BYTES_PER_PIXEL * side * side))))
+    device, pixels = loaded.device, loaded.model.config.sam.image_size**2
+    if device.type == "cuda":
+        free, largest = torch.cuda.mem_get_info(device)[0], LARGEST_BATCH
+    else:
+        free, largest = _available_memory(), min(LARGEST_BATCH, LARGEST_BATCH_ON_CPU // pixels)
+    return int(max(1, min(largest, free // 2 // (BYTES_PER_PIXEL * pixels))))
 
 
 def _available_memory() -> int:
