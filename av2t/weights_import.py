@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # they bring torch, for which nobody who is refused should wa
 
     from av2t_core.conversion import Kind
 
+_SHARD = re.compile(r"-\d+-of-(\d+)")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
@@ -75,10 +77,14 @@ def _given(paths: Sequence[Path], preset: str) -> "dict[str, Given]":
 
 
 def _grouped(paths: Sequence[Path]) -> list[list[Path]]:
-    """Files by state dict: the shards of one are numbered, as in model-00001-of-00002.safetensors."""
+    """Files by state dict. WeightsError: shards, which are numbered as in model-00001-of-00002.safetensors, lack."""
     groups: dict[Path, list[Path]] = {}
     for path in paths:
-        groups.setdefault(path.with_name(re.sub(r"-\d+-of-\d+", "", path.name)), []).append(path)
+        groups.setdefault(path.with_name(_SHARD.sub("", path.name)), []).append(path)
+    for group in groups.values():
+        shard = _SHARD.search(group[0].name)
+        if shard and len(group) != int(shard[1]):
+            raise WeightsError(f"{group[0]} is one of {int(shard[1])} files that belong together: give all of them")
     return list(groups.values())
 
 
