@@ -23,6 +23,7 @@ COMMANDS = {
     "compose": ("av2t.compose", "compose training clips from cut-outs and recordings"),
     "train": ("av2t.train", "train a model version on composed clips"),
     "evaluate": ("av2t.evaluate", "measure how right a model version is, on clips with known masks"),
+    "bench": ("av2t.bench", "measure how fast a model version is, and how much memory it takes"),
 }
 
 _EPILOG = """examples:

@@ -1,0 +1,249 @@
+"""How fast a model predicts, as a whole and stage by stage, and what memory that takes.
+
+The whole is measured undisturbed. The stages have a pass of their own, in which nothing is read ahead and a GPU is
+waited for before and after each: their times tell where the time goes, and add up to more than the whole.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from segment_anything.modeling.image_encoder import Attention
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from av2t_core.checkpoint import MODULES, Loaded
+from av2t_core.errors import MediaError
+from av2t_core.media import Clip, Window
+from av2t_core.model.evf_sam1 import RelativeAttention
+from av2t_core.predictor import SILENCE_DBFS, Predictor, level_dbfs
+
+STAGES = ("decoding", "clip", "clap", "beit3", "sam_image_encoder", "mask_decoder", "native_size", "rest")
+"""In their order. `native_size` are the masks' logits brought to the video's size; `rest` is all that has no name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What one way of running took. Bytes; seconds for all `keyframes` together."""
+
+    keyframes: int
+    seconds: float  # from the file to masks at native size
+    stages: Mapping[str, float]  # seconds of each of STAGES
+    host_peak: int  # the process's resident memory, all that it holds and maps included
+    host_mapped: int  # what of it are pages of files, which the kernel takes back when memory runs short
+    device_peak: int | None  # allocated on the GPU; None without one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What it took to load a model. Bytes and seconds; `peak` is what the resident memory grew by."""
+
+    seconds: float
+    peak: int
+    weights: int
+
+
+def loading(load: Callable[[], Predictor]) -> tuple[Predictor, Cost]:
+    """The predictor that `load` gives, and what it took."""
+    before = _start_peak()
+    began = time.perf_counter()
+    predictor = load()
+    _wait_for(predictor.loaded.device)
+    seconds = time.perf_counter() - began
+    modules: list[nn.Module] = [getattr(predictor.loaded, name) for name in MODULES]
+    tensors = {t.data_ptr(): t.nbytes for module in modules for t in (*module.parameters(), *module.buffers())}
+    return predictor, Cost(seconds=seconds, peak=_status("VmHWM") - before, weights=sum(tensors.values()))
+
+
+def audible_windows(path: Path, count: int) -> Iterator[Window]:
+    """`count` windows of a video, from its beginning again whenever it ends; without the silent ones, for which the
+    model does not run. MediaError: all are silent.
+    """
+    left = count
+    while left:
+        before = left
+        with Clip(path) as clip:
+            for window in clip.windows():
+                if level_dbfs(window.sound.second) > SILENCE_DBFS:
+                    left -= 1
+                    yield window
+                    if not left:
+                        return
+        if left == before:
+            raise MediaError(f"{path.name}: it is silent throughout, so that the model does not run; use another video")
+
+
+def measure(predictor: Predictor, path: Path, keyframes: int, on_keyframe: Callable[[], object]) -> Speed:
+    """As `av2t predict` runs, after one batch that does not count. `on_keyframe` is called `steps` times."""
+    return _measure(predictor, path, keyframes, predictor.predict, on_keyframe)
+
+
+def measure_plain(predictor: Predictor, path: Path, keyframes: int, on_keyframe: Callable[[], object]) -> Speed:
+    """One keyframe after the other, nothing decoded ahead, every attention matrix spelled out; otherwise as `measure`.
+
+    The predictor is to be of fp32 and of batches of one.
+    """
+
+    def one_by_one(windows: Iterable[Window]) -> Iterator[object]:
+        for window in windows:
+            yield from predictor.predict([window])
+
+    with eager_attention(predictor.loaded.model.segmenter.sam):
+        return _measure(predictor, path, keyframes, one_by_one, on_keyframe)
+
+
+def steps(predictor: Predictor, keyframes: int) -> int:
+    """How many keyframes `measure` takes in all: to warm up, for the whole, and for the stages."""
+    return _warm_up(predictor, keyframes) + 2 * keyframes
+
+
+def machine(device: torch.device) -> dict[str, str | int | None]:
+    """What the numbers were measured on."""
+    return {
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "torch": torch.__version__,
+    }
+
+
+@contextmanager
+def eager_attention(sam: nn.Module) -> Iterator[None]:
+    """Within it every attention computes, stores and reads its matrix, as the authors' code does."""
+    replaced = {name: module for name, module in sam.named_modules() if isinstance(module, RelativeAttention)}
+    for name, module in replaced.items():
+        sam.set_submodule(name, _stock_attention(module))
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        for name, module in replaced.items():
+            sam.set_submodule(name, module)
+
+
+def _measure(
+    predictor: Predictor,
+    path: Path,
+    keyframes: int,
+    predict: Callable[[Iterable[Window]], Iterable[object]],
+    on_keyframe: Callable[[], object],
+) -> Speed:
+    device = predictor.loaded.device
+    for _ in predict(audible_windows(path, _warm_up(predictor, keyframes))):
+        on_keyframe()
+    _start_peak()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    began = time.perf_counter()
+    for _ in predict(audible_windows(path, keyframes)):  # its masks are on the host, so nothing is still under way
+        on_keyframe()
+    seconds = time.perf_counter() - began
+    host_peak, host_mapped = _status("VmHWM"), _status("RssFile")
+    device_peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    return Speed(
+        keyframes=keyframes,
+        seconds=seconds,
+        stages=_stages(predictor, audible_windows(path, keyframes), on_keyframe),
+        host_peak=host_peak,
+        host_mapped=host_mapped,
+        device_peak=device_peak,
+    )
+
+
+def _warm_up(predictor: Predictor, keyframes: int) -> int:
+    return min(predictor.batch_size, keyframes)
+
+
+def _stages(predictor: Predictor, windows: Iterator[Window], on_keyframe: Callable[[], object]) -> dict[str, float]:
+    loaded, segmenter = predictor.loaded, predictor.loaded.model.segmenter
+    seconds = dict.fromkeys(STAGES, 0.0)
+    began = time.perf_counter()
+    with ExitStack() as timed:
+        for stage, owner, method in (
+            ("clip", loaded.image_encoder, "encode"),
+            ("clap", loaded.audio_encoder, "encode"),
+            ("beit3", segmenter.multimodal, "forward"),
+            ("sam_image_encoder", segmenter.sam.image_encoder, "forward"),
+            ("mask_decoder", segmenter, "decode"),
+            ("native_size", segmenter, "upsample"),
+        ):
+            timed.enter_context(_timed(owner, method, seconds, stage, loaded))
+        while True:
+            with _stopwatch(seconds, "decoding", loaded):
+                batch = list(islice(windows, predictor.batch_size))
+            if not batch:
+                break
+            for _ in predictor.predict(batch):
+                on_keyframe()
+    seconds["rest"] = time.perf_counter() - began - sum(seconds.values())
+    return seconds
+
+
+@contextmanager
+def _timed(owner: object, method: str, seconds: dict[str, float], stage: str, loaded: Loaded) -> Iterator[None]:
+    """Within it, what `method` of this one object takes counts for `stage`."""
+    original = getattr(owner, method)
+
+    def wrapper(*args: object, **options: object) -> object:
+        with _stopwatch(seconds, stage, loaded):
+            return original(*args, **options)
+
+    setattr(owner, method, wrapper)  # hides that of its class
+    try:
+        yield
+    finally:
+        delattr(owner, method)
+
+
+@contextmanager
+def _stopwatch(seconds: dict[str, float], stage: str, loaded: Loaded) -> Iterator[None]:
+    _wait_for(loaded.device)
+    began = time.perf_counter()
+    yield
+    _wait_for(loaded.device)
+    seconds[stage] += time.perf_counter() - began
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _stock_attention(module: RelativeAttention) -> Attention:
+    """segment-anything's own, of the same parameters."""
+    state = module.state_dict()
+    height, width = ((len(state[f"rel_pos_{side}"]) + 1) // 2 for side in "hw")
+    with init_empty_weights():
+        stock = Attention(
+            len(state["proj.bias"]), num_heads=module.num_heads, use_rel_pos=True, input_size=(height, width)
+        )
+    stock.load_state_dict(state, assign=True)
+    return stock
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    # Arm's kernels name none.
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _start_peak() -> int:
+    """The resident memory now, from which on the kernel is to note its peak."""
+    # Where that is not allowed, the peak is that of the process's whole life, which is never less.
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _status(field: str) -> int:
+    """Bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
