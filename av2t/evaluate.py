@@ -6,6 +6,7 @@ from pathlib import Path
 
 from av2t.console import progress_bar
 from av2t_core.errors import AV2TError
+from av2t_core.versions import resolve
 from worker.settings import Settings
 
 DESCRIPTION = """\
@@ -28,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    # A mistake in the model's name, or missing weights, should not wait for what takes seconds to import.
+    models_dir = Settings.load().models_dir
+    resolve(args.model, models_dir).check()
     import numpy as np
     from PIL import Image
 
@@ -38,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     paths = [path for path in sorted(args.clips.glob("*.mp4")) if (path.with_suffix("") / "masks").is_dir()]
     if not paths:
         raise AV2TError(f"{args.clips} holds no composed clips; `av2t compose {args.clips} --cutouts DIR` makes some")
-    predictor = Predictor.load(args.model, args.device, models_dir=Settings.load().models_dir)
+    predictor = Predictor.load(args.model, args.device, models_dir=models_dir)
     ious: list[float] = []
     false_masks: list[bool] = []
     with progress_bar("evaluating", len(paths), "clips") as bar:

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     settings = Settings.load(model=args.model, device=args.device, precision=args.precision)
     with Clip(args.video) as clip:
         if not args.random_weights:
-            resolve(settings.model, settings.models_dir)
+            resolve(settings.model, settings.models_dir).check()
         replaced = check_directory(args.out)
         if replaced is not None and replaced != str(args.video):
             note(f"note: {args.out} holds the prediction of {replaced}, which this one replaces")

@@ -22,6 +22,7 @@ from av2t.process import Process, answers, check_port
 from av2t.redis_server import redis_url, start_redis
 from av2t.supervisor import Supervisor
 from av2t_core.errors import AV2TError
+from av2t_core.versions import resolve
 from worker.queue import connect, overview
 from worker.settings import Settings
 
@@ -85,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     if args.demo and args.no_label_studio:
         raise AV2TError("--demo fills the Label Studio that it starts; leave out one of --demo and --no-label-studio")
     settings = Settings.load(data_dir=args.data_dir, backend_port=args.backend_port, backend_host="127.0.0.1")
+    resolve(settings.model, settings.models_dir).check()
     ready = False
     try:
         with _signals_raise(), _owned(Path(settings.data_dir)), Supervisor() as supervisor:

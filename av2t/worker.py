@@ -2,6 +2,7 @@
 
 import argparse
 
+from av2t_core.versions import resolve
 from worker.settings import Settings
 
 
@@ -22,5 +23,6 @@ def run(args: argparse.Namespace) -> int:
 
     settings = Settings.load(model=args.model, device=args.device)
     settings.require_api_key()
+    resolve(settings.model, settings.models_dir).check()  # before the model's process, which takes seconds to say it
     run_worker(settings, name=args.name, burst=args.burst)
     return 0

@@ -30,7 +30,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 from av2t_core.disk import disk_error
 from av2t_core.errors import WeightsError
 
-FIRST_ANSWER = 3.0  # seconds that the hub has to answer at all, whatever keeps it from it
+FIRST_ANSWER = 2.5  # seconds that the hub has to answer at all, whatever keeps it from it
 TIMEOUT = httpx2.Timeout(10, read=30)
 RETRIES = 4  # in a row without a byte
 _PASSING = {408, 429, 500, 502, 503, 504}
@@ -76,7 +76,7 @@ def connect() -> None:
     try:
         failure = answers.get(timeout=FIRST_ANSWER)
     except queue.Empty:
-        failure = httpx2.ConnectTimeout(f"no answer within {FIRST_ANSWER:.0f} s")
+        failure = httpx2.ConnectTimeout(f"no answer within {FIRST_ANSWER:g} s")
     if failure is not None:
         raise _error(failure, "")
 

@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from av2t_core.errors import ConfigError
+from av2t_core.errors import ConfigError, WeightsError
+from av2t_core.versions import check_name
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
-_MODEL = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
 
 def _label_studio_url(value: str) -> str:
@@ -34,9 +34,10 @@ def _device(value: str) -> str:
 
 
 def _model(value: str) -> str:
-    if not _MODEL.fullmatch(value):
-        raise ValueError("it must be a model version's name: lower-case letters, digits, '.', '_' and '-'")
-    return value
+    try:
+        return check_name(value)
+    except WeightsError:
+        raise ValueError("it must be a model version's name: lower-case letters, digits, '.', '_' and '-'") from None
 
 
 def _variable(name: str, default: Any, description: str, **constraints: Any) -> Any:
