@@ -28,8 +28,12 @@ UNREAD = re.compile(
 
 
 def load_reference_state_dict(model: AV2TSam, state: Mapping[str, Tensor]) -> None:
-    """Loads the authors' weights strictly. WeightsError names every key that is missing, extra or of another shape."""
-    model.load_state_dict(from_reference(model, state))
+    """Loads the authors' weights strictly. WeightsError names every key that is missing, extra or of another shape.
+
+    A model on the meta device takes the tensors themselves, any other one copies them.
+    """
+    empty = any(parameter.is_meta for parameter in model.parameters())
+    model.load_state_dict(from_reference(model, state), assign=empty)
 
 
 def from_reference(model: AV2TSam, state: Mapping[str, Tensor], absent: tuple[str, ...] = ()) -> dict[str, Tensor]:

@@ -127,6 +127,18 @@ def test_state_dicts_go_both_ways(backbone: Backbone) -> None:
     assert all(torch.equal(there_and_back[key], weights[key]) for key in weights)
 
 
+@both
+def test_an_empty_model_takes_the_weights_themselves(backbone: Backbone) -> None:
+    with init_empty_weights():
+        empty = AV2TSam(MICRO[backbone]).eval()
+    weights = to_reference_state_dict(micro(backbone))
+    load_reference_state_dict(empty, weights)
+    taken = empty.projector.audio_proj.weight
+    assert taken.data_ptr() == weights["projector.audio_proj.weight"].data_ptr()
+    with torch.inference_mode():
+        assert torch.equal(empty(*inputs()), micro(backbone)(*inputs()))
+
+
 def test_weights_that_do_not_fit_are_named() -> None:
     model = micro()
     state = to_reference_state_dict(model)
