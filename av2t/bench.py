@@ -58,8 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EXAMPLE
     parser.add_argument("video", metavar="VIDEO", type=Path, nargs="?", default=DEMO_CLIP, help="default: a demo clip")
-    parser.add_argument("--model", metavar="NAME", default="tiny", help="version or preset (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument("--model", metavar="NAME", help="preset or model version (AV2T_MODEL; default: tiny)")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (AV2T_DEVICE; default: auto)")
+    parser.add_argument("--precision", help="auto, fp32 or bf16 (AV2T_PRECISION; default: auto)")
     parser.add_argument("--plain", action="store_true", help="run it the plain way, too, and print the ratio")
     parser.add_argument("--random-weights", action="store_true", help="of the preset NAME; its masks mean nothing")
     parser.add_argument("--keyframes", metavar="N", type=_count, default=32, help="how many (default: %(default)s)")
@@ -68,8 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     # The model name and the video come first: a mistake in one of them should not wait for the model to load.
+    settings = Settings.load(model=args.model, device=args.device, precision=args.precision)
     if not args.random_weights:
-        resolve(args.model, Settings.load().models_dir)
+        resolve(settings.model, settings.models_dir).check()
     with Clip(args.video):
         pass
     from av2t_core.benchmark import audible_windows, loading, machine, measure, measure_plain, steps
@@ -79,8 +81,8 @@ def run(args: argparse.Namespace) -> int:
     ways = {"fast": measure} | ({"plain": measure_plain} if args.plain else {})
     for way, measured in ways.items():
         if sys.stderr.isatty():
-            note(f"loading the model {args.model}")
-        predictor, cost = loading(partial(_load, args, plain=way == "plain"))
+            note(f"loading the model {settings.model}")
+        predictor, cost = loading(partial(_load, settings, random=args.random_weights, plain=way == "plain"))
         device = predictor.loaded.device
         with progress_bar(f"{way} run", steps(predictor, args.keyframes), "keyframes") as bar:
             speed = measured(predictor, args.video, args.keyframes, bar.update)
@@ -95,14 +97,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _load(args: argparse.Namespace, *, plain: bool) -> "Predictor":
+def _load(settings: Settings, *, random: bool, plain: bool) -> "Predictor":
     from av2t_core.predictor import Predictor
 
-    precision, batch_size = ("fp32", 1) if plain else ("auto", None)
-    if args.random_weights:
-        return Predictor.random(args.model, args.device, precision=precision, batch_size=batch_size)
-    models_dir = Settings.load().models_dir
-    return Predictor.load(args.model, args.device, models_dir=models_dir, precision=precision, batch_size=batch_size)
+    precision, batch_size = ("fp32", 1) if plain else (settings.precision, None)
+    if random:
+        return Predictor.random(settings.model, settings.device, precision=precision, batch_size=batch_size)
+    return Predictor.load(
+        settings.model, settings.device, models_dir=settings.models_dir, precision=precision, batch_size=batch_size
+    )
 
 
 def _loading(cost: "Cost") -> dict[str, float]:
