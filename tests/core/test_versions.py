@@ -12,7 +12,7 @@ from torch import Tensor
 from av2t_core.checkpoint import MODULES, Loaded, build, load_version, save_part, save_version
 from av2t_core.errors import WeightsError
 from av2t_core.presets import PRESETS
-from av2t_core.versions import BUILT_IN, resolve
+from av2t_core.versions import BUILT_IN, installed, resolve
 
 CPU = torch.device("cpu")
 CARD = {"preset": "tiny", "labels": ["dog"], "parent": None}
@@ -80,6 +80,43 @@ def test_a_preset_of_another_release_is_named(tmp_path: Path) -> None:
     make(tmp_path / "mine-1", preset="sam9")
     with pytest.raises(WeightsError, match="the preset 'sam9', which this release does not know; it knows tiny"):
         load_version(resolve("mine-1", tmp_path), CPU)
+
+
+def test_published_weights_that_are_not_there_are_told_how_to_get(tmp_path: Path) -> None:
+    make(tmp_path / "sam2-l-start", preset="sam2-l", start=True)
+    with pytest.raises(WeightsError) as error:
+        resolve("sam2-l", tmp_path)
+    assert str(error.value) == (
+        f"the weights of sam2-l are not in {tmp_path}: `av2t weights pull sam2-l` fetches them (about 5 GB),"
+        " `av2t weights import sam2-l FILE…` takes files that you have"
+    )
+
+
+def test_a_check_needs_no_weights_to_be_read(tmp_path: Path) -> None:
+    resolve("tiny").check()
+    make(tmp_path / "mine-1").joinpath("weights.safetensors").write_bytes(b"damaged")
+    resolve("mine-1", tmp_path).check()
+    (tmp_path / "mine-1" / "weights.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"mine-1/weights\.safetensors, of model version mine-1, is missing"):
+        resolve("mine-1", tmp_path).check()
+    make(tmp_path / "sam2-l-start", preset="sam2-l", start=True)
+    with pytest.raises(WeightsError, match=r"EVF-SAM alone, a start for training.*`av2t weights pull sam2-l`"):
+        resolve("sam2-l-start", tmp_path).check()
+
+
+def test_a_remedy_fits_where_the_version_is_from(tmp_path: Path) -> None:
+    assert resolve("tiny").remedy == "install the package again"
+    make(tmp_path / "mine-1")
+    assert resolve("mine-1", tmp_path).remedy == "bring it back from a copy"
+    make(tmp_path / "sam2-l-ms3", preset="sam2-l", source={"command": "av2t weights pull sam2-l"})
+    assert resolve("sam2-l", tmp_path).remedy == f"delete {tmp_path / 'sam2-l-ms3'} and run `av2t weights pull sam2-l`"
+
+
+def test_what_is_installed(tmp_path: Path) -> None:
+    assert [version.name for version in installed(tmp_path / "none")] == ["tiny-1"]
+    make(tmp_path / "mine-1")
+    (tmp_path / "parts").mkdir()
+    assert [version.name for version in installed(tmp_path)] == ["mine-1", "tiny-1"]
 
 
 def test_a_broken_card_is_named(tmp_path: Path) -> None:
