@@ -115,7 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
         linked = {"X-Repo-Commit": COMMIT, "X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(content))}
         # Another port, and so another host as HTTP sees it, which must not see the token.
         elsewhere = f"http://127.0.0.1:{self.hub.bytes_port}/bytes/{repository}/{name}?Signature=abc"
-        return self._send(302, b"", {**linked, "ETag": f'"{sha256}"', "Location": elsewhere})
+        stored = {"X-Xet-Hash": sha256}  # the hub's other road, which is not to be taken
+        return self._send(302, b"", {**linked, **stored, "ETag": f'"{sha256}"', "Location": elsewhere})
 
     def _bytes(self, repository: str, name: str, wanted: str | None) -> None:
         content = self.hub.swapped.get(name, self.hub.repositories[repository][name])

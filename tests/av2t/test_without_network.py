@@ -17,6 +17,7 @@ from tests.core.clips import at_rate, write_clip
 COMMANDS = {
     "predict": ["predict", "clip.mp4", "--out", "result", "--model", "sam2-l"],
     "evaluate": ["evaluate", ".", "--model", "sam2-l"],
+    "bench": ["bench", "clip.mp4"],
     "worker": ["worker"],
     "backend": ["backend"],
     "up": ["up", "--no-label-studio"],
