@@ -7,13 +7,11 @@ No published checkpoint and no full-size output of the reference is at hand. Wha
 import pytest
 import torch
 from accelerate import init_empty_weights
-from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from av2t_core.benchmark import eager_attention
 from av2t_core.checkpoint import matrices
 from av2t_core.model.av2t_sam import AV2TSam
-from av2t_core.model.evf_sam1 import RelativeAttention
 from av2t_core.model.reference import from_reference, load_reference_state_dict, to_reference_state_dict
 from av2t_core.model.segmenter import best_mask
 from av2t_core.presets import PRESETS
@@ -50,8 +48,8 @@ def test_the_fast_road_gives_what_the_plain_one_gives(preset: str, keys: int, pa
             "a": (1, config.audio_width),
         }.items()
     )
-    with torch.inference_mode(), sdpa_kernel([SDPBackend.MATH]):
-        plain = results(with_stock_attention(complete.eval()), batch)
+    with torch.inference_mode(), eager_attention(complete.segmenter.sam):
+        plain = results(complete.eval(), batch)
     with torch.inference_mode():
         fused = results(lean, batch)
     for name in list(matrices(lean)):
@@ -75,19 +73,6 @@ def results(model: AV2TSam, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
     logits, iou = model.candidates(*batch)
     best = best_mask(logits, iou)
     return {"logits": logits, "iou": iou, "masks": model.segmenter.upsample(best, (224, 224))}
-
-
-def with_stock_attention(model: AV2TSam) -> AV2TSam:
-    """SAM's attention as segment-anything has it; SAM2's and BEiT-3's is written out by torch's math backend."""
-    for block in model.segmenter.blocks:
-        if isinstance(block.attn, RelativeAttention):
-            ours = block.attn
-            with torch.device("meta"):
-                stock = Attention(ours.qkv.in_features, num_heads=ours.num_heads, use_rel_pos=True, input_size=(1, 1))
-            stock.qkv, stock.proj = ours.qkv, ours.proj
-            stock.rel_pos_h, stock.rel_pos_w = ours.rel_pos_h, ours.rel_pos_w
-            block.attn = stock
-    return model
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
