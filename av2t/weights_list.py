@@ -33,16 +33,18 @@ def _overview(models_dir: Path) -> dict[str, Any]:
             {"file": file, "bytes": _size(models_dir / PARTS_FOLDER / file), "versions": names}
             for file, names in users.items()
         ],
-        "missing": [
-            {
-                "preset": preset,
-                "gigabytes": round(published.gigabytes(preset), 1),
-                "command": f"av2t weights pull {preset}",
-            }
-            for preset in published.presets()
-            if preset not in models
-        ],
+        "missing": [_missing(preset) for preset in published.presets() if preset not in models],
         "downloads": {"directory": str(models_dir / DOWNLOADS_FOLDER), "bytes": sum(map(_size, downloads))},
+    }
+
+
+def _missing(preset: str) -> dict[str, Any]:
+    known = published.is_known(preset)
+    return {
+        "preset": preset,
+        "published": known,
+        "gigabytes": round(published.gigabytes(preset, only_start=not known), 1),
+        "command": f"av2t weights pull {preset}{'' if known else ' --start'}",
     }
 
 
@@ -69,7 +71,10 @@ def _lines(found: dict[str, Any]) -> list[str]:
     lines += table("Model versions", [_row(version) for version in found["versions"]])
     parts = [[part["file"], _shown(part["bytes"]), _users(part["versions"])] for part in found["parts"]]
     lines += table("Parts that versions share", parts)
-    missing = [[m["preset"], f"about {m['gigabytes']:.0f} GB", f"`{m['command']}`"] for m in found["missing"]]
+    missing = [
+        [m["preset"], f"about {m['gigabytes']:.0f} GB", f"`{m['command']}`", "" if m["published"] else "to train from"]
+        for m in found["missing"]
+    ]
     lines += table("Not here yet", missing)
     if size := found["downloads"]["bytes"]:
         kept = f"Fetched and not converted: {in_gigabytes(size)} in {found['downloads']['directory']}"

@@ -54,6 +54,11 @@ def _what_to_pull(args: argparse.Namespace) -> tuple[NewVersion, Published]:
         name, wanted = published.start_name(args.preset), published.start(args.preset)
         command += " --start"
     else:
+        if not published.is_known(args.preset) and not args.file:
+            raise WeightsError(
+                f"no model of {args.preset} is known to be published: {published.how_to_train(args.preset)}; if you"
+                " know of a checkpoint, name it with --file"
+            )
         said = published.named(args.file or "")
         feature = published.agreed("--feature", args.feature, said.feature if said else None) or feature
         dataset = published.agreed("--dataset", args.dataset, said.dataset if said else None)

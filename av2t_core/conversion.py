@@ -91,7 +91,9 @@ def _check_fit(file: str, kind: ModelKind, state: Mapping[str, Tensor], preset: 
     adapter, width = config.adapter, config.audio_width
     if kind == "av2t-sam":
         adapter = any(key.startswith("audio_prompt_generator.") for key in state)
-        width = state["projector.audio_proj.weight"].shape[1]
+        projection = state.get("projector.audio_proj.weight")
+        # A missing key is told with the others that are.
+        width = projection.shape[-1] if projection is not None and projection.ndim else width
     reasons = []
     if sam != published.sam_of(PRESETS[preset]):
         reasons.append(f"holds {_SAMS[sam]} and not {_SAMS[published.sam_of(PRESETS[preset])]}")

@@ -146,6 +146,11 @@ def model(preset: str, feature: Feature, dataset: Dataset) -> Published:
     )
 
 
+def is_known(preset: str) -> bool:
+    """Whether a trained model of it was published, as far as is known: the authors' hear with MS-CLAP."""
+    return PRESETS[preset].audio_encoder == "ms-clap"
+
+
 def start(preset: str) -> Published:
     """EVF-SAM alone, to which training adds the rest."""
     return _STARTS[sam_of(PRESETS[preset])]
@@ -183,12 +188,16 @@ def how_to_get(name: str) -> str:
                 continue
             [(feature, dataset)] = fitting
             options = (f" --feature {feature}" if feature != "mul" else "") + f" --dataset {dataset}"
+        by_hand = f"`av2t weights import {preset} FILE…` takes files that you have"
+        if not is_known(preset) and "--start" not in options:
+            return f"no such model is known to be published; {by_hand}, {how_to_train(preset)}"
         size = gigabytes(preset, only_start="--start" in options)
-        return (
-            f"`av2t weights pull {preset}{options}` fetches them (about {size:.0f} GB),"
-            f" `av2t weights import {preset} FILE…` takes files that you have"
-        )
+        return f"`av2t weights pull {preset}{options}` fetches them (about {size:.0f} GB), {by_hand}"
     return ""
+
+
+def how_to_train(preset: str) -> str:
+    return f"`av2t weights pull {preset} --start` fetches {start(preset).what} to train one from"
 
 
 def named(file: str) -> Named | None:

@@ -210,6 +210,9 @@ def test_evf_sam_alone_is_a_start(hub: Hub, av2t: Av2t, models_dir: Path, tmp_pa
 
 def test_a_checkpoint_of_another_width_is_refused_by_name(hub: Hub, av2t: Av2t, models_dir: Path) -> None:
     sentence = refused(av2t("weights", "pull", "sam2-l-laion"))
+    assert "no model of sam2-l-laion is known to be published: `av2t weights pull sam2-l-laion --start`" in sentence
+    assert not hub.requests
+    sentence = refused(av2t("weights", "pull", "sam2-l-laion", "--file", CHECKPOINT))
     assert f"{CHECKPOINT} of Kyungbok/AV2T-SAM does not fit the preset sam2-l-laion" in sentence
     assert "was trained on sound embeddings of 1024, laion-clap gives 512: use preset sam2-l" in sentence
     # With which it is not fetched again.

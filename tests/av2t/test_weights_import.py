@@ -146,6 +146,9 @@ def test_keys_that_do_not_fit_are_named(av2t: Av2t, models_dir: Path, tmp_path: 
         in sentence
     )
     assert not (models_dir / "sam2-l-s4").exists()
+    del state["projector.audio_proj.weight"]
+    path = write(tmp_path, CHECKPOINT, state)
+    assert "missing projector.audio_proj.weight" in refused(av2t("weights", "import", "sam2-l", path, *encoders))
     state = {key: tensor for key, tensor in published.ms_clap_state().items() if "linear1" not in key}
     path = write(tmp_path, "clap.pth", state)
     assert "missing audio_encoder.projection.linear1.weight" in refused(av2t("weights", "import", "sam2-l", path))

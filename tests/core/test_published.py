@@ -105,9 +105,21 @@ def test_version_names_are_names() -> None:
         ("sam1-h-start", "av2t weights pull sam1-h --start`"),
     ],
 )
-def test_how_to_get(name: str, command: str) -> None:
+def test_how_to_get_what_is_published(name: str, command: str) -> None:
     assert command in published.how_to_get(name)
     assert "av2t weights import" in published.how_to_get(name)
+
+
+def test_how_to_get_what_is_not_known_to_be_published() -> None:
+    assert published.how_to_get("sam2-l-laion-s4").startswith(
+        "no such model is known to be published; `av2t weights im"
+    )
+    assert published.how_to_get("sam2-l-laion").endswith(
+        "`av2t weights pull sam2-l-laion --start` fetches EVF-SAM2 to train one from"
+    )
+    assert published.how_to_get("sam2-l-laion-start").startswith(
+        "`av2t weights pull sam2-l-laion --start` fetches them"
+    )
 
 
 @pytest.mark.parametrize("name", ["tiny", "sam2", "sam2-l-mul-ms3", "mine-1"])
