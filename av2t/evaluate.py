@@ -23,15 +23,16 @@ all the same. `av2t bench` measures how fast it is.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.add_argument("clips", type=Path, metavar="CLIPS", help="folder with NNN.mp4 and NNN/masks")
-    parser.add_argument("--model", metavar="NAME", default="tiny", help="version or preset (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    parser.add_argument("--model", metavar="NAME", help="preset or model version (AV2T_MODEL; default: tiny)")
+    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (AV2T_DEVICE; default: auto)")
+    parser.add_argument("--precision", help="auto, fp32 or bf16 (AV2T_PRECISION; default: auto)")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     # A mistake in the model's name, or missing weights, should not wait for what takes seconds to import.
-    models_dir = Settings.load().models_dir
-    resolve(args.model, models_dir).check()
+    settings = Settings.load(model=args.model, device=args.device, precision=args.precision)
+    resolve(settings.model, settings.models_dir).check()
     import numpy as np
     from PIL import Image
 
@@ -42,7 +43,9 @@ def run(args: argparse.Namespace) -> int:
     paths = [path for path in sorted(args.clips.glob("*.mp4")) if (path.with_suffix("") / "masks").is_dir()]
     if not paths:
         raise AV2TError(f"{args.clips} holds no composed clips; `av2t compose {args.clips} --cutouts DIR` makes some")
-    predictor = Predictor.load(args.model, args.device, models_dir=models_dir)
+    predictor = Predictor.load(
+        settings.model, settings.device, models_dir=settings.models_dir, precision=settings.precision
+    )
     ious: list[float] = []
     false_masks: list[bool] = []
     with progress_bar("evaluating", len(paths), "clips") as bar:
