@@ -95,8 +95,11 @@ def fill(empty: Loaded, weights: Iterable[tuple[str, Tensor]], device: torch.dev
     narrow = {f"model.{name}" for name in matrices(empty.model)} if precision == "bf16" else set()
     tensors: dict[str, Tensor] = {}
     for key, tensor in weights:
-        dtype = torch.bfloat16 if key in narrow else torch.float32
-        tensors[key] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        if tensor.is_floating_point():
+            # One tensor that is still mapped would keep all those in memory that were converted beside it.
+            beside = bool(narrow) and key.startswith("model.")
+            tensor = tensor.to(torch.bfloat16 if key in narrow else torch.float32, copy=beside)
+        tensors[key] = tensor
     for name in MODULES:
         module: nn.Module = getattr(empty, name)
         state = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}

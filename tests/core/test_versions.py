@@ -139,20 +139,24 @@ def test_saving_and_loading_gives_the_same_model(tmp_path: Path) -> None:
     assert all(torch.equal(again[key], tensors[key]) for key in tensors)
 
 
-def with_part(models_dir: Path) -> dict[str, Tensor]:
-    """The embedded model as a version of its own, with all but the projector in a part, and one tensor twice."""
+def with_parts(models_dir: Path) -> dict[str, Tensor]:
+    """The embedded model as a version of its own, with all but the projector in parts, and one tensor twice."""
     built_in = resolve("tiny")
     tensors = tensors_of(load_version(built_in, CPU))
     own = {key: tensor for key, tensor in tensors.items() if key.startswith("model.projector.")}
-    shared = {key: tensor for key, tensor in tensors.items() if key not in own}
     twice = "model.projector.audio_proj.bias"
-    part = save_part(models_dir, "frozen", {**shared, twice: torch.full_like(own[twice], 9)})
-    save_version(models_dir / "mine-1", {"preset": "tiny", "labels": built_in.card["labels"], "parts": [part]}, own)
+    frozen = {key: tensor for key, tensor in tensors.items() if key.startswith("model.") and key not in own}
+    encoders = {key: tensor for key, tensor in tensors.items() if not key.startswith("model.")}
+    parts = [
+        save_part(models_dir, "frozen", {**frozen, twice: torch.full_like(own[twice], 9)}),
+        save_part(models_dir, "encoders", encoders),
+    ]
+    save_version(models_dir / "mine-1", {"preset": "tiny", "labels": built_in.card["labels"], "parts": parts}, own)
     return tensors
 
 
 def test_a_version_lies_over_its_parts(tmp_path: Path) -> None:
-    tensors = with_part(tmp_path)
+    tensors = with_parts(tmp_path)
     loaded = tensors_of(load_version(resolve("mine-1", tmp_path), CPU))
     assert all(torch.equal(loaded[key], tensor) for key, tensor in tensors.items())
 
@@ -166,8 +170,8 @@ def test_a_part_is_kept_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("harm", ["missing", "damaged"])
 def test_a_part_that_is_not_what_it_was_is_named(tmp_path: Path, harm: str) -> None:
-    with_part(tmp_path)
-    [part] = (tmp_path / "parts").iterdir()
+    with_parts(tmp_path)
+    [part] = (tmp_path / "parts").glob("frozen-*")
     part.unlink() if harm == "missing" else part.write_bytes(part.read_bytes()[:-1] + b"\x01")
     with pytest.raises(WeightsError, match=rf"{part.name}.* is {harm}"):
         load_version(resolve("mine-1", tmp_path), CPU)
@@ -193,15 +197,23 @@ def test_an_interrupted_save_leaves_no_version(tmp_path: Path) -> None:
 
 
 def test_weights_are_mapped_and_not_copied(tmp_path: Path) -> None:
-    save_version(tmp_path / "copy-1", resolve("tiny").card, tensors_of(load_version(resolve("tiny"), CPU)))
-    before = mapped(tmp_path)
-    loaded = load_version(resolve("copy-1", tmp_path), CPU)
-    assert mapped(tmp_path) > before
+    with_parts(tmp_path)
+    loaded = load_version(resolve("mine-1", tmp_path), CPU)
+    assert mapped("frozen-")
+    assert mapped("encoders-")
     assert loaded.model.projector.audio_proj.weight.requires_grad is False
 
 
-def mapped(folder: Path) -> int:
-    return sum(str(folder) in line for line in Path("/proc/self/maps").read_text().splitlines())
+def test_weights_that_are_converted_leave_their_file(tmp_path: Path) -> None:
+    with_parts(tmp_path)
+    loaded = load_version(resolve("mine-1", tmp_path), CPU, "bf16")
+    assert not mapped("frozen-")
+    assert mapped("encoders-")
+    assert loaded.precision == "bf16"
+
+
+def mapped(file: str) -> bool:
+    return any(file in line for line in Path("/proc/self/maps").read_text().splitlines())
 
 
 def test_bf16_is_for_the_matrices_of_the_large_encoders() -> None:
