@@ -117,12 +117,12 @@ def randomise(empty: Loaded, device: torch.device, precision: Precision, seed: i
         module: nn.Module = getattr(empty, name)
         drawn = {}
         for key, meta in module.named_parameters():
-            tensor = torch.empty(meta.shape, device=device)
+            dtype = torch.bfloat16 if name == "model" and key in narrow else torch.float32
+            drawn[key] = tensor = torch.empty(meta.shape, dtype=dtype, device=device)
             if meta.ndim >= 2:
                 tensor.normal_(0, meta[0].numel() ** -0.5, generator=generator)
             else:
                 tensor.fill_(float(key.endswith("weight")))  # norms do nothing, biases are none
-            drawn[key] = tensor.bfloat16() if name == "model" and key in narrow else tensor
         module.load_state_dict(drawn, assign=True, strict=False)
         module.to(device).eval().requires_grad_(False)
     return replace(empty, device=device, precision=precision)
