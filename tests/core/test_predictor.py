@@ -101,8 +101,8 @@ def test_boxes_enclose_their_masks(predictor: Predictor, windows: list[Window]) 
         for found in prediction.objects:
             x, y, width, height = found.box
             rows, columns = np.nonzero(found.mask)
-            assert (columns.min(), rows.min()) == (x, y)
-            assert (columns.max() - columns.min() + 1, rows.max() - rows.min() + 1) == (width, height)
+            assert [int(columns.min()), int(rows.min())] == [x, y]
+            assert [int(columns.max()) + 1, int(rows.max()) + 1] == [x + width, y + height]
 
 
 def test_levels() -> None:
