@@ -5,7 +5,6 @@ A version's tensors are those of its parts, which several versions share, overla
     model.<name in AV2TSam>    image_encoder.<name>    audio_encoder.<name>
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import Feature
 from av2t_core.model.reference import UNREAD
 from av2t_core.presets import PRESETS, Preset
-from av2t_core.versions import PARTS_FOLDER, Version
+from av2t_core.versions import PARTS_FOLDER, Version, file_hash, part_file
 
 Precision = Literal["fp32", "bf16"]
 
@@ -160,16 +159,11 @@ def save_part(models_dir: Path, name: str, tensors: Mapping[str, Tensor]) -> dic
     aside = folder / f".{name}.part"
     try:
         sha256 = _save(aside, tensors)
-        file = f"{name}-{sha256[:8]}.safetensors"
+        file = part_file(name, sha256)
         aside.rename(folder / file)
     finally:
         aside.unlink(missing_ok=True)
     return {"file": file, "sha256": sha256}
-
-
-def file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> str:

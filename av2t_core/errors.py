@@ -1,5 +1,7 @@
 """Errors whose message is written for the person who can act on it."""
 
+from collections.abc import Collection
+
 
 class AV2TError(Exception):
     """A mistake in what came from outside; the message is a sentence that names the thing, the value and the remedy."""
@@ -15,3 +17,12 @@ class ConfigError(AV2TError):
 
 class WeightsError(AV2TError):
     """A model version or its weights are missing or do not fit."""
+
+
+_SHOWN = 10
+
+
+def misfit(what: str, problems: Collection[str]) -> WeightsError:
+    """For weights whose keys are not those of `what`: each problem names a key; the first ten are told."""
+    shown = "; ".join(sorted(problems)[:_SHOWN]) + ("; …" if len(problems) > _SHOWN else "")
+    return WeightsError(f"the weights do not fit the {what} ({len(problems)} keys): {shown}")

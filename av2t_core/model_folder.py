@@ -4,7 +4,6 @@ Besides the versions and their parts (see `versions`) it holds `downloads`, file
 """
 
 import fcntl
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from av2t_core import published
 from av2t_core.disk import disk_error
 from av2t_core.errors import WeightsError
 from av2t_core.model.config import Feature
-from av2t_core.versions import PARTS_FOLDER, Version, resolve
+from av2t_core.versions import PARTS_FOLDER, Version, file_hash, part_file, resolve
 
 if TYPE_CHECKING:  # it brings torch, and who has no weights should not wait for that
     from torch import Tensor
@@ -75,9 +74,8 @@ def encoder_parts(models_dir: Path, preset: str) -> dict[str, Part]:
     for encoder in published.encoders(preset):
         name = published.ENCODERS[encoder].part
         for path in sorted((models_dir / PARTS_FOLDER).glob(f"{name}-????????.safetensors")):
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            if path.name == f"{name}-{sha256[:8]}.safetensors":
+            sha256 = file_hash(path)
+            if path.name == part_file(name, sha256):
                 found[encoder] = {"file": path.name, "sha256": sha256}
     return found
 

@@ -8,6 +8,7 @@ A version is written aside and renamed into place, and never changed afterwards.
 backend only asks for names.
 """
 
+import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -86,6 +87,17 @@ def resolve(name: str, models_dir: Path | None = None) -> Version:
 def installed(models_dir: Path) -> list[Version]:
     """All that are in `models_dir`, and the built-in ones. WeightsError: a card cannot be read."""
     return [_read(path) for root in (models_dir, BUILT_IN) for path in _directories(root)]
+
+
+def part_file(name: str, sha256: str) -> str:
+    """What the file of a part is called: by its content, so that the same part is kept once."""
+    return f"{name}-{sha256[:8]}.safetensors"
+
+
+def file_hash(path: Path) -> str:
+    """Its sha256, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_name(name: str) -> str:

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from av2t_core.errors import WeightsError
-
-_SHOWN = 10
+from av2t_core.errors import misfit
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,5 @@ def translate(
         else:
             problems.add(f"{origin.key} is {tuple(tensor.shape)}, the encoder has {expected}")
     if problems:
-        shown = "; ".join(sorted(problems)[:_SHOWN]) + ("; …" if len(problems) > _SHOWN else "")
-        raise WeightsError(f"the weights do not fit the encoder ({len(problems)} keys): {shown}")
+        raise misfit("encoder", problems)
     return translated

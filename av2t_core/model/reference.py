@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from av2t_core.errors import WeightsError
+from av2t_core.errors import misfit
 from av2t_core.model.av2t_sam import AV2TSam
 
 # (theirs, ours): the first prefix that fits; the rest of the key is the same on both sides.
@@ -54,8 +54,7 @@ def from_reference(model: AV2TSam, state: Mapping[str, Tensor], absent: tuple[st
         elif own[key].shape != tensor.shape:
             problems.append(f"{_theirs(key)} is {tuple(tensor.shape)}, the model has {tuple(own[key].shape)}")
     if problems:
-        shown = "; ".join(sorted(problems)[:10]) + ("; …" if len(problems) > 10 else "")
-        raise WeightsError(f"the weights do not fit the model ({len(problems)} keys): {shown}")
+        raise misfit("model", problems)
     return renamed
 
 
