@@ -101,17 +101,50 @@ def table_of(root: Path, layout: Layout) -> Path:
     return found
 
 
-def read_clips(root: Path, layout: Layout, split: Split) -> list[LabelledClip]:
-    """The clips of a split in the order of the table. Whether their files exist is not looked at.
+def read_table(root: Path, layout: Layout) -> list[LabelledClip]:
+    """The clips of every split in the order of the table. Whether their files exist is not looked at.
 
-    DataError: the table is missing or cannot be read, a name in it is no name, or it has no clip of this split.
+    DataError: the table is missing or cannot be read, a name in it is no name, or it has no clip of this layout.
     """
     table, place = table_of(root, layout), _PLACES[layout]
     folder = table.parent / place.data if (table.parent / place.data).is_dir() else table.parent
-    clips = [_clip(folder, layout, *row) for row in _rows(table, place, layout) if row[2] == split]
+    clips = [clip_at(folder, layout, *row) for row in _rows(table, place, layout)]
     if not clips:
-        raise DataError(f"{table} has no clip of the split {split}")
+        raise DataError(f"{table} has no clip of the layout {layout}")
     return clips
+
+
+def read_clips(root: Path, layout: Layout, split: Split) -> list[LabelledClip]:
+    """Those of one split. DataError: as of `read_table`, and if there is none of this split."""
+    clips = [clip for clip in read_table(root, layout) if clip.split == split]
+    if not clips:
+        raise DataError(f"{table_of(root, layout)} has no clip of the split {split}")
+    return clips
+
+
+def clip_at(folder: Path, layout: Layout, video: str, category: str, split: Split) -> LabelledClip:
+    """Where the files of a clip lie below the folder that holds visual_frames, or v1s and v1m."""
+    if layout in ("v1s", "v1m"):
+        own = folder / layout / video
+        frames = [own / "frames" / f"{i}.jpg" for i in range(FRAMES)]
+        masks = [own / "labels_rgb" / f"{i}.png" for i in range(FRAMES)]
+        sound = own / "audio.wav"
+    else:
+        place = Path(split, category) if layout == "s4" else Path(split)
+        shown = folder / "visual_frames" / (place / video if layout == "s4" else video)
+        stem = f"{video}.mp4" if layout == "ms3" else video
+        frames = [shown / f"{stem}_{i + 1}.png" for i in range(FRAMES)]
+        masks = [folder / "gt_masks" / place / video / f"{video}_{i + 1}.png" for i in range(FRAMES)]
+        sound = folder / "audio_wav" / place / f"{video}.wav"
+    labelled = 1 if layout in ("s4", "v1s") and split == "train" else FRAMES
+    return LabelledClip(
+        video=video,
+        category=category,
+        split=split,
+        frames=tuple(frames),
+        masks=tuple(mask if i < labelled else None for i, mask in enumerate(masks)),
+        sound=sound,
+    )
 
 
 def missing_files(clips: list[LabelledClip]) -> list[Path]:
@@ -179,8 +212,9 @@ def _rows(table: Path, place: _Place, layout: Layout) -> Iterator[tuple[str, str
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
             columns = reader.fieldnames or []
-            needed = [name for name in (place.video, place.part, "split") if name]
-            if absent := [name for name in needed if name not in columns]:
+            # In s4 the category is a folder.
+            needed = [place.video, place.part, place.category if layout == "s4" else "", "split"]
+            if absent := [name for name in needed if name and name not in columns]:
                 raise DataError(f"{table} has no column {absent[0]!r}; it has {', '.join(columns) or 'none'}")
             for row in reader:
                 if place.part and row[place.part] != layout:
@@ -195,30 +229,10 @@ def _rows(table: Path, place: _Place, layout: Layout) -> Iterator[tuple[str, str
                         f"{table}, line {reader.line_num}: video {video!r}, split {split!r}; a row needs a video and a"
                         f" split of {', '.join(SPLITS)}"
                     )
+                if layout == "s4" and not category:
+                    raise DataError(
+                        f"{table}, line {reader.line_num}: {video!r} has no category, the folder it lies in"
+                    )
                 yield video, category, cast(Split, split)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table} cannot be read ({error})") from None
-
-
-def _clip(folder: Path, layout: Layout, video: str, category: str, split: Split) -> LabelledClip:
-    if layout in ("v1s", "v1m"):
-        own = folder / layout / video
-        frames = [own / "frames" / f"{i}.jpg" for i in range(FRAMES)]
-        masks = [own / "labels_rgb" / f"{i}.png" for i in range(FRAMES)]
-        sound = own / "audio.wav"
-    else:
-        place = Path(split, category) if layout == "s4" else Path(split)
-        shown = folder / "visual_frames" / (place / video if layout == "s4" else video)
-        stem = f"{video}.mp4" if layout == "ms3" else video
-        frames = [shown / f"{stem}_{i + 1}.png" for i in range(FRAMES)]
-        masks = [folder / "gt_masks" / place / video / f"{video}_{i + 1}.png" for i in range(FRAMES)]
-        sound = folder / "audio_wav" / place / f"{video}.wav"
-    labelled = 1 if layout in ("s4", "v1s") and split == "train" else FRAMES
-    return LabelledClip(
-        video=video,
-        category=category,
-        split=split,
-        frames=tuple(frames),
-        masks=tuple(mask if i < labelled else None for i, mask in enumerate(masks)),
-        sound=sound,
-    )

@@ -32,10 +32,18 @@ class ClipRecipe:
 
 
 def draw_recipe(
-    rng: np.random.Generator, labels: Sequence[str], *, seconds: int, most: int, width: int, height: int, fps: int
+    rng: np.random.Generator,
+    labels: Sequence[str],
+    *,
+    seconds: int,
+    most: int,
+    width: int,
+    height: int,
+    fps: int,
+    least: int = 1,
 ) -> ClipRecipe:
-    """One to `most` of the labels in view; in every second one of them, sometimes two, now and then none sounds."""
-    actors = [labels[i] for i in rng.choice(len(labels), int(rng.integers(1, most + 1)), replace=False)]
+    """`least` to `most` of the labels in view; in every second one, sometimes two, now and then none of them sounds."""
+    actors = [labels[i] for i in rng.choice(len(labels), int(rng.integers(least, most + 1)), replace=False)]
     sounding: list[tuple[str, ...]] = []
     for second in range(seconds):
         count = rng.choice([0, 1, min(2, len(actors))], p=[0.15, 0.65, 0.2])
@@ -48,15 +56,7 @@ def draw_recipe(
 
 def write_clip(rng: np.random.Generator, cutouts: Cutouts, recipe: ClipRecipe, out: Path) -> None:
     """OUT.mp4, OUT/masks/NNN.png (0 or 255, one for each second's keyframe) and OUT/truth.json."""
-    scene = draw_scene(
-        rng,
-        cutouts,
-        recipe.labels,
-        silent=recipe.silent,
-        height=recipe.height,
-        width=recipe.width,
-        clear=min(0.3, 0.7 / max(1, len(recipe.labels) + recipe.silent)),
-    )
+    scene = scene_of(rng, cutouts, recipe)
     (out / "masks").mkdir(parents=True, exist_ok=True)
     sound = soundtrack(rng, cutouts, recipe)
     with open_mp4(out.with_suffix(".mp4")) as container:
@@ -69,6 +69,19 @@ def write_clip(rng: np.random.Generator, cutouts: Cutouts, recipe: ClipRecipe, o
             video.write_sound(sound[None, second * SAMPLE_RATE : (second + 1) * SAMPLE_RATE], SAMPLE_RATE, second)
         video.close()
     _write_truth(scene, recipe, out)
+
+
+def scene_of(rng: np.random.Generator, cutouts: Cutouts, recipe: ClipRecipe) -> Scene:
+    """A random scene of the recipe's things that start apart from one another."""
+    return draw_scene(
+        rng,
+        cutouts,
+        recipe.labels,
+        silent=recipe.silent,
+        height=recipe.height,
+        width=recipe.width,
+        clear=min(0.3, 0.7 / max(1, len(recipe.labels) + recipe.silent)),
+    )
 
 
 def soundtrack(rng: np.random.Generator, cutouts: Cutouts, recipe: ClipRecipe) -> NDArray[np.float32]:
