@@ -1,5 +1,7 @@
 """AV2T-SAM, the whole (paper, figure 1)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -29,18 +31,28 @@ class AV2TSam(nn.Module):
             widths = self.segmenter.block_widths
             self.adapters = Adapters(config.feature_width, config.adapter_width, widths, shared_output=with_sam1)
 
-    def forward(self, images_sam: Tensor, images_mm: Tensor, v: Tensor, a: Tensor) -> Tensor:
+    def forward(
+        self, images_sam: Tensor, images_mm: Tensor, v: Tensor, a: Tensor, features: Sequence[Tensor] | None = None
+    ) -> Tensor:
         """images_sam (B, 3, S, S), images_mm (B, 3, M, M), v (B, image_width), a (B, audio_width).
 
         Returns the logits (B, S/4, S/4) of the best candidate; above 0 means that the pixel belongs to what sounds.
+        `features`: see `candidates`.
         """
-        return best_mask(*self.candidates(images_sam, images_mm, v, a))
+        return best_mask(*self.candidates(images_sam, images_mm, v, a, features))
 
-    def candidates(self, images_sam: Tensor, images_mm: Tensor, v: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-        """All candidates' logits (B, 3, S/4, S/4) and their expected IoU (B, 3)."""
+    def candidates(
+        self, images_sam: Tensor, images_mm: Tensor, v: Tensor, a: Tensor, features: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """All candidates' logits (B, 3, S/4, S/4) and their expected IoU (B, 3).
+
+        `features`: `segmenter.image_features(images_sam)`, if it was computed before; only for a model without
+        adapters, for with them it depends on f. `images_sam` is then not read.
+        """
+        assert features is None or self.adapters is None
         # What is trained is small and decides: always in fp32, also where autocast is on for the large encoders.
-        with torch.autocast(images_sam.device.type, enabled=False):
+        with torch.autocast(images_mm.device.type, enabled=False):
             f = self.projector.feature(v.float(), a.float())
             text = self.projector.tokens(f)
             additions = self.adapters(f) if self.adapters is not None else None
-        return self.segmenter(images_sam, images_mm, text, additions)  # type: ignore[no-any-return]
+        return self.segmenter(images_sam, images_mm, text, additions, features)  # type: ignore[no-any-return]

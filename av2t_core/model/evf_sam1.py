@@ -29,10 +29,10 @@ class EvfSam1(EvfSam):
         """images (B, 3, S, S) to the one level (B, width, S/16, S/16)."""
         return [self.sam.image_encoder(images)]
 
-    def decode(self, levels: list[Tensor], prompt: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(self, features: list[Tensor], prompt: Tensor) -> tuple[Tensor, Tensor]:
         encoder = self.sam.prompt_encoder
         positions = encoder.get_dense_pe()
-        dense = encoder.no_mask_embed.weight[:, :, None, None].expand_as(levels[0][:1])
+        dense = encoder.no_mask_embed.weight[:, :, None, None].expand_as(features[0][:1])
         # The stock decoder takes several prompts for one image, not several images.
         decoded = [
             self.sam.mask_decoder(
@@ -42,7 +42,7 @@ class EvfSam1(EvfSam):
                 dense_prompt_embeddings=dense,
                 multimask_output=True,
             )
-            for image, token in zip(levels[0], prompt, strict=True)
+            for image, token in zip(features[0], prompt, strict=True)
         ]
         return torch.cat([logits for logits, _ in decoded]), torch.cat([ious for _, ious in decoded])
 

@@ -28,13 +28,21 @@ class EvfSam2(EvfSam):
         return cast(nn.ModuleList, self.sam.image_encoder.trunk.blocks)
 
     def image_features(self, images: Tensor) -> list[Tensor]:
-        """images (B, 3, S, S) to the decoder's levels: (B, width / 8, S/4), (B, width / 4, S/8), (B, width, S/16)."""
-        fine, middle, coarse = self.sam.forward_image(images)["backbone_fpn"]
-        # A single frame has no past; SAM2 says so with an embedding of its own.
-        return [fine, middle, coarse + self.sam.no_mem_embed[0, 0, :, None, None]]
+        """images (B, 3, S, S) to the neck's levels, all of `width` channels, at S/4, S/8 and S/16."""
+        return list(self.sam.image_encoder(images)["backbone_fpn"])
 
-    def decode(self, levels: list[Tensor], prompt: Tensor) -> tuple[Tensor, Tensor]:
-        fine, middle, coarse = levels
+    def levels(self, features: list[Tensor]) -> list[Tensor]:
+        """What the decoder reads: (B, width / 8, S/4), (B, width / 4, S/8), (B, width, S/16).
+
+        The two finer ones pass convolutions that belong to the mask decoder, and so are trained.
+        """
+        fine, middle, coarse = features
+        decoder = self.sam.sam_mask_decoder
+        # A single frame has no past; SAM2 says so with an embedding of its own.
+        return [decoder.conv_s0(fine), decoder.conv_s1(middle), coarse + self.sam.no_mem_embed[0, 0, :, None, None]]
+
+    def decode(self, features: list[Tensor], prompt: Tensor) -> tuple[Tensor, Tensor]:
+        fine, middle, coarse = self.levels(features)
         encoder = self.sam.sam_prompt_encoder
         dense = encoder.no_mask_embed.weight[0, :, None, None].expand_as(coarse)
         logits, ious, _, _ = self.sam.sam_mask_decoder(

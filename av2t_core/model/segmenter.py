@@ -23,13 +23,21 @@ class TextPromptedSegmenter(Protocol):
     block_widths: tuple[int, ...]
 
     def __call__(
-        self, images_sam: Tensor, images_mm: Tensor, text: Tensor, additions: Sequence[Tensor] | None
+        self,
+        images_sam: Tensor,
+        images_mm: Tensor,
+        text: Tensor,
+        additions: Sequence[Tensor] | None,
+        features: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """images_sam (B, 3, S, S), images_mm (B, 3, M, M), text (B, n, width), additions: (B, C_i) for each block.
 
         Returns the mask logits of every candidate (B, candidates, h, w) and the IoU that the model expects of each
-        (B, candidates).
+        (B, candidates). `features`: what `image_features` gave for these images, which is then not computed again.
         """
+
+    def image_features(self, images: Tensor) -> list[Tensor]:
+        """images (B, 3, S, S) to the image encoder's results, all (B, ...); frozen, unless adapters add to it."""
 
     def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """Logits (B, h, w) of the square image to (B, H, W), the way on which the published weights were trained."""
@@ -61,13 +69,19 @@ class EvfSam(nn.Module):
         raise NotImplementedError
 
     def forward(
-        self, images_sam: Tensor, images_mm: Tensor, text: Tensor, additions: Sequence[Tensor] | None
+        self,
+        images_sam: Tensor,
+        images_mm: Tensor,
+        text: Tensor,
+        additions: Sequence[Tensor] | None,
+        features: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         prompt = self.prompt(images_mm, text)
-        with adapted(self.blocks, additions):
-            levels = self.image_features(images_sam)
-        with torch.autocast(images_sam.device.type, enabled=False):
-            return self.decode([level.float() for level in levels], prompt.float())
+        if features is None:
+            with adapted(self.blocks, additions):
+                features = self.image_features(images_sam)
+        with torch.autocast(images_mm.device.type, enabled=False):
+            return self.decode([feature.float() for feature in features], prompt.float())
 
     def prompt(self, images_mm: Tensor, text: Tensor) -> Tensor:
         """The sparse prompt token (B, 1, width)."""
@@ -75,10 +89,10 @@ class EvfSam(nn.Module):
         return self.to_prompt(cls)  # type: ignore[no-any-return]
 
     def image_features(self, images: Tensor) -> list[Tensor]:
-        """images (B, 3, S, S) to what the decoder reads, the finest level first."""
+        """images (B, 3, S, S) to all that SAM's image encoder gives, the finest level first."""
         raise NotImplementedError
 
-    def decode(self, levels: list[Tensor], prompt: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(self, features: list[Tensor], prompt: Tensor) -> tuple[Tensor, Tensor]:
         """Three candidate masks (B, 3, S/4, S/4) as logits, and their expected IoU (B, 3)."""
         raise NotImplementedError
 

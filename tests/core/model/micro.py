@@ -92,7 +92,7 @@ def results(model: AV2TSam, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> dic
     sequence = segmenter.multimodal(images_mm, text)
     prompt = segmenter.prompt(images_mm, text)
     with adapted(segmenter.blocks, additions):
-        levels = segmenter.image_features(images_sam)
+        features = segmenter.image_features(images_sam)
         encoder = segmenter.sam.image_encoder
         stages = encoder.trunk(images_sam) if isinstance(segmenter, EvfSam2) else []
     logits, ious = model.candidates(*batch)
@@ -114,9 +114,10 @@ def results(model: AV2TSam, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> dic
         fpn, _ = encoder.neck(stages)
         found |= {f"trunk_{i}": stage for i, stage in enumerate(stages)}
         found |= {f"fpn_{i}": level for i, level in enumerate(fpn[:3])}
-        found |= dict(zip(("decoder_high_res_0", "decoder_high_res_1", "decoder_image_embed"), levels, strict=True))
+        decoded = segmenter.levels(features)
+        found |= dict(zip(("decoder_high_res_0", "decoder_high_res_1", "decoder_image_embed"), decoded, strict=True))
     else:
-        found["image_embeddings"] = levels[0]
+        found["image_embeddings"] = features[0]
     return found
 
 
