@@ -1,8 +1,16 @@
 """`av2t compose`: make audio-visual clips with exact masks from photographs with alpha and recordings."""
 
 import argparse
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from av2t.console import progress_bar
+from av2t_core.errors import AV2TError
+
+if TYPE_CHECKING:
+    from av2t_core.compose.cutouts import Cutouts
 
 DESCRIPTION = """\
 Compose clips in which things move over a background and sound by turns, with the exact mask of what sounds.
@@ -11,7 +19,11 @@ CUTOUTS is a folder with sounding/<class>/image_*.png (with alpha) and sound_*.f
 silent/*.png and backgrounds/*.jpg. Each clip becomes OUT/NNN.mp4 with OUT/NNN/masks/KKK.png for every second and
 OUT/NNN/truth.json. The same seed composes the same clips.
 
+With --layout the clips become a data set in the files and folders of AVSBench's single-source (s4) or multi-source
+(ms3) part instead: five seconds each, a frame a second at 224x224, and 16 kHz sound.
+
   av2t compose clips --cutouts cutouts --clips 20
+  av2t compose avsbench --cutouts cutouts --layout ms3 --clips 200
 """
 
 
@@ -22,43 +34,86 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cutouts", type=Path, required=True, help="folder with the photographs and recordings")
     parser.add_argument("--clips", type=_count, default=10, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="the first clip's seed (default: %(default)s)")
-    parser.add_argument("--seconds", type=_count, default=5, help="length of a clip (default: %(default)s)")
-    parser.add_argument("--things", type=_count, default=3, help="at most so many that sound (default: %(default)s)")
-    parser.add_argument("--size", type=_size, default=(480, 270), metavar="WxH", help="default: 480x270")
-    parser.add_argument("--fps", type=_count, default=15, help="frames a second (default: %(default)s)")
+    parser.add_argument("--things", type=_count, default=3, help="at most so many that sound (default: 3; one in s4)")
     parser.add_argument("--labels", type=lambda text: text.split(","), help="only these classes, as a,b,c")
     parser.add_argument("--generated-backgrounds", action="store_true", help="use none of the photographs")
+    clips = parser.add_argument_group("clips as mp4")
+    clips.add_argument("--seconds", type=_count, help="length of a clip (default: 5)")
+    clips.add_argument("--size", type=_size, metavar="WxH", help="default: 480x270")
+    clips.add_argument("--fps", type=_count, help="frames a second (default: 15)")
+    data_set = parser.add_argument_group("a data set")
+    data_set.add_argument("--layout", choices=("s4", "ms3"), help="s4: one thing sounds; ms3: two or more by turns")
+    data_set.add_argument(
+        "--split", type=_shares, metavar="A,B,C", help="percent of train, val and test (default: 70,15,15)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    import numpy as np
-    from tqdm import tqdm
-
-    from av2t_core.compose.clip import draw_recipe, write_clip
+    _refuse_what_does_not_go_together(args)
     from av2t_core.compose.cutouts import Cutouts
-    from av2t_core.errors import AV2TError
 
     cutouts = Cutouts.load(args.cutouts)
-    labels = args.labels or list(cutouts.labels)
+    labels = tuple(dict.fromkeys(args.labels or cutouts.labels))
     if unknown := sorted(set(labels) - set(cutouts.labels)):
         raise AV2TError(f"--labels: {args.cutouts} has no {', '.join(unknown)}; it has {', '.join(cutouts.labels)}")
     if args.generated_backgrounds:
         cutouts = replace(cutouts, backgrounds=())
-    width, height = args.size
-    for index in tqdm(range(args.clips), "clips", disable=None):
-        rng = np.random.default_rng([args.seed, index])
-        recipe = draw_recipe(
-            rng,
-            labels,
-            seconds=args.seconds,
-            most=min(args.things, len(labels)),
-            width=width,
-            height=height,
-            fps=args.fps,
-        )
-        write_clip(rng, cutouts, recipe, args.out / f"{index:03}")
-    print(f"{args.clips} clips in {args.out}")
+    try:
+        print(f"{(_set if args.layout else _clips)(args, cutouts, labels)} in {args.out}")
+    except OSError as error:
+        raise AV2TError(f"{args.out}: cannot be written ({error.strerror or error}); choose another folder") from error
     return 0
+
+
+def _refuse_what_does_not_go_together(args: argparse.Namespace) -> None:
+    if args.layout is None:
+        if args.split:
+            raise AV2TError("--split divides a data set; it goes with --layout s4 or --layout ms3 only")
+        return
+    for option in ("seconds", "size", "fps"):
+        if getattr(args, option) is not None:
+            raise AV2TError(
+                f"--{option} does not go with --layout: AVSBench's clips have five seconds and a frame a second at"
+                " 224x224"
+            )
+    if args.layout == "ms3" and args.things < 2:
+        raise AV2TError("--things 1: in ms3 two or more sound by turns")
+
+
+def _clips(args: argparse.Namespace, cutouts: "Cutouts", labels: tuple[str, ...]) -> str:
+    import numpy as np
+
+    from av2t_core.compose.clip import draw_recipe, write_clip
+
+    width, height = args.size or (480, 270)
+    with progress_bar("composing", args.clips, "clips") as bar:
+        for index in range(args.clips):
+            rng = np.random.default_rng([args.seed, index])
+            recipe = draw_recipe(
+                rng,
+                labels,
+                seconds=args.seconds or 5,
+                most=min(args.things, len(labels)),
+                width=width,
+                height=height,
+                fps=args.fps or 15,
+            )
+            write_clip(rng, cutouts, recipe, args.out / f"{index:03}")
+            bar.update()
+    return f"{args.clips} clips"
+
+
+def _set(args: argparse.Namespace, cutouts: "Cutouts", labels: tuple[str, ...]) -> str:
+    from av2t_core.avsbench import SPLITS
+    from av2t_core.compose.avsbench import SetRecipe, write_set
+
+    recipe = SetRecipe(layout=args.layout, clips=args.clips, labels=labels, seed=args.seed, most=args.things)
+    if args.split:
+        recipe = replace(recipe, shares=args.split)
+    with progress_bar("composing", args.clips, "clips") as bar:
+        write_set(args.out, cutouts, recipe, bar.update)
+    counts = Counter(recipe.splits)
+    return f"{args.clips} clips ({', '.join(f'{split} {counts[split]}' for split in SPLITS)})"
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -72,3 +127,12 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 1 or more")
     return int(text)
+
+
+def _shares(text: str) -> tuple[int, ...]:
+    shares = text.split(",")
+    if len(shares) != 3 or not all(map(str.isdecimal, shares)) or sum(map(int, shares)) != 100:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be the percentages of train, val and test, which add up to 100, such as 70,15,15"
+        )
+    return tuple(map(int, shares))
