@@ -1,10 +1,12 @@
 """From windows to masks at native size: the one road that the command line, the worker and the evaluation share."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import cv2
 import numpy as np
@@ -30,6 +32,8 @@ LARGEST_BATCH_ON_CPU = 2 * 1024 * 1024  # pixels
 BYTES_PER_PIXEL = 1500
 # A mask or a part of one below this share of the frame is noise of the coarse grid.
 SMALLEST_PART = 0.001
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,25 +112,38 @@ class Predictor:
 
         Windows of several clips may follow one another: batches are filled by what fits, not by where a clip ends.
         """
-        iterator = read_ahead(iter(windows), self.batch_size)
-        try:
-            while batch := list(islice(iterator, self.batch_size)):
+        with closing(self._batches(windows)) as batches:
+            for batch in batches:
                 audible = [level_dbfs(window.sound.second) > SILENCE_DBFS for window in batch]
                 heard = [window for window, audible_ in zip(batch, audible, strict=True) if audible_]
                 # All at once: who takes the predictions may take his time, and inference mode is not to last as long.
-                predicted = iter(self._predict_within_memory(heard))
+                predicted = iter(self._within_memory(self._predict_batch, heard))
                 for window, audible_ in zip(batch, audible, strict=True):
                     yield next(predicted) if audible_ else _silent(window)
-        finally:
-            iterator.close()
 
-    def _predict_within_memory(self, windows: list[Window]) -> list[KeyframePrediction]:
+    def logits(self, windows: Iterable[Window], size: tuple[int, int]) -> Generator[Tensor]:
+        """What the model itself says of each window, in order: its best mask's logits (H, W) at `size`, on the host.
+
+        As `predict` but for its rules: silent windows are looked at, too, and no part is left out for being small.
+        """
+        compute = partial(self._logits_batch, size=size)
+        with closing(self._batches(windows)) as batches:
+            for batch in batches:
+                yield from self._within_memory(compute, batch)
+
+    def _batches(self, windows: Iterable[Window]) -> Generator[list[Window]]:
+        """As many windows as fit, while the next ones are decoded."""
+        with closing(read_ahead(iter(windows), self.batch_size)) as iterator:
+            while batch := list(islice(iterator, self.batch_size)):
+                yield batch
+
+    def _within_memory(self, compute: Callable[[list[Window]], list[T]], windows: list[Window]) -> list[T]:
         """In smaller batches, from now on, where the device's memory does not suffice. AV2TError: not even for one."""
-        done: list[KeyframePrediction] = []
+        done: list[T] = []
         while len(done) < len(windows):
             some = windows[len(done) : len(done) + self.batch_size]
             try:
-                done += self._predict_batch(some)
+                done += compute(some)
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -139,7 +156,25 @@ class Predictor:
         return done
 
     @torch.inference_mode()
+    def _logits_batch(self, windows: list[Window], size: tuple[int, int]) -> list[Tensor]:
+        best, _, _ = self._segment(windows)
+        return list(self.loaded.model.segmenter.upsample(best, size).cpu())
+
+    @torch.inference_mode()
     def _predict_batch(self, windows: list[Window]) -> list[KeyframePrediction]:
+        best, ious, a = self._segment(windows)
+        scores = ious.clamp(0, 1).tolist()
+        predictions = []
+        for index, window in enumerate(windows):
+            height, width = window.image.shape[:2]
+            # One at a time, for at native size a frame may be large.
+            native = self.loaded.model.segmenter.upsample(best[index : index + 1], (height, width))[0] > 0
+            mask = np.asarray(native.cpu().numpy(), np.bool_)
+            predictions.append(self._prediction(window, mask, a[index : index + 1], scores[index]))
+        return predictions
+
+    def _segment(self, windows: list[Window]) -> tuple[Tensor, Tensor, Tensor]:
+        """The best masks' logits (B, h, w), their expected IoU (B,) and the sounds' embeddings (B, audio_width)."""
         loaded, config = self.loaded, self.loaded.model.config
         images = to_device([window.image for window in windows], loaded.device)
         v = loaded.image_encoder.encode(images)  # (B, image_width)
@@ -151,16 +186,7 @@ class Predictor:
                 v,
                 a,
             )
-        best = best_mask(logits, ious)
-        scores = ious.amax(dim=-1).clamp(0, 1).tolist()
-        predictions = []
-        for index, window in enumerate(windows):
-            height, width = window.image.shape[:2]
-            # One at a time, for at native size a frame may be large.
-            native = loaded.model.segmenter.upsample(best[index : index + 1], (height, width))[0] > 0
-            mask = np.asarray(native.cpu().numpy(), np.bool_)
-            predictions.append(self._prediction(window, mask, a[index : index + 1], scores[index]))
-        return predictions
+        return best_mask(logits, ious), ious.amax(dim=-1), a
 
     def _prediction(self, window: Window, mask: NDArray[np.bool_], a: Tensor, score: float) -> KeyframePrediction:
         objects = tuple(self._objects(window.image, mask, a, score))
