@@ -44,6 +44,10 @@ SIZE = 224
 """The side of the square at which masks are compared, in training and in every published score."""
 
 
+# Bytes: with what is put behind it, it is the name of a file.
+_LONGEST = 240
+
+
 class DataError(AV2TError):
     """A data set, or a file of it, cannot be used as it is."""
 
@@ -160,18 +164,19 @@ def read_frame(path: Path) -> NDArray[np.uint8]:
 def read_mask(path: Path) -> NDArray[np.bool_]:
     """The pixels (H, W) that sound. DataError: it is missing or no picture.
 
-    A grey picture is read by its half (0/255 with whatever lies between at the edges; or 0/1), whatever it is stored
-    as; in one of colours everything that is not black sounds.
+    A grey picture is read by the half of its brightest value, whatever that is and however it is stored: 255 with
+    what lies between at the edges, 1, or the grey that is the colour of a class in labels_rgb. In a picture of colours
+    everything that is not black sounds.
     """
     image = _open(path)
-    if image.mode.startswith("I"):  # 16 bits and more
-        wide = np.asarray(image)
-        return np.asarray(wide * 2 > max(1, int(wide.max())), np.bool_)
-    pixels = np.asarray(image.convert("RGB"))
-    grey = pixels[..., 0]
-    if (pixels == grey[..., None]).all():
-        return np.asarray(grey > (127 if grey.max() > 1 else 0), np.bool_)
-    return np.asarray(pixels.any(axis=-1), np.bool_)
+    if image.mode.startswith("I"):  # 16 bits
+        grey = np.asarray(image)
+    else:
+        pixels = np.asarray(image.convert("RGB"))
+        grey = pixels[..., 0]
+        if (pixels != grey[..., None]).any():
+            return np.asarray(pixels.any(axis=-1), np.bool_)
+    return np.asarray(grey > int(grey.max()) // 2, np.bool_)
 
 
 def read_target(path: Path) -> NDArray[np.bool_]:
@@ -195,14 +200,16 @@ def read_sounds(path: Path, seconds: int) -> list[Sound]:
 
 def _open(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as file:
+        # Pillow knows many formats more, of which some start programs.
+        with Image.open(path, formats=("PNG", "JPEG")) as file:
             file.load()
+            file.info.pop("transparency", None)  # of a palette's colours, about which Pillow warns when it drops it
             return file
     except FileNotFoundError:
         raise DataError(f"{path} is missing") from None
     except UnidentifiedImageError:
-        raise DataError(f"{path} is no picture") from None
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise for damaged files
+        raise DataError(f"{path} is no PNG or JPEG picture") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow's decoders raise
         raise DataError(f"{path} is damaged ({error})") from None
 
 
@@ -222,7 +229,7 @@ def _rows(table: Path, place: _Place, layout: Layout) -> Iterator[tuple[str, str
                 video, split = row[place.video or columns[0]], row["split"]
                 category = (row.get(place.category) or "").strip()
                 for name in filter(None, (video, category if layout == "s4" else "")):
-                    if name in (".", "..") or "/" in name or "\0" in name:
+                    if name in (".", "..") or "/" in name or "\0" in name or len(name.encode()) > _LONGEST:
                         raise DataError(f"{table}, line {reader.line_num}: {name!r} is no name of a folder")
                 if not video or split not in SPLITS:
                     raise DataError(
