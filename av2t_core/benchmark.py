@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from av2t_core.checkpoint import MODULES, Loaded
 from av2t_core.errors import MediaError
 from av2t_core.media import Clip, Window
+from av2t_core.memory import resident_files, resident_peak, start_peak
 from av2t_core.model.evf_sam1 import RelativeAttention
 from av2t_core.predictor import SILENCE_DBFS, Predictor, level_dbfs
 
@@ -52,14 +53,14 @@ class Cost:
 
 def loading(load: Callable[[], Predictor]) -> tuple[Predictor, Cost]:
     """The predictor that `load` gives, and what it took."""
-    before = _start_peak()
+    before = start_peak()
     began = time.perf_counter()
     predictor = load()
     _wait_for(predictor.loaded.device)
     seconds = time.perf_counter() - began
     modules: list[nn.Module] = [getattr(predictor.loaded, name) for name in MODULES]
     tensors = {t.data_ptr(): t.nbytes for module in modules for t in (*module.parameters(), *module.buffers())}
-    return predictor, Cost(seconds=seconds, peak=_status("VmHWM") - before, weights=sum(tensors.values()))
+    return predictor, Cost(seconds=seconds, peak=resident_peak() - before, weights=sum(tensors.values()))
 
 
 def audible_windows(path: Path, count: int) -> Iterator[Window]:
@@ -139,14 +140,14 @@ def _measure(
     device = predictor.loaded.device
     for _ in predict(audible_windows(path, _warm_up(predictor, keyframes))):
         on_keyframe()
-    _start_peak()
+    start_peak()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     began = time.perf_counter()
     for _ in predict(audible_windows(path, keyframes)):  # its masks are on the host, so nothing is still under way
         on_keyframe()
     seconds = time.perf_counter() - began
-    host_peak, host_mapped = _status("VmHWM"), _status("RssFile")
+    host_peak, host_mapped = resident_peak(), resident_files()
     device_peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     return Speed(
         keyframes=keyframes,
@@ -233,17 +234,3 @@ def _cpu() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     # Arm's kernels name none.
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _start_peak() -> int:
-    """The resident memory now, from which on the kernel is to note its peak."""
-    # Where that is not allowed, the peak is that of the process's whole life, which is never less.
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def _status(field: str) -> int:
-    """Bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))

@@ -58,14 +58,30 @@ def load_version(version: Version, device: torch.device, precision: Precision = 
             f" it knows {', '.join(PRESETS)}"
         )
     version.check()
+    verify(version)
+    empty = build(card["preset"], card.get("feature", "mul"), card["labels"])
+    pairs = (pair for path, _ in version.files for pair in read_tensors(path, device))
+    return fill_version(version, empty, pairs, device, precision)
+
+
+def verify(version: Version) -> None:
+    """WeightsError: a file of it is missing, or not the one that the card speaks of."""
+    version.check_files()
     for path, sha256 in version.files:
         if file_hash(path) != sha256:
             raise WeightsError(f"{path} is damaged: its sha256 is not the one on the card; {version.remedy}")
-    empty = build(card["preset"], card.get("feature", "mul"), card["labels"])
+
+
+def fill_version(
+    version: Version, empty: Loaded, weights: Iterable[tuple[str, Tensor]], device: torch.device, precision: Precision
+) -> Loaded:
+    """As `fill`, for the weights of this version. WeightsError: they do not fit."""
     try:
-        return fill(empty, (pair for path, _ in version.files for pair in _read(path, device)), device, precision)
+        return fill(empty, weights, device, precision)
     except (RuntimeError, SafetensorError) as error:
-        raise WeightsError(f"{version.directory} does not fit the preset {card['preset']!r}: {error}") from error
+        raise WeightsError(
+            f"{version.directory} does not fit the preset {version.card['preset']!r}: {error}"
+        ) from error
 
 
 def build(preset: str, feature: Feature = "mul", labels: Sequence[str] = ()) -> Loaded:
@@ -172,8 +188,8 @@ def _save(path: Path, tensors: Mapping[str, Tensor]) -> str:
     return file_hash(path)
 
 
-def _read(path: Path, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-    """On a CPU the tensors are views of the mapped file."""
+def read_tensors(path: Path, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    """All of a file, by name; on a CPU they are views of the mapped file."""
     with safe_open(path, "pt") as file:
         keys = list(file.keys())
     for first in range(0, len(keys), _READ_AT_ONCE):

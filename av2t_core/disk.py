@@ -2,7 +2,10 @@
 
 import errno
 import os
+import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from av2t_core.errors import WeightsError
@@ -32,3 +35,19 @@ def disk_error(error: OSError, folder: Path) -> WeightsError:
             " disk; the same command goes on where it stopped"
         )
     return WeightsError(f"{folder} cannot be written ({error.strerror}): set AV2T_DATA_DIR to a folder that can")
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Within it, what a disk has against being written becomes the sentence of `disk_error`."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, folder) from error
+    except SafetensorError as error:  # in whose text is the number of the OSError
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise disk_error(OSError(int(number[1]), os.strerror(int(number[1]))), folder) from None

@@ -4,8 +4,6 @@ Besides the versions and their parts (see `versions`) it holds `downloads`, file
 """
 
 import fcntl
-import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from av2t_core import published
-from av2t_core.disk import disk_error
+from av2t_core.disk import disk_error, writing
 from av2t_core.errors import WeightsError
 from av2t_core.model.config import Feature
 from av2t_core.versions import PARTS_FOLDER, Version, file_hash, part_file, resolve
@@ -86,7 +84,7 @@ def keep_encoder(models_dir: Path, file: str, kind: "EncoderKind", state: "Mappi
     from av2t_core.conversion import encoder_tensors
 
     tensors = encoder_tensors(file, kind, state)
-    with _writing(models_dir):
+    with writing(models_dir):
         return save_part(models_dir, published.ENCODERS[kind].part, tensors)
 
 
@@ -106,7 +104,7 @@ def keep_model(
     from av2t_core.conversion import split_model
 
     split = split_model(file, kind, state, version.preset, version.feature)
-    with _writing(models_dir):
+    with writing(models_dir):
         part = save_part(models_dir, published.start(version.preset).part, split.part)
     card: dict[str, Any] = {
         "preset": version.preset,
@@ -117,21 +115,5 @@ def keep_model(
         "start": kind == "evf-sam",
         "source": dict(version.source),
     }
-    with _writing(models_dir):
+    with writing(models_dir):
         save_version(models_dir / version.name, card, split.own)
-
-
-@contextmanager
-def _writing(models_dir: Path) -> Iterator[None]:
-    """What a disk has against being written, for the person whose disk it is."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except OSError as error:
-        raise disk_error(error, models_dir) from error
-    except SafetensorError as error:  # in whose text is the number of the OSError
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise disk_error(OSError(int(number[1]), os.strerror(int(number[1]))), models_dir) from None

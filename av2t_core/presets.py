@@ -44,8 +44,14 @@ TINY = AV2TSamConfig(
 SAM2_L = AV2TSamConfig(sam=Sam2Config())
 SAM1_H = AV2TSamConfig(sam=Sam1Config())
 
+NO_ADAPTER = "-noadapter"
+"""What ends the name of a preset that is another one without adapters."""
+
 PRESETS = {
     "tiny": Preset(model=TINY, gains_by_bf16=False, image_encoder="tiny", audio_encoder="tiny"),
+    "tiny-noadapter": Preset(
+        model=replace(TINY, adapter=False), gains_by_bf16=False, image_encoder="tiny", audio_encoder="tiny"
+    ),
     "sam2-l": Preset(model=SAM2_L),
     "sam2-l-noadapter": Preset(model=replace(SAM2_L, adapter=False)),
     "sam2-l-laion": Preset(model=replace(SAM2_L, audio_width=512), audio_encoder="laion-clap"),

@@ -11,12 +11,13 @@ backend only asks for names.
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from av2t_core import published
 from av2t_core.errors import WeightsError
+from av2t_core.presets import NO_ADAPTER, PRESETS
 
 BUILT_IN = Path(__file__).parent / "weights"
 PARTS_FOLDER = "parts"
@@ -57,6 +58,10 @@ class Version:
                 f"model version {self.name} is EVF-SAM alone, a start for training; it cannot tell what sounds: choose"
                 f" another, or get the trained one, {published.how_to_get(self.card['preset'])}"
             )
+        self.check_files()
+
+    def check_files(self) -> None:
+        """WeightsError if one of its files is missing."""
         for path, _ in self.files:
             if not path.is_file():
                 raise WeightsError(f"{path}, of model version {self.name}, is missing; {self.remedy}")
@@ -82,6 +87,29 @@ def resolve(name: str, models_dir: Path | None = None) -> Version:
         raise WeightsError(f"the weights of {name} are not in {models_dir or BUILT_IN}: {how}")
     known = [path.name for root in (models_dir, BUILT_IN) if root is not None for path in _directories(root)]
     raise WeightsError(f"there is no model version {name!r}; there are {', '.join(known) or 'none'}")
+
+
+def resolve_start(preset: str, name: str | None, models_dir: Path) -> Version:
+    """The version of this name, or the one that trainings of this preset start from: EVF-SAM, or the embedded model.
+
+    WeightsError: it is not there, and how to get it; or it is of another segmenter or of other encoders.
+    """
+    base = preset.removesuffix(NO_ADAPTER)
+    if name is not None:
+        version = resolve(name, models_dir)
+    elif base not in published.presets():
+        version = resolve(base, models_dir)
+    else:
+        # EVF-SAM is the same with adapters and without.
+        own = published.start_name(preset)
+        version = resolve(own if (models_dir / own).is_dir() else published.start_name(base), models_dir)
+    theirs = version.card["preset"]
+    if theirs not in PRESETS or _stem(theirs) != _stem(preset):
+        raise WeightsError(
+            f"a training of the preset {preset} cannot start from {version.name}, which is of the preset {theirs}: its"
+            " segmenter or its encoders are others"
+        )
+    return version
 
 
 def installed(models_dir: Path) -> list[Version]:
@@ -110,6 +138,13 @@ def check_name(name: str) -> str:
 def _is_of_preset(version: Version, preset: str) -> bool:
     card = version.card
     return card["preset"] == preset and card.get("parent") is None and not card.get("start")
+
+
+def _stem(preset: str) -> object:
+    """What two presets must share so that one can start from the other."""
+    described = PRESETS[preset]
+    model = described.model
+    return replace(described, model=replace(model, adapter=True, feature="mul"))
 
 
 def _directories(root: Path) -> list[Path]:

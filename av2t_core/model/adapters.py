@@ -27,6 +27,10 @@ class Adapters(nn.Module):
         else:
             for block, width in zip(self.blocks, block_widths, strict=True):
                 block.append(nn.Linear(hidden_width, width))  # type: ignore[operator]
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights from which the paper's training begins."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)

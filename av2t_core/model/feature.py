@@ -20,9 +20,16 @@ class Projector(nn.Module):
         self.to_text_space = nn.Sequential(
             nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.text_tokens * config.beit3.width)
         )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights from which the paper's training begins."""
         for linear in (self.audio_proj, self.vision_proj):
             nn.init.kaiming_normal_(linear.weight)
             nn.init.zeros_(linear.bias)
+        for module in self.to_text_space:
+            if isinstance(module, nn.Linear):
+                module.reset_parameters()
 
     def feature(self, v: Tensor, a: Tensor) -> Tensor:
         """v (B, image_width) and a (B, audio_width), of any length, to f (B, feature_width).

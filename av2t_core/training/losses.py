@@ -1,5 +1,6 @@
 """The paper's learning objective (section 3.5): binary cross-entropy plus soft IoU."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,7 +16,10 @@ def soft_iou(logits: Tensor, target: Tensor) -> Tensor:
     return intersection / union
 
 
-def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """logits and target (B, h, w): the mean over pixels of the cross-entropy plus the mean over frames of 1 - IoU."""
-    bce = F.binary_cross_entropy_with_logits(logits, target)
-    return bce + (1 - soft_iou(logits, target)).mean()
+def frame_losses(logits: Tensor, target: Tensor) -> Tensor:
+    """logits and target (B, h, w) to (B, 2): each frame's mean cross-entropy over its pixels, and 1 - its soft IoU.
+
+    The loss of a batch is the mean over its frames of the sum of both.
+    """
+    bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=(-2, -1))
+    return torch.stack([bce, 1 - soft_iou(logits, target)], dim=-1)

@@ -1,38 +1,104 @@
 """The paper's training (sections 3.5 and 4.3): what learns, from which loss, by which optimiser, how fast.
 
-What the paper leaves open (learning rates, weight decay, the size at which masks are compared) is as its authors' code
-has it. Their batch is 8 clips, in fp32, without clipping of gradients or augmentation.
+As in its authors' code there is neither clipping of gradients nor augmentation.
 """
 
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.trained import is_trained
-from av2t_core.training.losses import segmentation_loss
+from av2t_core.training.losses import frame_losses
+from av2t_core.training.plan import PaperRecipe, TrainingError
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaperRecipe:
-    """`lr` falls along half a cosine to `final_lr` over `epochs`."""
+class Inputs:
+    """B frames to learn from. The first four are AV2TSam's; `features` are `AV2TSam.candidates`'s."""
 
-    epochs: int = 40
-    lr: float = 2e-4
-    final_lr: float = 1e-7
-    weight_decay: float = 0.01
+    images_sam: Tensor | None  # not needed beside `features`
+    images_mm: Tensor
+    v: Tensor
+    a: Tensor
+    features: list[Tensor] | None = None
+    target: Tensor  # (B, H, W) of 0 and 1
+    names: tuple[str, ...]  # of the clips, for a person who has to look at them
+    counts: bool = True  # False for a stand-in, by which a process takes part that has no clip of the batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What one step saw. `gradient`: the norm of all gradients together."""
+
+    bce: float
+    iou: float  # 1 - soft IoU
+    gradient: float
+
+    @property
+    def loss(self) -> float:
+        return self.bce + self.iou
+
+
+class Objective(nn.Module):
+    """The model with its loss: one module, so that processes share the gradients of all of it."""
+
+    def __init__(self, model: AV2TSam, bf16: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.bf16 = bf16
+
+    def logits(
+        self,
+        images_sam: Tensor | None,
+        images_mm: Tensor,
+        v: Tensor,
+        a: Tensor,
+        features: Sequence[Tensor] | None,
+        size: tuple[int, int],
+    ) -> Tensor:
+        """(B, H, W) at `size`, on which the loss is computed."""
+        with torch.autocast(images_mm.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = self.model(images_sam, images_mm, v, a, features)
+        return self.model.segmenter.upsample(logits, size)
+
+    def forward(
+        self,
+        images_sam: Tensor | None,
+        images_mm: Tensor,
+        v: Tensor,
+        a: Tensor,
+        features: Sequence[Tensor] | None,
+        target: Tensor,
+    ) -> Tensor:
+        """The losses of each frame (B, 2); see `frame_losses`."""
+        height, width = target.shape[-2:]
+        return frame_losses(self.logits(images_sam, images_mm, v, a, features, (height, width)), target)
 
 
 class PaperTraining:
-    """A model in training: the parameters of `is_trained` learn, all others are frozen."""
+    """A model in training: the parameters of `is_trained` learn, all others are frozen.
 
-    def __init__(self, model: AV2TSam, recipe: PaperRecipe) -> None:
+    The gradient of a batch is the same, however many processes share it and in how many parts they take it.
+    """
+
+    def __init__(self, model: AV2TSam, recipe: PaperRecipe, accelerator: Accelerator, *, bf16: bool = False) -> None:
+        """`bf16`: the frozen encoders compute in bfloat16; what learns always computes in fp32."""
         self.model = model
+        self.accelerator = accelerator
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(is_trained(name))
+        self.objective = Objective(model, bf16)
+        self._shared = accelerator.prepare_model(self.objective)
         self.optimiser = AdamW(trained_parameters(model).values(), lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.schedule = CosineAnnealingLR(self.optimiser, T_max=recipe.epochs, eta_min=recipe.final_lr)
 
@@ -41,21 +107,65 @@ class PaperTraining:
         """The learning rate of this epoch."""
         return float(self.optimiser.param_groups[0]["lr"])
 
-    def logits(self, images_sam: Tensor, images_mm: Tensor, v: Tensor, a: Tensor, size: tuple[int, int]) -> Tensor:
-        """What the loss is computed on: the inputs of AV2TSam.forward to logits (B, H, W) at `size`, the targets'."""
-        return self.model.segmenter.upsample(self.model(images_sam, images_mm, v, a), size)
+    def logits(self, inputs: Inputs) -> Tensor:
+        """(B, H, W) at the targets' size."""
+        height, width = inputs.target.shape[-2:]
+        return self.objective.logits(
+            inputs.images_sam, inputs.images_mm, inputs.v, inputs.a, inputs.features, (height, width)
+        )
 
-    def step(self, logits: Tensor, target: Tensor) -> float:
-        """Learn from logits (B, H, W) of `logits` and their masks (B, H, W) of 0 and 1; returns the loss."""
-        loss = segmentation_loss(logits, target)
+    def learn(self, parts: Iterable[Inputs], count: int, frames: int) -> Step:
+        """One step on a batch of `frames` frames, of which `parts`, `count` of them (one at least), are this process's.
+
+        TrainingError, before anything is changed: a loss or a gradient is not finite; it names the clips.
+        """
         self.optimiser.zero_grad()
-        torch.autograd.backward(loss)
+        seen: list[tuple[Tensor, Inputs]] = []
+        for inputs in parts:
+            last = len(seen) == count - 1
+            with nullcontext() if last else self.accelerator.no_sync(self._shared):
+                losses = self._shared(
+                    inputs.images_sam, inputs.images_mm, inputs.v, inputs.a, inputs.features, inputs.target
+                )
+                # The mean over the frames of all processes, whose gradients come together as their mean.
+                weight = inputs.counts * self.accelerator.num_processes / frames
+                self.accelerator.backward(losses.sum() * weight)
+            seen.append((losses.detach() * inputs.counts, inputs))
+        sums = torch.stack([losses.sum(dim=0) for losses, _ in seen]).sum(dim=0)
+        bce, iou = (self.accelerator.reduce(sums, reduction="sum") / frames).tolist()
+        gradients = [p.grad for p in trained_parameters(self.model).values() if p.grad is not None]
+        step = Step(bce=bce, iou=iou, gradient=float(get_total_norm(gradients)))
+        if not (isfinite(step.loss) and isfinite(step.gradient)):
+            raise self._not_finite(step, seen)
         self.optimiser.step()
-        return loss.item()
+        return step
 
     def end_epoch(self) -> None:
         """The learning rate becomes that of the next epoch."""
         self.schedule.step()
+
+    def _not_finite(self, step: Step, seen: Sequence[tuple[Tensor, Inputs]]) -> TrainingError:
+        """Names the clips whose loss is not finite; all of the batch, where only their gradient is not."""
+        own = [
+            (name, bool(losses[index].isfinite().all()))
+            for losses, inputs in seen
+            for index, name in enumerate(inputs.names)
+            if inputs.counts
+        ]
+        all_of_it: list[tuple[str, bool]] = gather_object(own)
+        names = [name for name, finite in all_of_it if not finite] or [name for name, _ in all_of_it]
+        what = f"gradient is {step.gradient}" if isfinite(step.loss) else f"loss is {step.loss}"
+        return TrainingError(
+            f"the {what} on {', '.join(dict.fromkeys(names))}: look at the files of these clips, or use a smaller --lr"
+            " or fp32"
+        )
+
+
+def accelerator(*, cpu: bool) -> Accelerator:
+    """For `PaperTraining`; one process, or this one of several that `accelerate launch` or torchrun started."""
+    # The mask decoder has heads that the loss does not see, and each feature leaves out a projection.
+    handler = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+    return Accelerator(cpu=cpu, kwargs_handlers=[handler])
 
 
 def trained_parameters(model: AV2TSam) -> dict[str, nn.Parameter]:

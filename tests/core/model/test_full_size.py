@@ -70,7 +70,8 @@ def test_the_fast_road_gives_what_the_plain_one_gives(preset: str, keys: int, pa
 
 
 def results(model: AV2TSam, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    logits, iou = model.candidates(*batch)
+    images_sam, images_mm, v, a = batch
+    logits, iou = model.candidates(images_sam, images_mm, v, a)
     best = best_mask(logits, iou)
     return {"logits": logits, "iou": iou, "masks": model.segmenter.upsample(best, (224, 224))}
 

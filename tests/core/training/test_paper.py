@@ -1,9 +1,9 @@
 """Three training steps against those of the reference implementation, on its micro models."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -11,19 +11,20 @@ import torch
 from accelerate import init_empty_weights
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import AV2TSamConfig
 from av2t_core.model.reference import to_reference_state_dict
 from av2t_core.presets import SAM1_H, SAM2_L
-from av2t_core.training.losses import soft_iou
-from av2t_core.training.paper import PaperRecipe, PaperTraining, trained_parameters
+from av2t_core.training.paper import Inputs, PaperTraining, accelerator, trained_parameters
+from av2t_core.training.plan import PaperRecipe, TrainingError
+from av2t_core.training.trainer import recompute_blocks
 from tests.core.model.micro import BACKBONES, GOLDEN, Backbone, inputs, micro
 from tests.data.golden import by_name
 
 SIZE = (224, 224)
 STEPS = 3
+FRAMES = 4
 
 both = pytest.mark.parametrize("backbone", BACKBONES)
 
@@ -47,15 +48,17 @@ class Run:
         model = micro(backbone)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         names = dict(zip(model.state_dict(), to_reference_state_dict(model), strict=True))
-        training = PaperTraining(model, PaperRecipe())
-        for step in range(STEPS):
-            logits = training.logits(*inputs(), size=SIZE)
-            run.bces.append(F.binary_cross_entropy_with_logits(logits, target()).item())
-            run.ious.append((1 - soft_iou(logits, target())).mean().item())
+        training = PaperTraining(model, PaperRecipe(), accelerator(cpu=True))
+        for number in range(STEPS):
+            if number == 0:
+                with torch.no_grad():
+                    run.first_logits = training.logits(batch())
             run.lrs.append(training.lr)
-            run.losses.append(training.step(logits, target()))
-            if step == 0:
-                run.first_logits = logits.detach()
+            step = training.learn([batch()], count=1, frames=FRAMES)
+            run.bces.append(step.bce)
+            run.ious.append(step.iou)
+            run.losses.append(step.loss)
+            if number == 0:
                 run.first_gradients = {names[n]: _copy(p) for n, p in trained_parameters(model).items()}
             training.end_epoch()  # the reference's three steps are of three epochs
         run.parameters = {names[name]: tensor for name, tensor in model.state_dict().items()}
@@ -76,6 +79,14 @@ def target() -> Tensor:
     mask[..., 60:160, 60:160] = True
     mask[1, 1] = False
     return torch.from_numpy(mask).flatten(0, 1).float()
+
+
+def batch(frames: slice = slice(None), **changes: Any) -> Inputs:
+    """The golden batch, or some of its frames."""
+    images_sam, images_mm, v, a = (tensor[frames] for tensor in inputs())
+    names = tuple(f"clip {index // 2}" for index in range(FRAMES))[frames]
+    given = Inputs(images_sam=images_sam, images_mm=images_mm, v=v, a=a, target=target()[frames], names=names)
+    return replace(given, **changes)
 
 
 def golden(backbone: Backbone) -> dict[str, NDArray[np.float64]]:
@@ -105,7 +116,7 @@ def test_the_losses_are_those_of_the_reference(runs: dict[Backbone, Run], backbo
 def test_the_learning_rates_are_exact(runs: dict[Backbone, Run], backbone: Backbone) -> None:
     expected = golden(backbone)
     assert runs[backbone].lrs == expected["lr"].tolist()
-    training, lrs = PaperTraining(micro(backbone), PaperRecipe()), []
+    training, lrs = PaperTraining(micro(backbone), PaperRecipe(), accelerator(cpu=True)), []
     for _ in range(40):
         lrs.append(training.lr)
         training.optimiser.step()
@@ -185,3 +196,46 @@ def test_the_masks_are_those_of_the_reference(shared: Path, runs: dict[Backbone,
     difference = np.abs(runs[backbone].first_logits.numpy() - theirs).max()
     print(f"{backbone} logits at {SIZE}: largest difference {difference:.1e}")
     assert difference <= 2e-4
+
+
+@both
+def test_a_batch_in_parts_gives_the_same_gradients(runs: dict[Backbone, Run], backbone: Backbone) -> None:
+    """Of unequal size, and with all but the blocks' inputs computed twice."""
+    model = micro(backbone)
+    recompute_blocks(model)
+    training = PaperTraining(model, PaperRecipe(), accelerator(cpu=True))
+    stand_in = batch(slice(0, 1), counts=False)
+    parts = [batch(slice(0, 3)), batch(slice(3, 4)), stand_in]
+    step = training.learn(parts, count=len(parts), frames=FRAMES)
+    assert abs(step.loss - runs[backbone].losses[0]) <= 1e-5
+    names = dict(zip(model.state_dict(), to_reference_state_dict(model), strict=True))
+    for name, parameter in trained_parameters(model).items():
+        whole = runs[backbone].first_gradients[names[name]]
+        if whole is None:
+            assert parameter.grad is None
+        else:
+            assert parameter.grad is not None
+            assert (parameter.grad - whole).abs().max() <= 1e-4 * whole.abs().max() + 1e-8, name
+
+
+def test_a_loss_that_is_not_finite_names_its_clip_and_changes_nothing() -> None:
+    model = micro()
+    training = PaperTraining(model, PaperRecipe(), accelerator(cpu=True))
+    before = {name: parameter.detach().clone() for name, parameter in trained_parameters(model).items()}
+    broken = batch()
+    broken.a[2] = torch.nan
+    with pytest.raises(TrainingError, match=r"the loss is nan on clip 1: look at the files"):
+        training.learn([broken], count=1, frames=FRAMES)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in trained_parameters(model).items())
+
+
+def test_without_adapters_what_the_image_encoder_gave_is_not_computed_again() -> None:
+    model = micro(adapter=False)
+    training = PaperTraining(model, PaperRecipe(), accelerator(cpu=True))
+    given = batch()
+    assert given.images_sam is not None
+    with torch.no_grad():
+        expected = training.logits(given)
+        features = model.segmenter.image_features(given.images_sam)
+        kept = training.logits(batch(images_sam=None, features=features))
+    assert torch.equal(kept, expected)

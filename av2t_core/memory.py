@@ -1,0 +1,32 @@
+"""What this process takes of the machine's memory, as Linux counts it."""
+
+from contextlib import suppress
+from pathlib import Path
+
+
+def resident() -> int:
+    """Bytes that are resident now, mapped files included."""
+    return _status("VmRSS")
+
+
+def resident_files() -> int:
+    """Bytes of them that are pages of files, which the kernel takes back when memory runs short."""
+    return _status("RssFile")
+
+
+def resident_peak() -> int:
+    """The most bytes that were resident since `start_peak`."""
+    return _status("VmHWM")
+
+
+def start_peak() -> int:
+    """The resident bytes now, from which on the kernel is to note the peak."""
+    # Where that is not allowed, the peak is that of the process's whole life, which is never less.
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return resident()
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))

@@ -1,0 +1,107 @@
+"""What a training is asked to do, looked at before anything that takes seconds: nothing here imports torch."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from av2t_core.avsbench import LabelledClip, Layout, missing_files, read_clips, table_of
+from av2t_core.errors import AV2TError, WeightsError
+from av2t_core.model.config import Feature
+from av2t_core.presets import NO_ADAPTER, PRESETS
+from av2t_core.versions import Version, check_name, file_hash, resolve_start
+
+
+class TrainingError(AV2TError):
+    """A training cannot go on, or cannot begin as it was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperRecipe:
+    """The paper's 40 epochs of AdamW; what it leaves open is as its authors' code has it.
+
+    `lr` falls along half a cosine to `final_lr` over `epochs`; `batch` is in clips, over all processes.
+    """
+
+    epochs: int = 40
+    batch: int = 8
+    lr: float = 2e-4
+    final_lr: float = 1e-7
+    weight_decay: float = 0.01
+    seed: int = 123
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All that the result of a training depends on. `models_dir` is where it will be kept, as `name`."""
+
+    name: str
+    preset: str
+    feature: Feature
+    start: Version
+    layout: Layout
+    table: Path
+    training: Sequence[LabelledClip]
+    validation: Sequence[LabelledClip]
+    recipe: PaperRecipe
+    precision: Literal["fp32", "bf16"]
+    models_dir: Path
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What the model version's card says of it, and what must be the same to go on with a training."""
+        return {
+            "preset": self.preset,
+            "feature": self.feature,
+            "recipe": {"start": self.start.name, "precision": self.precision, **asdict(self.recipe)},
+            "data": {
+                "layout": self.layout,
+                "table_sha256": file_hash(self.table),
+                "training_clips": len(self.training),
+                "validation_clips": len(self.validation),
+            },
+        }
+
+
+def make_plan(
+    root: Path,
+    layout: Layout,
+    name: str,
+    *,
+    models_dir: Path,
+    preset: str,
+    feature: Feature = "mul",
+    adapter: bool = True,
+    start: str | None = None,
+    recipe: PaperRecipe,
+    precision: Literal["fp32", "bf16"] = "fp32",
+) -> Plan:
+    """AV2TError: there is such a model version already, or something that is named is not there."""
+    directory = models_dir / check_name(name)
+    if directory.exists():
+        raise WeightsError(f"{directory} exists; a model version is never changed, choose another --name")
+    full = preset if adapter else preset + NO_ADAPTER
+    if full not in PRESETS:
+        raise TrainingError(f"there is no preset {full}: {preset} is with adapters only")
+    table = table_of(root, layout)
+    training, validation = (read_clips(root, layout, split) for split in ("train", "val"))
+    if missing := missing_files([*training, *validation]):
+        others = f" and {len(missing) - 1} other files are" if len(missing) > 1 else " is"
+        raise TrainingError(
+            f"{missing[0]}{others} missing: `av2t data check {root} --layout {layout}` tells what there is"
+        )
+    version = resolve_start(full, start, models_dir)
+    version.check_files()
+    return Plan(
+        name=name,
+        preset=full,
+        feature=feature,
+        start=version,
+        layout=layout,
+        table=table,
+        training=training,
+        validation=validation,
+        recipe=recipe,
+        precision=precision,
+        models_dir=models_dir,
+    )
