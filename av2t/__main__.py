@@ -21,6 +21,7 @@ COMMANDS = {
     "retry": ("av2t.retry", "queue failed tasks again"),
     "weights": ("av2t.weights", "pull, import and list the published models' weights"),
     "compose": ("av2t.compose", "compose training clips from cut-outs and recordings"),
+    "data": ("av2t.data", "look through a data set before training or evaluation"),
     "pretrain": ("av2t.pretrain", "make the embedded model from nothing, on frames composed of cut-outs"),
     "train": ("av2t.train", "train a model version on AVSBench, by the paper's recipe"),
     "evaluate": ("av2t.evaluate", "measure how right a model version is, on clips with known masks"),
