@@ -72,23 +72,24 @@ def _lines(args: argparse.Namespace, findings: Findings) -> list[str]:
         for split, counts in findings.splits.items()
     ]
     sizes = findings.frame_sizes.most_common()
-    shown = [[in_pixels(size), f"{count} frames"] for size, count in sizes[:_SHOWN_SIZES]]
+    shown = [[in_pixels(size), str(count)] for size, count in sizes[:_SHOWN_SIZES]]
     if rest := sizes[_SHOWN_SIZES:]:
-        shown.append([f"{len(rest)} other sizes", f"{sum(count for _, count in rest)} frames"])
+        shown.append([f"{len(rest)} others", str(sum(count for _, count in rest))])
     lines = [f"{table_of(args.root, args.layout)}, layout {args.layout}"]
     lines += table("What there is", [["split", "clips", "masks", "empty masks"], *splits])
-    lines += table("Sizes", shown)
-    lines += table("Notes", [[note] for note in _notes(args, findings)])
+    lines += table("Sizes", [["size", "frames"], *shown])
+    lines += [f"  {note}" for note in _notes(args, findings)]
     lines += table("Problems", [[problem.file, problem.problem] for problem in findings.problems])
+    clips = sum(counts.clips for counts in findings.splits.values())
     count = len(findings.problems)
-    return [*lines, "", f"{count} problem{'s' if count > 1 else ''}" if count else "All is well."]
+    verdict = (
+        f"{count} problem{'s' if count > 1 else ''} in {clips} clips" if count else f"All is well in {clips} clips"
+    )
+    return [*lines, "", verdict]
 
 
 def _notes(args: argparse.Namespace, findings: Findings) -> list[str]:
     """What is no problem and yet good to know."""
-    notes = []
     if args.layout in ("s4", "ms3") and any(size != (SIZE, SIZE) for size in findings.frame_sizes):
-        notes.append(f"Not all frames are {SIZE}x{SIZE}, as AVSBench's are: scores are compared at that size.")
-    if empty := sum(counts.empty_masks for counts in findings.splits.values()):
-        notes.append(f"{empty} masks are empty: nothing that is seen sounds there.")
-    return notes
+        return [f"Not all are {SIZE}x{SIZE}, as AVSBench's are: scores are compared at that size."]
+    return []

@@ -21,6 +21,7 @@ Of the training clips of s4 and v1s the first frame alone has a mask.
 """
 
 import csv
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,7 +196,7 @@ def read_sounds(path: Path, seconds: int) -> list[Sound]:
                 raise DataError(f"{path} holds no sound that can be decoded")
             return [track.second(second) for second in range(seconds)]
     except MediaError:
-        raise DataError(f"{path} {'cannot be read as sound' if path.is_file() else 'is missing'}") from None
+        raise DataError(f"{path} {'cannot be read as sound' if os.path.isfile(path) else 'is missing'}") from None
 
 
 def _open(path: Path) -> Image.Image:
@@ -231,7 +232,8 @@ def _rows(table: Path, place: _Place, layout: Layout) -> Iterator[tuple[str, str
                 video, split = row[place.video or columns[0]], row["split"]
                 category = (row.get(place.category) or "").strip()
                 for name in filter(None, (video, category if layout == "s4" else "")):
-                    if name in (".", "..") or "/" in name or "\0" in name or len(name.encode()) > _LONGEST:
+                    folder = "/" not in name and name not in (".", "..") and len(name.encode()) <= _LONGEST
+                    if not (folder and name.isprintable()):
                         raise DataError(f"{table}, line {reader.line_num}: {name!r} is no name of a folder")
                 if not video or split not in SPLITS:
                     raise DataError(

@@ -89,9 +89,9 @@ def _doubles(table: str, clips: list[LabelledClip]) -> Iterator[Problem]:
     for video, its in splits.items():
         different = [split for split in SPLITS if split in its]
         if len(different) > 1:
-            yield Problem(file=table, kind="two splits", problem=f"has {video} in {' and in '.join(different)}")
+            yield Problem(file=table, kind="two splits", problem=f"names {video} in {' and in '.join(different)}")
         if len(its) > len(different):
-            yield Problem(file=table, kind="twice", problem=f"has {video} {len(its)} times")
+            yield Problem(file=table, kind="twice", problem=f"names {video} {len(its)} times")
 
 
 @dataclass(kw_only=True)
@@ -122,22 +122,22 @@ def _look(root: Path, clip: LabelledClip) -> _Look:
     sizes = [None if frame is None else _size(frame) for frame in frames]
     look.frame_sizes = [size for size in sizes if size]
     usual = max(look.frame_sizes, key=look.frame_sizes.count, default=None)
-    for path, size in zip(clip.frames, sizes, strict=True):
-        if size and usual and size != usual:
-            look.add(path, "size", f"is {in_pixels(size)}, its clip's other frames {in_pixels(usual)}")
+    for path, frame_size in zip(clip.frames, sizes, strict=True):
+        if frame_size and usual and frame_size != usual:
+            look.add(path, "size", f"is {in_pixels(frame_size)}, its clip's other frames {in_pixels(usual)}")
     for mask_path, frame_size in zip(clip.masks, sizes, strict=True):
         if mask_path is None or (mask := look.read(read_mask, mask_path)) is None:
             continue
         look.masks += 1
         look.empty_masks += not mask.any()
-        mask_size = _size(mask)
-        if frame_size and mask_size != frame_size:
-            look.add(mask_path, "size", f"is {in_pixels(mask_size)}, its frame {in_pixels(frame_size)}")
+        size = _size(mask)
+        # Where the frame is the odd one out, that has been said.
+        if usual and size not in (frame_size, usual):
+            look.add(mask_path, "size", f"is {in_pixels(size)}, its frame {in_pixels(frame_size or usual)}")
     sounds = look.read(partial(read_sounds, seconds=FRAMES), clip.sound) or []
-    # What ends within a second leaves it a short one; a second without any is a frame without sound.
     heard = sum(sound.end is None or sound.end > MARGIN for sound in sounds)
     if sounds and heard < FRAMES:
-        look.add(clip.sound, "short sound", f"ends in its second {heard}, and its frames need {FRAMES} seconds")
+        look.add(clip.sound, "short sound", f"ends in second {heard} of {FRAMES}: no sound for the frames after it")
     return look
 
 

@@ -67,7 +67,7 @@ def test_every_command_that_is_there_explains_itself(command: str) -> None:
     assert f"usage: av2t {command}" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["--help", "backend", "status", "predict"])
+@pytest.mark.parametrize("command", ["--help", "backend", "status", "predict", "data"])
 def test_what_needs_no_model_does_not_load_torch(command: str) -> None:
     program = (
         "import sys; from av2t.__main__ import main\n"
