@@ -24,13 +24,14 @@ def mask_iou(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     return int((mask & truth).sum()) / union if union else 1.0
 
 
-def avsbench_iou(logits: Batch, targets: Batch) -> Tensor:
-    """Of each frame (B,), float64: I / (U + 1e-7) of the pixels whose sigmoid is above 0.5.
+def avsbench_masks(logits: Batch) -> Tensor:
+    """Logits of any shape to masks of booleans: where the sigmoid is above 0.5."""
+    return torch.as_tensor(logits).float().sigmoid() > 0.5  # which is not logits > 0, by what fp32 rounds
 
-    A frame whose target is empty scores the share of its pixels that are not masked.
-    """
-    logits, targets = torch.as_tensor(logits).float(), torch.as_tensor(targets).double()
-    masks = (logits.sigmoid() > 0.5).double()  # not the same as logits > 0, by what fp32 rounds
+
+def avsbench_iou(logits: Batch, targets: Batch) -> Tensor:
+    """Of each frame (B,): I / (U + 1e-7), or where the target is empty the share of pixels that are not masked."""
+    masks, targets = avsbench_masks(logits).double(), torch.as_tensor(targets).double()
     intersection = (masks * targets).sum(dim=(-2, -1))
     union = torch.maximum(masks, targets).sum(dim=(-2, -1))
     empty = targets.sum(dim=(-2, -1)) == 0

@@ -19,8 +19,8 @@ from av2t_core.mp4 import Mp4Writer, open_mp4
 from av2t_core.prediction import KeyframeRecord
 from av2t_core.soundtrack import Soundtrack
 
-_TINT = (255, 64, 129)
-_FILL = 0.4  # opacity of the tint inside a mask
+TINT = (255, 64, 129)
+FILL = 0.4  # opacity of the tint inside a mask
 _LONGEST_WITHOUT_NEWS = 1.0  # seconds that one frame may stand before it is repeated with the next window's mask
 _SMALLEST_FOR_TEXT = 96  # pixels of height
 
@@ -100,8 +100,8 @@ class Shade:
             mask = file.convert("L")
         if mask.getbbox() is None:
             return None
-        paint = Image.new("RGB", mask.size, _TINT)
-        opacity = mask.point(lambda value: round(value * _FILL))
+        paint = Image.new("RGB", mask.size, TINT)
+        opacity = mask.point(lambda value: round(value * FILL))
         # The contour lies around the mask, so that every pixel of the mask is seen as it is.
         around = mask.filter(ImageFilter.MaxFilter(2 * max(1, min(mask.size) // 240) + 1))
         opacity.paste(255, mask=Image.fromarray(np.asarray(around) & ~np.asarray(mask)))
@@ -126,6 +126,6 @@ def _write_name(paint: Image.Image, opacity: Image.Image, text: str, x: int, y: 
     x = max(0, min(x, paint.width - width))
     y = max(0, min(y - height, paint.height - height))
     plate = (x, y, x + width - 1, y + height - 1)
-    draw.rectangle(plate, fill=_TINT)
+    draw.rectangle(plate, fill=TINT)
     draw.text((x + 4, y + 2), text, font=font, fill=(255, 255, 255))
     ImageDraw.Draw(opacity).rectangle(plate, fill=255)
