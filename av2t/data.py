@@ -80,12 +80,13 @@ def _lines(args: argparse.Namespace, findings: Findings) -> list[str]:
     lines += table("Sizes", [["size", "frames"], *shown])
     lines += [f"  {note}" for note in _notes(args, findings)]
     lines += table("Problems", [[problem.file, problem.problem] for problem in findings.problems])
-    clips = sum(counts.clips for counts in findings.splits.values())
-    count = len(findings.problems)
-    verdict = (
-        f"{count} problem{'s' if count > 1 else ''} in {clips} clips" if count else f"All is well in {clips} clips"
-    )
-    return [*lines, "", verdict]
+    clips = _count(sum(counts.clips for counts in findings.splits.values()), "clip")
+    problems = len(findings.problems)
+    return [*lines, "", f"{_count(problems, 'problem')} in {clips}" if problems else f"All is well in {clips}"]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _notes(args: argparse.Namespace, findings: Findings) -> list[str]:

@@ -1,0 +1,44 @@
+"""`av2t compose --layout` as a user runs it."""
+
+from pathlib import Path
+
+import pytest
+
+from av2t.__main__ import main
+from av2t_core.avsbench import missing_files, read_clips, read_table
+from tests.av2t.test_cli import assert_refused, av2t
+from tests.core.avsbench_sets import CUTOUTS
+
+
+def test_a_data_set(tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    options = ("--layout", "ms3", "--clips", 3, "--split", "0,50,50", "--labels", "dog,owl", "--seed", 5)
+    result = av2t("compose", out, "--cutouts", CUTOUTS, *options)
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == f"3 clips (train 0, val 2, test 1) in {out}\n"
+    assert missing_files(read_table(out, "ms3")) == []
+    assert {clip.category for clip in read_clips(out, "ms3", "val")} <= {"dog+owl", "owl+dog"}
+
+
+def test_options_that_make_no_sense_together(tmp_path: Path) -> None:
+    def refused(*options: object, message: str) -> None:
+        assert_refused(av2t("compose", tmp_path / "set", "--cutouts", CUTOUTS, *options), message)
+
+    refused("--layout", "s4", "--seconds", 3, message="--seconds does not go with --layout: AVSBench's clips have five")
+    refused("--layout", "s4", "--size", "64x64", message="--size does not go with --layout")
+    refused("--layout", "ms3", "--fps", 3, message="--fps does not go with --layout")
+    refused("--layout", "ms3", "--things", 1, message="--things 1: in ms3 two or more sound by turns")
+    refused("--split", "50,25,25", message="--split divides a data set; it goes with --layout s4 or --layout ms3 only")
+    refused("--layout", "s4", "--split", "50,25", message="'50,25' must be the percentages of train, val and test")
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_folder_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    out = str(tmp_path / "file")
+
+    assert main(["compose", out, "--cutouts", str(CUTOUTS), "--layout", "s4"]) == 2
+    assert (
+        capsys.readouterr().err == f"av2t: error: {out}: cannot be written (Not a directory); choose another folder\n"
+    )
