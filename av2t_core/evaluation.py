@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -21,8 +21,10 @@ from av2t_core import hearing
 from av2t_core.avsbench import SIZE, DataError, LabelledClip, read_target
 from av2t_core.hearing import Hearing
 from av2t_core.metrics import avsbench_iou, avsbench_masks, f_avsbench, f_reference
-from av2t_core.predictor import Predictor
 from av2t_core.saved_predictions import check_predictions, prediction_paths, read_probabilities, to_logits
+
+if TYPE_CHECKING:
+    from av2t_core.predictor import Predictor  # whose packages take seconds that saved masks need not wait for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +96,7 @@ OnClip = Callable[[ClipScores, NDArray[np.bool_]], object]
 
 
 def evaluate_clips(
-    predictor: Predictor,
+    predictor: "Predictor",
     clips: Sequence[LabelledClip],
     *,
     sound: Hearing = "own",

@@ -1,4 +1,4 @@
-"""`av2t compose --layout` as a user runs it."""
+"""`av2t compose` as a user runs it."""
 
 from pathlib import Path
 
@@ -42,3 +42,23 @@ def test_a_folder_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (
         capsys.readouterr().err == f"av2t: error: {out}: cannot be written (Not a directory); choose another folder\n"
     )
+
+
+def test_clips_with_their_masks(tmp_path: Path) -> None:
+    result = av2t("compose", tmp_path, "--cutouts", CUTOUTS, "--clips", 1, "--size", "160x90", "--fps", 8)
+
+    assert (result.returncode, result.stdout) == (0, f"1 clips in {tmp_path}\n")
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == {
+        "000.mp4",
+        "000/truth.json",
+        *(f"000/masks/{second:03}.png" for second in range(5)),
+    }
+
+
+def test_a_size_and_a_class_that_are_none(tmp_path: Path) -> None:
+    for options, message in (
+        (("--size", "big"), "'big' is no size: write WIDTHxHEIGHT in pixels"),
+        (("--labels", "dog,unicorn"), "has no unicorn; it has dog, drumkit"),
+    ):
+        assert_refused(av2t("compose", tmp_path, "--cutouts", CUTOUTS, *options), message)
+    assert not list(tmp_path.iterdir())
