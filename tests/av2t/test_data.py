@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.av2t.test_cli import assert_refused, av2t
+from av2t.__main__ import main
+from tests.av2t.test_cli import av2t
 from tests.core.avsbench_sets import compose_set
 
 
@@ -69,7 +70,9 @@ def test_every_fault_is_told_by_the_name_of_its_file(whole: Path) -> None:
     (sounds / "train/c0001.wav").unlink()
     (sounds / "val/c0002.wav").write_text("a letter")
     write_wav(sounds / "train/c0003.wav", 0)
-    write_wav(sounds / "test/c0004.wav", 3.9)
+    resize(frames / "c0004/c0004.mp4_5.png", 320, 240)  # and its mask fits it
+    resize(masks / "test/c0004/c0004_5.png", 320, 240)
+    write_wav(sounds / "test/c0004.wav", 4)
     with (whole / "ms3_meta_data.csv").open("a") as table:
         table.write("c0003,0,dog+owl,train\nc0003,0,dog+owl,train\n")
     expected = {
@@ -79,6 +82,7 @@ def test_every_fault_is_told_by_the_name_of_its_file(whole: Path) -> None:
         ("gt_masks/train/c0001/c0001_1.png", "missing"): "is missing",
         ("gt_masks/train/c0001/c0001_2.png", "unreadable"): "is no PNG or JPEG picture",
         ("gt_masks/train/c0001/c0001_3.png", "size"): "is 100x224, its frame 224x224",
+        ("visual_frames/c0004/c0004.mp4_5.png", "size"): "is 320x240, its clip's other frames 224x224",
         ("audio_wav/train/c0001.wav", "missing"): "is missing",
         ("audio_wav/val/c0002.wav", "unreadable"): "cannot be read as sound",
         ("audio_wav/train/c0003.wav", "unreadable"): "holds no sound that can be decoded",
@@ -91,7 +95,7 @@ def test_every_fault_is_told_by_the_name_of_its_file(whole: Path) -> None:
     assert (result.returncode, result.stderr) == (1, "")
     assert len(told["problems"]) == len(expected)
     assert {(found["file"], found["kind"]): found["problem"] for found in told["problems"]} == expected
-    assert told["frame_sizes"] == {"224x224": 32, "112x100": 1}
+    assert told["frame_sizes"] == {"224x224": 31, "112x100": 1, "320x240": 1}
     assert [told["splits"][split]["clips"] for split in ("train", "val", "test")] == [5, 1, 1]
     assert told["splits"]["train"]["masks"] == 23
     assert told["notes"] == ["Not all are 224x224, as AVSBench's are: scores are compared at that size."]
@@ -101,7 +105,7 @@ def test_every_fault_is_told_by_the_name_of_its_file(whole: Path) -> None:
 
     assert result.returncode == 1
     assert all([file, problem] in lines for (file, _), problem in expected.items())
-    assert result.stdout.endswith("\n\n11 problems in 7 clips\n")
+    assert result.stdout.endswith("\n\n12 problems in 7 clips\n")
 
 
 def test_a_video_in_two_splits(whole: Path) -> None:
@@ -148,8 +152,14 @@ def test_the_later_release(tmp_path: Path) -> None:
     assert (told["splits"]["train"], told["notes"]) == ({"clips": 1, "masks": 1, "empty_masks": 0}, [])
 
 
-def test_mistakes_in_what_was_asked(tmp_path: Path) -> None:
-    assert_refused(av2t("data", "check", tmp_path, "--layout", "s4"), "has no s4_meta_data.csv, so it is no data set")
-    assert_refused(av2t("data", "check", tmp_path, "--layout", "s5"), "argument --layout: invalid choice: 's5'")
+def test_mistakes_in_what_was_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(layout: str, message: str) -> None:
+        assert main(["data", "check", str(tmp_path), "--layout", layout]) == 2
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert message in err
+
+    refused("s4", f"av2t: error: {tmp_path} has no s4_meta_data.csv, so it is no data set of the layout s4\n")
+    refused("s5", "argument --layout: invalid choice: 's5'")
     (tmp_path / "s4_meta_data.csv").write_text("name,start,category,split\n")
-    assert_refused(av2t("data", "check", tmp_path, "--layout", "s4"), "s4_meta_data.csv has no clip of the layout s4")
+    refused("s4", "s4_meta_data.csv has no clip of the layout s4\n")
