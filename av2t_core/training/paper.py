@@ -164,7 +164,7 @@ class PaperTraining:
 def accelerator(*, cpu: bool) -> Accelerator:
     """For `PaperTraining`; one process, or this one of several that `accelerate launch` or torchrun started."""
     # The mask decoder has heads that the loss does not see, and each feature leaves out a projection.
-    handler = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+    handler = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(cpu=cpu, kwargs_handlers=[handler])
 
 

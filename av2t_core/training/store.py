@@ -53,14 +53,14 @@ class TensorStore:
             return
         path = self._path(key)
         aside = path.with_suffix(f".{os.getpid()}")
-        try:
-            with writing(self.folder):
-                path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(self.folder):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
                 save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside)
                 self._room -= aside.stat().st_size
                 aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+            finally:
+                aside.unlink(missing_ok=True)
 
     def _drop(self, path: Path) -> None:
         try:

@@ -36,13 +36,14 @@ def train_version(
     shared = accelerator(cpu=device == "cpu")
     if device == "cuda" and shared.device.type != "cuda":
         raise TrainingError("device 'cuda' was asked for, but torch sees no GPU; use --device cpu")
+    where = torch.device("cpu") if shared.device.type == "cpu" else shared.device  # of several processes it is cpu:0
     first = shared.is_main_process
     run = RunFolder(folder)
     with run.alone(plan.card) if first else nullcontext():
         shared.wait_for_everyone()
-        loaded = load_start(plan.start, plan.preset, plan.feature, plan.recipe.seed, shared.device, plan.precision)
-        where, limit = cache
-        store = TensorStore(where, limit, process=shared.process_index, processes=shared.num_processes)
+        loaded = load_start(plan.start, plan.preset, plan.feature, plan.recipe.seed, where, plan.precision)
+        kept, limit = cache
+        store = TensorStore(kept, limit, process=shared.process_index, processes=shared.num_processes)
         trainer = Trainer(
             loaded,
             plan.training,
