@@ -25,6 +25,7 @@ COMMANDS = {
     "pretrain": ("av2t.pretrain", "make the embedded model from nothing, on frames composed of cut-outs"),
     "train": ("av2t.train", "train a model version on AVSBench, by the paper's recipe"),
     "evaluate": ("av2t.evaluate", "measure how right a model version is, on clips with known masks"),
+    "reproduce": ("av2t.reproduce", "repeat the paper's tables: train their models, measure them, print both"),
     "bench": ("av2t.bench", "measure how fast a model version is, and how much memory it takes"),
 }
 

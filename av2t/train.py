@@ -105,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
         recipe=recipe_of(args),
         precision=args.precision,
     )
+    plan.require_new()
     folder = settings.data_dir / "runs" / plan.name
     metrics = train(plan, settings, args, folder)
     if metrics is not None:

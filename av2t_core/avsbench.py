@@ -22,7 +22,7 @@ Of the training clips of s4 and v1s the first frame alone has a mask.
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -47,6 +47,9 @@ SIZE = 224
 
 # Bytes: with what is put behind it, it is the name of a file.
 _LONGEST = 240
+
+
+_NAMED = 3  # of files that are missing
 
 
 class DataError(AV2TError):
@@ -152,9 +155,17 @@ def clip_at(folder: Path, layout: Layout, video: str, category: str, split: Spli
     )
 
 
-def missing_files(clips: list[LabelledClip]) -> list[Path]:
+def missing_files(clips: Sequence[LabelledClip]) -> list[Path]:
     """Those that are named and do not exist."""
     return [path for clip in clips for path in clip.files if not path.is_file()]
+
+
+def refuse_missing(missing: Sequence[Path], root: Path, layout: Layout) -> None:
+    """DataError, naming the first of them, if there are any."""
+    if missing:
+        named = ", ".join(map(str, missing[:_NAMED]))
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        raise DataError(f"{root} lacks {named}{more}; `av2t data check {root} --layout {layout}` lists them all")
 
 
 def read_frame(path: Path) -> NDArray[np.uint8]:

@@ -6,11 +6,12 @@ As in its authors' code there is neither clipping of gradients nor augmentation.
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from math import isfinite
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import AdamW
@@ -163,9 +164,15 @@ class PaperTraining:
 
 def accelerator(*, cpu: bool) -> Accelerator:
     """For `PaperTraining`; one process, or this one of several that `accelerate launch` or torchrun started."""
-    # The mask decoder has heads that the loss does not see, and each feature leaves out a projection.
-    handler = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(cpu=cpu, kwargs_handlers=[handler])
+    return Accelerator(
+        cpu=cpu,
+        kwargs_handlers=[
+            # The mask decoder has heads that the loss does not see, and each feature leaves out a projection.
+            DistributedDataParallelKwargs(find_unused_parameters=True),
+            # So long may the others wait for the first one, which may have to measure on its own.
+            InitProcessGroupKwargs(timeout=timedelta(hours=6)),
+        ],
+    )
 
 
 def trained_parameters(model: AV2TSam) -> dict[str, nn.Parameter]:

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from av2t_core.avsbench import LabelledClip, Layout, missing_files, read_clips, table_of
+from av2t_core.avsbench import LabelledClip, Layout, missing_files, read_clips, refuse_missing, table_of
 from av2t_core.errors import AV2TError, WeightsError
 from av2t_core.model.config import Feature
 from av2t_core.presets import NO_ADAPTER, PRESETS
-from av2t_core.versions import Version, check_name, file_hash, resolve_start
+from av2t_core.versions import Version, check_name, file_hash, resolve, resolve_start
 
 
 class TrainingError(AV2TError):
@@ -48,6 +48,24 @@ class Plan:
     models_dir: Path
 
     @property
+    def directory(self) -> Path:
+        """Of the model version."""
+        return self.models_dir / self.name
+
+    def require_new(self) -> None:
+        """WeightsError: there is a model version of this name."""
+        if self.directory.exists():
+            raise WeightsError(f"{self.directory} exists; a model version is never changed, choose another --name")
+
+    def require_same(self) -> None:
+        """TrainingError: the model version of this name, which there must be, was not trained by this plan."""
+        card = resolve(self.name, self.models_dir).card
+        if any(card.get(key) != value for key, value in self.card.items()):
+            raise TrainingError(
+                f"{self.directory} was trained by another recipe or on other data: choose another --name"
+            )
+
+    @property
     def card(self) -> dict[str, Any]:
         """What the model version's card says of it, and what must be the same to go on with a training."""
         return {
@@ -76,24 +94,17 @@ def make_plan(
     recipe: PaperRecipe,
     precision: Literal["fp32", "bf16"] = "fp32",
 ) -> Plan:
-    """AV2TError: there is such a model version already, or something that is named is not there."""
-    directory = models_dir / check_name(name)
-    if directory.exists():
-        raise WeightsError(f"{directory} exists; a model version is never changed, choose another --name")
+    """AV2TError: something that is named is not there. Whether there is such a model version is not looked at."""
     full = preset if adapter else preset + NO_ADAPTER
     if full not in PRESETS:
         raise TrainingError(f"there is no preset {full}: {preset} is with adapters only")
     table = table_of(root, layout)
     training, validation = (read_clips(root, layout, split) for split in ("train", "val"))
-    if missing := missing_files([*training, *validation]):
-        others = f" and {len(missing) - 1} other files are" if len(missing) > 1 else " is"
-        raise TrainingError(
-            f"{missing[0]}{others} missing: `av2t data check {root} --layout {layout}` tells what there is"
-        )
+    refuse_missing(missing_files([*training, *validation]), root, layout)
     version = resolve_start(full, start, models_dir)
     version.check_files()
     return Plan(
-        name=name,
+        name=check_name(name),
         preset=full,
         feature=feature,
         start=version,

@@ -66,5 +66,10 @@ def train_version(
     return metrics if first else None
 
 
+def is_first_process(device: str) -> bool:
+    """Whether this is the only process, or the first one of several that a launcher started."""
+    return bool(accelerator(cpu=device == "cpu").is_main_process)
+
+
 def _no_bar(what: str, total: int | None, unit: str) -> Any:
     return tqdm(desc=what, total=total, unit=unit, disable=True)
