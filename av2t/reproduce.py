@@ -10,7 +10,7 @@ from typing import Any
 from av2t.console import note, progress_bar
 from av2t.train import add_recipe, add_running, recipe_of, train
 from av2t_core.avsbench import LabelledClip, Layout, missing_files, read_clips, refuse_missing
-from av2t_core.hearing import Hearing
+from av2t_core.hearing import Hearing, shuffled
 from av2t_core.training.plan import PaperRecipe, Plan, TrainingError, make_plan
 from av2t_core.training.tables import ROWS, TINY, Row, rows_of
 from worker.settings import Settings
@@ -130,6 +130,7 @@ def _cells(args: argparse.Namespace, settings: Settings) -> dict[str, Cell]:
             )
             test = read_clips(root, layout, "test")
             refuse_missing(missing_files(test), root, layout)
+            shuffled(test, seed=0)  # refuses a single clip
             cells[plan.name] = Cell(plan=plan, test=test)
     return cells
 
@@ -184,9 +185,7 @@ def _tables(rows: Sequence[tuple[Row, Layout, str]], measured: Mapping[str, Numb
 def _line(row: Row, layout: Layout, numbers: Numbers) -> list[str]:
     published = row.published[layout]
     own = numbers["own"]
-    sounding = [
-        f"{100 * value:.2f}" if value is not None else "-" for value in (own["iou_sounding"], shuffled["iou_sounding"])
-    ]
+    sounding = (numbers[sound]["iou_sounding"] for sound in HEARINGS)
     return [
         row.what,
         DATA[layout],
