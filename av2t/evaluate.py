@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from av2t.console import note, progress_bar, table
-from av2t_core.avsbench import LAYOUTS, SPLITS, LabelledClip, missing_files, read_clips
+from av2t_core.avsbench import LAYOUTS, SPLITS, LabelledClip, missing_files, read_clips, refuse_missing
 from av2t_core.errors import AV2TError
 from av2t_core.hearing import Hearing, shuffled
 from av2t_core.saved_predictions import check_predictions
@@ -64,7 +64,6 @@ ROWS = {
 """What the text shows, by the names of the JSON."""
 
 MOST_CATEGORIES = 30  # that a person is shown
-MOST_MISSING = 3  # files that are named
 HARDLY = 0.9  # a model that keeps so much of its IoU under the wrong sound shows little of listening
 SEED = 0  # of the shuffling
 
@@ -148,18 +147,13 @@ def _refuse_what_needs_a_model(args: argparse.Namespace) -> None:
 
 
 def _check_files(args: argparse.Namespace, clips: Sequence[LabelledClip]) -> None:
-    missing = missing_files(list(clips))
+    missing = missing_files(clips)
     if args.predictions is not None:
         check_predictions(args.predictions, clips)
         if args.save_overlays is None:
             masks = {mask for clip in clips for mask in clip.masks}
             missing = [path for path in missing if path in masks]
-    if missing:
-        named = ", ".join(map(str, missing[:MOST_MISSING]))
-        more = f" and {len(missing) - MOST_MISSING} more" if len(missing) > MOST_MISSING else ""
-        raise AV2TError(
-            f"{args.root} lacks {named}{more}; `av2t data check {args.root} --layout {args.layout}` lists them all"
-        )
+    refuse_missing(missing, args.root, args.layout)
     if args.shuffle_audio:
         shuffled(clips, SEED)  # refuses a single clip
 
