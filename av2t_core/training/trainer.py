@@ -122,7 +122,8 @@ class Trainer:
                 self._reading([(c,) for c in missing]) as parts,
             ):
                 for [one] in parts:
-                    self.results.compute(one.clip, one.images, one.sounds)
+                    if one.frozen is None:  # or another training has kept it meanwhile
+                        self.results.compute(one.clip, one.images, one.sounds)
                     bar.update()
         self.accelerator.wait_for_everyone()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -155,21 +156,30 @@ def test_a_paper_s_preset_learns_from_evf_sam(root: Path, tmp_path: Path, monkey
 # The same result, however it was run
 
 
-def test_killed_in_the_middle_of_an_epoch_it_goes_on_to_the_same_result(root: Path, whole: Run, tmp_path: Path) -> None:
+def test_stopped_and_killed_in_the_middle_of_an_epoch_it_goes_on_to_the_same_result(
+    root: Path, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """First by Ctrl-C, then by SIGKILL; each time between two checkpoints."""
     run = Run(tmp_path / "data")
-    command = [sys.executable, "-m", "av2t", *run.command(root)]
-    environment = {"AV2T_DATA_DIR": str(run.data_dir)}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-            try:
-                wait_until(lambda: len(run.entries) >= 3 or process.poll() is not None, timeout=300)
-            finally:
-                process.kill()
-        assert "step" in run.entries[-1], "it was not killed in the middle of an epoch"
-        assert not (run.data_dir / "models" / "mine").exists()
-        assert main(run.command(root)) == 0
+    monkeypatch.setenv("AV2T_DATA_DIR", str(run.data_dir))
+    # A shell may have started the tests with Ctrl-C switched off, which a process inherits.
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from av2t.__main__ import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", program, *run.command(root)]
+    for stop, steps, status in ((signal.SIGINT, 1, 130), (signal.SIGKILL, 3, -signal.SIGKILL)):
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            wait_until(lambda: len(run.losses) >= steps or process.poll() is not None, timeout=300)  # noqa: B023
+            process.send_signal(stop)
+            _, stderr = process.communicate(timeout=60)
+        assert process.returncode == status
+        assert "step" in run.entries[-1], "it was not stopped in the middle of an epoch"
+        if stop == signal.SIGINT:
+            assert stderr == "av2t: stopped\n"
+    assert not (run.data_dir / "models" / "mine").exists()
+    assert main(run.command(root)) == 0
+    assert "going on in epoch " in capsys.readouterr().err
     assert [(e["epoch"], e.get("step")) for e in run.entries] == [(e["epoch"], e.get("step")) for e in whole.entries]
     difference = largest_difference(run.losses, whole.losses)
     print(f"largest difference between the losses of a killed and of a whole training: {difference:.1e}")

@@ -1,0 +1,54 @@
+"""The loop of a training, where it meets others."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from av2t_core.avsbench import read_clips
+from av2t_core.training.batches import read
+from av2t_core.training.folder import RunFolder
+from av2t_core.training.frozen import FrozenResults
+from av2t_core.training.paper import accelerator
+from av2t_core.training.plan import PaperRecipe
+from av2t_core.training.start import load_start
+from av2t_core.training.store import TensorStore
+from av2t_core.training.trainer import Schedule, Trainer
+from av2t_core.versions import resolve_start
+from tests.core.avsbench_sets import compose_set
+
+
+def test_what_another_training_has_kept_meanwhile_is_taken(tmp_path: Path) -> None:
+    root = compose_set(tmp_path / "data", "s4", 3, shares=(34, 33, 33))
+    clips = {split: read_clips(root, "s4", split) for split in ("train", "val")}
+    loaded = load_start(resolve_start("tiny", None, tmp_path), "tiny", "mul", 0, torch.device("cpu"), "fp32")
+    store = TensorStore(tmp_path / "cache", 10**9)
+    said: list[str] = []
+
+    def bar(what: str, total: int | None, unit: str) -> Any:
+        """By when this one has found out what it lacks."""
+        if what == "frozen results":
+            assert total == 2
+            other = FrozenResults(loaded, TensorStore(tmp_path / "cache", 10**9))
+            for clip in [*clips["train"], *clips["val"]]:
+                given = read(clip, other)
+                other.compute(clip, given.images, given.sounds)
+        return tqdm(total=total, disable=True)
+
+    trainer = Trainer(
+        loaded,
+        clips["train"],
+        clips["val"],
+        recipe=PaperRecipe(epochs=1, batch=1),
+        schedule=Schedule(),
+        folder=RunFolder(tmp_path),
+        store=store,
+        accelerator=accelerator(cpu=True),
+        bar=bar,
+        say=said.append,
+    )
+    position = trainer.run()
+    assert (position.epoch, position.best_epoch) == (1, 1)
+    assert len(said) == 1
+    assert said[0].startswith("epoch 1 of 1: loss ")
