@@ -22,10 +22,10 @@ COMMANDS = {
     "weights": ("av2t.weights", "pull, import and list the published models' weights"),
     "compose": ("av2t.compose", "compose training clips from cut-outs and recordings"),
     "data": ("av2t.data", "look through a data set before training or evaluation"),
-    "pretrain": ("av2t.pretrain", "make the embedded model from nothing, on frames composed of cut-outs"),
+    "pretrain": ("av2t.pretrain", "make the embedded model from nothing, of cut-outs"),
     "train": ("av2t.train", "train a model version on AVSBench, by the paper's recipe"),
     "evaluate": ("av2t.evaluate", "measure how right a model version is, on clips with known masks"),
-    "reproduce": ("av2t.reproduce", "repeat the paper's tables: train their models, measure them, print both"),
+    "reproduce": ("av2t.reproduce", "train and measure the models of the paper's tables"),
     "bench": ("av2t.bench", "measure how fast a model version is, and how much memory it takes"),
 }
 
@@ -105,7 +105,7 @@ def _parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"av2t {version('av2t-sam')}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND ...")
     for name, (_, help_line) in COMMANDS.items():
         commands.add_parser(name, help=help_line)
     return parser
