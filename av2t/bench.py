@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from av2t.console import note, progress_bar
+from av2t.options import add_model, count
 from av2t_core.media import Clip
 from av2t_core.versions import resolve
 from worker.settings import Settings
@@ -58,12 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EXAMPLE
     parser.add_argument("video", metavar="VIDEO", type=Path, nargs="?", default=DEMO_CLIP, help="default: a demo clip")
-    parser.add_argument("--model", metavar="NAME", help="preset or model version (AV2T_MODEL; default: tiny)")
-    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (AV2T_DEVICE; default: auto)")
-    parser.add_argument("--precision", help="auto, fp32 or bf16 (AV2T_PRECISION; default: auto)")
+    add_model(parser)
     parser.add_argument("--plain", action="store_true", help="run it the plain way, too, and print the ratio")
     parser.add_argument("--random-weights", action="store_true", help="of the preset NAME; its masks mean nothing")
-    parser.add_argument("--keyframes", metavar="N", type=_count, default=32, help="how many (default: %(default)s)")
+    parser.add_argument("--keyframes", metavar="N", type=count, default=32, help="how many (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
 
 
@@ -167,9 +166,3 @@ def _text(numbers: Mapping[str, Any], ways: Sequence[str]) -> str:
 
 def _row(label: str, *values: object) -> str:
     return f"{label:24}" + "".join(f"{value!s:>12}" for value in values)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of keyframes: 1 or more")
-    return int(text)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from av2t.console import progress_bar
+from av2t.options import count
 from av2t_core.errors import AV2TError
 
 if TYPE_CHECKING:
@@ -32,15 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the clips; made if it is missing")
     parser.add_argument("--cutouts", type=Path, required=True, help="folder with the photographs and recordings")
-    parser.add_argument("--clips", type=_count, default=10, help="how many (default: %(default)s)")
+    parser.add_argument("--clips", type=count, default=10, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="the first clip's seed (default: %(default)s)")
-    parser.add_argument("--things", type=_count, default=3, help="at most so many that sound (default: 3; one in s4)")
+    parser.add_argument("--things", type=count, default=3, help="at most so many that sound (default: 3; one in s4)")
     parser.add_argument("--labels", type=lambda text: text.split(","), help="only these classes, as a,b,c")
     parser.add_argument("--generated-backgrounds", action="store_true", help="use none of the photographs")
     clips = parser.add_argument_group("clips as mp4")
-    clips.add_argument("--seconds", type=_count, help="length of a clip (default: 5)")
+    clips.add_argument("--seconds", type=count, help="length of a clip (default: 5)")
     clips.add_argument("--size", type=_size, metavar="WxH", help="default: 480x270")
-    clips.add_argument("--fps", type=_count, help="frames a second (default: 15)")
+    clips.add_argument("--fps", type=count, help="frames a second (default: 15)")
     data_set = parser.add_argument_group("a data set")
     data_set.add_argument("--layout", choices=("s4", "ms3"), help="s4: one thing sounds; ms3: two or more by turns")
     data_set.add_argument(
@@ -121,12 +122,6 @@ def _size(text: str) -> tuple[int, int]:
     if not (width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= 16):
         raise argparse.ArgumentTypeError(f"{text!r} is no size: write WIDTHxHEIGHT in pixels, 16x16 or more")
     return int(width), int(height)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 1 or more")
-    return int(text)
 
 
 def _shares(text: str) -> tuple[int, ...]:

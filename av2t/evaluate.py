@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from av2t.console import note, progress_bar, table
+from av2t.options import add_model, count
 from av2t_core.avsbench import LAYOUTS, SPLITS, LabelledClip, missing_files, read_clips, refuse_missing
 from av2t_core.errors import AV2TError
 from av2t_core.hearing import Hearing, shuffled
@@ -79,11 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", choices=SPLITS, default="test", help="default: %(default)s")
     parser.add_argument(
-        "--clips", type=_count, metavar="N", help="only so many of the split's clips, evenly spread (default: all)"
+        "--clips", type=count, metavar="N", help="only so many of the split's clips, evenly spread (default: all)"
     )
-    parser.add_argument("--model", metavar="NAME", help="preset or model version (AV2T_MODEL; default: tiny)")
-    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (AV2T_DEVICE; default: auto)")
-    parser.add_argument("--precision", help="auto, fp32 or bf16 (AV2T_PRECISION; default: auto)")
+    add_model(parser)
     parser.add_argument("--predictions", type=Path, metavar="DIR", help="measure saved masks instead of a model's")
     parser.add_argument(
         "--shuffle-audio",
@@ -264,9 +263,3 @@ def _counted(count: int, what: str) -> str:
 
 def _cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of clips: 1 or more")
-    return int(text)

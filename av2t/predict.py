@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from av2t.console import note, progress_bar
+from av2t.options import add_model
 from av2t_core.errors import AV2TError
 from av2t_core.media import Clip
 from av2t_core.overlay import write_overlay
@@ -29,9 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EXAMPLE
     parser.add_argument("video", metavar="VIDEO", type=Path, help="a video file with sound: mp4, mov, webm, mkv, avi …")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the prediction")
-    parser.add_argument("--model", metavar="NAME", help="preset or model version (AV2T_MODEL; default: tiny)")
-    parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (AV2T_DEVICE; default: auto)")
-    parser.add_argument("--precision", help="auto, fp32 or bf16 (AV2T_PRECISION; default: auto)")
+    add_model(parser)
     parser.add_argument(
         "--random-weights", action="store_true", help="draw the preset's weights: its speed and memory, no real masks"
     )

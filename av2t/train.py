@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from av2t.console import note, progress_bar
+from av2t.options import count, number, positive
 from av2t_core.avsbench import LAYOUTS
 from av2t_core.errors import ConfigError
 from av2t_core.presets import NO_ADAPTER, PRESETS
@@ -50,10 +51,10 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     """The options of `recipe_of`, and --precision."""
     default = PaperRecipe()
     recipe = parser.add_argument_group("the recipe")
-    recipe.add_argument("--epochs", type=_count, default=default.epochs, help="default: %(default)s")
-    recipe.add_argument("--batch", type=_count, default=default.batch, metavar="CLIPS", help="default: %(default)s")
-    recipe.add_argument("--lr", type=_positive, default=default.lr, help="in the first epoch (default: %(default)s)")
-    recipe.add_argument("--weight-decay", type=_number, default=default.weight_decay, help="default: %(default)s")
+    recipe.add_argument("--epochs", type=count, default=default.epochs, help="default: %(default)s")
+    recipe.add_argument("--batch", type=count, default=default.batch, metavar="CLIPS", help="default: %(default)s")
+    recipe.add_argument("--lr", type=positive, default=default.lr, help="in the first epoch (default: %(default)s)")
+    recipe.add_argument("--weight-decay", type=number, default=default.weight_decay, help="default: %(default)s")
     recipe.add_argument("--seed", type=int, default=default.seed, help="default: %(default)s")
     recipe.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="default: %(default)s")
 
@@ -63,7 +64,7 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     running = parser.add_argument_group("how it runs, which does not change what it gives")
     running.add_argument("--device", help="auto, cpu or cuda (AV2T_DEVICE; default: auto)")
     running.add_argument(
-        "--accumulate", type=_count, metavar="N", help="take each batch in N parts (default: a clip a part; tiny: 1)"
+        "--accumulate", type=count, metavar="N", help="take each batch in N parts (default: a clip a part; tiny: 1)"
     )
     running.add_argument(
         "--recompute",
@@ -72,13 +73,13 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     )
     running.add_argument(
         "--cache-gb",
-        type=_number,
+        type=number,
         default=20.0,
         metavar="GB",
         help="of frozen results in AV2T_DATA_DIR/cache; 0 keeps none (default: %(default)s)",
     )
     running.add_argument(
-        "--checkpoint-steps", type=_count, default=100, metavar="N", help="batches between two (default: %(default)s)"
+        "--checkpoint-steps", type=count, default=100, metavar="N", help="batches between two (default: %(default)s)"
     )
 
 
@@ -138,25 +139,3 @@ def train(plan: Plan, settings: Settings, args: argparse.Namespace, folder: Path
         bar=progress_bar,
         say=note,
     )
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 1 or more")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number, 0 or more")
-    return value
-
-
-def _positive(text: str) -> float:
-    if not (value := _number(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0")
-    return value

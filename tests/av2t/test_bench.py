@@ -74,4 +74,4 @@ def test_weights_that_are_not_there_are_missed_before_any_work(tmp_path: Path, m
 
 
 def test_no_keyframes_are_no_measure() -> None:
-    assert_refused(av2t("bench", "--keyframes", "0"), "'0' is no number of keyframes: 1 or more")
+    assert_refused(av2t("bench", "--keyframes", "0"), "'0' must be a whole number, 1 or more")

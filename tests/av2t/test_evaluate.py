@@ -152,7 +152,7 @@ def test_a_part_of_the_clips_is_spread_over_the_split(
     [
         (["--model", "sam9"], "sam9"),
         (["--layout", "s4"], "has no s4_meta_data.csv, so it is no data set of the layout s4; it looks like"),
-        (["--clips", "0"], "'0' is no number of clips: 1 or more"),
+        (["--clips", "0"], "'0' must be a whole number, 1 or more"),
         (["--clips", "1", "--shuffle-audio"], "sounds can be shuffled among two clips or more"),
         (["--predictions", "nowhere"], "nowhere is no folder"),
         (["--predictions", "x", "--mute"], "--mute does not go with --predictions"),
