@@ -24,7 +24,8 @@ def _overview(models_dir: Path) -> dict[str, Any]:
     for version in versions:
         for part in version.card.get("parts", ()):
             users.setdefault(part["file"], []).append(version.name)
-    models = {version.card["preset"] for version in versions if not version.card.get("start")}
+    # What somebody trained is no published model.
+    models = {v.card["preset"] for v in versions if not v.card.get("start") and v.card.get("parent") is None}
     downloads = [path for path in (models_dir / DOWNLOADS_FOLDER).glob("*") if path.is_file()]
     return {
         "directory": str(models_dir),
@@ -57,6 +58,7 @@ def _version(version: Version) -> dict[str, Any]:
         "parts": [part["file"] for part in version.card.get("parts", ())],
         "lacks": [str(path) for path, _ in version.files if not path.is_file()],
         "built_in": version.directory.parent == BUILT_IN,
+        "parent": version.card.get("parent"),
         "source": version.card.get("source"),
     }
 
@@ -84,8 +86,11 @@ def _lines(found: dict[str, Any]) -> list[str]:
 
 def _row(version: dict[str, Any]) -> list[str]:
     lacks = [f"lacks {Path(path).name}" for path in version["lacks"]]
-    command = "ships with the package" if version["built_in"] else (version["source"] or {}).get("command", "")
-    return [version["name"], version["kind"], _shown(version["bytes"]), "; ".join([*lacks, command])]
+    if version["parent"]:
+        origin = f"trained from {version['parent']}"
+    else:
+        origin = "ships with the package" if version["built_in"] else (version["source"] or {}).get("command", "")
+    return [version["name"], version["kind"], _shown(version["bytes"]), "; ".join([*lacks, origin])]
 
 
 def _shown(size: int | None) -> str:

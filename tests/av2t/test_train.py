@@ -130,7 +130,9 @@ def test_a_second_training_of_the_same_name_is_refused_before_any_work(root: Pat
     assert_refused(result, "a model version is never changed, choose another --name")
 
 
-def test_a_paper_s_preset_learns_from_evf_sam(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_paper_s_preset_learns_from_evf_sam(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """At the size of the micro models; with its own encoders, activations computed twice, and in bf16."""
     published.install(monkeypatch)
     monkeypatch.setenv("AV2T_DATA_DIR", str(tmp_path / "data"))
@@ -151,6 +153,11 @@ def test_a_paper_s_preset_learns_from_evf_sam(root: Path, tmp_path: Path, monkey
         assert any(key.startswith("model.adapters.") for key in run.weights) == (name == "with")
         assert all(tensor.dtype == torch.float32 for tensor in run.weights.values())
         Predictor.load(name, "cpu", models_dir=run.data_dir / "models")
+    capsys.readouterr()
+    assert main(["weights", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert listed.count("trained from sam2-l-start") == 2
+    assert "`av2t weights pull sam2-l`" in listed  # which nobody has pulled yet
 
 
 # The same result, however it was run
