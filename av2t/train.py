@@ -79,7 +79,7 @@ def add_running(parser: argparse.ArgumentParser) -> None:
         help="of frozen results in AV2T_DATA_DIR/cache; 0 keeps none (default: %(default)s)",
     )
     running.add_argument(
-        "--checkpoint-steps", type=count, default=100, metavar="N", help="batches between two (default: %(default)s)"
+        "--checkpoint-steps", type=count, default=50, metavar="N", help="batches between two (default: %(default)s)"
     )
 
 

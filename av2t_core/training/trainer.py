@@ -42,7 +42,7 @@ class Schedule:
 
     parts: int = 1
     recompute: bool = False
-    checkpoint_steps: int = 100
+    checkpoint_steps: int = 50
 
 
 class Trainer:
@@ -98,17 +98,17 @@ class Trainer:
     def _go_on(self) -> Position:
         state = self.folder.load(self.loaded.device)
         self.accelerator.wait_for_everyone()  # before the first process writes the next one
+        position: Position = state["position"] if state else Position()
+        if self._speaks:
+            self.folder.forget_after(position)
         if state is None:
-            return Position()
-        position: Position = state["position"]
+            return position
         parameters = trained_parameters(self.loaded.model)
         with torch.no_grad():
             for name, tensor in state["trained"].items():
                 parameters[name].copy_(tensor)
         self.learning.optimiser.load_state_dict(state["optimiser"])
         self.learning.schedule.load_state_dict(state["schedule"])
-        if self._speaks:
-            self.folder.forget_after(position)
         if position.epoch < self.recipe.epochs:
             self.say(f"going on in epoch {position.epoch + 1} of {self.recipe.epochs}, after {position.step} batches")
         return position
