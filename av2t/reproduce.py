@@ -189,11 +189,15 @@ def _line(row: Row, layout: Layout, numbers: Numbers) -> list[str]:
     return [
         row.what,
         DATA[layout],
-        f"{published.miou or '-'} / {published.f or '-'}",
+        f"{_or_dash(published.miou, '.2f')} / {_or_dash(published.f, '.3f')}",
         f"{100 * own['miou']:.2f} / {own['f_reference']:.3f}",
         f"{own['f_avsbench']:.3f}",
-        *("-" if value is None else f"{100 * value:.2f}" for value in sounding),
+        *(_or_dash(value and 100 * value, ".2f") for value in sounding),
     ]
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _remarks(args: argparse.Namespace, cells: Mapping[str, Cell]) -> Iterator[str]:

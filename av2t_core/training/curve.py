@@ -19,16 +19,9 @@ def draw_curve(entries: Sequence[Entry], title: str, out: Path) -> None:
     right = left.twinx()
     losses = [entry["loss"] for entry in epochs]
     [loss] = left.plot(numbers, losses, color="tab:gray", marker=".", label="training loss")
-    [iou] = right.plot(numbers, ious, color="tab:blue", marker=".", label="validation mIoU")
     best = max(range(len(epochs)), key=ious.__getitem__)
-    right.annotate(
-        f"best {ious[best]:.3f}, epoch {numbers[best]}",
-        (numbers[best], ious[best]),
-        textcoords="offset points",
-        xytext=(0, 8),
-        ha="center",
-        color="tab:blue",
-    )
+    told = f"validation mIoU, best {ious[best]:.3f} in epoch {numbers[best]}"
+    [iou] = right.plot(numbers, ious, color="tab:blue", marker=".", label=told)
     left.set(xlabel="epoch", ylabel="loss (cross-entropy + 1 - soft IoU)", title=title, ylim=(0, None))
     right.set(ylabel="mIoU", ylim=(0, 1))
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
