@@ -67,12 +67,12 @@ class RunFolder:
             torch.save({"position": asdict(position), "trained": dict(trained), **states}, aside)
             aside.replace(self.path / "checkpoint.pt")
 
-    def load(self, device: torch.device) -> dict[str, Any] | None:
-        """What `save` kept, with `position` as a Position; None at the beginning."""
+    def load(self) -> dict[str, Any] | None:
+        """What `save` kept, on the host, with `position` as a Position; None at the beginning."""
         path = self.path / "checkpoint.pt"
         if not path.exists():
             return None
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return {**state, "position": Position(**state["position"])}
 
     def keep_best(self, trained: Mapping[str, Tensor]) -> None:

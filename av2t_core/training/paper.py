@@ -121,7 +121,7 @@ class PaperTraining:
         TrainingError, before anything is changed: a loss or a gradient is not finite; it names the clips.
         """
         self.optimiser.zero_grad()
-        seen: list[tuple[Tensor, Inputs]] = []
+        seen: list[tuple[Tensor, tuple[str, ...]]] = []  # not the inputs, whose memory the next part may need
         for inputs in parts:
             last = len(seen) == count - 1
             with nullcontext() if last else self.accelerator.no_sync(self._shared):
@@ -131,7 +131,7 @@ class PaperTraining:
                 # The mean over the frames of all processes, whose gradients come together as their mean.
                 weight = inputs.counts * self.accelerator.num_processes / frames
                 self.accelerator.backward(losses.sum() * weight)
-            seen.append((losses.detach() * inputs.counts, inputs))
+            seen.append((losses.detach() * inputs.counts, inputs.names if inputs.counts else ()))
         sums = torch.stack([losses.sum(dim=0) for losses, _ in seen]).sum(dim=0)
         bce, iou = (self.accelerator.reduce(sums, reduction="sum") / frames).tolist()
         gradients = [p.grad for p in trained_parameters(self.model).values() if p.grad is not None]
@@ -145,13 +145,10 @@ class PaperTraining:
         """The learning rate becomes that of the next epoch."""
         self.schedule.step()
 
-    def _not_finite(self, step: Step, seen: Sequence[tuple[Tensor, Inputs]]) -> TrainingError:
+    def _not_finite(self, step: Step, seen: Sequence[tuple[Tensor, tuple[str, ...]]]) -> TrainingError:
         """Names the clips whose loss is not finite; all of the batch, where only their gradient is not."""
         own = [
-            (name, bool(losses[index].isfinite().all()))
-            for losses, inputs in seen
-            for index, name in enumerate(inputs.names)
-            if inputs.counts
+            (name, bool(losses[index].isfinite().all())) for losses, clips in seen for index, name in enumerate(clips)
         ]
         all_of_it: list[tuple[str, bool]] = gather_object(own)
         names = [name for name, finite in all_of_it if not finite] or [name for name, _ in all_of_it]

@@ -96,7 +96,7 @@ class Trainer:
         return position
 
     def _go_on(self) -> Position:
-        state = self.folder.load(self.loaded.device)
+        state = self.folder.load()
         self.accelerator.wait_for_everyone()  # before the first process writes the next one
         position: Position = state["position"] if state else Position()
         if self._speaks:
@@ -237,8 +237,8 @@ class Trainer:
 def recompute_blocks(model: AV2TSam) -> None:
     """From now on each block of the two encoders keeps its input alone, and computes again what its gradient needs.
 
-    What an adapter adds to a block's input is added before.
+    What an adapter adds to a block's input is added before. Nothing in the blocks is random.
     """
     blocks: list[nn.Module] = [*model.segmenter.blocks, *model.segmenter.multimodal.encoder.layers]
     for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)

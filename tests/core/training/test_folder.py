@@ -28,10 +28,10 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
 
 def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    assert folder.load(torch.device("cpu")) is None
+    assert folder.load() is None
     position = Position(epoch=2, step=5, bce=0.5, iou=0.25, best_epoch=1, best_miou=0.75)
     folder.save(position, {"w": torch.ones(3)}, optimiser={"state": {0: {"step": torch.tensor(7.0)}}})
-    state = folder.load(torch.device("cpu"))
+    state = folder.load()
     assert state is not None
     assert state["position"] == position
     assert torch.equal(state["trained"]["w"], torch.ones(3))
