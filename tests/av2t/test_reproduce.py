@@ -68,7 +68,7 @@ def test_each_model_is_trained_once_and_stands_beside_what_was_published(
 
     # The same names for another recipe would mix two tables.
     assert main(["reproduce", "--ms3", str(root), *RECIPE, "--seed", "7"]) == 2
-    assert "was trained by another recipe or on other data: use another --name" in capsys.readouterr().err
+    assert "was trained by another recipe or on other data: choose another --name" in capsys.readouterr().err
 
 
 def test_mistakes_are_one_line_before_any_work(root: Path, data_dir: Path) -> None:

@@ -16,7 +16,7 @@ from tests.core.clips import at_rate, write_clip
 
 COMMANDS = {
     "predict": ["predict", "clip.mp4", "--out", "result", "--model", "sam2-l"],
-    "evaluate": ["evaluate", ".", "--model", "sam2-l"],
+    "evaluate": ["evaluate", ".", "--layout", "ms3", "--model", "sam2-l"],
     "bench": ["bench", "clip.mp4"],
     "worker": ["worker"],
     "backend": ["backend"],
