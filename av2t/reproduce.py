@@ -79,11 +79,12 @@ def run(args: argparse.Namespace) -> int:
     cells = _cells(args, settings)
     measured: dict[str, Numbers] = {}
     for number, cell in enumerate(cells.values(), start=1):
-        note(f"{number} of {len(cells)}: {cell.plan.name}")
         found = _measured(cell, settings, args)
-        if found is None:
-            return 0  # the first of several processes speaks
-        measured[cell.plan.name] = found
+        if found is not None:
+            note(f"{number} of {len(cells)}, {cell.plan.name}: done")
+            measured[cell.plan.name] = found
+    if not measured:
+        return 0  # the first of several processes speaks
     rows = [
         (row, layout, _name(args, row, layout)) for row in _rows(args) for layout in LAYOUTS if getattr(args, layout)
     ]

@@ -6,6 +6,7 @@ A version's tensors are those of its parts, which several versions share, overla
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -172,7 +173,7 @@ def save_part(models_dir: Path, name: str, tensors: Mapping[str, Tensor]) -> dic
     """Tensors that versions share, named by their content. Returns what goes into the cards' `parts`."""
     folder = models_dir / PARTS_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".{name}.part"
+    aside = folder / f".{name}.{os.getpid()}.part"  # two trainings may end at the same time
     try:
         sha256 = _save(aside, tensors)
         file = part_file(name, sha256)

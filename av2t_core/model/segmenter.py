@@ -86,7 +86,8 @@ class EvfSam(nn.Module):
     def prompt(self, images_mm: Tensor, text: Tensor) -> Tensor:
         """The sparse prompt token (B, 1, width)."""
         cls = self.multimodal(images_mm, text)[:, :1]
-        return self.to_prompt(cls)  # type: ignore[no-any-return]
+        with torch.autocast(images_mm.device.type, enabled=False):  # it is trained
+            return self.to_prompt(cls.float())  # type: ignore[no-any-return]
 
     def image_features(self, images: Tensor) -> list[Tensor]:
         """images (B, 3, S, S) to all that SAM's image encoder gives, the finest level first."""

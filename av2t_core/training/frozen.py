@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from av2t_core.avsbench import LabelledClip
+from av2t_core.avsbench import DataError, LabelledClip
 from av2t_core.checkpoint import Loaded
 from av2t_core.model.inputs import sam_images, to_device
 from av2t_core.soundtrack import Sound
@@ -87,14 +87,17 @@ class FrozenResults:
                 entries.append({str(level): feature for level, feature in enumerate(features)})
             for key, entry in zip(self._keys(clip), entries, strict=True):
                 if key not in self.store:
-                    self.store.put(key, {name: tensor.cpu() for name, tensor in entry.items()})
+                    self.store.put(key, entry)
         return Frozen(v=v, a=a, features=features)
 
     def _keys(self, clip: LabelledClip) -> list[str]:
         """Of the embeddings and, where they are kept, of the features."""
         if clip not in self._keys_of:
-            frames = " ".join(file_hash(clip.frames[index]) for index in clip.labelled)
-            contents = [f"{self._encoders} {frames} {file_hash(clip.sound)} {clip.labelled}"]
+            try:
+                frames = " ".join(file_hash(clip.frames[index]) for index in clip.labelled)
+                contents = [f"{self._encoders} {frames} {file_hash(clip.sound)} {clip.labelled}"]
+            except OSError as error:
+                raise DataError(f"{error.filename} cannot be read ({error.strerror})") from None
             if self._keeps_features:
                 contents.append(f"{self._trunk} {frames}")
             self._keys_of[clip] = [hashlib.sha256(content.encode()).hexdigest() for content in contents]

@@ -130,8 +130,9 @@ class PaperTraining:
                 )
                 # The mean over the frames of all processes, whose gradients come together as their mean.
                 weight = inputs.counts * self.accelerator.num_processes / frames
-                self.accelerator.backward(losses.sum() * weight)
+                torch.autograd.backward(losses.sum() * weight)
             seen.append((losses.detach() * inputs.counts, inputs.names if inputs.counts else ()))
+            del inputs, losses
         sums = torch.stack([losses.sum(dim=0) for losses, _ in seen]).sum(dim=0)
         bce, iou = (self.accelerator.reduce(sums, reduction="sum") / frames).tolist()
         gradients = [p.grad for p in trained_parameters(self.model).values() if p.grad is not None]
@@ -163,6 +164,7 @@ def accelerator(*, cpu: bool) -> Accelerator:
     """For `PaperTraining`; one process, or this one of several that `accelerate launch` or torchrun started."""
     return Accelerator(
         cpu=cpu,
+        mixed_precision="no",  # whatever a launcher is configured for: Objective has its own
         kwargs_handlers=[
             # The mask decoder has heads that the loss does not see, and each feature leaves out a projection.
             DistributedDataParallelKwargs(find_unused_parameters=True),

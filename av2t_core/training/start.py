@@ -24,6 +24,7 @@ from av2t_core.checkpoint import (
     save_version,
     verify,
 )
+from av2t_core.disk import writing
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import Feature
 from av2t_core.model.trained import is_trained
@@ -63,13 +64,14 @@ def keep_trained(
         for key, tensor in read_tensors(path, torch.device("cpu"))
         if not is_trained(key.removeprefix("model."))
     }
-    if frozen:
-        parts.append(save_part(models_dir, start.name, frozen))
-    save_version(
-        models_dir / name,
-        {**card, "labels": start.card["labels"], "parent": start.name, "parts": parts},
-        {f"model.{key}": tensor for key, tensor in trained.items()},
-    )
+    with writing(models_dir):
+        if frozen:
+            parts.append(save_part(models_dir, start.name, frozen))
+        save_version(
+            models_dir / name,
+            {**card, "labels": start.card["labels"], "parent": start.name, "parts": parts},
+            {f"model.{key}": tensor for key, tensor in trained.items()},
+        )
 
 
 def _draw(model: AV2TSam, seed: int) -> Iterator[tuple[str, Tensor]]:

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -23,10 +24,14 @@ class TensorStore:
         """`limit`: bytes of all entries together. The processes share what is free, and what may be dropped, evenly."""
         self.folder = folder
         self._opened = time.time()
-        sizes = {path: path.stat().st_size for path in folder.glob("??/*.safetensors")}
-        self._room = (limit - sum(sizes.values())) // processes
-        mine = [path for path in sizes if int(path.stem[:8], 16) % processes == process]
-        self._droppable = sorted(mine, key=lambda path: path.stat().st_mtime, reverse=True)
+        self.full = False
+        found = {}
+        for path in folder.glob("??/*.safetensors"):
+            with suppress(FileNotFoundError):  # another training may drop it meanwhile
+                found[path] = path.stat()
+        self._room = (limit - sum(status.st_size for status in found.values())) // processes
+        mine = [path for path in found if int(path.stem[:8], 16) % processes == process]
+        self._droppable = sorted(mine, key=lambda path: found[path].st_mtime, reverse=True)
 
     def __contains__(self, key: str) -> bool:
         return self._path(key).is_file()
@@ -45,18 +50,19 @@ class TensorStore:
         return tensors
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keeps them if they fit. WeightsError: the folder cannot be written."""
+        """Keeps them if they fit; else the store is `full`. WeightsError: the folder cannot be written."""
         size = sum(tensor.nbytes for tensor in tensors.values())
         while self._room < size and self._droppable:
             self._drop(self._droppable.pop())
         if self._room < size:
+            self.full = True
             return
         path = self._path(key)
         aside = path.with_suffix(f".{os.getpid()}")
         with writing(self.folder):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside)
+                save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, aside)
                 self._room -= aside.stat().st_size
                 aside.replace(path)
             finally:

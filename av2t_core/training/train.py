@@ -1,5 +1,6 @@
 """From the plan of a training to its model version: the whole road, for the commands."""
 
+import gc
 import platform
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -63,6 +64,9 @@ def train_version(
             card = {**plan.card, "metrics": metrics, "software": software}
             keep_trained(plan.models_dir, plan.name, plan.start, card, run.best())
         shared.wait_for_everyone()
+    # A model whose blocks are computed twice refers to itself; its memory is for the next one.
+    del trainer, loaded
+    gc.collect()
     return metrics if first else None
 
 

@@ -84,6 +84,8 @@ class Trainer:
             while position.epoch < self.recipe.epochs:
                 began = time.monotonic()
                 start_peak()
+                if self.loaded.device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats(self.loaded.device)
                 self._learn(position, curves)
                 entry = self._entry(position, self._validate(), time.monotonic() - began)
                 self.learning.end_epoch()
@@ -122,6 +124,8 @@ class Trainer:
                 self._reading([(c,) for c in missing]) as parts,
             ):
                 for [one] in parts:
+                    if self.results.store.full:
+                        break
                     if one.frozen is None:  # or another training has kept it meanwhile
                         self.results.compute(one.clip, one.images, one.sounds)
                     bar.update()

@@ -42,7 +42,6 @@ def test_each_model_is_trained_once_and_stands_beside_what_was_published(
         ("tiny, CLIP alone", "- / -"),
         ("tiny, CLAP x CLIP", "69.65 / 0.777"),
     ]
-    assert rows[1][3:] == rows[4][3:]  # the same model
     assert all(re.fullmatch(r"\d+\.\d\d / \d\.\d{3}", row[3]) for row in rows)
     # Nobody may take these numbers for the paper's.
     assert "is not AVSBench's MS3: to train, validate and test it has 6, 2 and 2 clips, not 296, 64 and 64" in said.out
