@@ -114,14 +114,22 @@ def _cells(args: argparse.Namespace, settings: Settings) -> dict[str, Cell]:
         raise TrainingError(f"table {args.table} has no row of {', '.join(args.preset)}")
     if not (args.s4 or args.ms3):
         raise TrainingError("no data set was named: give --s4 ROOT, --ms3 ROOT or both")
-    cells = {}
+    cells: dict[str, Cell] = {}
     for layout in LAYOUTS:
         root = getattr(args, layout)
-        for row in _rows(args) if root else ():
+        if root is None:
+            continue
+        test = read_clips(root, layout, "test")
+        refuse_missing(missing_files(test), root, layout)
+        shuffled(test, seed=0)  # refuses a single clip
+        for row in _rows(args):
+            name = _name(args, row, layout)
+            if name in cells:
+                continue
             plan = make_plan(
                 root,
                 layout,
-                _name(args, row, layout),
+                name,
                 models_dir=settings.models_dir,
                 preset=row.preset,
                 feature=row.feature,
@@ -129,10 +137,7 @@ def _cells(args: argparse.Namespace, settings: Settings) -> dict[str, Cell]:
                 recipe=recipe_of(args),
                 precision=args.precision,
             )
-            test = read_clips(root, layout, "test")
-            refuse_missing(missing_files(test), root, layout)
-            shuffled(test, seed=0)  # refuses a single clip
-            cells[plan.name] = Cell(plan=plan, test=test)
+            cells[name] = Cell(plan=plan, test=test)
     return cells
 
 
