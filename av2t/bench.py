@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from av2t.console import note, progress_bar
-from av2t.options import add_model, count
+from av2t.options import DEMO_CLIPS, add_model, count
 from av2t_core.media import Clip
 from av2t_core.versions import resolve
 from worker.settings import Settings
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from av2t_core.benchmark import Cost, Speed
     from av2t_core.predictor import Predictor
 
-DEMO_CLIP = Path(__file__).parent / "demo_clips" / "kettle-violin.mp4"
+DEMO_CLIP = DEMO_CLIPS / "violin-owl.mp4"
 
 DESCRIPTION = """\
 Measure how fast a model version is, and how much memory it takes.

@@ -1,6 +1,7 @@
 """`av2t compose`: make audio-visual clips with exact masks from photographs with alpha and recordings."""
 
 import argparse
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from av2t.console import progress_bar
 from av2t.options import count
+from av2t_core.avsbench import SPLITS
 from av2t_core.errors import AV2TError
 
 if TYPE_CHECKING:
@@ -17,14 +19,17 @@ DESCRIPTION = """\
 Compose clips in which things move over a background and sound by turns, with the exact mask of what sounds.
 
 CUTOUTS is a folder with sounding/<class>/image_*.png (with alpha) and sound_*.flac, and, if there are any,
-silent/*.png and backgrounds/*.jpg. Each clip becomes OUT/NNN.mp4 with OUT/NNN/masks/KKK.png for every second and
-OUT/NNN/truth.json. The same seed composes the same clips.
+silent/*.png and backgrounds/*.jpg; docs/composed-clips.md tells how to make one. Each clip becomes OUT/NNN.mp4 with
+OUT/NNN/masks/KKK.png for every second and OUT/NNN/truth.json. The same seed composes the same clips.
 
 With --layout the clips become a data set in the files and folders of AVSBench's single-source (s4) or multi-source
-(ms3) part instead: five seconds each, a frame a second at 224x224, and 16 kHz sound.
+(ms3) part instead: five seconds each, a frame a second at 224x224, and 16 kHz sound. Its splits share no background
+and nothing silent, and none of them has the last photograph or recording of a class with several; --held-out composes
+val and test of these alone.
 
   av2t compose clips --cutouts cutouts --clips 20
-  av2t compose avsbench --cutouts cutouts --layout ms3 --clips 200
+  av2t compose ms3 --cutouts cutouts --layout ms3 --clips 200
+  av2t compose new --cutouts cutouts --layout s4 --clips 100 --split 0,0,100 --held-out
 """
 
 
@@ -38,14 +43,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--things", type=count, default=3, help="at most so many that sound (default: 3; one in s4)")
     parser.add_argument("--labels", type=lambda text: text.split(","), help="only these classes, as a,b,c")
     parser.add_argument("--generated-backgrounds", action="store_true", help="use none of the photographs")
+    parser.add_argument("--later", action="store_true", help="the classes in CUTOUTS/later instead of sounding")
+    parser.add_argument("--jobs", type=count, metavar="N", help="processes (default: one for each core)")
     clips = parser.add_argument_group("clips as mp4")
     clips.add_argument("--seconds", type=count, help="length of a clip (default: 5)")
-    clips.add_argument("--size", type=_size, metavar="WxH", help="default: 480x270")
-    clips.add_argument("--fps", type=count, help="frames a second (default: 15)")
+    clips.add_argument("--size", type=_size, metavar="WxH", help="default: one of several for each clip")
+    clips.add_argument("--fps", type=count, help="frames a second (default: one of several for each clip)")
+    clips.add_argument("--part", choices=SPLITS, help="only what this split of a data set may use (default: all)")
     data_set = parser.add_argument_group("a data set")
     data_set.add_argument("--layout", choices=("s4", "ms3"), help="s4: one thing sounds; ms3: two or more by turns")
     data_set.add_argument(
         "--split", type=_shares, metavar="A,B,C", help="percent of train, val and test (default: 70,15,15)"
+    )
+    data_set.add_argument(
+        "--held-out", action="store_true", help="val and test: only photographs and recordings that train never has"
     )
 
 
@@ -53,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     _refuse_what_does_not_go_together(args)
     from av2t_core.compose.cutouts import Cutouts
 
-    cutouts = Cutouts.load(args.cutouts)
+    cutouts = Cutouts.load(args.cutouts, "later" if args.later else "sounding")
     labels = tuple(dict.fromkeys(args.labels or cutouts.labels))
     if unknown := sorted(set(labels) - set(cutouts.labels)):
         raise AV2TError(f"--labels: {args.cutouts} has no {', '.join(unknown)}; it has {', '.join(cutouts.labels)}")
@@ -68,8 +79,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _refuse_what_does_not_go_together(args: argparse.Namespace) -> None:
     if args.layout is None:
-        if args.split:
-            raise AV2TError("--split divides a data set; it goes with --layout s4 or --layout ms3 only")
+        if args.split or args.held_out:
+            option = "--split" if args.split else "--held-out"
+            raise AV2TError(
+                f"{option} is about the splits of a data set; it goes with --layout s4 or --layout ms3 only"
+            )
         return
     for option in ("seconds", "size", "fps"):
         if getattr(args, option) is not None:
@@ -77,44 +91,47 @@ def _refuse_what_does_not_go_together(args: argparse.Namespace) -> None:
                 f"--{option} does not go with --layout: AVSBench's clips have five seconds and a frame a second at"
                 " 224x224"
             )
+    if args.part is not None:
+        raise AV2TError("--part does not go with --layout: a data set has all splits; --split says how much of each")
     if args.layout == "ms3" and args.things < 2:
         raise AV2TError("--things 1: in ms3 two or more sound by turns")
 
 
 def _clips(args: argparse.Namespace, cutouts: "Cutouts", labels: tuple[str, ...]) -> str:
-    import numpy as np
+    from av2t_core.compose.clip import ClipWriter
+    from av2t_core.compose.parallel import in_order
 
-    from av2t_core.compose.clip import draw_recipe, write_clip
-
-    width, height = args.size or (480, 270)
+    writer = ClipWriter(
+        out=args.out,
+        cutouts=replace(cutouts.part(args.part) if args.part else cutouts, labels=labels),
+        seed=args.seed,
+        most=min(args.things, len(labels)),
+        seconds=args.seconds or 5,
+        size=args.size,
+        fps=args.fps,
+    )
     with progress_bar("composing", args.clips, "clips") as bar:
-        for index in range(args.clips):
-            rng = np.random.default_rng([args.seed, index])
-            recipe = draw_recipe(
-                rng,
-                labels,
-                seconds=args.seconds or 5,
-                most=min(args.things, len(labels)),
-                width=width,
-                height=height,
-                fps=args.fps or 15,
-            )
-            write_clip(rng, cutouts, recipe, args.out / f"{index:03}")
-            bar.update()
+        in_order(writer, args.clips, _jobs(args), bar.update)
     return f"{args.clips} clips"
 
 
 def _set(args: argparse.Namespace, cutouts: "Cutouts", labels: tuple[str, ...]) -> str:
-    from av2t_core.avsbench import SPLITS
     from av2t_core.compose.avsbench import SetRecipe, write_set
 
-    recipe = SetRecipe(layout=args.layout, clips=args.clips, labels=labels, seed=args.seed, most=args.things)
+    recipe = SetRecipe(
+        layout=args.layout, clips=args.clips, labels=labels, seed=args.seed, most=args.things, new=args.held_out
+    )
     if args.split:
         recipe = replace(recipe, shares=args.split)
     with progress_bar("composing", args.clips, "clips") as bar:
-        write_set(args.out, cutouts, recipe, bar.update)
+        write_set(args.out, cutouts, recipe, bar.update, _jobs(args))
     counts = Counter(recipe.splits)
     return f"{args.clips} clips ({', '.join(f'{split} {counts[split]}' for split in SPLITS)})"
+
+
+def _jobs(args: argparse.Namespace) -> int:
+    """A process takes longer to start than a few clips take."""
+    return int(args.jobs or min(len(os.sched_getaffinity(0)), 1 + args.clips // 20))
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -37,9 +37,11 @@ second and leaves out small parts. All numbers lie in 0..1:
                      frames in which something sounds (0 if there is none), then the mean over clips
   F (reference)      the same with thresholds of the raw logits, as AV2T-SAM's authors compute it
   IoU where something sounds   intersection over union, of the frames in which something sounds alone
-  false masks in silence       the share of the frames in which nothing sounds that have a masked pixel (with another
-                     clip's sound they are not silent any more, and masking something may be right)
-  masked             the share of all frames in which any pixel is masked
+  false masks in silence       the share of the frames in which nothing sounds that are masked, more than 0.5 % of the
+                     picture (with another clip's sound they are not silent any more, and masking may be right)
+  false masks, off-screen      the same of the frames in which only something sounds that is not in view; where the
+                     data set does not tell these from silence (`av2t compose` does), they count as silent
+  masked             the share of all frames that are masked
 
 --shuffle-audio and --mute measure again with the wrong sound or none, and show by how much the numbers change: those
 of a model that listens fall."""
@@ -48,6 +50,7 @@ EPILOG = """examples:
   av2t evaluate AVSBench --layout s4 --model sam2-l --shuffle-audio
   av2t evaluate AVSBench --layout ms3 --split val --save-overlays strips
   av2t evaluate AVSBench --layout ms3 --predictions masks
+  av2t evaluate composed --layout ms3 --predictions composed/all_objects    # a model that sees all and hears nothing
 
 --predictions DIR measures masks that any program saved: DIR/VIDEO/1.png to 5.png are the frames of the clip VIDEO,
 counted from 1, grey, 0 to 255 for the probability that a pixel sounds, of any size. It also takes the folders that
@@ -60,6 +63,7 @@ ROWS = {
     "f_reference": "F (reference: raw logits)",
     "iou_sounding": "IoU where something sounds",
     "false_positives": "false masks in silence",
+    "false_positives_off_screen": "false masks, off-screen",
     "masked": "masked",
 }
 """What the text shows, by the names of the JSON."""

@@ -1,6 +1,9 @@
 """Options that several commands have, and how their values are read."""
 
 import argparse
+from pathlib import Path
+
+DEMO_CLIPS = Path(__file__).with_name("demo_clips")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

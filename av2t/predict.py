@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from av2t.console import note, progress_bar
-from av2t.options import add_model
+from av2t.options import DEMO_CLIPS, add_model
 from av2t_core.errors import AV2TError
 from av2t_core.media import Clip
 from av2t_core.overlay import write_overlay
@@ -42,8 +42,11 @@ def run(args: argparse.Namespace) -> int:
     # Clip, model name and folder come first: a mistake in one of them should not wait for the model to load.
     settings = Settings.load(model=args.model, device=args.device, precision=args.precision)
     with Clip(args.video) as clip:
+        caution = None
         if not args.random_weights:
-            resolve(settings.model, settings.models_dir).check()
+            version = resolve(settings.model, settings.models_dir)
+            version.check()
+            caution = version.caution
         replaced = check_directory(args.out)
         if replaced is not None and replaced != str(args.video):
             note(f"note: {args.out} holds the prediction of {replaced}, which this one replaces")
@@ -55,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
             raise AV2TError(f"{args.out}: cannot be written ({error.strerror}); choose another folder") from error
     for remark in prediction["remarks"]:
         note(f"note: {remark}")
+    if caution is not None and args.video.resolve().parent != DEMO_CLIPS:
+        note(f"note: {caution}")
     print(dumps(prediction) if args.json else _summary(prediction, args.out))
     return 0
 

@@ -1,13 +1,16 @@
-"""`av2t pretrain`: make the embedded model from nothing, by the committed recipe."""
+"""`av2t pretrain`: make the embedded model, by the committed recipe."""
 
 import argparse
 from pathlib import Path
 
 DESCRIPTION = """\
-Make a model version of the preset tiny from nothing: its encoders, its segmenter and all that is AV2T-SAM's own.
+Make a model version of the preset tiny: its encoders, its segmenter and all that is AV2T-SAM's own. It sees by
+EfficientNet-Lite0, which begins with what it learned on ImageNet; everything else begins with nothing.
 
-CUTOUTS is a folder as `av2t compose` reads it. OUT keeps what each stage learned: run the same command again after an
-interruption, and it goes on. At the end OUT/NAME holds the model version: weights.safetensors and card.json.
+CUTOUTS is a folder as `av2t compose` reads it (docs/composed-clips.md). OUT keeps what each stage learned: run the same
+command again after an interruption, and it goes on. At the end OUT/NAME holds the model version, and OUT/NAME-held-out
+what it was before the last stage: where a class has several photographs or recordings, one of them was new to it, so
+that it can be measured on what it has never met (`av2t compose --held-out`). Two hours on two cores.
 
   av2t pretrain runs/tiny --cutouts cutouts --name tiny-2 --processes 2
 """
@@ -29,12 +32,14 @@ def run(args: argparse.Namespace) -> int:
     from av2t_core.training.tiny import TinyRecipe, keep_version, train_tiny
     from av2t_core.versions import check_name
 
-    directory = args.out / check_name(args.name)
-    if directory.exists():
-        raise WeightsError(f"{directory} exists; a model version is never changed, choose another --name")
+    versions = {args.out / check_name(f"{args.name}{end}"): not end for end in ("", "-held-out")}
+    for directory in versions:
+        if directory.exists():
+            raise WeightsError(f"{directory} exists; a model version is never changed, choose another --name")
     cutouts = Cutouts.load(args.cutouts)
     recipe = TinyRecipe(seed=args.seed)
     train_tiny(cutouts, args.out, recipe=recipe, processes=args.processes)
-    keep_version(cutouts, args.out, recipe=recipe, directory=directory)
-    print(f"model version {args.name} in {directory}")
+    for directory, settled in versions.items():
+        keep_version(cutouts, args.out, recipe=recipe, directory=directory, settled=settled)
+        print(f"model version {directory.name} in {directory}")
     return 0

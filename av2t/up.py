@@ -18,6 +18,7 @@ from redis import Redis
 
 from av2t import label_studio
 from av2t.demo import Demo
+from av2t.options import DEMO_CLIPS
 from av2t.process import Process, answers, check_port
 from av2t.redis_server import redis_url, start_redis
 from av2t.supervisor import Supervisor
@@ -26,7 +27,6 @@ from av2t_core.versions import resolve
 from worker.queue import connect, overview
 from worker.settings import Settings
 
-DEMO_CLIPS = Path(__file__).with_name("demo_clips")
 # Label Studio's database, the uploads and the queue need this much at least; its environment takes 800 MB once.
 DISK_SPACE_MB = 1500
 

@@ -22,8 +22,9 @@ Of the training clips of s4 and v1s the first frame alone has a mask.
 
 import csv
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -41,6 +42,9 @@ Split = Literal["train", "val", "test"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 SPLITS: tuple[Split, ...] = get_args(Split)
 FRAMES = 5
+SOUNDING = "sounding.csv"
+SOUNDING_COLUMNS = ("video", "second", "sounding", "in_view")
+"""What `av2t compose` writes beside the table: seconds count from 1, of labels there may be several, as a+b."""
 SIZE = 224
 """The side of the square at which masks are compared, in training and in every published score."""
 
@@ -66,6 +70,7 @@ class LabelledClip:
     frames: tuple[Path, ...]
     masks: tuple[Path | None, ...]
     sound: Path
+    heard: frozenset[int] = frozenset()  # seconds in which something sounds, seen or not, where that is known
 
     @property
     def labelled(self) -> list[int]:
@@ -119,7 +124,8 @@ def read_table(root: Path, layout: Layout) -> list[LabelledClip]:
     clips = [clip_at(folder, layout, *row) for row in _rows(table, place, layout)]
     if not clips:
         raise DataError(f"{table} has no clip of the layout {layout}")
-    return clips
+    heard = _heard(table.with_name(SOUNDING))
+    return [replace(clip, heard=frozenset(heard[clip.video])) for clip in clips]
 
 
 def read_clips(root: Path, layout: Layout, split: Split) -> list[LabelledClip]:
@@ -153,6 +159,25 @@ def clip_at(folder: Path, layout: Layout, video: str, category: str, split: Spli
         masks=tuple(mask if i < labelled else None for i, mask in enumerate(masks)),
         sound=sound,
     )
+
+
+def _heard(path: Path) -> dict[str, set[int]]:
+    """Of each video the seconds in which something sounds; none without the file."""
+    found: dict[str, set[int]] = defaultdict(set)
+    if not path.is_file():
+        return found
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                video, second, sounding, _in_view = (row[column] for column in SOUNDING_COLUMNS)
+                if sounding:
+                    found[video].add(int(second) - 1)
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{path} cannot be read as what `av2t compose` writes, {', '.join(SOUNDING_COLUMNS)} ({error!r}); remove it"
+            " to measure without what it tells of sounds from out of view"
+        ) from None
+    return found
 
 
 def missing_files(clips: Sequence[LabelledClip]) -> list[Path]:

@@ -26,6 +26,9 @@ from av2t_core.saved_predictions import check_predictions, prediction_paths, rea
 if TYPE_CHECKING:
     from av2t_core.predictor import Predictor  # whose packages take seconds that saved masks need not wait for
 
+LEAST_MASK = 0.005
+"""The share of a picture up to which what is masked counts as nothing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClipScores:
@@ -34,7 +37,8 @@ class ClipScores:
     clip: LabelledClip
     ious: tuple[float, ...]  # AVSBench's, of each frame
     sounding: tuple[bool, ...]  # whether the truth has a pixel
-    masked: tuple[bool, ...]  # whether the prediction has
+    heard: tuple[bool, ...]  # whether it is known that something sounds, in view or not
+    masked: tuple[bool, ...]  # whether the prediction has more than LEAST_MASK
     f_avsbench: float
     f_reference: float
 
@@ -49,10 +53,12 @@ class Scores:
     f_avsbench: float  # the mean over clips
     f_reference: float
     iou_sounding: float | None  # I / U, over the frames in which something sounds
-    false_positives: float | None  # the share of the other frames in which a pixel is masked
-    masked: float  # the share of all frames in which a pixel is masked
+    false_positives: float | None  # the share of the frames in which nothing sounds that are masked
+    false_positives_off_screen: float | None  # of those in which only something sounds that is not in view
+    masked: float  # the share of all frames that are masked
     frames_sounding: int
     frames_silent: int
+    frames_off_screen: int  # as far as the data set tells; else they count as silent
 
     @classmethod
     def of(cls, clips: Sequence[ClipScores]) -> Self:
@@ -60,6 +66,8 @@ class Scores:
         ious = np.concatenate([clip.ious for clip in clips])
         masked = np.concatenate([clip.masked for clip in clips])
         sounding = np.concatenate([clip.sounding for clip in clips])
+        heard = np.concatenate([clip.heard for clip in clips])
+        off_screen, silent = heard & ~sounding, ~heard & ~sounding
         return cls(
             clips=len(clips),
             frames=len(ious),
@@ -67,10 +75,12 @@ class Scores:
             f_avsbench=float(np.mean([clip.f_avsbench for clip in clips])),
             f_reference=float(np.mean([clip.f_reference for clip in clips])),
             iou_sounding=_mean(ious[sounding]),
-            false_positives=_mean(masked[~sounding]),
+            false_positives=_mean(masked[silent]),
+            false_positives_off_screen=_mean(masked[off_screen]),
             masked=float(masked.mean()),
             frames_sounding=int(sounding.sum()),
-            frames_silent=int((~sounding).sum()),
+            frames_silent=int(silent.sum()),
+            frames_off_screen=int(off_screen.sum()),
         )
 
 
@@ -141,7 +151,8 @@ def _evaluate(predicted: Iterable[tuple[LabelledClip, Tensor]], on_clip: OnClip)
             clip=clip,
             ious=tuple(avsbench_iou(logits, targets).tolist()),
             sounding=tuple(bool(target.any()) for target in targets),
-            masked=tuple(bool(mask.any()) for mask in masks),
+            heard=tuple(second in clip.heard for second in clip.labelled),
+            masked=tuple(bool(mask.mean() > LEAST_MASK) for mask in masks),
             f_avsbench=f_avsbench(logits, targets),
             f_reference=f_reference(logits, targets),
         )

@@ -44,6 +44,16 @@ class Version:
         ]
 
     @property
+    def caution(self) -> str | None:
+        """What a person should know before trusting its masks of clips of their own."""
+        if self.directory.parent != BUILT_IN:
+            return None
+        return (
+            f"{self.name} is for demonstration: it knows {len(self.card['labels'])} things from composed clips and does"
+            " not carry over to real video; `av2t weights pull sam2-l` gets the paper's model, which wants a GPU"
+        )
+
+    @property
     def remedy(self) -> str:
         """How a file that is missing or damaged is got again."""
         if self.directory.parent == BUILT_IN:

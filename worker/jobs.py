@@ -23,6 +23,7 @@ from av2t_core.labelstudio.config import Targets, parse_label_config
 from av2t_core.labelstudio.regions import Object, Region, keyframe_regions
 from av2t_core.media import Clip, ClipInfo
 from av2t_core.predictor import KeyframePrediction, Predictor
+from av2t_core.versions import resolve
 from worker.client import LabelStudioClient
 from worker.failures import TaskGoneError, TransientError
 from worker.settings import Settings
@@ -73,6 +74,8 @@ def _wait_for(client: LabelStudioClient) -> str:
 
 def _load(name: str, settings: Settings) -> Predictor:
     started = time.monotonic()
+    if caution := resolve(name, settings.models_dir).caution:
+        log.warning("%s", caution)
     predictor = Predictor.load(name, settings.device, models_dir=settings.models_dir, precision=settings.precision)
     log.info("model %s loaded in %.1f s", predictor.model_version, time.monotonic() - started)
     return predictor

@@ -1,14 +1,17 @@
-"""A small data set of composed clips in AVSBench's layouts, for all that reads AVSBench.
+"""A data set of composed clips in AVSBench's layouts, for all that reads AVSBench.
 
 A clip is five seconds long; the frame of second k is the scene at k + 15/16 s, AVSBench's rule. In s4 the one thing
-that can sound does so in every second; in ms3 two or three take turns, and now and then nothing sounds. What is hidden
-or silent has no mask.
+that can sound does so in every second; in ms3 two or three take turns, and now and then nothing sounds, or something
+that is not in view. What is hidden or silent has no mask.
+
+Beside what AVSBench has, sounding.csv says what sounds in each second and what is in view, and all_objects/ holds
+masks of everything in view, as `av2t evaluate --predictions` reads them: what a model scores that hears nothing.
 """
 
 import csv
 import os
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -17,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from av2t_core.avsbench import FRAMES, SIZE, SPLITS, LabelledClip, Split, clip_at
+from av2t_core.avsbench import FRAMES, SIZE, SOUNDING, SOUNDING_COLUMNS, SPLITS, LabelledClip, Split, clip_at
 from av2t_core.compose.clip import ClipRecipe, draw_recipe, scene_of, soundtrack
 from av2t_core.compose.cutouts import SAMPLE_RATE, Cutouts
+from av2t_core.compose.parallel import in_order
 from av2t_core.errors import AV2TError
 
 SetLayout = Literal["s4", "ms3"]
@@ -38,9 +42,8 @@ _KEYFRAME = 15 / 16
 @dataclass(frozen=True, kw_only=True)
 class SetRecipe:
     """`labels` are classes of the cut-outs, `shares` percent of train, val and test. `most`: at most so many things in
-    view that can sound, in ms3, where it is two or more.
-
-    AV2TError: the labels are too few for ms3.
+    view that can sound, in ms3, where it is two or more. `new`: val and test show and play only what train never has,
+    see Cutouts.part.
     """
 
     layout: SetLayout
@@ -49,10 +52,7 @@ class SetRecipe:
     seed: int = 0
     shares: tuple[int, int, int] = (70, 15, 15)
     most: int = 3
-
-    def __post_init__(self) -> None:
-        if self.layout == "ms3" and len(self.labels) < 2:
-            raise AV2TError(f"ms3 needs two classes that sound by turns; there is only {', '.join(self.labels)}")
+    new: bool = False
 
     @property
     def splits(self) -> list[Split]:
@@ -66,59 +66,96 @@ class SetRecipe:
         return splits
 
 
-def write_set(out: Path, cutouts: Cutouts, recipe: SetRecipe, done: Callable[[], object] = lambda: None) -> None:
-    """The table comes last, so that what has one is complete. `done` is called after each clip.
+def write_set(
+    out: Path, cutouts: Cutouts, recipe: SetRecipe, done: Callable[[], object] = lambda: None, jobs: int = 1
+) -> None:
+    """The table comes last, so that what has one is complete. `done` is called after each clip, `jobs` are processes.
 
-    AV2TError: `out` holds a data set already.
+    AV2TError: `out` holds a data set already, or the classes are too few.
     """
     for name, _ in TABLES.values():
         if (out / name).exists():
             raise AV2TError(f"{out} holds a data set already ({name}): choose a new folder, sets are never mixed")
     name, columns = TABLES[recipe.layout]
-    rows = []
-    for index, split in enumerate(recipe.splits):
-        clip = write_set_clip(out, cutouts, recipe, index, split)
-        rows.append((clip.video, 0, clip.category, clip.split))
-        done()
-    partial = out / f".{name}"
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
-    os.replace(partial, out / name)
+    clips = in_order(_ClipWriter(out, _parts(cutouts, recipe), recipe), recipe.clips, jobs, done)
+    _write_csv(out / SOUNDING, SOUNDING_COLUMNS, (row for _, rows in clips for row in rows))
+    _write_csv(out / name, columns, ((clip.video, 0, clip.category, clip.split) for clip, _ in clips))
 
 
-def write_set_clip(out: Path, cutouts: Cutouts, recipe: SetRecipe, index: int, split: Split) -> LabelledClip:
-    """Frames, masks and sound of one clip, which follow from the recipe's seed and `index` alone."""
-    rng = np.random.default_rng([recipe.seed, index])
-    drawn = _draw(rng, recipe)
-    scene, sound = scene_of(rng, cutouts, drawn), soundtrack(rng, cutouts, drawn)
-    clip = clip_at(out, recipe.layout, f"c{index:04}", "+".join(drawn.labels), split)
-    for folder in {path.parent for path in clip.files}:
-        folder.mkdir(parents=True, exist_ok=True)
-    for second, (frame, mask) in enumerate(zip(clip.frames, clip.masks, strict=True)):
-        image, owner = scene.draw(second + _KEYFRAME)
-        Image.fromarray(image).save(frame, compress_level=1)  # four times as fast, a sixth larger
-        if mask is not None:
-            sounding = scene.mask(owner, drawn.sounding[second])
-            Image.fromarray(sounding.astype(np.uint8) * 255).save(mask)
-    _write_wav(clip.sound, sound)
-    return clip
+def _parts(cutouts: Cutouts, recipe: SetRecipe) -> dict[Split, Cutouts]:
+    """What each split is composed of. AV2TError: there are too few classes for one."""
+    parts = {}
+    least = 2 if recipe.layout == "ms3" else 1
+    for split in dict.fromkeys(recipe.splits):
+        part = cutouts.part(split, new=recipe.new and split != "train")
+        labels = tuple(label for label in recipe.labels if label in part.labels)
+        if len(labels) < least:
+            having = " with several photographs" if recipe.new else ""
+            raise AV2TError(
+                f"{recipe.layout} needs {'two classes that sound by turns' if least == 2 else 'a class'}{having}; there"
+                f" is {'only ' if labels else ''}{', '.join(labels) or 'none'}"
+            )
+        parts[split] = replace(part, labels=labels)
+    return parts
 
 
-def _draw(rng: np.random.Generator, recipe: SetRecipe) -> ClipRecipe:
+@dataclass(frozen=True)
+class _ClipWriter:
+    out: Path
+    parts: dict[Split, Cutouts]
+    recipe: SetRecipe
+
+    def __call__(self, index: int) -> tuple[LabelledClip, list[tuple[str, int, str, str]]]:
+        """Files of a clip, which follow from the recipe's seed and `index` alone; and its rows of sounding.csv."""
+        recipe, out = self.recipe, self.out
+        split = recipe.splits[index]
+        cutouts = self.parts[split]
+        rng = np.random.default_rng([recipe.seed, index])
+        drawn = _draw(rng, recipe, cutouts.labels)
+        scene, sound = scene_of(rng, cutouts, drawn), soundtrack(rng, cutouts, drawn)
+        clip = clip_at(out, recipe.layout, f"c{index:04}", "+".join(drawn.in_view), split)
+        objects = [out / "all_objects" / clip.video / f"{second + 1}.png" for second in range(FRAMES)]
+        for folder in {path.parent for path in (*clip.files, *objects)}:
+            folder.mkdir(parents=True, exist_ok=True)
+        for second, (frame, mask) in enumerate(zip(clip.frames, clip.masks, strict=True)):
+            image, owner = scene.draw(second + _KEYFRAME)
+            shot = drawn.camera.shoot(rng, image)
+            Image.fromarray(shot).save(frame, compress_level=1)  # four times as fast, a sixth larger
+            if mask is not None:
+                _save_mask(mask, scene.mask(owner, drawn.sounding[second]))
+                _save_mask(objects[second], owner > 0)
+        _write_wav(clip.sound, sound)
+        in_view = "+".join(drawn.in_view)
+        return clip, [(clip.video, k + 1, "+".join(heard), in_view) for k, heard in enumerate(drawn.sounding)]
+
+
+def _draw(rng: np.random.Generator, recipe: SetRecipe, labels: tuple[str, ...]) -> ClipRecipe:
     several = recipe.layout == "ms3"
     drawn = draw_recipe(
         rng,
-        recipe.labels,
+        labels,
         seconds=FRAMES,
         least=2 if several else 1,
-        most=min(recipe.most, len(recipe.labels)) if several else 1,
+        most=min(recipe.most, len(labels)) if several else 1,
         width=SIZE,
         height=SIZE,
         fps=_FPS,
     )
     if several:
         return replace(drawn, silent=min(drawn.silent, 1))
-    return replace(drawn, sounding=(drawn.labels,) * FRAMES)
+    return replace(drawn, sounding=(drawn.in_view,) * FRAMES)
+
+
+def _save_mask(path: Path, mask: NDArray[np.bool_]) -> None:
+    Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Aside and renamed into place."""
+    partial = path.with_name(f".{path.name}")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+    os.replace(partial, path)
 
 
 def _write_wav(path: Path, samples: NDArray[np.float32]) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,25 +10,29 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from av2t_core.compose.camera import Camera, draw_camera
 from av2t_core.compose.cutouts import SAMPLE_RATE, Cutouts
 from av2t_core.compose.scene import Scene, draw_scene
 from av2t_core.compose.sound import mix, sound_stretch
 from av2t_core.mp4 import Mp4Writer, open_mp4
 
+_VISIBLE = 0.3  # of a thing that sounds: with less nobody could name it
+_SCENES = 20  # tries, until all are visible
+_SIZES = ((480, 270), (480, 360), (640, 360), (360, 480), (426, 240))  # width and height
+_RATES = (10, 15, 24, 25, 30)  # frames a second
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClipRecipe:
-    """`sounding`: the labels that sound in each second; all that occur are in view all the time."""
+    """`in_view`: the labels of what is seen and can sound; `sounding`: what sounds in each second, seen or not."""
 
+    in_view: tuple[str, ...]
     sounding: tuple[tuple[str, ...], ...]
     silent: int = 1  # things in view that never sound
     width: int = 480
     height: int = 270
     fps: int = 15
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(label for second in self.sounding for label in second))
+    camera: Camera = field(default_factory=Camera)
 
 
 def draw_recipe(
@@ -42,16 +46,60 @@ def draw_recipe(
     fps: int,
     least: int = 1,
 ) -> ClipRecipe:
-    """`least` to `most` of the labels in view; in every second one, sometimes two, now and then none of them sounds."""
-    actors = [labels[i] for i in rng.choice(len(labels), int(rng.integers(least, most + 1)), replace=False)]
+    """`least` to `most` of the labels in view; in every second one, sometimes two, now and then none of them sounds.
+
+    Now and then something sounds that is not in view, alone or beside what is.
+    """
+    order = [labels[i] for i in rng.permutation(len(labels))]
+    actors = order[: int(rng.integers(least, most + 1))]
+    others = order[len(actors) :]
     sounding: list[tuple[str, ...]] = []
     for second in range(seconds):
-        count = rng.choice([0, 1, min(2, len(actors))], p=[0.15, 0.65, 0.2])
+        count = int(rng.choice([0, 1, min(2, len(actors))], p=[0.2, 0.6, 0.2]))
         # Everything that is in view is heard at least once, as far as the seconds reach.
         first = [actors[second]] if second < len(actors) else []
-        others = [actor for actor in rng.permutation(actors).tolist() if actor not in first]
-        sounding.append(tuple((first + others)[: max(len(first), int(count))]))
-    return ClipRecipe(sounding=tuple(sounding), silent=int(rng.integers(0, 3)), width=width, height=height, fps=fps)
+        more = [actor for actor in rng.permutation(actors).tolist() if actor not in first]
+        heard = (first + more)[: max(len(first), count)]
+        if others and rng.random() < (0.1 if heard else 0.5):
+            heard = [*heard, others[int(rng.integers(len(others)))]]
+        sounding.append(tuple(heard))
+    return ClipRecipe(
+        in_view=tuple(actors),
+        sounding=tuple(sounding),
+        silent=int(rng.integers(0, 3)),
+        width=width,
+        height=height,
+        fps=fps,
+        camera=draw_camera(rng),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipWriter:
+    """Writes the clip of any index below `out`; it follows from `seed` and the index. Sizes are (width, height)."""
+
+    out: Path
+    cutouts: Cutouts
+    seed: int
+    most: int
+    seconds: int
+    size: tuple[int, int] | None = None
+    fps: int | None = None
+
+    def __call__(self, index: int) -> None:
+        rng = np.random.default_rng([self.seed, index])
+        size, fps = _SIZES[int(rng.integers(len(_SIZES)))], _RATES[int(rng.integers(len(_RATES)))]
+        width, height = self.size or size
+        recipe = draw_recipe(
+            rng,
+            self.cutouts.labels,
+            seconds=self.seconds,
+            most=self.most,
+            width=width,
+            height=height,
+            fps=self.fps or fps,
+        )
+        write_clip(rng, self.cutouts, recipe, self.out / f"{index:03}")
 
 
 def write_clip(rng: np.random.Generator, cutouts: Cutouts, recipe: ClipRecipe, out: Path) -> None:
@@ -65,30 +113,36 @@ def write_clip(rng: np.random.Generator, cutouts: Cutouts, recipe: ClipRecipe, o
             for frame in range(recipe.fps):
                 time = second + frame / recipe.fps
                 image, _ = scene.draw(time)
-                video.write_image(image, time, 1 / recipe.fps)
+                video.write_image(recipe.camera.shoot(rng, image), time, 1 / recipe.fps)
             video.write_sound(sound[None, second * SAMPLE_RATE : (second + 1) * SAMPLE_RATE], SAMPLE_RATE, second)
         video.close()
     _write_truth(scene, recipe, out)
 
 
 def scene_of(rng: np.random.Generator, cutouts: Cutouts, recipe: ClipRecipe) -> Scene:
-    """A random scene of the recipe's things that start apart from one another."""
-    return draw_scene(
-        rng,
-        cutouts,
-        recipe.labels,
-        silent=recipe.silent,
-        height=recipe.height,
-        width=recipe.width,
-        clear=min(0.3, 0.7 / max(1, len(recipe.labels) + recipe.silent)),
-    )
+    """A random scene of the recipe's things that start apart, and of which none that sounds is ever almost hidden."""
+    for _ in range(_SCENES):
+        scene = draw_scene(
+            rng,
+            cutouts,
+            recipe.in_view,
+            silent=recipe.silent,
+            height=recipe.height,
+            width=recipe.width,
+            clear=min(0.3, 0.7 / max(1, len(recipe.in_view) + recipe.silent)),
+        )
+        times = np.arange(len(recipe.sounding)) + 15 / 16
+        shares = np.array([scene.visible(time) for time in times])  # (seconds, actors)
+        if shares[:, [actor.label is not None for actor in scene.actors]].min(initial=1) >= _VISIBLE:
+            break
+    return scene
 
 
 def soundtrack(rng: np.random.Generator, cutouts: Cutouts, recipe: ClipRecipe) -> NDArray[np.float32]:
     """The whole sound (seconds * SAMPLE_RATE,); a label that goes on sounding is not cut at the second."""
     seconds = len(recipe.sounding)
     parts = []
-    for label in recipe.labels:
+    for label in dict.fromkeys(label for second in recipe.sounding for label in second):
         recordings = cutouts.sounds[label]
         stretch = sound_stretch(rng, recordings[int(rng.integers(len(recordings)))], seconds)
         on = np.repeat([float(label in second) for second in recipe.sounding], SAMPLE_RATE)
@@ -103,5 +157,5 @@ def _write_truth(scene: Scene, recipe: ClipRecipe, out: Path) -> None:
         keyframe = min(range(recipe.fps), key=lambda i: abs(i / recipe.fps - 15 / 16))
         _, owner = scene.draw(second + keyframe / recipe.fps)
         Image.fromarray(scene.mask(owner, labels).astype(np.uint8) * 255).save(out / "masks" / f"{second:03}.png")
-    truth = {"labels": recipe.labels, "sounding": recipe.sounding, "fps": recipe.fps}
+    truth = {"in_view": recipe.in_view, "sounding": recipe.sounding, "fps": recipe.fps}
     (out / "truth.json").write_text(json.dumps(truth) + "\n")

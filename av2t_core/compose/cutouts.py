@@ -7,18 +7,23 @@ backgrounds/*.jpg              RGB; without any, backgrounds are generated
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from av2t_core.avsbench import Split
 from av2t_core.errors import AV2TError
+from av2t_core.soundtrack import SILENCE
 
 SAMPLE_RATE = 16_000
 
 Image = NDArray[np.uint8]
 Sound = NDArray[np.float32]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,21 +55,36 @@ class Cutouts:
             backgrounds=tuple(map(_read_background, sorted((root / "backgrounds").glob("*.jpg")))),
         )
 
-    def split(self, seed: int, held_out: float = 0.2) -> tuple["Cutouts", "Cutouts"]:
-        """Training and validation material that share no background and no silent thing (they do share the classes)."""
-        rng = np.random.default_rng(seed)
+    def part(self, split: Split, *, new: bool = False) -> "Cutouts":
+        """What one split may use: no two share a background or a silent thing.
 
-        def halves(items: tuple[Image, ...]) -> tuple[tuple[Image, ...], tuple[Image, ...]]:
-            order = rng.permutation(len(items))
-            cut = round(len(items) * held_out)
-            return tuple(items[i] for i in order[cut:]), tuple(items[i] for i in order[:cut])
-
-        backgrounds, silent = halves(self.backgrounds), halves(self.silent)
-        first, second = (
-            Cutouts(labels=self.labels, images=self.images, sounds=self.sounds, silent=s, backgrounds=b)
-            for b, s in zip(backgrounds, silent, strict=True)
+        Of a class with several photographs the last is held out, and so with recordings: train never has it. `new`: in
+        place of what train has, this one, of the classes that have one; a class with one recording is heard by that.
+        """
+        images = {label: _held_out(self.images[label], new) for label in self.labels}
+        labels = tuple(label for label in self.labels if images[label])
+        sounds = {label: _held_out(self.sounds[label], new) or self.sounds[label] for label in labels}
+        return Cutouts(
+            labels=labels,
+            images={label: images[label] for label in labels},
+            sounds=sounds,
+            silent=_share(self.silent, split),
+            backgrounds=_share(self.backgrounds, split),
         )
-        return first, second
+
+
+def _held_out(items: tuple[T, ...], new: bool) -> tuple[T, ...]:
+    """The last of several if `new`, or all others; the only one is never new."""
+    several = len(items) > 1
+    return (items[-1:] if several else ()) if new else (items[:-1] if several else items)
+
+
+def _share(items: tuple[T, ...], split: Split) -> tuple[T, ...]:
+    """Eight tenths for train, one for val and one for test, in an order that is always the same."""
+    tenth = round(len(items) / 10) or len(items) // 3
+    order = np.random.default_rng(0).permutation(len(items))
+    chosen = {"val": order[:tenth], "test": order[tenth : 2 * tenth], "train": order[2 * tenth :]}[split]
+    return tuple(items[i] for i in sorted(chosen))
 
 
 def read_cutout(path: Path) -> Image:
@@ -74,17 +94,24 @@ def read_cutout(path: Path) -> Image:
         raise AV2TError(f"{path} is not a PNG with an alpha channel")
     image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
     rows, columns = np.nonzero(image[..., 3] > 8)
+    if not rows.size:
+        raise AV2TError(f"{path} is transparent all over")
     image = image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     image[..., :3] = (image[..., :3].astype(np.uint16) * image[..., 3:] + 127) // 255
     return np.ascontiguousarray(image)
 
 
 def read_sound(path: Path) -> Sound:
-    """A recording as mono samples in -1..1 at SAMPLE_RATE."""
+    """A recording as mono samples in -1..1 at SAMPLE_RATE. AV2TError: it cannot be decoded, or nothing is in it."""
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE)
-    with av.open(str(path)) as container:
-        chunks = [r.to_ndarray()[0] for frame in container.decode(audio=0) for r in resampler.resample(frame)]
-        chunks += [r.to_ndarray()[0] for r in resampler.resample(None)]
+    try:
+        with av.open(str(path)) as container:
+            chunks = [r.to_ndarray()[0] for frame in container.decode(audio=0) for r in resampler.resample(frame)]
+            chunks += [r.to_ndarray()[0] for r in resampler.resample(None)]
+    except (av.FFmpegError, IndexError):  # no file of sound, or no sound in it
+        chunks = []
+    if not any(np.abs(chunk).max(initial=0) > SILENCE for chunk in chunks):
+        raise AV2TError(f"{path} holds no sound that can be decoded and heard")
     return np.concatenate(chunks)
 
 

@@ -11,6 +11,7 @@ from av2t_core.compose.cutouts import Cutouts, Image
 
 # Coverage from which a pixel belongs to the actor in front.
 OPAQUE = 128
+DRIFT_PERIOD = 8.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +33,17 @@ class Actor:
 class Scene:
     background: Image  # (H, W, 3), the size of the canvas
     actors: tuple[Actor, ...]  # from back to front
-    shake: float = 0.0  # pixels
+    shake: float = 0.0  # pixels, of the camera
+    drift: tuple[float, float] = (0.0, 0.0)  # pixels, how far the background moves within DRIFT_PERIOD and back
 
     def draw(self, time: float) -> tuple[Image, NDArray[np.uint8]]:
         """The frame (H, W, 3) and the owner of each pixel (H, W): 0 the background, i + 1 actor i."""
         height, width = self.background.shape[:2]
         shift = self.shake * np.array([np.sin(9.1 * time), np.cos(7.3 * time)])
         frame = self.background
-        if self.shake:
-            move = np.array([[1, 0, shift[0]], [0, 1, shift[1]]])
+        moved = shift + np.array(self.drift) * (0.5 - 0.5 * np.cos(2 * np.pi * time / DRIFT_PERIOD))
+        if moved.any():
+            move = np.array([[1, 0, moved[0]], [0, 1, moved[1]]])
             frame = np.asarray(cv2.warpAffine(frame, move, (width, height), borderMode=cv2.BORDER_REFLECT), np.uint8)
         frame = frame.copy()
         owner = np.zeros((height, width), np.uint8)
@@ -50,6 +53,18 @@ class Scene:
             frame = (layer[..., :3] + (frame * (255 - alpha) + 127) // 255).astype(np.uint8)
             owner[layer[..., 3] >= OPAQUE] = index + 1
         return frame, owner
+
+    def visible(self, time: float) -> list[float]:
+        """Of each actor, what share of its pixels on the canvas no other hides; 0 if it is not on it."""
+        height, width = self.background.shape[:2]
+        still = np.zeros(2)
+        layers = [_place(actor, time, height, width, still)[..., 3] >= OPAQUE for actor in self.actors]
+        shares = []
+        in_front = np.zeros((height, width), np.bool_)
+        for layer in reversed(layers):
+            shares.append(float((layer & ~in_front).sum() / max(1, layer.sum())))
+            in_front |= layer
+        return shares[::-1]
 
     def mask(self, owner: NDArray[np.uint8], labels: Sequence[str]) -> NDArray[np.bool_]:
         """The pixels (H, W) of the actors that carry one of the labels."""
@@ -101,7 +116,7 @@ def draw_scene(
             Actor(
                 label=label,
                 image=_recolour(rng, image),
-                scale=float(rng.uniform(0.3, 0.75) * crowd),
+                scale=float(rng.uniform(0.28, 0.8) * crowd),
                 start=(x, y),
                 end=(x + reach[0], y + reach[1]),
                 period=float(rng.uniform(2, 8)),
@@ -111,7 +126,12 @@ def draw_scene(
             )
         )
     shake = float(rng.uniform(0, height / 100)) if rng.random() < 0.3 else 0.0
-    return Scene(background=_background(rng, cutouts, height, width), actors=tuple(actors), shake=shake)
+    drift = (0.0, 0.0)
+    if rng.random() < 0.3:
+        reach = rng.uniform(0.02, 0.2, 2) * rng.choice([-1, 1], 2)
+        drift = (float(reach[0] * width), float(reach[1] * height / 4))
+    background = _background(rng, cutouts, height, width)
+    return Scene(background=background, actors=tuple(actors), shake=shake, drift=drift)
 
 
 def _choice(rng: np.random.Generator, items: Sequence[Image]) -> Image:

@@ -31,19 +31,34 @@ def _loud_start(rng: np.random.Generator, samples: Sound, length: int) -> int:
 
 
 def mix(rng: np.random.Generator, parts: Sequence[Sound], length: int, noise: float = 1.0) -> Sound:
-    """The parts at about equal loudness, sometimes in a room, over a bed of noise; `noise` 0 leaves that out."""
+    """The parts at about equal loudness, sometimes in a room or through a poor microphone, over a bed of noise.
+
+    `noise` 0 leaves the bed out.
+    """
     total = np.zeros(length, np.float32)
     for part in parts:
         level = 10 ** (rng.uniform(-26, -14) / 20)
         total += part[:length] * (level / (np.sqrt(np.mean(part**2)) + 1e-6))
     if parts and rng.random() < 0.3:
         total = room(rng, total)
+    if parts and rng.random() < 0.4:
+        total = equalised(rng, total)
     if noise and rng.random() < 0.6:
-        bed = np.cumsum(rng.normal(size=length)) if rng.random() < 0.3 else rng.normal(size=length)
-        bed = bed - np.linspace(bed[0], bed[-1], length)
-        level = noise * 10 ** (rng.uniform(-70, -38) / 20)
-        total += (bed / (np.std(bed) + 1e-9) * level).astype(np.float32)
+        drawn = np.cumsum(rng.normal(size=length)) if rng.random() < 0.3 else rng.normal(size=length)
+        bed = equalised(rng, (drawn - np.linspace(drawn[0], drawn[-1], length)).astype(np.float32))
+        # Under a sound it must not hide it; alone it may be as loud as a street.
+        level = noise * 10 ** (rng.uniform(-70, -38 if parts else -20) / 20)
+        total += bed / (np.std(bed) + 1e-9) * level
     return np.asarray(np.clip(total * 10 ** (rng.uniform(-8, 4) / 20), -1, 1), np.float32)
+
+
+def equalised(rng: np.random.Generator, samples: Sound) -> Sound:
+    """Through a random curve of up to 9 dB more or less, smooth over the octaves from 60 Hz to 8 kHz."""
+    spectrum = np.fft.rfft(samples)
+    octaves = np.log2(np.maximum(np.fft.rfftfreq(len(samples), 1 / SAMPLE_RATE), 1) / 60)
+    knots = rng.uniform(-9, 9, 6)
+    gain = 10 ** (np.interp(octaves, np.linspace(0, 7, len(knots)), knots) / 20)
+    return np.asarray(np.fft.irfft(spectrum * gain, len(samples)), np.float32)
 
 
 def room(rng: np.random.Generator, samples: Sound) -> Sound:

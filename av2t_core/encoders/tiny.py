@@ -1,4 +1,4 @@
-"""The embedded encoders of the `tiny` preset: two small residual nets that share one table of class prototypes.
+"""The embedded encoders of the `tiny` preset: two small convolutional nets that share one table of class prototypes.
 
 They stand where CLIP and CLAP stand in the paper. Since they have no text tower, the prototypes also give the name of
 what is heard and of what is seen.
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from av2t_core.encoders.melspectrogram import log_mel, mono
-from av2t_core.model.inputs import stack_frames
+from av2t_core.model.efficientnet import EfficientNetLite
+from av2t_core.model.inputs import normalise_sam, stack_frames
 from av2t_core.soundtrack import Sound
 
 SAMPLE_RATE = 16_000
@@ -24,8 +25,7 @@ MELS = 64
 class TinyEncodersConfig:
     labels: tuple[str, ...]
     width: int = 256
-    image_size: int = 96
-    image_channels: tuple[int, ...] = (32, 64, 128, 192)
+    image_size: int = 128
     audio_channels: tuple[int, ...] = (24, 48, 96, 192)
 
 
@@ -90,12 +90,15 @@ class TinyImageEncoder(nn.Module):
         super().__init__()
         self.width = config.width
         self.image_size = config.image_size
-        self.trunk = Trunk(3, config.image_channels, config.width)
+        self.trunk = EfficientNetLite()
+        self.last = nn.Conv2d(self.trunk.channel_list[0], 1280, 1)
+        self.head = nn.Linear(2 * 1280, config.width)
         self.prototypes = Prototypes(config.labels, config.width)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) of 0..255 to (B, width)."""
-        return self.trunk(images / 127.5 - 1)  # type: ignore[no-any-return]
+        y = F.relu6(self.last(self.trunk(normalise_sam(images))[-1]))
+        return self.head(torch.cat([y.mean(dim=(2, 3)), y.amax(dim=(2, 3))], dim=1))  # type: ignore[no-any-return]
 
     def encode(self, images: Tensor | Sequence[Tensor]) -> Tensor:
         return self(stack_frames(images, self.image_size, "bilinear", antialias=True))  # type: ignore[no-any-return]

@@ -41,15 +41,18 @@ class Adapters(nn.Module):
 
 
 @contextmanager
-def adapted(blocks: nn.ModuleList, additions: Sequence[Tensor] | None) -> Iterator[None]:
+def adapted(blocks: nn.ModuleList, additions: Sequence[Tensor] | None, channel_axis: int = -1) -> Iterator[None]:
     """Within it, each block sees its input (B, H, W, C_i) plus its addition (B, C_i) at every place.
+
+    `channel_axis`: 1 if the input is (B, C_i, H, W).
 
     The addition comes before the block's first norm, so that it enters the shortcut too. A hook does it, so the trunk
     is the stock package's own. None adds nothing.
     """
 
     def add(addition: Tensor):  # type: ignore[no-untyped-def]
-        return lambda _block, args: (args[0] + addition[:, None, None, :].to(args[0].dtype), *args[1:])
+        everywhere = addition[:, None, None, :].movedim(-1, channel_axis)
+        return lambda _block, args: (args[0] + everywhere.to(args[0].dtype), *args[1:])
 
     handles = [
         block.register_forward_pre_hook(add(addition))

@@ -1,16 +1,19 @@
 """AV2T-SAM, the whole (paper, figure 1)."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from av2t_core.model.adapters import Adapters
 from av2t_core.model.config import AV2TSamConfig, Sam1Config
-from av2t_core.model.evf_sam1 import EvfSam1
 from av2t_core.model.evf_sam2 import EvfSam2
 from av2t_core.model.feature import Projector
 from av2t_core.model.segmenter import best_mask
+
+if TYPE_CHECKING:
+    from av2t_core.model.evf_sam1 import EvfSam1
 
 
 class AV2TSam(nn.Module):
@@ -25,7 +28,7 @@ class AV2TSam(nn.Module):
         self.config = config
         with_sam1 = isinstance(config.sam, Sam1Config)
         self.projector = Projector(config)
-        self.segmenter: EvfSam1 | EvfSam2 = EvfSam1(config) if with_sam1 else EvfSam2(config)
+        self.segmenter: EvfSam1 | EvfSam2 = _with_sam1(config) if with_sam1 else EvfSam2(config)
         self.adapters: Adapters | None = None
         if config.adapter:
             widths = self.segmenter.block_widths
@@ -56,3 +59,10 @@ class AV2TSam(nn.Module):
             text = self.projector.tokens(f)
             additions = self.adapters(f) if self.adapters is not None else None
         return self.segmenter(images_sam, images_mm, text, additions, features)  # type: ignore[no-any-return]
+
+
+def _with_sam1(config: AV2TSamConfig) -> "EvfSam1":
+    """Its package brings torchvision, and that half of what a process needs to start."""
+    from av2t_core.model.evf_sam1 import EvfSam1
+
+    return EvfSam1(config)

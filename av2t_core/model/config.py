@@ -22,9 +22,13 @@ class Beit3Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Sam2Config:
-    """SAM2 (arXiv 2408.00714) as the stock `sam2` package builds it; the defaults are Hiera-L's."""
+    """SAM2 (arXiv 2408.00714) as the stock `sam2` package builds it; the defaults are Hiera-L's.
+
+    `trunk`: the image encoder's; what follows up to `window_pos_embed` is of Hiera alone.
+    """
 
     image_size: int = 1024
+    trunk: Literal["hiera", "efficientnet-lite0"] = "hiera"
     embed_dim: int = 144
     num_heads: int = 2
     stages: tuple[int, ...] = (2, 6, 36, 4)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from av2t_core.model.config import AV2TSamConfig, Sam2Config
+from av2t_core.model.efficientnet import EfficientNetLite
 from av2t_core.model.segmenter import EvfSam
 
 
@@ -22,6 +23,8 @@ class EvfSam2(EvfSam):
     def __init__(self, config: AV2TSamConfig) -> None:
         assert isinstance(config.sam, Sam2Config)
         super().__init__(config, build_sam2(config.sam))
+        if config.sam.trunk != "hiera":
+            self.channel_axis = 1
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -69,20 +72,13 @@ class NoPositions(nn.Module):
 
 def build_sam2(config: Sam2Config) -> SAM2Base:
     """The stock package's model with the settings of its published configs (sam2_hiera_*.yaml)."""
-    widths = [config.embed_dim * 2**stage for stage in range(len(config.stages))]
+    trunk = EfficientNetLite() if config.trunk == "efficientnet-lite0" else _hiera(config)
     encoder = ImageEncoder(
-        trunk=Hiera(
-            embed_dim=config.embed_dim,
-            num_heads=config.num_heads,
-            stages=config.stages,
-            global_att_blocks=config.global_att_blocks,
-            window_pos_embed_bkg_spatial_size=(config.window_pos_embed, config.window_pos_embed),
-            window_spec=config.window_spec,
-        ),
+        trunk=trunk,
         neck=FpnNeck(
             position_encoding=NoPositions(),
             d_model=config.width,
-            backbone_channel_list=widths[::-1],
+            backbone_channel_list=trunk.channel_list,
             fpn_top_down_levels=[2, 3],
             fpn_interp_model="nearest",
         ),
@@ -109,6 +105,17 @@ def build_sam2(config: Sam2Config) -> SAM2Base:
     if not config.memory:
         sam.maskmem_tpos_enc = sam.no_mem_pos_enc = None
     return sam
+
+
+def _hiera(config: Sam2Config) -> Hiera:
+    return Hiera(
+        embed_dim=config.embed_dim,
+        num_heads=config.num_heads,
+        stages=config.stages,
+        global_att_blocks=config.global_att_blocks,
+        window_pos_embed_bkg_spatial_size=(config.window_pos_embed, config.window_pos_embed),
+        window_spec=config.window_spec,
+    )
 
 
 def _sine(width: int) -> PositionEmbeddingSine:

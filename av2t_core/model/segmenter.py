@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from av2t_core.model.adapters import adapted
 from av2t_core.model.beit3 import Beit3
 from av2t_core.model.config import AV2TSamConfig
+from av2t_core.model.efficientnet import InvertedResidual
 
 
 class TextPromptedSegmenter(Protocol):
@@ -50,6 +51,8 @@ class EvfSam(nn.Module):
     and expected IoUs decide.
     """
 
+    channel_axis = -1  # of what passes from block to block in the image encoder
+
     def __init__(self, config: AV2TSamConfig, sam: nn.Module) -> None:
         """`sam`: the stock package's model."""
         super().__init__()
@@ -60,8 +63,7 @@ class EvfSam(nn.Module):
             nn.Linear(config.beit3.width, config.sam.width),
         )
         self.sam: Any = sam
-        norms = [cast(nn.LayerNorm, block.norm1) for block in self.blocks]
-        self.block_widths: tuple[int, ...] = tuple(norm.normalized_shape[0] for norm in norms)
+        self.block_widths: tuple[int, ...] = tuple(_width(block) for block in self.blocks)
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -78,7 +80,7 @@ class EvfSam(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         prompt = self.prompt(images_mm, text)
         if features is None:
-            with adapted(self.blocks, additions):
+            with adapted(self.blocks, additions, self.channel_axis):
                 features = self.image_features(images_sam)
         with torch.autocast(images_mm.device.type, enabled=False):
             return self.decode([feature.float() for feature in features], prompt.float())
@@ -96,6 +98,13 @@ class EvfSam(nn.Module):
     def decode(self, features: list[Tensor], prompt: Tensor) -> tuple[Tensor, Tensor]:
         """Three candidate masks (B, 3, S/4, S/4) as logits, and their expected IoU (B, 3)."""
         raise NotImplementedError
+
+
+def _width(block: nn.Module) -> int:
+    """How many channels it reads."""
+    if isinstance(block, InvertedResidual):
+        return block.channels_in
+    return cast(nn.LayerNorm, block.norm1).normalized_shape[0]
 
 
 def best_mask(logits: Tensor, ious: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from av2t_core.compose.camera import draw_camera
 from av2t_core.compose.cutouts import SAMPLE_RATE, Cutouts
 from av2t_core.compose.scene import Scene, draw_scene
 from av2t_core.compose.sound import mix, sound_stretch
@@ -36,7 +37,7 @@ def draw_frames(
         silent = int(rng.integers(0, 3)) if number < 3 else int(rng.integers(0, 2))
         scene = draw_scene(rng, cutouts, [cutouts.labels[i] for i in indices], silent=silent, height=size, width=width)
         frame, owner = scene.draw(float(rng.uniform(0, 8)))
-        frame = degrade(rng, frame)
+        frame = draw_camera(rng).shoot(rng, frame)
         owner = _by_label(scene, owner, cutouts.labels)
         images.append(np.asarray(cv2.resize(frame, (size, size), interpolation=cv2.INTER_AREA), np.uint8))
         owners.append(np.asarray(cv2.resize(owner, (size, size), interpolation=cv2.INTER_NEAREST), np.uint8))
@@ -44,19 +45,6 @@ def draw_frames(
         # less than this of it in view, and nobody could name it
         in_view.append(tuple(int(i) for i in indices if visible[i + 1] > 0.004 * size * size))
     return Frames(images=np.stack(images), owners=np.stack(owners), in_view=tuple(in_view))
-
-
-def degrade(rng: np.random.Generator, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """What cameras and encoders do: blur, noise, compression."""
-    if rng.random() < 0.25:
-        frame = np.asarray(cv2.GaussianBlur(frame, (0, 0), rng.uniform(0.4, 1.4)), np.uint8)
-    if rng.random() < 0.25:
-        noise = rng.normal(0, rng.uniform(2, 10), frame.shape)
-        frame = np.clip(frame + noise, 0, 255).astype(np.uint8)
-    if rng.random() < 0.25:
-        _, packed = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 80))])
-        frame = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.uint8)
-    return frame
 
 
 def draw_sound(rng: np.random.Generator, cutouts: Cutouts, indices: Sequence[int]) -> NDArray[np.float32]:
@@ -76,7 +64,7 @@ def draw_hearing(rng: np.random.Generator, in_view: Sequence[int], labels: int) 
     off_screen = [i for i in rng.integers(0, labels, 2) if i not in in_view]
     if chance < 0.2 or not in_view:
         return tuple(off_screen[:1])
-    count = 1 if rng.random() < 0.65 else int(rng.integers(1, len(in_view) + 1))
+    count = 1 if rng.random() < 0.5 else int(rng.integers(1, len(in_view) + 1))
     heard = [int(i) for i in rng.choice(list(in_view), count, replace=False)]
     if rng.random() < 0.1:
         heard += off_screen[:1]

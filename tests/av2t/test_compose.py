@@ -1,11 +1,14 @@
 """`av2t compose` as a user runs it."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from av2t.__main__ import main
 from av2t_core.avsbench import missing_files, read_clips, read_table
+from av2t_core.media import Clip
 from tests.av2t.test_cli import assert_refused, av2t
 from tests.core.avsbench_sets import CUTOUTS
 
@@ -29,7 +32,9 @@ def test_options_that_make_no_sense_together(tmp_path: Path) -> None:
     refused("--layout", "s4", "--size", "64x64", message="--size does not go with --layout")
     refused("--layout", "ms3", "--fps", 3, message="--fps does not go with --layout")
     refused("--layout", "ms3", "--things", 1, message="--things 1: in ms3 two or more sound by turns")
-    refused("--split", "50,25,25", message="--split divides a data set; it goes with --layout s4 or --layout ms3 only")
+    refused("--split", "50,25,25", message="--split is about the splits of a data set; it goes with --layout s4 or")
+    refused("--held-out", message="--held-out is about the splits of a data set; it goes with")
+    refused("--layout", "s4", "--part", "val", message="--part does not go with --layout: a data set has all splits")
     refused("--layout", "s4", "--split", "50,25", message="'50,25' must be the percentages of train, val and test")
     assert not (tmp_path / "set").exists()
 
@@ -53,6 +58,23 @@ def test_clips_with_their_masks(tmp_path: Path) -> None:
         "000/truth.json",
         *(f"000/masks/{second:03}.png" for second in range(5)),
     }
+
+
+def test_clips_of_several_sizes_and_rates_and_of_later_classes(tmp_path: Path) -> None:
+    cutouts = tmp_path / "cutouts"
+    shutil.copytree(CUTOUTS / "sounding" / "dog", cutouts / "later" / "dog")
+    options = ("--clips", 8, "--seconds", 1, "--jobs", 2, "--part", "test", "--later")
+    result = av2t("compose", tmp_path / "out", "--cutouts", cutouts, *options)
+
+    assert (result.returncode, result.stdout) == (0, f"8 clips in {tmp_path / 'out'}\n")
+    shapes = set()
+    for path in (tmp_path / "out").glob("*.mp4"):
+        with Clip(path) as clip:
+            list(clip.windows())
+        shapes.add((clip.info.width, clip.info.height, clip.info.frame_count))
+    assert len({shape[:2] for shape in shapes}) > 1
+    assert len({shape[2] for shape in shapes}) > 1
+    assert {json.loads(path.read_text())["in_view"][0] for path in tmp_path.rglob("truth.json")} == {"dog"}
 
 
 def test_a_size_and_a_class_that_are_none(tmp_path: Path) -> None:

@@ -92,20 +92,20 @@ def test_what_was_trained_is_a_model_version_that_predicts(root: Path, whole: Ru
     assert set(whole.weights) == {f"model.{key}" for key in model.state_dict() if is_trained(key)}
     version = resolve("mine", whole.data_dir / "models")
     card = version.card
-    assert (card["preset"], card["feature"], card["parent"]) == ("tiny", "mul", "tiny-1")
-    assert (card["recipe"]["lr"], card["recipe"]["epochs"], card["recipe"]["start"]) == (1e-3, 2, "tiny-1")
+    assert (card["preset"], card["feature"], card["parent"]) == ("tiny", "mul", "tiny-2")
+    assert (card["recipe"]["lr"], card["recipe"]["epochs"], card["recipe"]["start"]) == (1e-3, 2, "tiny-2")
     assert (card["data"]["layout"], card["data"]["training_clips"], card["data"]["validation_clips"]) == ("ms3", 8, 1)
     epochs = [entry for entry in whole.entries if "val_miou" in entry]
     assert card["metrics"]["val_miou"] == round(max(entry["val_miou"] for entry in epochs), 4)
     [part] = card["parts"]
     frozen = load_file(version.directory.parent / "parts" / part["file"])
-    start = load_file(resolve("tiny-1").weights)
+    start = load_file(resolve("tiny-2").weights)
     assert set(frozen) == {key for key in start if not is_trained(key.removeprefix("model."))}
     assert all(torch.equal(tensor, start[key]) for key, tensor in frozen.items())
     predictor = Predictor.load("mine", "cpu", models_dir=whole.data_dir / "models")
-    assert predictor.labels == tuple(resolve("tiny-1").card["labels"])
+    assert predictor.labels == tuple(resolve("tiny-2").card["labels"])
     # A training never becomes the default by itself.
-    assert resolve("tiny", whole.data_dir / "models").name == "tiny-1"
+    assert resolve("tiny", whole.data_dir / "models").name == "tiny-2"
 
 
 def test_the_folder_of_the_run_shows_how_it_went(whole: Run) -> None:

@@ -212,7 +212,7 @@ def test_a_preset_that_is_none(av2t: Av2t) -> None:
 def test_list(av2t: Av2t, models_dir: Path, tmp_path: Path, encoders: list[Path]) -> None:
     said = av2t("weights", "list")
     assert said.status == 0
-    assert "  tiny-1  model  21 MB  ships with the package\n" in said.out
+    assert "  tiny-2  model  24 MB  ships with the package\n" in said.out
     assert "  sam2-l            about 5 GB  `av2t weights pull sam2-l`\n" in said.out
 
     av2t("weights", "import", "sam2-l", write(tmp_path, CHECKPOINT, published.av2t_sam()), *encoders)
@@ -222,12 +222,12 @@ def test_list(av2t: Av2t, models_dir: Path, tmp_path: Path, encoders: list[Path]
     next((models_dir / "parts").glob("ms-clap*")).unlink()
     found = json.loads(av2t("weights", "list", "--json").out)
     versions = {version["name"]: version for version in found["versions"]}
-    assert list(versions) == ["sam2-l-s4", "sam2-l-start", "tiny-1"]
+    assert list(versions) == ["sam2-l-s4", "sam2-l-start", "tiny-2"]
     assert [versions[name]["kind"] for name in versions] == ["model", "start", "model"]
     assert versions["sam2-l-s4"]["bytes"] == (models_dir / "sam2-l-s4" / "weights.safetensors").stat().st_size
     assert versions["sam2-l-s4"]["source"]["file"] == CHECKPOINT
     assert [Path(path).name.rpartition("-")[0] for path in versions["sam2-l-s4"]["lacks"]] == ["ms-clap-2023"]
-    assert (versions["tiny-1"]["built_in"], versions["tiny-1"]["lacks"]) == (True, [])
+    assert (versions["tiny-2"]["built_in"], versions["tiny-2"]["lacks"]) == (True, [])
     shared = {part["file"].rpartition("-")[0]: part for part in found["parts"]}
     assert shared["clip-vit-b-32"]["versions"] == ["sam2-l-s4", "sam2-l-start"]
     assert shared["ms-clap-2023"]["bytes"] is None

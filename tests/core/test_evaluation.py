@@ -19,7 +19,8 @@ from av2t_core.metrics import f_avsbench
 from av2t_core.predictor import Predictor
 from tests.core.avsbench_sets import compose_set
 
-LABELS = ("dog", "owl", "elephant")
+LABELS = ("dog", "owl", "elephant", "kettle", "violin")
+CLIPS = 4
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def predictor() -> Predictor:
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[LabelledClip]:
     """Multi-source: things sound by turns, and in some seconds none does."""
-    root = compose_set(tmp_path_factory.mktemp("ms3"), "ms3", clips=2, shares=(0, 0, 100), labels=LABELS)
+    root = compose_set(tmp_path_factory.mktemp("ms3"), "ms3", clips=CLIPS, shares=(0, 0, 100), labels=LABELS)
     return read_clips(root, "ms3", "test")
 
 
@@ -59,28 +60,33 @@ def truths(clip: LabelledClip) -> NDArray[np.bool_]:
 
 def test_scores_are_those_of_the_models_logits(clips: list[LabelledClip], logits: list[Tensor], done: Done) -> None:
     """Counted once more, in words of sets."""
-    mious, fs, sounding, false, masked = [], [], [], [], []
+    mious, fs, sounding, masked = [], [], [], []
+    false: list[bool] = []
+    off_screen: list[bool] = []
     for clip, own in zip(clips, logits, strict=True):
         ious = []
-        for mask, truth in zip((own > 0).numpy(), truths(clip), strict=True):
-            masked.append(mask.any())
+        for second, (mask, truth) in enumerate(zip((own > 0).numpy(), truths(clip), strict=True)):
+            masked.append(mask.mean() > 0.005)
             if truth.any():
                 ious.append((mask & truth).sum() / (mask | truth).sum())
                 sounding.append(ious[-1])
             else:
                 ious.append((~mask).mean())
-                false.append(mask.any())
+                (off_screen if second in clip.heard else false).append(masked[-1])
         mious.append(np.mean(ious))
         fs.append(f_avsbench(own, truths(clip)))
     scores = done.evaluation.scores
-    assert (scores.clips, scores.frames) == (2, 10)
+    assert (scores.clips, scores.frames) == (CLIPS, 5 * CLIPS)
     assert (scores.frames_sounding, scores.frames_silent) == (len(sounding), len(false))
+    assert scores.frames_off_screen == len(off_screen)
     assert len(false) > 0
+    assert len(off_screen) > 0
     for found, wanted in (
         (scores.miou, mious),
         (scores.f_avsbench, fs),
         (scores.iou_sounding, sounding),
         (scores.false_positives, false),
+        (scores.false_positives_off_screen, off_screen),
         (scores.masked, masked),
     ):
         assert found == pytest.approx(float(np.mean(wanted)), abs=1e-3)
@@ -121,7 +127,7 @@ def counting(predictor: Predictor) -> tuple[Predictor, Counting]:
 def test_frames_of_several_clips_share_a_batch(predictor: Predictor, clips: list[LabelledClip], done: Done) -> None:
     counted, encoder = counting(predictor)
     again = evaluate_clips(counted, clips)
-    assert encoder.sizes == [4, 4, 2]
+    assert encoder.sizes == [4] * CLIPS + [CLIPS]
     for one, other in zip(again.clips, done.evaluation.clips, strict=True):
         assert one.clip == other.clip
         assert one.ious == pytest.approx(other.ious, abs=1e-3)
@@ -141,7 +147,7 @@ def test_each_clip_is_handed_over_with_its_masks(logits: list[Tensor], done: Don
     for (scores, masks), own in zip(done.handed, logits, strict=True):
         assert masks.shape == (5, SIZE, SIZE)
         assert (masks != (own > 0).numpy()).mean() < 1e-3
-        assert list(scores.masked) == [bool(mask.any()) for mask in masks]
+        assert list(scores.masked) == [bool(mask.mean() > 0.005) for mask in masks]
 
 
 def test_a_frame_that_cannot_be_read_is_named(predictor: Predictor, tmp_path: Path) -> None:
@@ -151,13 +157,20 @@ def test_a_frame_that_cannot_be_read_is_named(predictor: Predictor, tmp_path: Pa
         evaluate_clips(predictor, clips)
 
 
-def scored(category: str, ious: Sequence[float], sounding: Sequence[bool], masked: Sequence[bool]) -> ClipScores:
+def scored(
+    category: str,
+    ious: Sequence[float],
+    sounding: Sequence[bool],
+    masked: Sequence[bool],
+    heard: Sequence[bool] | None = None,
+) -> ClipScores:
     clip = LabelledClip(video="v", category=category, split="test", frames=(), masks=(), sound=Path("v.wav"))
     return ClipScores(
         clip=clip,
         ious=tuple(ious),
         sounding=tuple(sounding),
         masked=tuple(masked),
+        heard=tuple(heard or [False] * len(ious)),
         f_avsbench=max(ious),
         f_reference=min(ious),
     )
@@ -167,20 +180,22 @@ def test_the_numbers_by_hand() -> None:
     clips = (
         scored("owl", (0.5, 1.0), (True, False), (True, False)),
         scored("dog", (0.1, 0.2), (True, False), (False, True)),
-        scored("owl", (0.4,), (True,), (True,)),
+        scored("owl", (0.4, 0.6), (True, False), (True, True), heard=(True, True)),
     )
     assert asdict(Scores.of(clips)) == pytest.approx(
         {
             "clips": 3,
-            "frames": 5,
-            "miou": (0.75 + 0.15 + 0.4) / 3,
-            "f_avsbench": (1.0 + 0.2 + 0.4) / 3,
+            "frames": 6,
+            "miou": (0.75 + 0.15 + 0.5) / 3,
+            "f_avsbench": (1.0 + 0.2 + 0.6) / 3,
             "f_reference": (0.5 + 0.1 + 0.4) / 3,
             "iou_sounding": (0.5 + 0.1 + 0.4) / 3,
             "false_positives": 1 / 2,
-            "masked": 3 / 5,
+            "false_positives_off_screen": 1.0,
+            "masked": 4 / 6,
             "frames_sounding": 3,
             "frames_silent": 2,
+            "frames_off_screen": 1,
         }
     )
     evaluation = Evaluation(scores=Scores.of(clips), clips=clips)

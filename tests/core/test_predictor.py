@@ -34,7 +34,7 @@ def predictor() -> Predictor:
 def windows(tmp_path_factory: pytest.TempPathFactory) -> list[Window]:
     """A dog and an elephant, both in view all the time: they sound by turns, then neither does."""
     out = tmp_path_factory.mktemp("clip") / "turns"
-    recipe = ClipRecipe(sounding=(("dog",), ("elephant",), ()), silent=0, fps=8)
+    recipe = ClipRecipe(in_view=("dog", "elephant"), sounding=(("dog",), ("elephant",), ()), silent=0, fps=8)
     write_clip(np.random.default_rng(4), replace(Cutouts.load(CUTOUTS), backgrounds=()), recipe, out)
     with Clip(out.with_suffix(".mp4")) as clip:
         return list(clip.windows())

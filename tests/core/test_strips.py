@@ -32,6 +32,7 @@ def strip(
         clip=clip,
         ious=(0.25,),
         sounding=(bool(truth.any()),),
+        heard=(False,),
         masked=(bool(mask.any()),),
         f_avsbench=0.0,
         f_reference=0.0,

@@ -113,10 +113,10 @@ def test_a_remedy_fits_where_the_version_is_from(tmp_path: Path) -> None:
 
 
 def test_what_is_installed(tmp_path: Path) -> None:
-    assert [version.name for version in installed(tmp_path / "none")] == ["tiny-1"]
+    assert [version.name for version in installed(tmp_path / "none")] == ["tiny-2"]
     make(tmp_path / "mine-1")
     (tmp_path / "parts").mkdir()
-    assert [version.name for version in installed(tmp_path)] == ["mine-1", "tiny-1"]
+    assert [version.name for version in installed(tmp_path)] == ["mine-1", "tiny-2"]
 
 
 def test_a_broken_card_is_named(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def mapped(file: str) -> bool:
 def test_bf16_is_for_the_matrices_of_the_large_encoders() -> None:
     model = load_version(resolve("tiny"), CPU, "bf16").model
     narrow = {key for key, tensor in model.state_dict().items() if tensor.dtype == torch.bfloat16}
-    assert "segmenter.sam.image_encoder.trunk.blocks.0.attn.qkv.weight" in narrow
+    assert "segmenter.sam.image_encoder.trunk.blocks.0.expand.weight" in narrow
     assert "segmenter.multimodal.vision_embed.proj.weight" in narrow
     assert not any("norm" in key or "pos_embed" in key for key in narrow)
     assert all(key.startswith(("segmenter.multimodal.", "segmenter.sam.image_encoder.")) for key in narrow)

@@ -1,6 +1,6 @@
 """`av2t up --demo` from the outside."""
 
-from av2t.up import DEMO_CLIPS
+from av2t.options import DEMO_CLIPS
 from tests.e2e.conftest import RunningDemo
 from tests.up import Up
 

@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import Browser
 from scipy.ndimage import binary_dilation, distance_transform_edt
 
-from av2t.up import DEMO_CLIPS
+from av2t.options import DEMO_CLIPS
 from tests.e2e.conftest import RunningDemo
 from tests.e2e.labelling_page import LabellingPage
 from tests.up import python_m_av2t

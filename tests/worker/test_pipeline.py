@@ -23,7 +23,7 @@ from worker import jobs
 from worker.queue import enqueue_preannotation, job_id
 from worker.settings import Settings
 
-VERSION = "tiny-1"
+VERSION = "tiny-2"
 KEYFRAMES = 2
 LONG = 24
 CONFIG = """<View><Video name="clip" value="$video" framerate="$rate"/>

@@ -15,6 +15,7 @@ from av2t_core.avsbench import (
     FRAMES,
     SIZE,
     SPLITS,
+    DataError,
     missing_files,
     read_clips,
     read_frame,
@@ -23,7 +24,7 @@ from av2t_core.avsbench import (
     read_table,
 )
 from av2t_core.compose.avsbench import SetLayout, SetRecipe, write_set
-from av2t_core.compose.clip import draw_recipe, scene_of
+from av2t_core.compose.clip import draw_recipe, scene_of, soundtrack
 from av2t_core.compose.cutouts import Cutouts
 from av2t_core.errors import AV2TError
 from av2t_core.soundtrack import SILENCE
@@ -53,12 +54,13 @@ def files(root: Path) -> dict[str, bytes]:
 
 def test_the_files_of_s4(s4: Path) -> None:
     header, *clips = rows(s4 / "s4_meta_data.csv")
-    expected = {"s4_meta_data.csv"}
+    expected = {"s4_meta_data.csv", "sounding.csv"}
     for video, _, category, split in clips:
         place = f"{split}/{category}"
         expected |= {f"visual_frames/{place}/{video}/{video}_{i}.png" for i in range(1, 6)}
         masks = 1 if split == "train" else 5
         expected |= {f"gt_masks/{place}/{video}/{video}_{i}.png" for i in range(1, masks + 1)}
+        expected |= {f"all_objects/{video}/{i}.png" for i in range(1, masks + 1)}
         expected.add(f"audio_wav/{place}/{video}.wav")
 
     assert header == ["name", "start", "category", "split"]
@@ -70,10 +72,11 @@ def test_the_files_of_s4(s4: Path) -> None:
 
 def test_the_files_of_ms3(ms3: Path) -> None:
     header, *clips = rows(ms3 / "ms3_meta_data.csv")
-    expected = {"ms3_meta_data.csv"}
+    expected = {"ms3_meta_data.csv", "sounding.csv"}
     for video, _, _, split in clips:
         expected |= {f"visual_frames/{video}/{video}.mp4_{i}.png" for i in range(1, 6)}
         expected |= {f"gt_masks/{split}/{video}/{video}_{i}.png" for i in range(1, 6)}
+        expected |= {f"all_objects/{video}/{i}.png" for i in range(1, 6)}
         expected.add(f"audio_wav/{split}/{video}.wav")
 
     assert header == ["name", "start", "label", "split"]
@@ -87,7 +90,7 @@ def test_pictures_and_sound_are_in_avsbenchs_formats(layout: str, request: pytes
     root: Path = request.getfixturevalue(layout)
     for path in root.rglob("*.png"):
         with Image.open(path) as image:
-            mask = "gt_masks" in path.parts
+            mask = "gt_masks" in path.parts or "all_objects" in path.parts
             assert (image.format, image.mode, image.size) == ("PNG", "L" if mask else "RGB", (224, 224))
             assert not mask or set(np.unique(np.asarray(image))) <= {0, 255}
     for path in root.rglob("*.wav"):
@@ -112,28 +115,61 @@ def test_in_ms3_the_masks_change_with_what_sounds(ms3: Path) -> None:
     assert changing > len(clips) / 2
 
 
-def test_where_nothing_sounds_the_mask_is_empty_and_the_second_quiet(ms3: Path) -> None:
+def test_where_nothing_sounds_the_mask_is_empty_and_the_second_quiet(tmp_path: Path) -> None:
+    compose_set(tmp_path, "ms3", 8, labels=("dog", "owl", "rooster", "kettle", "violin"))
     loud: list[float] = []
     quiet: list[float] = []
-    for clip in read_table(ms3, "ms3"):
+    off_screen: list[float] = []
+    for clip in read_table(tmp_path, "ms3"):
         sounds = read_sounds(clip.sound, FRAMES)
-        for path, sound in zip(clip.masks, sounds, strict=True):
+        for second, (path, sound) in enumerate(zip(clip.masks, sounds, strict=True)):
             assert path is not None
-            (loud if read_mask(path).any() else quiet).append(float(np.square(sound.second).mean()))
+            kind = loud if read_mask(path).any() else off_screen if second in clip.heard else quiet
+            kind.append(float(np.square(sound.second).mean()))
 
     assert quiet
-    assert np.median(loud) > 30 * np.median(quiet)
+    assert off_screen
+    assert min(np.median(loud), np.median(off_screen)) > 30 * np.median(quiet)
+
+
+def test_all_objects_are_what_sounds_and_more(ms3: Path) -> None:
+    more = 0
+    for clip in read_table(ms3, "ms3"):
+        for second, path in enumerate(clip.masks):
+            assert path is not None
+            everything = read_mask(ms3 / "all_objects" / clip.video / f"{second + 1}.png")
+            assert not (read_mask(path) & ~everything).any()
+            more += int((everything & ~read_mask(path)).any())
+    assert more > FRAMES * CLIPS / 2
+
+
+@pytest.mark.parametrize("text", ["video,second\nc0000,1\n", "video,second,sounding,in_view\nc0000,one,dog,owl\n"])
+def test_a_list_of_sounds_that_is_none(text: str, tmp_path: Path) -> None:
+    compose_set(tmp_path, "s4", 1)
+    (tmp_path / "sounding.csv").write_text(text)
+    with pytest.raises(DataError, match=r"sounding\.csv cannot be read as what `av2t compose` writes, video, second,"):
+        read_table(tmp_path, "s4")
+
+
+def test_several_processes_write_the_same(ms3: Path, tmp_path: Path) -> None:
+    recipe = SetRecipe(layout="ms3", clips=CLIPS, labels=("dog", "owl", "rooster"))
+    done: list[int] = []
+    write_set(tmp_path, replace(Cutouts.load(CUTOUTS), backgrounds=()), recipe, lambda: done.append(1), jobs=2)
+    assert files(tmp_path) == files(ms3)
+    assert len(done) == CLIPS
 
 
 def test_a_frame_is_the_scene_at_fifteen_sixteenths_of_its_second(s4: Path) -> None:
     rng = np.random.default_rng([0, 0])
     recipe = draw_recipe(rng, ("dog", "owl", "rooster"), seconds=FRAMES, most=1, width=SIZE, height=SIZE, fps=16)
-    scene = scene_of(rng, replace(Cutouts.load(CUTOUTS), backgrounds=()), recipe)
     [clip, *_] = read_table(s4, "s4")
+    cutouts = replace(Cutouts.load(CUTOUTS), backgrounds=()).part(clip.split)
+    scene = scene_of(rng, cutouts, recipe)
+    soundtrack(rng, cutouts, replace(recipe, sounding=(recipe.in_view,) * FRAMES))
 
-    assert recipe.labels == (clip.category,)
+    assert recipe.in_view == (clip.category,)
     for second, path in enumerate(clip.frames):
-        assert (read_frame(path) == scene.draw(second + 15 / 16)[0]).all()
+        assert (read_frame(path) == recipe.camera.shoot(rng, scene.draw(second + 15 / 16)[0])).all()
 
 
 def test_the_splits_share_the_clips(tmp_path: Path) -> None:
@@ -154,14 +190,14 @@ def test_more_clips_leave_the_earlier_ones_as_they_are(
 ) -> None:
     many = files(request.getfixturevalue(layout))
     few = files(compose_set(tmp_path / "few", layout, 2))
-    table = f"{layout}_meta_data.csv"
 
-    assert many.pop(table).startswith(few.pop(table))
+    for table in (f"{layout}_meta_data.csv", "sounding.csv"):
+        assert many.pop(table).startswith(few.pop(table))
     assert few.items() <= many.items()
 
 
-def test_another_split_or_seed(s4: Path, tmp_path: Path) -> None:
-    [same, *_] = read_clips(compose_set(tmp_path / "split", "s4", 2, shares=(0, 0, 100)), "s4", "test")
+def test_another_share_or_seed(s4: Path, tmp_path: Path) -> None:
+    [same, *_] = read_clips(compose_set(tmp_path / "share", "s4", 2, shares=(100, 0, 0)), "s4", "train")
     [first, *_] = read_table(s4, "s4")
     assert [path.read_bytes() for path in same.frames] == [path.read_bytes() for path in first.frames]
     assert same.sound.read_bytes() == first.sound.read_bytes()
@@ -192,10 +228,14 @@ def test_what_was_interrupted_is_composed_anew(s4: Path, tmp_path: Path) -> None
     (tmp_path / half).write_bytes(b"")
     write_set(tmp_path, cutouts, recipe)
     assert files(tmp_path).items() - files(s4).items() == {
-        ("s4_meta_data.csv", (tmp_path / "s4_meta_data.csv").read_bytes())
+        (name, (tmp_path / name).read_bytes()) for name in ("s4_meta_data.csv", "sounding.csv")
     }
 
 
-def test_ms3_needs_two_classes() -> None:
+def test_classes_that_are_too_few(tmp_path: Path) -> None:
+    cutouts = Cutouts.load(CUTOUTS)
     with pytest.raises(AV2TError, match="ms3 needs two classes that sound by turns; there is only dog"):
-        SetRecipe(layout="ms3", clips=1, labels=("dog",))
+        write_set(tmp_path, cutouts, SetRecipe(layout="ms3", clips=1, labels=("dog",)))
+    held_out = SetRecipe(layout="s4", clips=1, labels=cutouts.labels, shares=(0, 0, 100), new=True)
+    with pytest.raises(AV2TError, match="s4 needs a class with several photographs; there is none"):
+        write_set(tmp_path, cutouts, held_out)

@@ -10,7 +10,8 @@ import torch
 
 from av2t_core.compose.cutouts import Cutouts
 from av2t_core.predictor import Predictor
-from av2t_core.training.tiny import TinyRecipe, keep_version, train_tiny
+from av2t_core.training.imagenet import imagenet_weights
+from av2t_core.training.tiny import STAGES, TinyRecipe, keep_version, train_tiny
 from tests.conftest import wait_until
 
 CUTOUTS = Path(__file__).parents[2] / "data" / "cutouts"
@@ -20,6 +21,7 @@ SHORT = TinyRecipe(
     image_steps=2,
     trunk_steps=2,
     joint_steps=(1, 1),
+    settle_steps=(1, 1, 1),
     sizes=(64, 96),
     batch=2,
     checkpoint_steps=2,
@@ -34,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_stage_leaves_its_result(run: Path) -> None:
-    for stage in ("audio", "image", "trunk", "joint"):
+    for stage in STAGES:
         state = torch.load(run / f"{stage}.pt", weights_only=True)
         assert all(tensor.isfinite().all() for tensor in state.values() if tensor.is_floating_point())
     assert not list(run.glob("*.checkpoint"))
@@ -43,6 +45,9 @@ def test_every_stage_leaves_its_result(run: Path) -> None:
 def test_the_result_becomes_a_model_version(run: Path) -> None:
     directory = run / "tiny-test"
     keep_version(Cutouts.load(CUTOUTS), run, recipe=SHORT, directory=directory, frames=4)
+    before = run / "tiny-test-held-out"
+    keep_version(Cutouts.load(CUTOUTS), run, recipe=SHORT, directory=before, settled=False, frames=4)
+    assert (before / "weights.safetensors").read_bytes() != (directory / "weights.safetensors").read_bytes()
     card = json.loads((directory / "card.json").read_text())
     assert card["labels"] == list(Cutouts.load(CUTOUTS).labels)
     assert set(card["metrics"]) >= {"single_iou", "multi_iou", "multi_all_objects_iou", "silent_false_masks"}
@@ -50,10 +55,23 @@ def test_the_result_becomes_a_model_version(run: Path) -> None:
     assert predictor.model_version == "tiny-test"
 
 
+def test_the_stem_stays_as_imagenet_taught_it_and_the_rest_learns(run: Path) -> None:
+    learned = imagenet_weights().trunk
+    settled = torch.load(run / "settle.pt", weights_only=True)
+    for place in ("model.segmenter.sam.image_encoder.trunk", "image_encoder.trunk"):
+        for key, tensor in learned.items():
+            same = torch.equal(settled[f"{place}.{key}"], tensor)
+            if key.startswith(("first.", "stem.")):
+                assert same
+            elif key in ("blocks.11.expand.weight", "blocks.11.project.bias"):
+                assert not same
+
+
 def test_a_killed_stage_goes_on_where_it_was(run: Path, tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
 from av2t_core.compose.cutouts import Cutouts
+from av2t_core.training.imagenet import imagenet_weights
 from av2t_core.training.tiny import TinyRecipe, train_tiny
 if __name__ == "__main__":
     train_tiny(Cutouts.load(Path({str(CUTOUTS)!r})), Path({str(tmp_path)!r}), recipe={SHORT!r}, stages=["audio"],
