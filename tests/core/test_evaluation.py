@@ -261,5 +261,5 @@ def test_a_prediction_that_is_missing_is_named(clips: list[LabelledClip], tmp_pa
     for clip in clips:
         save(tmp_path, clip, truths(clip).astype(np.uint8) * 255)
     (tmp_path / clips[1].video / "5.png").unlink()
-    with pytest.raises(DataError, match=r"5\.png is missing \(1 of 10 predictions are\)"):
+    with pytest.raises(DataError, match=r"5\.png is missing \(1 of 20 predictions are\)"):
         score_predictions(tmp_path, clips)
