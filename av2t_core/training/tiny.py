@@ -12,6 +12,7 @@ Every stage writes its result and is skipped when that exists; an interrupted st
 
 import json
 import math
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -82,6 +83,8 @@ def train_tiny(
 
 
 def _process(rank: int, processes: int, cutouts: Cutouts, out: Path, recipe: TinyRecipe, stage: str) -> None:
+    # By it torch tells of the parent's death; whoever was started in the background would ignore it, and train on.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     torch.set_num_threads(1)
     distributed.init_process_group(
         "gloo", init_method=f"file://{(out / f'{stage}.rendezvous').absolute()}", rank=rank, world_size=processes

@@ -79,7 +79,9 @@ if __name__ == "__main__":
 """
     script = tmp_path / "train.py"
     script.write_text(code)
-    process = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL)
+    # As in the background of a shell, where Ctrl-C is for others: its processes must end with it all the same.
+    ignoring = ["env", "--ignore-signal=INT", sys.executable, str(script)]
+    process = subprocess.Popen(ignoring, stderr=subprocess.DEVNULL)
     try:
         wait_until((tmp_path / "audio.checkpoint").exists, timeout=300, what="a checkpoint")
     finally:
