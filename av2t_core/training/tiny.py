@@ -34,7 +34,7 @@ from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import AV2TSamConfig, Sam2Config
 from av2t_core.model.efficientnet import EfficientNetLite
 from av2t_core.model.evf_sam2 import build_sam2
-from av2t_core.model.inputs import normalise_sam
+from av2t_core.model.inputs import multimodal_images, normalise_sam
 from av2t_core.predictor import Predictor, computes_bf16
 from av2t_core.presets import TINY
 from av2t_core.training.evaluation import evaluate
@@ -243,11 +243,11 @@ class Run:
             owners = np.stack([_owners(frames.owners[i // recipe.draws], hears) for i, hears in enumerate(heard)])
             with torch.no_grad():
                 a = audio(torch.from_numpy(sounds))
-                v = image(F.interpolate(pixels, (image.image_size,) * 2, mode="bilinear", antialias=True))
-                v = v.repeat_interleave(recipe.draws, 0)
+                v = image.encode(pixels).repeat_interleave(recipe.draws, 0)
                 a = F.normalize(a, dim=-1) + 0.02 * torch.randn_like(a)
                 v = F.normalize(v, dim=-1) + 0.02 * torch.randn_like(v)
-                squares = _multimodal(pixels, config).repeat_interleave(recipe.draws, 0)
+                squares = multimodal_images(pixels, config.beit3.image_size, config.antialias)
+                squares = squares.repeat_interleave(recipe.draws, 0)
                 pixels = normalise_sam(pixels).repeat_interleave(recipe.draws, 0)
             logits, ious, tags = tagger(pixels, squares, v, a)
             return candidates_loss(logits.float(), ious.float(), _coverage(owners > 0)) + _pixel_loss(tags, owners)
@@ -442,11 +442,6 @@ def _tagging_loss(log_odds: Tensor, present: Sequence[tuple[int, ...]]) -> Tenso
 
 def _batch(images: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float()
-
-
-def _multimodal(pixels: Tensor, config: AV2TSamConfig) -> Tensor:
-    size = config.beit3.image_size
-    return F.interpolate(pixels, (size, size), mode="bicubic", antialias=config.antialias) / 127.5 - 1
 
 
 def _pixel_loss(logits: Tensor, owners: NDArray[np.uint8]) -> Tensor:
