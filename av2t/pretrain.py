@@ -12,7 +12,11 @@ command again after an interruption, and it goes on. At the end OUT/NAME holds t
 what it was before the last stage: where a class has several photographs or recordings, one of them was new to it, so
 that it can be measured on what it has never met (`av2t compose --held-out`). Two hours on two cores.
 
-  av2t pretrain runs/tiny --cutouts cutouts --name tiny-2 --processes 2
+  av2t pretrain runs/tiny --cutouts cutouts --name tiny-4 --processes 2
+
+With --start an embedded version learns on instead, at the final size, with other draws if --seed is another:
+
+  av2t pretrain runs/on --cutouts cutouts --name tiny-4 --processes 2 --start tiny-3 --seed 9
 """
 
 
@@ -22,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for the stages and the model version")
     parser.add_argument("--cutouts", type=Path, required=True, help="folder with the photographs and recordings")
     parser.add_argument("--name", required=True, help="name of the model version, as Label Studio will show it")
+    parser.add_argument("--start", metavar="VERSION", help="an embedded version to go on from")
     parser.add_argument("--seed", type=int, default=7, help="default: %(default)s")
     parser.add_argument("--processes", type=int, default=1, help="that share the work; one for each core is best")
 
@@ -30,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from av2t_core.compose.cutouts import Cutouts
     from av2t_core.errors import WeightsError
     from av2t_core.training.tiny import TinyRecipe, keep_version, train_tiny
-    from av2t_core.versions import check_name
+    from av2t_core.versions import check_name, resolve
 
     versions = {args.out / check_name(f"{args.name}{end}"): not end for end in ("", "-held-out")}
     for directory in versions:
@@ -38,6 +43,14 @@ def run(args: argparse.Namespace) -> int:
             raise WeightsError(f"{directory} exists; a model version is never changed, choose another --name")
     cutouts = Cutouts.load(args.cutouts)
     recipe = TinyRecipe(seed=args.seed)
+    if args.start:
+        version = resolve(args.start)
+        if tuple(version.card["labels"]) != cutouts.labels:
+            raise WeightsError(
+                f"{version.name} cannot learn on from {args.cutouts}: it knows {len(version.card['labels'])} classes,"
+                f" which are not the {len(cutouts.labels)} that are there"
+            )
+        recipe = TinyRecipe.onward(version.name, args.seed)
     train_tiny(cutouts, args.out, recipe=recipe, processes=args.processes)
     for directory, settled in versions.items():
         keep_version(cutouts, args.out, recipe=recipe, directory=directory, settled=settled)

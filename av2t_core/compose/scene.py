@@ -8,10 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from av2t_core.compose.cutouts import Cutouts, Image
+from av2t_core.compose.variety import vary
 
 # Coverage from which a pixel belongs to the actor in front.
 OPAQUE = 128
 DRIFT_PERIOD = 8.0  # seconds
+# An actor's longer side, as a fraction of the canvas's shorter one.
+_SMALLEST, _LARGEST = 0.28, 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +102,12 @@ def draw_scene(
     height: int,
     width: int,
     clear: float = 0.0,
+    varied: bool = False,
 ) -> Scene:
     """A random scene in which one actor of each label and `silent` others are in view.
 
     `clear`: how far apart the actors start, as a fraction of the width; 0 lets them overlap as chance has it.
+    `varied`: they look other than their photographs, as is good for training.
     """
     images: list[tuple[str | None, Image]] = [(label, _choice(rng, cutouts.images[label])) for label in labels]
     images += [(None, _choice(rng, cutouts.silent)) for _ in range(silent if cutouts.silent else 0)]
@@ -111,12 +116,14 @@ def draw_scene(
     crowd = 1.0 if len(images) < 3 else 0.8
     actors = []
     for (label, image), (x, y) in zip(images, centres, strict=True):
+        if varied:
+            image = vary(rng, image, round(_LARGEST * crowd * min(height, width)))
         reach = rng.uniform(0, 0.12, 2) * rng.choice([-1, 1], 2)
         actors.append(
             Actor(
                 label=label,
                 image=_recolour(rng, image),
-                scale=float(rng.uniform(0.28, 0.8) * crowd),
+                scale=float(rng.uniform(_SMALLEST, _LARGEST) * crowd),
                 start=(x, y),
                 end=(x + reach[0], y + reach[1]),
                 period=float(rng.uniform(2, 8)),

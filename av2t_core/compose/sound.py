@@ -1,9 +1,9 @@
 """Sounds of the actors: varied, repeated over a stretch of time, mixed."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.signal import fftconvolve
 
 from av2t_core.compose.cutouts import SAMPLE_RATE, Sound
 
@@ -66,4 +66,6 @@ def room(rng: np.random.Generator, samples: Sound) -> Sound:
     length = round(rng.uniform(0.05, 0.25) * SAMPLE_RATE)
     response = rng.normal(size=length) * np.exp(-5 * np.arange(length) / length) * rng.uniform(0.01, 0.05)
     response[0] = 1
-    return np.asarray(fftconvolve(samples, response)[: len(samples)], np.float32)
+    whole = 2 ** math.ceil(math.log2(len(samples) + length))
+    spectrum = np.fft.rfft(samples, whole) * np.fft.rfft(response, whole)
+    return np.asarray(np.fft.irfft(spectrum, whole)[: len(samples)], np.float32)

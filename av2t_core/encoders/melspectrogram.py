@@ -1,14 +1,14 @@
 """The log-mel front end: resampling, mono, and the filterbank of Slaney's auditory toolbox."""
 
 from functools import cache
-from math import gcd, log
+from math import log
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.signal import resample_poly
 from torch import Tensor
 
+from av2t_core.encoders.resample import resample_second
 from av2t_core.soundtrack import Sound
 
 
@@ -16,11 +16,7 @@ def mono(sound: Sound, rate: int) -> NDArray[np.float32]:
     """The second alone, its channels averaged: (rate,); zeros where there is nothing to hear."""
     if not sound.rate:
         return np.zeros(rate, np.float32)
-    samples: NDArray[np.float32] = sound.second.mean(axis=0)
-    if sound.rate != rate:
-        shared = gcd(sound.rate, rate)
-        samples = resample_poly(samples, rate // shared, sound.rate // shared)
-    return samples
+    return resample_second(torch.from_numpy(sound.samples.mean(axis=0)), sound.rate, rate).numpy()
 
 
 def log_mel(samples: Tensor, *, sample_rate: int, n_fft: int, hop: int, mels: int, low: float, high: float) -> Tensor:

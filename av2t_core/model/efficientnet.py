@@ -63,21 +63,29 @@ class EfficientNetLite(nn.Module):
         self.first = SamePadding(3, 32, 3, 2)
         self.stem = nn.ModuleList(blocks[:_STEM_BLOCKS])
         self.blocks = nn.ModuleList(blocks[_STEM_BLOCKS:])
+        # How often in a row each image is wanted: whoever asks with one sound after the other needs the stem once.
+        self.repeats = 1
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images (B, 3, S, S), as SAM's are normalised, to the levels (B, C, s, s), the finest first."""
+        """Images (B, 3, S, S), as SAM's are normalised, to the levels (B * repeats, C, s, s), the finest first."""
         levels = []
         # On a CPU convolutions are half as fast in torch's usual order of memory.
         x = F.relu6(self.first(images.contiguous(memory_format=torch.channels_last)))
         for index, block in enumerate(self.stem):
             x = block(x)
             if index == _FINEST:
-                levels.append(x)
+                levels.append(self._repeated(x))
+        x = self._repeated(x)
         for index, block in enumerate(self.blocks):
             x = block(x)
             if index in _LEVELS:
                 levels.append(x)
         return levels
+
+    def _repeated(self, x: Tensor) -> Tensor:
+        if self.repeats == 1:
+            return x
+        return x.repeat_interleave(self.repeats, 0).contiguous(memory_format=torch.channels_last)
 
 
 def _blocks() -> Iterator[InvertedResidual]:

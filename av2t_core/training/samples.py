@@ -23,11 +23,19 @@ class Frames:
 
 
 def draw_frames(
-    rng: np.random.Generator, cutouts: Cutouts, count: int, size: int, most: int = 3, none: float = 0.05
+    rng: np.random.Generator,
+    cutouts: Cutouts,
+    count: int,
+    size: int,
+    *,
+    most: int = 3,
+    none: float = 0.05,
+    varied: bool = False,
 ) -> Frames:
     """Frames with 1 to `most` sounding things (a share `none` of them with none at all) and up to two silent ones.
 
     They are drawn at aspect ratios from 1 to 1.8 and squeezed to the square, as a clip's frames are.
+    `varied`: see `draw_scene`.
     """
     images, owners, in_view = [], [], []
     for _ in range(count):
@@ -35,7 +43,8 @@ def draw_frames(
         indices = rng.choice(len(cutouts.labels), number, replace=False)
         width = size if rng.random() < 0.3 else round(size * rng.uniform(1, 1.8))
         silent = int(rng.integers(0, 3)) if number < 3 else int(rng.integers(0, 2))
-        scene = draw_scene(rng, cutouts, [cutouts.labels[i] for i in indices], silent=silent, height=size, width=width)
+        names = [cutouts.labels[i] for i in indices]
+        scene = draw_scene(rng, cutouts, names, silent=silent, height=size, width=width, varied=varied)
         frame, owner = scene.draw(float(rng.uniform(0, 8)))
         frame = draw_camera(rng).shoot(rng, frame)
         owner = _by_label(scene, owner, cutouts.labels)
@@ -62,7 +71,7 @@ def draw_hearing(rng: np.random.Generator, in_view: Sequence[int], labels: int) 
     if chance < 0.1:
         return ()
     off_screen = [i for i in rng.integers(0, labels, 2) if i not in in_view]
-    if chance < 0.2 or not in_view:
+    if chance < 0.25 or not in_view:
         return tuple(off_screen[:1])
     count = 1 if rng.random() < 0.5 else int(rng.integers(1, len(in_view) + 1))
     heard = [int(i) for i in rng.choice(list(in_view), count, replace=False)]

@@ -60,3 +60,16 @@ def test_what_an_adapter_adds_is_seen_at_every_place() -> None:
         trunk(images)
     difference = seen[-1] - seen[0]
     assert torch.allclose(difference, torch.arange(40.0)[None, :, None, None].expand_as(difference), atol=1e-5)
+
+
+def test_each_image_may_be_wanted_several_times_in_a_row() -> None:
+    trunk = EfficientNetLite()
+    images = torch.randn(2, 3, 64, 64)
+    additions = [torch.randn(4, cast(InvertedResidual, block).channels_in) for block in trunk.blocks]
+    with adapted(trunk.blocks, additions, channel_axis=1):
+        expected = trunk(images.repeat_interleave(2, 0))
+        trunk.repeats = 2
+        levels = trunk(images)
+    for level, wanted in zip(levels, expected, strict=True):
+        assert level.shape == wanted.shape
+        torch.testing.assert_close(level, wanted)

@@ -1,7 +1,7 @@
 import torch
 
 from av2t_core.training.losses import frame_losses, soft_iou
-from av2t_core.training.tiny import candidates_loss
+from av2t_core.training.taggers import candidates_loss
 
 
 def test_soft_iou_by_hand() -> None:
@@ -34,3 +34,15 @@ def test_the_expected_iou_learns_from_every_candidate() -> None:
     honest = candidates_loss(logits, torch.tensor([[1.0, 0.0, 0.0]]), target)
     boasting = candidates_loss(logits, torch.tensor([[1.0, 1.0, 1.0]]), target)
     assert honest < boasting
+
+
+def test_of_a_thing_that_may_be_heard_a_missing_mask_costs_more_than_a_false_one() -> None:
+    """The same picture three times, and once in three its thing is what sounds: zero is not where to stop."""
+    target = torch.zeros(3, 4, 4)
+    target[0, :2] = 1
+    logits = torch.zeros(1, 1, 4, 4, requires_grad=True)
+    loss = candidates_loss(logits.expand(3, 3, 4, 4), torch.zeros(3, 3), target)
+    torch.autograd.backward(loss)
+    assert logits.grad is not None
+    assert (logits.grad[0, 0, :2] < 0).all()  # up, there
+    assert (logits.grad[0, 0, 2:] > 0).all()
