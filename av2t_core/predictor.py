@@ -26,8 +26,9 @@ from av2t_core.versions import resolve
 # Quieter than this (RMS, relative to full scale) a window counts as silent and is not looked at.
 SILENCE_DBFS = -60.0
 LARGEST_BATCH = 16
-# Of SAM's square inputs; a CPU gains nothing by more, and progress should be seen.
-LARGEST_BATCH_ON_CPU = 2 * 1024 * 1024  # pixels
+# A CPU gains nothing by more, its memory has other uses, and progress should be seen.
+LARGEST_BATCH_ON_CPU = 8
+LARGEST_PIXELS_ON_CPU = 2 * 1024 * 1024  # of SAM's square inputs
 # What a keyframe takes while it is computed, for each pixel of SAM's square input; generous, by SAM2-L in fp32.
 BYTES_PER_PIXEL = 1500
 # A mask or a part of one below this share of the frame is noise of the coarse grid.
@@ -278,7 +279,7 @@ def _fitting_batch(loaded: Loaded) -> int:
     if device.type == "cuda":
         free, largest = torch.cuda.mem_get_info(device)[0], LARGEST_BATCH
     else:
-        free, largest = _available_memory(), min(LARGEST_BATCH, LARGEST_BATCH_ON_CPU // pixels)
+        free, largest = _available_memory(), min(LARGEST_BATCH_ON_CPU, LARGEST_PIXELS_ON_CPU // pixels)
     return int(max(1, min(largest, free // 2 // (BYTES_PER_PIXEL * pixels))))
 
 

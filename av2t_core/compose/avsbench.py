@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from av2t_core.avsbench import FRAMES, SIZE, SOUNDING, SOUNDING_COLUMNS, SPLITS, LabelledClip, Split, clip_at
-from av2t_core.compose.clip import ClipRecipe, draw_recipe, scene_of, soundtrack
+from av2t_core.compose.clip import ClipRecipe, draw_recipe, save_mask, scene_of, soundtrack
 from av2t_core.compose.cutouts import SAMPLE_RATE, Cutouts
 from av2t_core.compose.parallel import in_order
 from av2t_core.errors import AV2TError
@@ -123,8 +123,8 @@ class _ClipWriter:
             shot = drawn.camera.shoot(rng, image)
             Image.fromarray(shot).save(frame, compress_level=1)  # four times as fast, a sixth larger
             if mask is not None:
-                _save_mask(mask, scene.mask(owner, drawn.sounding[second]))
-                _save_mask(objects[second], owner > 0)
+                save_mask(mask, scene.mask(owner, drawn.sounding[second]))
+                save_mask(objects[second], owner > 0)
         _write_wav(clip.sound, sound)
         in_view = "+".join(drawn.in_view)
         return clip, [(clip.video, k + 1, "+".join(heard), in_view) for k, heard in enumerate(drawn.sounding)]
@@ -145,10 +145,6 @@ def _draw(rng: np.random.Generator, recipe: SetRecipe, labels: tuple[str, ...]) 
     if several:
         return replace(drawn, silent=min(drawn.silent, 1))
     return replace(drawn, sounding=(drawn.in_view,) * FRAMES)
-
-
-def _save_mask(path: Path, mask: NDArray[np.bool_]) -> None:
-    Image.fromarray(mask.astype(np.uint8) * 255).save(path)
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

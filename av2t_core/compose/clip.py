@@ -152,10 +152,15 @@ def soundtrack(rng: np.random.Generator, cutouts: Cutouts, recipe: ClipRecipe) -
     return mix(rng, parts, seconds * SAMPLE_RATE, noise=0.3)
 
 
+def save_mask(path: Path, mask: NDArray[np.bool_]) -> None:
+    """(H, W) as a picture of 0 and 255."""
+    Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+
+
 def _write_truth(scene: Scene, recipe: ClipRecipe, out: Path) -> None:
     for second, labels in enumerate(recipe.sounding):
         keyframe = min(range(recipe.fps), key=lambda i: abs(i / recipe.fps - 15 / 16))
         _, owner = scene.draw(second + keyframe / recipe.fps)
-        Image.fromarray(scene.mask(owner, labels).astype(np.uint8) * 255).save(out / "masks" / f"{second:03}.png")
+        save_mask(out / "masks" / f"{second:03}.png", scene.mask(owner, labels))
     truth = {"in_view": recipe.in_view, "sounding": recipe.sounding, "fps": recipe.fps}
     (out / "truth.json").write_text(json.dumps(truth) + "\n")

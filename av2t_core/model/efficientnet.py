@@ -38,8 +38,8 @@ class InvertedResidual(nn.Module):
         self.shortcut = stride == 1 and channels_in == channels
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x if self.expand is None else F.relu6(self.expand(x))
-        y = self.project(F.relu6(self.depthwise(y)))
+        y = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
+        y = self.project(F.relu6(self.depthwise(y), inplace=True))
         return x + y if self.shortcut else y  # type: ignore[no-any-return]
 
 
@@ -48,8 +48,9 @@ class SamePadding(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         extra = self.kernel_size[0] - self.stride[0]
-        before, after = extra // 2, extra - extra // 2
-        return super().forward(F.pad(x, (before, after, before, after)))
+        if extra % 2 == 0:  # without a copy
+            return F.conv2d(x, self.weight, self.bias, self.stride, extra // 2, groups=self.groups)
+        return super().forward(F.pad(x, (extra // 2, extra // 2 + 1, extra // 2, extra // 2 + 1)))
 
 
 class EfficientNetLite(nn.Module):
@@ -70,7 +71,7 @@ class EfficientNetLite(nn.Module):
         """Images (B, 3, S, S), as SAM's are normalised, to the levels (B * repeats, C, s, s), the finest first."""
         levels = []
         # On a CPU convolutions are half as fast in torch's usual order of memory.
-        x = F.relu6(self.first(images.contiguous(memory_format=torch.channels_last)))
+        x = F.relu6(self.first(images.contiguous(memory_format=torch.channels_last)), inplace=True)
         for index, block in enumerate(self.stem):
             x = block(x)
             if index == _FINEST:

@@ -23,8 +23,6 @@ class EvfSam2(EvfSam):
     def __init__(self, config: AV2TSamConfig) -> None:
         assert isinstance(config.sam, Sam2Config)
         super().__init__(config, build_sam2(config.sam))
-        if config.sam.trunk != "hiera":
-            self.channel_axis = 1
 
     @property
     def blocks(self) -> nn.ModuleList:

@@ -51,8 +51,6 @@ class EvfSam(nn.Module):
     and expected IoUs decide.
     """
 
-    channel_axis = -1  # of what passes from block to block in the image encoder
-
     def __init__(self, config: AV2TSamConfig, sam: nn.Module) -> None:
         """`sam`: the stock package's model."""
         super().__init__()
@@ -64,6 +62,7 @@ class EvfSam(nn.Module):
         )
         self.sam: Any = sam
         self.block_widths: tuple[int, ...] = tuple(_width(block) for block in self.blocks)
+        self.channel_axis = 1 if isinstance(self.blocks[0], InvertedResidual) else -1  # of what blocks read
 
     @property
     def blocks(self) -> nn.ModuleList:

@@ -56,7 +56,7 @@ class TinyRecipe:
     image_steps: int = 320
     trunk_steps: int = 700
     joint_steps: tuple[int, int] = (700, 850)  # at each of the sizes
-    settle_steps: tuple[int, int, int] = (100, 60, 250)  # of the sound's encoder, the image's, and the whole
+    settle_steps: tuple[int, int, int] = (150, 150, 1200)  # of the sound's encoder, the image's, and the whole
     sizes: tuple[int, int] = (128, 192)
     trunk_lr: float = 2e-3
     lr: float = 1e-3
@@ -68,7 +68,7 @@ class TinyRecipe:
     def onward(cls, start: str, seed: int) -> Self:
         """For a version to learn on: all of it at the final size, and its audio encoder."""
         return cls(
-            start=start, seed=seed, audio_steps=500, image_steps=0, joint_steps=(0, 2400), settle_steps=(150, 100, 500)
+            start=start, seed=seed, audio_steps=500, image_steps=0, joint_steps=(0, 1400), settle_steps=(150, 150, 1200)
         )
 
     @property
@@ -189,7 +189,7 @@ class Run:
         audio, image = self._encoders("settle-audio", "settle-image")
         size = self.recipe.sizes[-1]
         weights = self.loop.result(f"joint{size}")
-        self._fit_joint(f"settle{size}", weights, image, audio, self.everything, size, steps, 0.5)
+        self._fit_joint(f"settle{size}", weights, image, audio, self.everything, size, steps, 0.7)
         self._keep_whole("settle", image, audio)
 
     def _fit_audio(self, name: str, model: TinyAudioEncoder, cutouts: Cutouts, steps: int, lr: float) -> None:
