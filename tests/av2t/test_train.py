@@ -23,7 +23,7 @@ from av2t_core.versions import resolve
 from tests import micro_published as published
 from tests.av2t.test_cli import assert_refused, av2t
 from tests.av2t.test_weights_import import write
-from tests.conftest import wait_until
+from tests.conftest import EMBEDDED, wait_until
 from tests.core.avsbench_sets import compose_set
 
 RECIPE = ["--epochs", "2", "--batch", "2", "--lr", "1e-3", "--checkpoint-steps", "2", "--device", "cpu"]
@@ -92,20 +92,20 @@ def test_what_was_trained_is_a_model_version_that_predicts(root: Path, whole: Ru
     assert set(whole.weights) == {f"model.{key}" for key in model.state_dict() if is_trained(key)}
     version = resolve("mine", whole.data_dir / "models")
     card = version.card
-    assert (card["preset"], card["feature"], card["parent"]) == ("tiny", "mul", "tiny-2")
-    assert (card["recipe"]["lr"], card["recipe"]["epochs"], card["recipe"]["start"]) == (1e-3, 2, "tiny-2")
+    assert (card["preset"], card["feature"], card["parent"]) == ("tiny", "mul", EMBEDDED)
+    assert (card["recipe"]["lr"], card["recipe"]["epochs"], card["recipe"]["start"]) == (1e-3, 2, EMBEDDED)
     assert (card["data"]["layout"], card["data"]["training_clips"], card["data"]["validation_clips"]) == ("ms3", 8, 1)
     epochs = [entry for entry in whole.entries if "val_miou" in entry]
     assert card["metrics"]["val_miou"] == round(max(entry["val_miou"] for entry in epochs), 4)
     [part] = card["parts"]
     frozen = load_file(version.directory.parent / "parts" / part["file"])
-    start = load_file(resolve("tiny-2").weights)
+    start = load_file(resolve(EMBEDDED).weights)
     assert set(frozen) == {key for key in start if not is_trained(key.removeprefix("model."))}
     assert all(torch.equal(tensor, start[key]) for key, tensor in frozen.items())
     predictor = Predictor.load("mine", "cpu", models_dir=whole.data_dir / "models")
-    assert predictor.labels == tuple(resolve("tiny-2").card["labels"])
+    assert predictor.labels == tuple(resolve(EMBEDDED).card["labels"])
     # A training never becomes the default by itself.
-    assert resolve("tiny", whole.data_dir / "models").name == "tiny-2"
+    assert resolve("tiny", whole.data_dir / "models").name == EMBEDDED
 
 
 def test_the_folder_of_the_run_shows_how_it_went(whole: Run) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tests import micro_published as published
 from tests.av2t.test_weights import PARTS, Av2t, av2t, model_of, models_dir, parts, refused, same
+from tests.conftest import EMBEDDED
 from tests.core.test_state_file import Harm
 
 __all__ = ["av2t", "models_dir"]  # fixtures
@@ -212,7 +213,7 @@ def test_a_preset_that_is_none(av2t: Av2t) -> None:
 def test_list(av2t: Av2t, models_dir: Path, tmp_path: Path, encoders: list[Path]) -> None:
     said = av2t("weights", "list")
     assert said.status == 0
-    assert "  tiny-2  model  24 MB  ships with the package\n" in said.out
+    assert f"  {EMBEDDED}  model  24 MB  ships with the package\n" in said.out
     assert "  sam2-l            about 5 GB  `av2t weights pull sam2-l`\n" in said.out
 
     av2t("weights", "import", "sam2-l", write(tmp_path, CHECKPOINT, published.av2t_sam()), *encoders)
@@ -222,12 +223,12 @@ def test_list(av2t: Av2t, models_dir: Path, tmp_path: Path, encoders: list[Path]
     next((models_dir / "parts").glob("ms-clap*")).unlink()
     found = json.loads(av2t("weights", "list", "--json").out)
     versions = {version["name"]: version for version in found["versions"]}
-    assert list(versions) == ["sam2-l-s4", "sam2-l-start", "tiny-2"]
+    assert list(versions) == ["sam2-l-s4", "sam2-l-start", EMBEDDED]
     assert [versions[name]["kind"] for name in versions] == ["model", "start", "model"]
     assert versions["sam2-l-s4"]["bytes"] == (models_dir / "sam2-l-s4" / "weights.safetensors").stat().st_size
     assert versions["sam2-l-s4"]["source"]["file"] == CHECKPOINT
     assert [Path(path).name.rpartition("-")[0] for path in versions["sam2-l-s4"]["lacks"]] == ["ms-clap-2023"]
-    assert (versions["tiny-2"]["built_in"], versions["tiny-2"]["lacks"]) == (True, [])
+    assert (versions[EMBEDDED]["built_in"], versions[EMBEDDED]["lacks"]) == (True, [])
     shared = {part["file"].rpartition("-")[0]: part for part in found["parts"]}
     assert shared["clip-vit-b-32"]["versions"] == ["sam2-l-s4", "sam2-l-start"]
     assert shared["ms-clap-2023"]["bytes"] is None

@@ -13,6 +13,7 @@ from av2t_core.checkpoint import MODULES, Loaded, build, load_version, save_part
 from av2t_core.errors import WeightsError
 from av2t_core.presets import PRESETS
 from av2t_core.versions import BUILT_IN, installed, resolve
+from tests.conftest import EMBEDDED
 
 CPU = torch.device("cpu")
 CARD = {"preset": "tiny", "labels": ["dog"], "parent": None}
@@ -113,10 +114,10 @@ def test_a_remedy_fits_where_the_version_is_from(tmp_path: Path) -> None:
 
 
 def test_what_is_installed(tmp_path: Path) -> None:
-    assert [version.name for version in installed(tmp_path / "none")] == ["tiny-2"]
+    assert [version.name for version in installed(tmp_path / "none")] == [EMBEDDED]
     make(tmp_path / "mine-1")
     (tmp_path / "parts").mkdir()
-    assert [version.name for version in installed(tmp_path)] == ["mine-1", "tiny-2"]
+    assert [version.name for version in installed(tmp_path)] == ["mine-1", EMBEDDED]
 
 
 def test_a_broken_card_is_named(tmp_path: Path) -> None:

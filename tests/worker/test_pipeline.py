@@ -17,13 +17,12 @@ from rq.job import Job, JobStatus
 from av2t_core.errors import AV2TError, ConfigError, MediaError
 from av2t_core.media import Clip
 from av2t_core.predictor import Predictor
-from tests.conftest import ROOT, LabelStudioServer, wait_until
+from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, wait_until
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
 from worker import jobs
 from worker.queue import enqueue_preannotation, job_id
 from worker.settings import Settings
 
-VERSION = "tiny-2"
 KEYFRAMES = 2
 LONG = 24
 CONFIG = """<View><Video name="clip" value="$video" framerate="$rate"/>
@@ -64,7 +63,7 @@ class Task:
 
     @property
     def job(self) -> Job:
-        return Job.fetch(job_id(self.project, self.id, VERSION), connection=self.redis, serializer="json")
+        return Job.fetch(job_id(self.project, self.id, EMBEDDED), connection=self.redis, serializer="json")
 
     @property
     def data(self) -> dict[str, Any]:
@@ -92,7 +91,7 @@ def make(label_studio: LabelStudioServer, redis_url: str) -> Iterator[Make]:
         def make(path: Path, config: str = CONFIG) -> Task:
             project = int(label_studio.make_project(config).id)
             task = Task(label_studio, redis, project, int(label_studio.upload(project, path).id))
-            enqueue_preannotation(redis, project, [task.id], VERSION)
+            enqueue_preannotation(redis, project, [task.id], EMBEDDED)
             return task
 
         yield make
@@ -114,9 +113,9 @@ def test_a_task_gets_its_frames_its_rate_and_its_prediction(make: Make, clip: Pa
     assert task.server.request("GET", stills[0]).headers["content-type"] == "image/jpeg"
 
     with Clip(clip) as windows:
-        seen = list(Predictor.load(VERSION, "cpu").predict(windows.windows()))
+        seen = list(Predictor.load(EMBEDDED, "cpu").predict(windows.windows()))
     [prediction] = task.predictions
-    assert prediction.model_version == VERSION
+    assert prediction.model_version == EMBEDDED
     assert prediction.score == pytest.approx(np.mean([each.score for each in seen]), abs=1e-3)
     assert [region["item_index"] for region in prediction.result] == [
         page for page, each in enumerate(seen) for _ in each.objects
