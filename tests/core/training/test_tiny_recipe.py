@@ -3,16 +3,19 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from av2t_core.compose.cutouts import Cutouts
 from av2t_core.predictor import Predictor
 from av2t_core.training.imagenet import imagenet_weights
 from av2t_core.training.tiny import STAGES, TinyRecipe, keep_version, train_tiny
-from tests.conftest import wait_until
+from av2t_core.versions import resolve
+from tests.conftest import EMBEDDED, wait_until
 
 CUTOUTS = Path(__file__).parents[2] / "data" / "cutouts"
 STEPS = 6
@@ -65,6 +68,19 @@ def test_the_stem_stays_as_imagenet_taught_it_and_the_rest_learns(run: Path) -> 
                 assert same
             elif key in ("blocks.11.expand.weight", "blocks.11.project.bias"):
                 assert not same
+
+
+def test_a_version_learns_on(shared: Path, tmp_path: Path) -> None:
+    recipe = replace(SHORT, start=EMBEDDED, audio_steps=0, image_steps=0, joint_steps=(0, 1))
+    assert "trunk" not in recipe.stages
+    train_tiny(Cutouts.load(shared / "cutouts"), tmp_path, recipe=recipe, stages=("audio", "image", "joint"))
+    start, onward = load_file(resolve(EMBEDDED).weights), torch.load(tmp_path / "joint.pt", weights_only=True)
+    assert set(onward) == set(start)
+    differs = {key for key in start if not torch.equal(onward[key].to(start[key].dtype), start[key])}
+    assert differs
+    assert all(key.startswith("model.") for key in differs)
+    for key in differs:  # one step
+        torch.testing.assert_close(onward[key], start[key].float(), atol=0.02, rtol=0.05)
 
 
 def test_a_killed_stage_goes_on_where_it_was(run: Path, tmp_path: Path) -> None:
