@@ -101,6 +101,12 @@ def read_cutout(path: Path) -> Image:
     return np.ascontiguousarray(image)
 
 
+def shrunk(image: Image, scale: float) -> Image:
+    """Each pixel the mean of those that it stands for; `scale` at most 1, and no side shorter than a pixel."""
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def read_sound(path: Path) -> Sound:
     """A recording as mono samples in -1..1 at SAMPLE_RATE. AV2TError: it cannot be decoded, or nothing is in it."""
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE)

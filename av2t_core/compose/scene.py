@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from av2t_core.compose.cutouts import Cutouts, Image
+from av2t_core.compose.cutouts import Cutouts, Image, shrunk
 from av2t_core.compose.variety import vary
 
 # Coverage from which a pixel belongs to the actor in front.
@@ -80,8 +80,7 @@ def _place(actor: Actor, time: float, height: int, width: int, shift: NDArray[np
     image = actor.image
     scale = actor.scale * min(height, width) / max(image.shape[:2])
     if scale < 0.7:  # warpAffine does not average
-        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-        image, scale = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8), 1.0
+        image, scale = shrunk(image, scale), 1.0
     phase = 0.5 - 0.5 * np.cos(2 * np.pi * time / actor.period)
     x = (actor.start[0] + (actor.end[0] - actor.start[0]) * phase) * width + shift[0]
     y = (actor.start[1] + (actor.end[1] - actor.start[1]) * phase) * height + shift[1]

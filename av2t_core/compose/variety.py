@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from av2t_core.compose.cutouts import Image
+from av2t_core.compose.cutouts import Image, shrunk
 
 
 def vary(rng: np.random.Generator, image: Image, longest: int) -> Image:
@@ -14,8 +14,7 @@ def vary(rng: np.random.Generator, image: Image, longest: int) -> Image:
     """
     scale = longest / max(image.shape[:2])
     if scale < 1:
-        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+        image = shrunk(image, scale)
     if rng.random() < 0.5:
         image = _bent(rng, image)
     if rng.random() < 0.5:

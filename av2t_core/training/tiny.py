@@ -67,9 +67,7 @@ class TinyRecipe:
     @classmethod
     def onward(cls, start: str, seed: int) -> Self:
         """For a version to learn on: all of it at the final size, and its audio encoder."""
-        return cls(
-            start=start, seed=seed, audio_steps=500, image_steps=0, joint_steps=(0, 1400), settle_steps=(150, 150, 1200)
-        )
+        return cls(start=start, seed=seed, audio_steps=500, image_steps=0, joint_steps=(0, 1400))
 
     @property
     def stages(self) -> tuple[str, ...]:
