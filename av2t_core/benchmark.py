@@ -14,12 +14,12 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from accelerate import init_empty_weights
 from segment_anything.modeling.image_encoder import Attention
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from av2t_core.checkpoint import MODULES, Loaded
+from av2t_core.empty import empty_weights
 from av2t_core.errors import MediaError
 from av2t_core.media import Clip, Window
 from av2t_core.memory import resident_files, resident_peak, start_peak
@@ -222,7 +222,7 @@ def _stock_attention(module: RelativeAttention) -> Attention:
     """segment-anything's own, of the same parameters."""
     state = module.state_dict()
     height, width = ((len(state[f"rel_pos_{side}"]) + 1) // 2 for side in "hw")
-    with init_empty_weights():
+    with empty_weights():
         stock = Attention(
             len(state["proj.bias"]), num_heads=module.num_heads, use_rel_pos=True, input_size=(height, width)
         )

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import init_empty_weights
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from av2t_core.empty import empty_weights
 from av2t_core.encoders import AudioEncoder, ImageEncoder
 from av2t_core.encoders.tiny import TinyAudioEncoder, TinyEncodersConfig, TinyImageEncoder, TinyNamer
 from av2t_core.errors import WeightsError
@@ -88,7 +88,7 @@ def fill_version(
 def build(preset: str, feature: Feature = "mul", labels: Sequence[str] = ()) -> Loaded:
     """The modules of a preset, their parameters on the meta device: no memory, no time."""
     described = PRESETS[preset]
-    with init_empty_weights():
+    with empty_weights():
         model = AV2TSam(replace(described.model, feature=feature))
         image, audio = _encoders(described, tuple(labels))
     for encoder, width in ((image, described.model.image_width), (audio, described.model.audio_width)):

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Literal
 
-from accelerate import init_empty_weights
 from torch import Tensor
 
 from av2t_core import published
+from av2t_core.empty import empty_weights
 from av2t_core.errors import WeightsError
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import Feature
@@ -60,7 +60,7 @@ def split_model(file: str, kind: ModelKind, state: Mapping[str, Tensor], preset:
     if kind == "evf-sam":
         state = {f"model.{key}": tensor for key, tensor in state.items()}
     _check_fit(file, kind, state, preset)
-    with init_empty_weights():
+    with empty_weights():
         model = AV2TSam(replace(PRESETS[preset].model, feature=feature))
     try:
         ours = from_reference(model, state, absent=("projector.", "adapters.") if kind == "evf-sam" else ())

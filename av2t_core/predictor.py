@@ -164,15 +164,16 @@ class Predictor:
     @torch.inference_mode()
     def _predict_batch(self, windows: list[Window]) -> list[KeyframePrediction]:
         best, ious, a = self._segment(windows)
-        scores = ious.clamp(0, 1).tolist()
-        predictions = []
+        parts = []
         for index, window in enumerate(windows):
-            height, width = window.image.shape[:2]
             # One at a time, for at native size a frame may be large.
-            native = self.loaded.model.segmenter.upsample(best[index : index + 1], (height, width))[0] > 0
-            mask = np.asarray(native.cpu().numpy(), np.bool_)
-            predictions.append(self._prediction(window, mask, a[index : index + 1], scores[index]))
-        return predictions
+            native = self.loaded.model.segmenter.upsample(best[index : index + 1], window.image.shape[:2])[0] > 0
+            parts.append(_parts(np.asarray(native.cpu().numpy(), np.bool_)))
+        labels = self._labels(windows, parts, a)
+        return [
+            _prediction(window, _objects(parts_, labels_, score), score)
+            for window, parts_, labels_, score in zip(windows, parts, labels, ious.clamp(0, 1).tolist(), strict=True)
+        ]
 
     def _segment(self, windows: list[Window]) -> tuple[Tensor, Tensor, Tensor]:
         """The best masks' logits (B, h, w), their expected IoU (B,) and the sounds' embeddings (B, audio_width)."""
@@ -189,31 +190,21 @@ class Predictor:
             )
         return best_mask(logits, ious), ious.amax(dim=-1), a
 
-    def _prediction(self, window: Window, mask: NDArray[np.bool_], a: Tensor, score: float) -> KeyframePrediction:
-        objects = tuple(self._objects(window.image, mask, a, score))
-        union = np.logical_or.reduce([o.mask for o in objects]) if objects else np.zeros_like(mask)
-        return KeyframePrediction(
-            keyframe=window.keyframe,
-            image=window.image,
-            sounding=bool(objects),
-            score=score,
-            mask=union,
-            objects=objects,
+    def _labels(self, windows: list[Window], parts: list[list[NDArray[np.bool_]]], a: Tensor) -> list[list[str | None]]:
+        """What the parts of each window's mask are called, by what is heard and what is seen in them."""
+        counts, namer = [len(some) for some in parts], self.loaded.namer
+        if namer is None or not any(counts):
+            return [[None] * count for count in counts]
+        crops = [_crop(window.image, part) for window, some in zip(windows, parts, strict=True) for part in some]
+        v = torch.cat(
+            [
+                self.loaded.image_encoder.encode(to_device(crops[i : i + LARGEST_BATCH], self.loaded.device))
+                for i in range(0, len(crops), LARGEST_BATCH)
+            ]
         )
-
-    def _objects(self, image: NDArray[np.uint8], mask: NDArray[np.bool_], a: Tensor, score: float) -> list[Detection]:
-        """The mask's parts, each named by what is heard and what is seen in it; parts of one name are one object."""
-        parts = _parts(mask)
-        namer = self.loaded.namer
-        if not parts or namer is None:
-            return [Detection(label=None, score=score, mask=part) for part in parts]
-        crops = to_device([_crop(image, part) for part in parts], self.loaded.device)
-        v = self.loaded.image_encoder.encode(crops)
-        odds = (namer.heard(a) * namer.seen(v)).cpu()  # (parts, labels)
-        named: dict[int, NDArray[np.bool_]] = {}
-        for part, label in zip(parts, odds.argmax(dim=-1).tolist(), strict=True):
-            named[label] = named[label] | part if label in named else part
-        return [Detection(label=namer.labels[label], score=score, mask=part) for label, part in named.items()]
+        heard = namer.heard(a).repeat_interleave(torch.tensor(counts, device=a.device), 0)
+        labels = iter((heard * namer.seen(v)).argmax(dim=-1).tolist())  # of (parts, labels)
+        return [[namer.labels[label] for label in islice(labels, count)] for count in counts]
 
 
 def level_dbfs(audio: NDArray[np.float32]) -> float:
@@ -224,10 +215,31 @@ def level_dbfs(audio: NDArray[np.float32]) -> float:
 
 def _silent(window: Window) -> KeyframePrediction:
     """Nothing can be heard, so nothing sounds; of that the level alone is certain."""
-    mask = np.zeros(window.image.shape[:2], np.bool_)
+    return _prediction(window, (), 1.0)
+
+
+def _prediction(window: Window, objects: tuple[Detection, ...], score: float) -> KeyframePrediction:
+    union = np.zeros(window.image.shape[:2], np.bool_)
+    for detection in objects:
+        union |= detection.mask
     return KeyframePrediction(
-        keyframe=window.keyframe, image=window.image, sounding=False, score=1.0, mask=mask, objects=()
+        keyframe=window.keyframe,
+        image=window.image,
+        sounding=bool(objects),
+        score=score,
+        mask=union,
+        objects=objects,
     )
+
+
+def _objects(parts: list[NDArray[np.bool_]], labels: list[str | None], score: float) -> tuple[Detection, ...]:
+    """The parts of a mask; those of one name are one object."""
+    if None in labels:
+        return tuple(Detection(label=None, score=score, mask=part) for part in parts)
+    named: dict[str | None, NDArray[np.bool_]] = {}
+    for part, label in zip(parts, labels, strict=True):
+        named[label] = named[label] | part if label in named else part
+    return tuple(Detection(label=label, score=score, mask=mask) for label, mask in named.items())
 
 
 def _parts(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:

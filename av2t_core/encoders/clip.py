@@ -4,11 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 
 import torch
-from accelerate import init_empty_weights
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor, nn
 
+from av2t_core.empty import empty_weights
 from av2t_core.encoders.state import Source, translate
 from av2t_core.model.inputs import stack_frames
 
@@ -63,6 +63,6 @@ def from_checkpoint(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     WeightsError names every key that is missing, unknown or of another shape.
     """
-    with init_empty_weights():
+    with empty_weights():
         own = ClipImageEncoder().state_dict()
     return translate(state, own, Source, _UNREAD)

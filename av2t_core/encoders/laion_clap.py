@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from av2t_core.empty import empty_weights
 from av2t_core.encoders import htsat
 from av2t_core.encoders.melspectrogram import log_mel, mono
 from av2t_core.encoders.state import Source, translate
@@ -55,7 +55,7 @@ def from_checkpoint(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Its keys may begin with `module.`, as in LAION's files. The text's half, HTSAT's classifier and what follows from
     the architecture is left out. WeightsError names every key that is missing, unknown or of another shape.
     """
-    with init_empty_weights():
+    with empty_weights():
         own = LaionClapAudioEncoder().state_dict()
     return translate({key.removeprefix("module."): tensor for key, tensor in state.items()}, own, _source, _UNREAD)
 

@@ -11,10 +11,10 @@ from math import ceil
 
 import numpy as np
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from av2t_core.empty import empty_weights
 from av2t_core.encoders import htsat
 from av2t_core.encoders.melspectrogram import log_mel
 from av2t_core.encoders.resample import resample_second
@@ -90,7 +90,7 @@ def from_checkpoint(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     The captions' half, HTSAT's classifier and what follows from the architecture is left out. WeightsError names every
     key that is missing, unknown or of another shape.
     """
-    with init_empty_weights():
+    with empty_weights():
         own = MsClapAudioEncoder().state_dict()
     return translate(state, own, _source, _UNREAD)
 

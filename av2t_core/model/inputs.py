@@ -13,10 +13,14 @@ SAM_STD = (58.395, 57.12, 57.375)
 
 
 def to_device(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor | list[Tensor]:
-    """Frames (H, W, 3) to float tensors (3, H, W) of 0..255; those of one size are copied at once, to (B, 3, H, W)."""
-    if len({image.shape for image in images}) == 1:
-        return torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2).float()
-    return [torch.from_numpy(image).to(device).permute(2, 0, 1).float() for image in images]
+    """Frames (H, W, 3) to uint8 tensors (3, H, W): on a CPU the frames themselves, elsewhere copies.
+
+    Those of one size travel together, as (B, 3, H, W). They become floats only when they are made smaller, for at
+    native size a batch of them may be large.
+    """
+    if device.type != "cpu" and len({image.shape for image in images}) == 1:
+        return torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2)
+    return [torch.from_numpy(image).to(device).permute(2, 0, 1) for image in images]
 
 
 def stack_frames(images: Tensor | Sequence[Tensor], size: int, mode: str, antialias: bool = False) -> Tensor:

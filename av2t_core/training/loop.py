@@ -33,7 +33,9 @@ class Loop:
         steps: int,
     ) -> None:
         """AdamW with a short warm-up and a cosine; the average of the weights (EMA) is what is kept."""
-        if (self.out / f"{name}.pt").exists():
+        done = (self.out / f"{name}.pt").exists()
+        distributed.barrier()  # or a process that comes late could take the others' result for an earlier run's
+        if done:
             return
         optimiser = torch.optim.AdamW(groups, weight_decay=0.01)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: _cosine(s, steps))

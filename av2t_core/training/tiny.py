@@ -5,7 +5,8 @@
     trunk   SAM2's image encoder, likewise, by the class of every pixel, which composed frames give for free
     joint   the paper's model and loss, encoders frozen; the same frame with two sounds, so that only listening helps.
             The class of every pixel goes on being asked, now of what sounds alone: what only adapters can tell
-    settle  both encoders and the whole once more, now also with the photographs and recordings that were held out
+    settle  both encoders and, at the preset's size, the whole once more, now also with the photographs and recordings
+            that were held out
 
 Every stage writes its result and is skipped when that exists; an interrupted stage goes on from its last checkpoint.
 """
@@ -55,7 +56,7 @@ class TinyRecipe:
     audio_steps: int = 520
     image_steps: int = 320
     trunk_steps: int = 700
-    joint_steps: tuple[int, int] = (700, 850)  # at each of the sizes
+    joint_steps: tuple[int, int] = (700, 850)  # at each of `sizes`, the trunk's steps at the first
     settle_steps: tuple[int, int, int] = (150, 150, 1200)  # of the sound's encoder, the image's, and the whole
     sizes: tuple[int, int] = (128, 192)
     trunk_lr: float = 2e-3
@@ -66,8 +67,15 @@ class TinyRecipe:
 
     @classmethod
     def onward(cls, start: str, seed: int) -> Self:
-        """For a version to learn on: all of it at the final size, and its audio encoder."""
-        return cls(start=start, seed=seed, audio_steps=500, image_steps=0, joint_steps=(0, 1400))
+        """For a version to learn on: the last stage alone."""
+        return cls(
+            start=start,
+            seed=seed,
+            audio_steps=0,
+            image_steps=0,
+            joint_steps=(0, 0),
+            settle_steps=(250, 0, 1250),
+        )
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -175,7 +183,7 @@ class Run:
             name = f"joint{size}"
             self._fit_joint(name, weights, image, audio, self.training, size, steps, scale)
             weights = self.loop.result(name)
-        self._keep_whole("joint", image, audio)
+        self._keep_whole("joint", weights, image, audio)
 
     def settle(self) -> None:
         audio, image = self._encoders("audio", "image")
@@ -185,10 +193,10 @@ class Run:
         self._fit_audio("settle-audio", audio, self.everything, audio_steps, 5e-4)
         self._fit_image("settle-image", image, self.everything, image_steps, 3e-4)
         audio, image = self._encoders("settle-audio", "settle-image")
-        size = self.recipe.sizes[-1]
-        weights = self.loop.result(f"joint{size}")
+        size = TINY.sam.image_size
+        weights = self.loop.result(f"joint{self.recipe.sizes[-1]}")
         self._fit_joint(f"settle{size}", weights, image, audio, self.everything, size, steps, 0.7)
-        self._keep_whole("settle", image, audio)
+        self._keep_whole("settle", self.loop.result(f"settle{size}"), image, audio)
 
     def _fit_audio(self, name: str, model: TinyAudioEncoder, cutouts: Cutouts, steps: int, lr: float) -> None:
         count = len(cutouts.labels)
@@ -277,9 +285,10 @@ class Run:
         pairs = read_tensors(resolve(self.recipe.start).weights, torch.device("cpu"))
         return {key.removeprefix(prefix): tensor.float() for key, tensor in pairs if key.startswith(prefix)}
 
-    def _keep_whole(self, name: str, image: TinyImageEncoder, audio: TinyAudioEncoder) -> None:
-        """The last result of this stage, and the encoders it was trained behind, as a model version's tensors."""
-        trained = self.loop.result(f"{name}{self.recipe.sizes[-1]}")
+    def _keep_whole(
+        self, name: str, trained: dict[str, Tensor], image: TinyImageEncoder, audio: TinyAudioEncoder
+    ) -> None:
+        """What a stage trained, and the encoders it was trained behind, as a model version's tensors."""
         tensors = {key: tensor for key, tensor in trained.items() if key.startswith("model.")}
         for part, encoder in (("image_encoder", image), ("audio_encoder", audio)):
             tensors |= {f"{part}.{key}": tensor for key, tensor in encoder.state_dict().items()}

@@ -1,6 +1,8 @@
 """The embedded model on the demo's clips: that it listens, and that the road around it keeps its promises."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +44,15 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> list[Window]:
 
 def same(first: KeyframePrediction, second: KeyframePrediction) -> bool:
     return bool((first.mask == second.mask).all()) and abs(first.score - second.score) < 1e-4
+
+
+def test_loading_imports_no_compiler() -> None:
+    """Which would take longer, and more memory, than all of the model."""
+    code = (
+        "import sys; from av2t_core.predictor import Predictor; Predictor.load('tiny', 'cpu');"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_what_sounds_is_what_is_masked(predictor: Predictor, windows: list[Window]) -> None:

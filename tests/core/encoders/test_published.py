@@ -5,9 +5,9 @@ import sys
 
 import pytest
 import torch
-from accelerate import init_empty_weights
 from torch import nn
 
+from av2t_core.empty import empty_weights
 from av2t_core.encoders.clip import ClipImageEncoder
 from av2t_core.encoders.laion_clap import LaionClapAudioEncoder
 from av2t_core.encoders.ms_clap import MsClapAudioEncoder
@@ -19,7 +19,7 @@ ENCODERS = (ClipImageEncoder, MsClapAudioEncoder, LaionClapAudioEncoder)
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_weights_can_be_put_into_an_empty_one(kind: type[nn.Module]) -> None:
     filled = kind()
-    with init_empty_weights():
+    with empty_weights():
         empty = kind()
     assert {parameter.device.type for parameter in empty.parameters()} == {"meta"}
     empty.load_state_dict(filled.state_dict(), assign=True)

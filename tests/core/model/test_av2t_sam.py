@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate import init_empty_weights
 from numpy.typing import NDArray
 
+from av2t_core.empty import empty_weights
 from av2t_core.errors import WeightsError
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import AV2TSamConfig, Feature, Sam1Config, Sam2Config
@@ -129,7 +129,7 @@ def test_state_dicts_go_both_ways(backbone: Backbone) -> None:
 
 @both
 def test_an_empty_model_takes_the_weights_themselves(backbone: Backbone) -> None:
-    with init_empty_weights():
+    with empty_weights():
         empty = AV2TSam(MICRO[backbone]).eval()
     weights = to_reference_state_dict(micro(backbone))
     load_reference_state_dict(empty, weights)
@@ -178,7 +178,7 @@ def test_what_is_absent_must_be_announced(backbone: Backbone) -> None:
 @both
 def test_the_full_size_has_the_published_keys(shared: Path, backbone: Backbone) -> None:
     listed = json.loads((shared / "golden" / f"keys_{backbone}.json").read_text())["entries"]
-    with init_empty_weights():
+    with empty_weights():
         model = AV2TSam(FULL[backbone].complete())
     ours = to_reference_state_dict(model)
     assert {key: list(tensor.shape) for key, tensor in ours.items()} == {e["key"]: e["shape"] for e in listed}

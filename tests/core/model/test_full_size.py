@@ -6,11 +6,11 @@ No published checkpoint and no full-size output of the reference is at hand. Wha
 
 import pytest
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from av2t_core.benchmark import eager_attention
 from av2t_core.checkpoint import matrices
+from av2t_core.empty import empty_weights
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.reference import from_reference, load_reference_state_dict, to_reference_state_dict
 from av2t_core.model.segmenter import best_mask
@@ -28,7 +28,7 @@ MASK_TOLERANCE = 2e-4
 )
 def test_the_fast_road_gives_what_the_plain_one_gives(preset: str, keys: int, parameters: int) -> None:
     config = PRESETS[preset].model
-    with init_empty_weights():
+    with empty_weights():
         complete, lean = AV2TSam(config.complete()), AV2TSam(config)
     weights = reference_weights(complete)
     assert len(weights) == keys

@@ -8,10 +8,10 @@ from typing import Any, Self
 import numpy as np
 import pytest
 import torch
-from accelerate import init_empty_weights
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from av2t_core.empty import empty_weights
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import AV2TSamConfig
 from av2t_core.model.reference import to_reference_state_dict
@@ -183,7 +183,7 @@ def test_what_the_loss_does_not_see_never_learns(runs: dict[Backbone, Run], back
 
 @pytest.mark.parametrize(("config", "tensors", "parameters"), [(SAM2_L, 336, 34_279_477), (SAM1_H, 199, 17_058_276)])
 def test_at_full_size_the_paper_trains_a_few_percent(config: AV2TSamConfig, tensors: int, parameters: int) -> None:
-    with init_empty_weights():
+    with empty_weights():
         trained = trained_parameters(AV2TSam(config))
     assert (len(trained), sum(parameter.numel() for parameter in trained.values())) == (tensors, parameters)
 
