@@ -20,9 +20,10 @@ from rq.job import Job
 
 from av2t_core.errors import AV2TError, MediaError
 from av2t_core.labelstudio.config import Targets, parse_label_config
-from av2t_core.labelstudio.regions import Object, Region, keyframe_regions
+from av2t_core.labelstudio.regions import Object, Region, clip_regions, keyframe_regions
+from av2t_core.labelstudio.tracks import Clock, Sighting
 from av2t_core.media import Clip, ClipInfo
-from av2t_core.predictor import KeyframePrediction, Predictor
+from av2t_core.predictor import Detection, KeyframePrediction, Predictor
 from av2t_core.versions import resolve
 from worker.client import LabelStudioClient
 from worker.failures import TaskGoneError, TransientError
@@ -31,6 +32,7 @@ from worker.settings import Settings
 log = logging.getLogger("av2t.worker")
 
 JPEG_QUALITY = 90
+RATE_DIGITS = 3  # of the frame rate that a task is given
 PROGRESS_INTERVAL = 0.3  # seconds
 LONGEST_WAIT = 30  # seconds between two looks for a Label Studio that is not there yet
 
@@ -116,15 +118,19 @@ def _preannotate(
         folder = Path(name)
         clip = folder / _file_name(url)
         client.fetch(url, task, clip)
-        present = data.get(targets.frames.variable) or []
-        seen = _predict(clip, context.predictor_of(model_version), targets, task, progress, None if present else folder)
+        filled = [variable for variable in targets.frame_variables if data.get(variable)]
+        present = data[filled[0]] if filled else []
+        wanted = folder if targets.frame_variables and not present else None
+        rate = data.get(targets.video.fps_variable) if targets.video.fps_variable else targets.video.fps
+        seen = _predict(clip, context.predictor_of(model_version), targets, task, progress, wanted, rate)
         count = len(seen.info.keyframes)
-        if present and len(present) != count:
-            raise AV2TError(
-                f'Task {task} has {len(present)} frames in "{targets.frames.variable}", and its clip has {count} '
-                f'keyframes; empty "{targets.frames.variable}" in the task\'s data to get those.'
-            )
-        frames = [] if present else _bring(client, project, seen.frames, progress)
+        for variable in filled:
+            if len(data[variable]) != count:
+                raise AV2TError(
+                    f'Task {task} has {len(data[variable])} frames in "{variable}", and its clip has {count} keyframes;'
+                    f' empty "{variable}" in the task\'s data to get those.'
+                )
+        frames = present or _bring(client, project, seen.frames, progress)
         client.set_task_data(task, _additions(targets, frames, seen.info))
     errors = LabelInterface(config).validate_prediction(seen.prediction(model_version), return_errors=True)
     if errors:
@@ -147,11 +153,21 @@ class _Seen:
 
 
 def _predict(
-    path: Path, predictor: Predictor, targets: Targets, task: int, progress: "_Progress", folder: Path | None
+    path: Path,
+    predictor: Predictor,
+    targets: Targets,
+    task: int,
+    progress: "_Progress",
+    folder: Path | None,
+    rate: object,
 ) -> _Seen:
-    """Decode and predict in one pass; of a keyframe only its regions and its JPEG (in `folder`) are kept."""
+    """Decode and predict in one pass; of a keyframe only its regions, its boxes and its JPEG (in `folder`) are kept.
+
+    `rate`: by which the page counts frames; the clip's own if it is none.
+    """
     frames: list[Path] = []
     regions: list[Region] = []
+    sightings: list[tuple[str | None, Sighting]] = []
     scores: list[float] = []
     page = 0
     try:
@@ -169,6 +185,7 @@ def _predict(
                     time=seen.keyframe.time,
                     objects=[Object(label=each.label, score=each.score, mask=each.mask) for each in seen.objects],
                 )
+                sightings += [(each.label, _sighting(seen, each)) for each in seen.objects]
                 progress.show(page + 1, max(clip.expected_windows or 0, page + 1))
             info = clip.info
     except MediaError as error:
@@ -177,7 +194,20 @@ def _predict(
     progress.show(page + 1, page + 1, now=True)
     for remark in info.remarks:
         log.info("task %d: %s", task, remark)
+    counted = float(rate) if isinstance(rate, int | float) and rate > 0 else round(info.fps, RATE_DIGITS)
+    regions += clip_regions(
+        targets,
+        task=task,
+        model_version=predictor.model_version,
+        clock=Clock(rate=counted, duration=info.duration),
+        size=(info.height, info.width),
+        sightings=sightings,
+    )
     return _Seen(info=info, frames=frames, regions=regions, score=round(sum(scores) / len(scores), 4))
+
+
+def _sighting(seen: KeyframePrediction, thing: Detection) -> Sighting:
+    return Sighting(window=seen.keyframe.index, time=seen.keyframe.time, box=thing.box, score=thing.score)
 
 
 def _write(seen: KeyframePrediction, task: int, folder: Path) -> Path:
@@ -195,9 +225,9 @@ def _bring(client: LabelStudioClient, project: int, frames: list[Path], progress
 
 def _additions(targets: Targets, frames: list[str], info: ClipInfo) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
     """What the task's data lacks. A value that somebody put there meanwhile is theirs."""
-    wanted: dict[str, Any] = {targets.frames.variable: frames}
+    wanted: dict[str, Any] = dict.fromkeys(targets.frame_variables, frames)
     if targets.video.fps_variable:
-        wanted[targets.video.fps_variable] = round(info.fps, 3)
+        wanted[targets.video.fps_variable] = round(info.fps, RATE_DIGITS)
     return lambda data: {name: value for name, value in wanted.items() if value and not data.get(name)}
 
 

@@ -4,13 +4,26 @@ Every name is read from the config. Format: https://labelstud.io/tags; what a co
 edition is listed in the README.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 from xml.etree import ElementTree
 
 from av2t_core.errors import ConfigError
 
-# The control tags that can hold a mask, each with one class in `controls`; the first of them in the config is used.
-MASK_TAGS = ("BrushLabels", "BitmaskLabels")
+# The control tags that can hold what sounds, each with one class in `controls`. Those of one kind say the same: the
+# first of them in the config is used.
+IMAGE_KINDS = {
+    "BrushLabels": "mask",
+    "BitmaskLabels": "mask",
+    "PolygonLabels": "polygon",
+    "RectangleLabels": "rectangle",
+}
+VIDEO_KINDS = {"VideoRectangle": "track", "TimelineLabels": "ranges"}
+KINDS = IMAGE_KINDS | VIDEO_KINDS
+
+# What the page of a Video counts frames by that is told nothing else.
+DEFAULT_RATE = 24.0
 
 REMEDY = (
     '<BrushLabels name="mask" toName="frames"><Label value="dog"/></BrushLabels> '
@@ -31,23 +44,17 @@ class Video:
     name: str
     variable: str  # key of the clip's URL in the task's data
     fps_variable: str | None = None  # key of the frame rate in the task's data, if the tag reads it from there
-
-
-@dataclass(frozen=True, kw_only=True)
-class Frames:
-    """The Image tag that pages through the keyframes."""
-
-    name: str
-    variable: str  # key of the list of URLs in the task's data
+    fps: float = DEFAULT_RATE  # if it does not
 
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """A control tag and the labels that its regions may carry."""
+    """A control tag, what it draws on, and the labels that its regions may carry."""
 
-    tag: str  # one of MASK_TAGS
+    tag: str  # one of KINDS
     name: str
-    to_name: str
+    to_name: str  # of an Image that pages through the keyframes, or of the Video
+    frames: str | None  # key of the list of URLs in the task's data; None on the Video
     labels: tuple[Label, ...]  # never empty, in the config's order
 
 
@@ -56,15 +63,22 @@ class Targets:
     """Where the clip comes from and where its prediction goes."""
 
     video: Video
-    frames: Frames
     controls: tuple[Control, ...]  # never empty; each gets its own regions
+
+    @property
+    def frame_variables(self) -> tuple[str, ...]:
+        """Keys of the lists of URLs in the task's data."""
+        return tuple(dict.fromkeys(control.frames for control in self.controls if control.frames))
 
 
 def parse_label_config(xml: str) -> Targets:
     """The targets of a project's label config; ConfigError names what is missing and shows the remedy."""
     root = _parse(xml)
-    mask, frames = _mask(root)
-    return Targets(video=_video(root), frames=frames, controls=(mask,))
+    controls = _controls(root)
+    named = next((control.to_name for control in controls if control.frames is None), None)
+    video = _video(root, named)
+    # One clip is looked at: the one that the first of its controls points at.
+    return Targets(video=video, controls=tuple(c for c in controls if c.frames or c.to_name == video.name))
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
@@ -87,44 +101,51 @@ def _parse(xml: str) -> ElementTree.Element:
     return root
 
 
-def _mask(root: ElementTree.Element) -> tuple[Control, Frames]:
-    """The first mask control that points at a list of images and has labels; else the first one's defect."""
-    elements = [element for element in root.iter() if element.tag in MASK_TAGS]
+def _controls(root: ElementTree.Element) -> tuple[Control, ...]:
+    """Of each kind the first that has labels and something to draw on; if there is none, the first's defect."""
+    elements = [element for element in root.iter() if element.tag in KINDS]
     if not elements:
-        raise ConfigError(f"The label config has no BrushLabels or BitmaskLabels to predict masks into; add {REMEDY}.")
+        raise ConfigError(f"The label config has none of {', '.join(KINDS)} to predict what sounds into; add {REMEDY}.")
+    controls: dict[str, Control] = {}
     defects = []
     for element in elements:
         try:
-            return _control(element, root)
+            controls.setdefault(KINDS[str(element.tag)], _control(element, root))
         except ConfigError as error:
             defects.append(error)
-    raise defects[0]
+    if not controls:
+        raise defects[0]
+    return tuple(controls.values())
 
 
-def _control(element: ElementTree.Element, root: ElementTree.Element) -> tuple[Control, Frames]:
+def _control(element: ElementTree.Element, root: ElementTree.Element) -> Control:
     tag, name, to_name = str(element.tag), element.get("name", ""), element.get("toName", "")
     if not name:
         raise ConfigError(f"A {tag} of the label config has no name; write it like {REMEDY}.")
-    image = next((image for image in root.iter("Image") if image.get("name") == to_name), None)
-    if not to_name or image is None:
+    shown = "Image" if tag in IMAGE_KINDS else "Video"
+    found = next((each for each in root.iter(shown) if each.get("name") == to_name), None)
+    if not to_name or found is None:
         raise ConfigError(
-            f'{tag} "{name}" points at "{to_name}", and there is no Image of that name; write it like {REMEDY}.'
+            f'{tag} "{name}" points at "{to_name}", and there is no {shown} of that name; write it like {REMEDY}.'
         )
-    variable = _variable(image.get("valueList"))
-    if variable is None:
+    frames = _variable(found.get("valueList")) if tag in IMAGE_KINDS else None
+    if frames is None and tag in IMAGE_KINDS:
         raise ConfigError(
             f'Image "{to_name}", which {tag} "{name}" points at, does not read a list of frames from the task; '
             f'give it valueList="$frames" in place of value.'
         )
-    labels = _labels(element)
+    # The labels of VideoRectangle's boxes are those of a tag beside it.
+    beside = [each for each in root.iter("Labels") if each.get("toName") == to_name]
+    labels = _labels(beside if tag == "VideoRectangle" else [element])
     if not labels:
-        raise ConfigError(f'{tag} "{name}" has no Label; give it at least one, like {REMEDY}.')
-    return Control(tag=tag, name=name, to_name=to_name, labels=labels), Frames(name=to_name, variable=variable)
+        place = f' in a <Labels toName="{to_name}"> beside it' if tag == "VideoRectangle" else ""
+        raise ConfigError(f'{tag} "{name}" has no Label; give it at least one{place}, like {REMEDY}.')
+    return Control(tag=tag, name=name, to_name=to_name, frames=frames, labels=labels)
 
 
-def _labels(element: ElementTree.Element) -> tuple[Label, ...]:
+def _labels(elements: Iterable[ElementTree.Element]) -> tuple[Label, ...]:
     labels: dict[str, Label] = {}
-    for label in element.iter("Label"):
+    for label in (label for element in elements for label in element.iter("Label")):
         # An alias stands in the regions in place of the value.
         if name := label.get("alias") or label.get("value"):
             values = (value.strip() for value in label.get("predicted_values", "").split(","))
@@ -132,15 +153,25 @@ def _labels(element: ElementTree.Element) -> tuple[Label, ...]:
     return tuple(labels.values())
 
 
-def _video(root: ElementTree.Element) -> Video:
+def _video(root: ElementTree.Element, wanted: str | None) -> Video:
+    """The Video of this name, or the first."""
     for element in root.iter("Video"):
-        name, variable = element.get("name"), _variable(element.get("value"))
-        if name and variable:
-            return Video(name=name, variable=variable, fps_variable=_variable(element.get("framerate")))
+        name, variable, rate = element.get("name"), _variable(element.get("value")), element.get("framerate")
+        if name and variable and wanted in (None, name):
+            return Video(name=name, variable=variable, fps_variable=_variable(rate), fps=_rate(rate))
     raise ConfigError(
         "The label config has no Video that reads its clip from the task; "
         'add <Video name="video" value="$video" framerate="$fps"/>.'
     )
+
+
+def _rate(value: str | None) -> float:
+    """What a constant frame rate says, if it says one."""
+    try:
+        rate = float(value or "")
+    except ValueError:
+        return DEFAULT_RATE
+    return rate if 0 < rate < inf else DEFAULT_RATE
 
 
 def _variable(value: str | None) -> str | None:

@@ -30,7 +30,7 @@ def test_refused_config_is_shown_to_who_connects(label_studio: LabelStudioServer
     with pytest.raises(httpx.HTTPStatusError) as error:
         add_backend(label_studio, backend, project.id)
     assert error.value.response.status_code == 400
-    assert "has no BrushLabels or BitmaskLabels" in error.value.response.text
+    assert "has none of BrushLabels, BitmaskLabels" in error.value.response.text
 
 
 def test_road_of_a_task(label_studio: LabelStudioServer, backend: Backend, redis: Redis, tmp_path: Path) -> None:

@@ -124,6 +124,40 @@ def test_a_task_gets_its_frames_its_rate_and_its_prediction(make: Make, clip: Pa
     assert task.job.meta == {"done": KEYFRAMES, "total": KEYFRAMES, "uploading": True}
 
 
+def test_every_control_gets_its_regions_on_the_frames_that_it_points_at(make: Make, context: jobs.Context) -> None:
+    labels = '<Label value="dog"/><Label value="horn"/>'
+    config = f"""<View><Video name="clip" value="$video"/>
+    <BitmaskLabels name="bits" toName="pages">{labels}</BitmaskLabels>
+    <RectangleLabels name="box" toName="pages">{labels}</RectangleLabels><Image name="pages" valueList="$stills"/>
+    <PolygonLabels name="outline" toName="again">{labels}</PolygonLabels>
+    <Image name="again" valueList="$copies"/></View>"""
+    task = make(ROOT / "av2t" / "demo_clips" / "dog.mp4", config)
+    assert task.job.perform()["outcome"] == "predicted"
+    assert task.data["stills"] == task.data["copies"]
+    assert len(task.uploads) == len(task.data["stills"]) + 1  # and the clip
+    [prediction] = task.predictions
+    assert {(region["from_name"], region["to_name"]) for region in prediction.result} == {
+        ("bits", "pages"),
+        ("box", "pages"),
+        ("outline", "again"),
+    }
+
+
+def test_controls_of_the_video_need_no_frames(make: Make, context: jobs.Context) -> None:
+    config = """<View><Video name="clip" value="$video" framerate="$rate"/>
+    <Labels name="things" toName="clip"><Label value="dog"/></Labels><VideoRectangle name="box" toName="clip"/>
+    <TimelineLabels name="times" toName="clip"><Label value="dog"/></TimelineLabels></View>"""
+    task = make(ROOT / "av2t" / "demo_clips" / "dog.mp4", config)
+    assert task.job.perform()["outcome"] == "predicted"
+    assert task.data.keys() == {"video", "rate"}
+    assert len(task.uploads) == 1  # the clip
+    [prediction] = task.predictions
+    assert {(region["from_name"], region["type"]) for region in prediction.result} == {
+        ("box", "videorectangle"),
+        ("times", "timelinelabels"),
+    }
+
+
 def test_doing_it_twice_changes_nothing(make: Make, clip: Path, context: jobs.Context) -> None:
     task = make(clip)
     task.job.perform()
@@ -218,7 +252,7 @@ def test_a_config_with_nothing_to_predict_into(make: Make, clip: Path, context: 
     config = (
         '<View><Video name="clip" value="$video"/><Choices name="c" toName="clip"><Choice value="a"/></Choices></View>'
     )
-    with pytest.raises(ConfigError, match="no BrushLabels or BitmaskLabels"):
+    with pytest.raises(ConfigError, match="none of BrushLabels, BitmaskLabels"):
         make(clip, config).job.perform()
 
 

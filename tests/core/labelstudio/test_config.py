@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from av2t_core.errors import ConfigError
-from av2t_core.labelstudio.config import Control, Frames, Label, Targets, Video, parse_label_config
+from av2t_core.labelstudio.config import Control, Label, Targets, Video, parse_label_config
 
 VIDEO = '<Video name="clip" value="$url" framerate="$rate" sync="sound"/>'
 AUDIO = '<Audio name="sound" value="$url" sync="clip"/>'
@@ -20,9 +20,14 @@ def view(*tags: str) -> str:
 def test_names_are_read_from_the_config() -> None:
     assert parse_label_config(view(VIDEO, AUDIO, BRUSH, IMAGE)) == Targets(
         video=Video(name="clip", variable="url", fps_variable="rate"),
-        frames=Frames(name="pages", variable="stills"),
         controls=(
-            Control(tag="BrushLabels", name="what", to_name="pages", labels=(Label(name="dog"), Label(name="cat"))),
+            Control(
+                tag="BrushLabels",
+                name="what",
+                to_name="pages",
+                frames="stills",
+                labels=(Label(name="dog"), Label(name="cat")),
+            ),
         ),
     )
 
@@ -41,12 +46,53 @@ def test_a_control_of_a_single_image_is_passed_over_for_one_of_a_list() -> None:
     single = '<Image name="still" value="$still"/>'
     other = '<BrushLabels name="other" toName="still"><Label value="dog"/></BrushLabels>'
     targets = parse_label_config(view(VIDEO, single, other, BRUSH, IMAGE))
-    assert (targets.controls[0].name, targets.frames.name) == ("what", "pages")
+    assert [(control.name, control.to_name) for control in targets.controls] == [("what", "pages")]
 
 
-def test_constant_frame_rate_is_no_variable() -> None:
-    video = '<Video name="clip" value="$url" framerate="25"/>'
-    assert parse_label_config(view(video, BRUSH, IMAGE)).video.fps_variable is None
+def test_every_kind_of_control_gets_its_regions_on_the_image_that_it_points_at() -> None:
+    other = '<Image name="again" valueList="$copies"/>'
+    polygon = '<PolygonLabels name="outline" toName="again"><Label value="dog"/></PolygonLabels>'
+    box = '<RectangleLabels name="{}" toName="pages"><Label value="dog"/></RectangleLabels>'
+    targets = parse_label_config(
+        view(VIDEO, polygon, BITMASK, BRUSH, box.format("box"), box.format("more"), IMAGE, other)
+    )
+    assert [(control.name, control.frames) for control in targets.controls] == [
+        ("outline", "copies"),
+        ("bits", "stills"),
+        ("box", "stills"),
+    ]
+    assert targets.frame_variables == ("copies", "stills")
+
+
+LABELS = '<Labels name="things" toName="{0}"><Label value="dog"/></Labels><Labels name="x" toName="pages"/>'
+TRACK = '<VideoRectangle name="track-{0}" toName="{0}"/>'
+RANGES = '<TimelineLabels name="times-{0}" toName="{0}"><Label value="cat"/></TimelineLabels>'
+
+
+def test_controls_of_the_video_need_no_frames() -> None:
+    targets = parse_label_config(view(LABELS.format("clip"), TRACK.format("clip"), RANGES.format("clip"), VIDEO))
+    assert targets.controls == (
+        Control(tag="VideoRectangle", name="track-clip", to_name="clip", frames=None, labels=(Label(name="dog"),)),
+        Control(tag="TimelineLabels", name="times-clip", to_name="clip", frames=None, labels=(Label(name="cat"),)),
+    )
+    assert targets.frame_variables == ()
+
+
+def test_the_clip_is_that_of_the_video_that_a_control_points_at() -> None:
+    other = '<Video name="other" value="$url2" framerate="12.5"/>'
+    targets = parse_label_config(
+        view(VIDEO, other, BRUSH, IMAGE, RANGES.format("other"), TRACK.format("clip"), LABELS.format("clip"))
+    )
+    assert targets.video == Video(name="other", variable="url2", fps=12.5)
+    assert [control.name for control in targets.controls] == ["what", "times-other"]
+
+
+@pytest.mark.parametrize(
+    ("framerate", "rate"), [('framerate="25"', 25), ("", 24), ('framerate="fast"', 24), ('framerate="0"', 24)]
+)
+def test_a_constant_frame_rate_is_no_variable(framerate: str, rate: float) -> None:
+    video = parse_label_config(view(f'<Video name="clip" value="$url" {framerate}/>', BRUSH, IMAGE)).video
+    assert (video.fps_variable, video.fps) == (None, rate)
 
 
 def test_predicted_values_and_alias() -> None:
@@ -66,12 +112,14 @@ def test_predicted_values_and_alias() -> None:
         ("", "is empty"),
         ("<View", "not well-formed"),
         ('<!DOCTYPE v [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><View>&b;</View>', "DOCTYPE"),
-        (view(VIDEO, IMAGE), "no BrushLabels or BitmaskLabels"),
+        (view(VIDEO, IMAGE), "none of BrushLabels, BitmaskLabels, PolygonLabels, RectangleLabels, VideoRectangle, "),
         (view(VIDEO, BRUSH), 'points at "pages", and there is no Image of that name'),
         (view(VIDEO, BRUSH, '<Image name="pages" value="$still"/>'), 'give it valueList="$frames"'),
         (view(VIDEO, BRUSH, '<Image name="pages" valueList="a.jpg"/>'), 'give it valueList="$frames"'),
         (view(VIDEO, '<BrushLabels name="what" toName="pages"/>', IMAGE), "has no Label"),
         (view(VIDEO, '<BrushLabels toName="pages"/>', IMAGE), "has no name"),
+        (view(VIDEO, TRACK.format("clip")), 'has no Label; give it at least one in a <Labels toName="clip"> beside it'),
+        (view(VIDEO, RANGES.format("pages"), IMAGE), 'points at "pages", and there is no Video of that name'),
         (view(IMAGE, BRUSH), "no Video that reads its clip from the task"),
         (view('<Video name="clip" value="http://127.0.0.1/a.mp4"/>', IMAGE, BRUSH), "no Video that reads"),
     ],

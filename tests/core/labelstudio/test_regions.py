@@ -8,9 +8,10 @@ from label_studio_sdk.converter.brush import decode_rle
 from label_studio_sdk.label_interface import LabelInterface
 from PIL import Image
 
-from av2t_core.labelstudio.config import MASK_TAGS, parse_label_config
-from av2t_core.labelstudio.controls import CONTROLS
-from av2t_core.labelstudio.regions import Object, keyframe_regions
+from av2t_core.labelstudio.config import IMAGE_KINDS, VIDEO_KINDS, parse_label_config
+from av2t_core.labelstudio.controls import IMAGE_CONTROLS, VIDEO_CONTROLS
+from av2t_core.labelstudio.regions import Object, clip_regions, keyframe_regions
+from av2t_core.labelstudio.tracks import Clock, Sighting
 
 CONFIG = """<View><Video name="video" value="$video"/>
 <{tag} name="mask" toName="frames"><Label value="dog"/><Label value="guitar"/></{tag}>
@@ -34,7 +35,8 @@ def regions(tag: str = "BrushLabels", *, task: int = 7, version: str = "tiny-1",
 
 
 def test_every_mask_tag_of_the_config_has_its_class() -> None:
-    assert tuple(CONTROLS) == MASK_TAGS
+    assert IMAGE_CONTROLS.keys() == IMAGE_KINDS.keys()
+    assert VIDEO_CONTROLS.keys() == VIDEO_KINDS.keys()
 
 
 def test_a_region() -> None:
@@ -67,7 +69,43 @@ def test_bitmask() -> None:
     assert not rgba[..., :3].any()
 
 
-@pytest.mark.parametrize("tag", MASK_TAGS)
+def test_polygon() -> None:
+    thing, rest = regions("PolygonLabels")  # the rest is one part with a hole
+    assert thing["value"]["polygonlabels"] == ["guitar"]
+    assert thing["value"]["closed"]
+    points = np.array(thing["value"]["points"])
+    assert points.min(axis=0) == pytest.approx([100 * 5.25 / 32, 100 * 3.25 / 24], abs=1e-3)
+    assert points.max(axis=0) == pytest.approx([100 * 19.75 / 32, 100 * 8.75 / 24], abs=1e-3)
+    assert rest["value"]["polygonlabels"] == ["dog"]
+
+
+def test_rectangle() -> None:
+    thing, rest = regions("RectangleLabels")
+    assert thing["value"] == {
+        "x": 15.625,
+        "y": 12.5,
+        "width": 46.875,
+        "height": 25.0,
+        "rotation": 0,
+        "rectanglelabels": ["guitar"],
+    }
+    assert [rest["value"][side] for side in ("x", "y", "width", "height")] == [0, 0, 100, 100]
+
+
+def test_all_at_once() -> None:
+    controls = "".join(f'<{tag} name="{tag}" toName="frames"><Label value="dog"/></{tag}>' for tag in IMAGE_KINDS)
+    config = f'<View><Video name="video" value="$video"/>{controls}<Image name="frames" valueList="$frames"/></View>'
+    thing = Object(label="dog", score=0.9, mask=mask())
+    result = keyframe_regions(
+        parse_label_config(config), task=7, model_version="v", page=0, time=0.9375, objects=[thing]
+    )
+    assert [region["from_name"] for region in result] == ["BrushLabels", "PolygonLabels", "RectangleLabels"]
+    assert len({region["id"] for region in result}) == 3
+    prediction = {"model_version": "v", "score": 0.9, "result": result}
+    assert LabelInterface(config).validate_prediction(prediction, return_errors=True) == []
+
+
+@pytest.mark.parametrize("tag", IMAGE_KINDS)
 def test_the_sdk_finds_nothing_wrong(tag: str) -> None:
     prediction = {"model_version": "tiny-1", "score": 0.9, "result": regions(tag)}
     assert LabelInterface(CONFIG.format(tag=tag)).validate_prediction(prediction, return_errors=True) == []
@@ -81,3 +119,78 @@ def test_ids_are_the_same_each_time_and_differ_between_regions() -> None:
         for region in different
     ]
     assert len(set(ids)) == len(ids) == 8
+
+
+VIDEO_CONFIG = """<View><Video name="video" value="$video" framerate="25"/>
+<Labels name="things" toName="video"><Label value="dog"/><Label value="guitar"/></Labels>
+<VideoRectangle name="box" toName="video"/>
+<TimelineLabels name="times" toName="video"><Label value="dog"/><Label value="guitar"/></TimelineLabels></View>"""
+
+
+def on_the_video(*seen: tuple[str | None, int, float], task: int = 7) -> list[dict[str, Any]]:
+    """By label, window and score."""
+    return clip_regions(
+        parse_label_config(VIDEO_CONFIG),
+        task=task,
+        model_version="v",
+        clock=Clock(rate=25, duration=5),
+        size=(200, 400),
+        sightings=[
+            (label, Sighting(window=window, time=window + 0.96, box=(40, 50, 100, 20), score=score))
+            for label, window, score in seen
+        ],
+    )
+
+
+def test_a_track_and_its_ranges() -> None:
+    dog, guitar, first, second, third = on_the_video(
+        ("dog", 0, 0.8), ("dog", 1, 0.6), ("guitar", 2, 0.5), ("dog", 3, 0.1)
+    )
+    box = {"x": 10, "y": 25, "width": 25, "height": 10, "rotation": 0}
+    assert dog == {
+        "id": dog["id"],
+        "from_name": "box",
+        "to_name": "video",
+        "type": "videorectangle",
+        "score": 0.5,
+        "value": {
+            "framesCount": 125,
+            "duration": 5,
+            "labels": ["dog"],
+            "sequence": [
+                {"frame": 1, "time": 0.04, "enabled": True, **box},
+                {"frame": 50, "time": 2.0, "enabled": False, **box},
+                {"frame": 76, "time": 3.04, "enabled": True, **box},
+                {"frame": 100, "time": 4.0, "enabled": False, **box},
+            ],
+        },
+        "meta": {"text": ["from 0 s to 4 s"]},
+    }
+    assert guitar["value"]["labels"] == ["guitar"]
+    assert first == {
+        "id": first["id"],
+        "from_name": "times",
+        "to_name": "video",
+        "type": "timelinelabels",
+        "score": 0.7,
+        "value": {"ranges": [{"start": 1, "end": 50}], "timelinelabels": ["dog"]},
+        "meta": {"text": ["from 0 s to 2 s"]},
+    }
+    assert second["value"] == {"ranges": [{"start": 76, "end": 100}], "timelinelabels": ["dog"]}
+    assert third["value"] == {"ranges": [{"start": 51, "end": 75}], "timelinelabels": ["guitar"]}
+
+
+def test_regions_on_the_video_have_lasting_ids_and_please_the_sdk() -> None:
+    seen = [("dog", 0, 0.8), ("tram", 2, 0.5), (None, 3, 0.5)]
+    result = on_the_video(*seen)
+    assert result == on_the_video(*seen)
+    assert len({region["id"] for region in [*result, *on_the_video(*seen, task=8)]}) == 2 * len(result)
+    assert [region["score"] for region in result if region["meta"]["text"][0].count(",")] == [0] * 4
+    prediction = {"model_version": "v", "score": 0.9, "result": result}
+    assert LabelInterface(VIDEO_CONFIG).validate_prediction(prediction, return_errors=True) == []
+
+
+def test_each_control_has_its_own() -> None:
+    targets = parse_label_config(VIDEO_CONFIG)
+    thing = Object(label="dog", score=0.9, mask=mask())
+    assert keyframe_regions(targets, task=7, model_version="v", page=0, time=0.9, objects=[thing]) == []

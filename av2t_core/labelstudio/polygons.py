@@ -1,0 +1,60 @@
+"""A mask as the polygons of its parts."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from cv2.typing import MatLike
+from numpy.typing import NDArray
+
+TOLERANCE = 1 / 720
+"""How far a polygon may be from the edge of its mask, as a share of the picture's height."""
+
+_FINE = 2
+# A contour runs through the middles of the outermost pixels, which at _FINE times the size are so far inside the edge.
+_INSIDE = 0.5 / _FINE
+
+
+def polygons(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
+    """Mask (H, W) to a ring (n, 2) of x, y in pixels, n >= 3, for each of its parts, the largest first.
+
+    A part's holes are cut out of it: the ring goes over to each along a line and back by the same, for neither Label
+    Studio's polygons nor those of most formats have holes.
+    """
+    height = mask.shape[0]
+    epsilon = max(_INSIDE, TOLERANCE * height - _INSIDE) * _FINE
+    fine = np.asarray(np.kron(mask.view(np.uint8), np.ones((_FINE, _FINE), np.uint8)), np.uint8)
+    found, tree = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    if tree is None:
+        return []
+    simple = [_simplified(contour, epsilon) for contour in found]
+    rings = []
+    for index, (_, _, child, parent) in enumerate(tree[0].tolist()):
+        if parent < 0:
+            holes = []
+            while child >= 0:
+                holes.append(simple[child])
+                child = int(tree[0][child][0])
+            rings.append(_keyhole(simple[index], [hole for hole in holes if len(hole) >= 3]))
+    return sorted((ring for ring in rings if len(ring) >= 3), key=_area, reverse=True)
+
+
+def _simplified(contour: MatLike, epsilon: float) -> NDArray[np.float64]:
+    """cv2's contour (n, 1, 2) to (m, 2), in pixels of the mask."""
+    return (cv2.approxPolyDP(contour, epsilon, closed=True)[:, 0].astype(np.float64) + 0.5) / _FINE
+
+
+def _keyhole(ring: NDArray[np.float64], holes: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Every hole is reached from the point of the ring that is nearest to it, the nearest hole first."""
+    left = list(holes)
+    while left:
+        ways = [np.linalg.norm(ring[:, None] - hole, axis=-1) for hole in left]
+        nearest = int(np.argmin([way.min() for way in ways]))
+        i, j = np.unravel_index(int(ways[nearest].argmin()), ways[nearest].shape)
+        hole = left.pop(nearest)
+        ring = np.concatenate([ring[: i + 1], np.roll(hole, -j, axis=0), hole[j : j + 1], ring[i:]])
+    return ring
+
+
+def _area(ring: NDArray[np.float64]) -> float:
+    return float(cv2.contourArea(ring.astype(np.float32)))

@@ -1,0 +1,134 @@
+"""What is seen of things at keyframes → tracks of boxes and ranges of time, in the frames that Label Studio counts."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import ceil, hypot
+
+import numpy as np
+from numpy.typing import NDArray
+
+PRECISION = 2.0
+"""Pixels by which a box between two keyframes of a track may be off."""
+
+Box = tuple[float, float, float, float]
+"""x, y, width and height in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clock:
+    """The frames of a clip as its page counts them: from 1, by the frame rate that its tag is given."""
+
+    rate: float  # frames a second
+    duration: float  # seconds
+
+    @property
+    def count(self) -> int:
+        return max(1, round(self.duration * self.rate))
+
+    def at(self, time: float) -> int:
+        """The frame that is nearest to a time in seconds."""
+        return self._within(round(time * self.rate) + 1)
+
+    def window(self, first: int, last: int) -> tuple[int, int]:
+        """The first and the last frame of windows `first` to `last`, of one second each."""
+        return self._within(ceil(first * self.rate - 1e-6) + 1), self._within(ceil((last + 1) * self.rate - 1e-6))
+
+    def _within(self, frame: int) -> int:
+        return min(max(1, frame), self.count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sighting:
+    """A thing that sounds, in one window."""
+
+    window: int
+    time: float  # seconds, of its keyframe
+    box: Box
+    score: float  # 0..1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A box of a track from `frame` on; between two marks it moves in a straight line. After the last it is gone."""
+
+    frame: int
+    box: Box
+    last: bool = False
+
+
+def link(sightings: Iterable[Sighting]) -> list[list[Sighting]]:
+    """Sightings of one label, in the order of time, to things: what is nearest to where a thing was last is that thing.
+
+    A thing that falls silent and sounds again is the same thing.
+    """
+    things: list[list[Sighting]] = []
+    by_window: dict[int, list[Sighting]] = {}
+    for sighting in sightings:
+        by_window.setdefault(sighting.window, []).append(sighting)
+    for together in by_window.values():
+        ways = sorted(
+            (_distance(thing[-1].box, sighting.box), t, s)
+            for t, thing in enumerate(things)
+            for s, sighting in enumerate(together)
+        )
+        known: dict[int, int] = {}  # sighting to thing
+        for _, t, s in ways:
+            if s not in known and t not in known.values():
+                known[s] = t
+        for s, sighting in enumerate(together):
+            if s in known:
+                things[known[s]].append(sighting)
+            else:
+                things.append([sighting])
+    return things
+
+
+def runs(sightings: Sequence[Sighting]) -> list[list[Sighting]]:
+    """Those of windows that follow one another, together."""
+    found: list[list[Sighting]] = []
+    for sighting in sightings:
+        if found and sighting.window <= found[-1][-1].window + 1:
+            found[-1].append(sighting)
+        else:
+            found.append([sighting])
+    return found
+
+
+def marks(thing: Sequence[Sighting], clock: Clock) -> list[Mark]:
+    """As few as keep its box within PRECISION of what was seen. It is there in the whole of each window."""
+    found: list[Mark] = []
+    for run in runs(thing):
+        first, last = clock.window(run[0].window, run[-1].window)
+        boxes = {first: run[0].box, **{clock.at(sighting.time): sighting.box for sighting in run}, last: run[-1].box}
+        frames = sorted(boxes)
+        for frame in _kept(frames, np.array([boxes[frame] for frame in frames])):
+            found.append(Mark(frame=frame, box=boxes[frame], last=frame == frames[-1]))
+    return found
+
+
+def _kept(frames: Sequence[int], boxes: NDArray[np.float64]) -> list[int]:
+    """The first and the last of the frames, and of those between them what a straight line would miss by too much.
+
+    Ramer, Douglas and Peucker's way, by the corners of the boxes (n, 4).
+    """
+    times = np.array(frames, np.float64)
+    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    kept, open_ = {0, len(frames) - 1}, [(0, len(frames) - 1)]
+    while open_:
+        left, right = open_.pop()
+        if right - left < 2:
+            continue
+        share = ((times[left : right + 1] - times[left]) / (times[right] - times[left]))[:, None]
+        line = corners[left] + share * (corners[right] - corners[left])
+        off = np.abs(corners[left : right + 1] - line).max(axis=1)
+        worst = left + int(off.argmax())
+        if off.max() > PRECISION:
+            kept.add(worst)
+            open_ += [(left, worst), (worst, right)]
+    return [frames[i] for i in sorted(kept)]
+
+
+def _distance(first: Box, second: Box) -> float:
+    """Between the middles."""
+    (x1, y1, w1, h1), (x2, y2, w2, h2) = first, second
+    return hypot(x1 + w1 / 2 - x2 - w2 / 2, y1 + h1 / 2 - y2 - h2 / 2)

@@ -1,0 +1,62 @@
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from av2t_core.labelstudio.polygons import polygons
+
+UP = 4
+
+
+def drawn(rings: Sequence[NDArray[np.float64]], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """What the rings cover, by the middles of the pixels."""
+    fine = np.zeros((shape[0] * UP, shape[1] * UP), np.uint8)
+    for ring in rings:
+        one = np.zeros_like(fine)
+        cv2.fillPoly(one, [np.round(ring * UP - 0.5).astype(np.int32)], 1)
+        fine |= one
+    return fine[UP // 2 :: UP, UP // 2 :: UP].astype(bool)
+
+
+def distance_to_edge(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    inside, outside = (cv2.distanceTransform(m.view(np.uint8), cv2.DIST_L2, 5) for m in (mask, ~mask))
+    return np.asarray(np.maximum(inside, outside) - 0.5, np.float32)  # from middle to middle of pixels
+
+
+@pytest.mark.parametrize("height", [90, 720, 1080])
+def test_they_stay_within_a_pixel_at_720_lines(height: int) -> None:
+    """Of blobs with holes, some of them cut off by the picture's edge."""
+    noise = np.random.default_rng(0).normal(size=(height, height * 16 // 9))
+    smooth = cv2.GaussianBlur(noise, (0, 0), height / 24)
+    mask = smooth > 0.3 * smooth.std()
+    rings = polygons(mask)
+    wrong = drawn(rings, mask.shape) ^ mask
+    assert distance_to_edge(mask)[wrong].max(initial=0) <= max(0.5, height / 720)
+    count, _ = cv2.connectedComponents(mask.view(np.uint8))
+    assert len(rings) == count - 1
+    assert sum(map(len, rings)) < 2000
+
+
+def test_a_hole_is_cut_out() -> None:
+    mask = np.zeros((20, 20), bool)
+    mask[2:18, 2:18] = True
+    mask[5:8, 5:8] = mask[10:15, 10:15] = False
+    (ring,) = polygons(mask)
+    assert (drawn([ring], mask.shape) == mask).all()
+
+
+def test_the_smallest_and_none() -> None:
+    mask = np.zeros((9, 9), bool)
+    assert polygons(mask) == []
+    mask[3, 4] = True
+    (ring,) = polygons(mask)
+    assert (drawn([ring], mask.shape) == mask).all()
+
+
+def test_the_largest_part_is_first() -> None:
+    mask = np.zeros((20, 40), bool)
+    mask[2:5, 2:5] = mask[2:18, 10:38] = True
+    first, second = polygons(mask)
+    assert first[:, 0].min() > 9 > second[:, 0].max()
