@@ -10,13 +10,14 @@ EfficientNet-Lite0, which begins with what it learned on ImageNet; everything el
 CUTOUTS is a folder as `av2t compose` reads it (docs/composed-clips.md). OUT keeps what each stage learned: run the same
 command again after an interruption, and it goes on. At the end OUT/NAME holds the model version, and OUT/NAME-held-out
 what it was before the last stage: where a class has several photographs or recordings, one of them was new to it, so
-that it can be measured on what it has never met (`av2t compose --held-out`). Two hours on two cores.
+that it can be measured on what it has never met (`av2t compose --held-out`). Two to three hours on two cores.
 
-  av2t pretrain runs/tiny --cutouts cutouts --name tiny-4 --processes 2
+  av2t pretrain runs/tiny --cutouts cutouts --name tiny-5 --processes 2
 
-With --start an embedded version learns on instead, at the final size, with other draws if --seed is another:
+With --start an embedded version learns on instead, from all of them, and OUT/NAME alone is kept. Another --seed draws
+other pictures and sounds:
 
-  av2t pretrain runs/on --cutouts cutouts --name tiny-4 --processes 2 --start tiny-3 --seed 9
+  av2t pretrain runs/on --cutouts cutouts --name tiny-5 --processes 2 --start tiny-4 --seed 10
 """
 
 
@@ -37,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
     from av2t_core.training.tiny import TinyRecipe, keep_version, train_tiny
     from av2t_core.versions import check_name, resolve
 
-    versions = {args.out / check_name(f"{args.name}{end}"): not end for end in ("", "-held-out")}
+    ends = ("",) if args.start else ("", "-held-out")
+    versions = {args.out / check_name(f"{args.name}{end}"): not end for end in ends}
     for directory in versions:
         if directory.exists():
             raise WeightsError(f"{directory} exists; a model version is never changed, choose another --name")

@@ -31,7 +31,7 @@ TINY = AV2TSamConfig(
     adapter_width=64,
     antialias=True,
     beit3=Beit3Config(image_size=128, width=192, layers=2, heads=6, ffn_width=768, max_text=8),
-    sam=Sam2Config(image_size=192, trunk="efficientnet-lite0", width=128),
+    sam=Sam2Config(image_size=256, trunk="efficientnet-lite0", width=128),
 )
 # The paper's: Table 1 has both with and without adapters; Table 2's features are the config's `feature`.
 SAM2_L = AV2TSamConfig(sam=Sam2Config())

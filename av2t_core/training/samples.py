@@ -12,6 +12,8 @@ from av2t_core.compose.cutouts import SAMPLE_RATE, Cutouts
 from av2t_core.compose.scene import Scene, draw_scene
 from av2t_core.compose.sound import mix, sound_stretch
 
+_STRETCH = 3  # seconds
+
 
 @dataclass(frozen=True, kw_only=True)
 class Frames:
@@ -57,12 +59,16 @@ def draw_frames(
 
 
 def draw_sound(rng: np.random.Generator, cutouts: Cutouts, indices: Sequence[int]) -> NDArray[np.float32]:
-    """One second (16000,) in which the labels of these indices sound together."""
+    """One second (16000,) in which the labels of these indices sound together.
+
+    It is cut out of a longer mixture, as a clip's are: no part is sure to be at its loudest.
+    """
     parts = []
     for i in indices:
         recordings = cutouts.sounds[cutouts.labels[i]]
-        parts.append(sound_stretch(rng, recordings[rng.integers(len(recordings))], 1.0))
-    return mix(rng, parts, SAMPLE_RATE)
+        parts.append(sound_stretch(rng, recordings[rng.integers(len(recordings))], _STRETCH))
+    start = int(rng.integers(_STRETCH)) * SAMPLE_RATE
+    return mix(rng, parts, _STRETCH * SAMPLE_RATE)[start : start + SAMPLE_RATE]
 
 
 def draw_hearing(rng: np.random.Generator, in_view: Sequence[int], labels: int) -> tuple[int, ...]:

@@ -48,7 +48,7 @@ _FROZEN_BLOCKS = 7
 class TinyRecipe:
     """`trunk_lr` counts in each tensor's own size (RMS): what ImageNet taught has tensors of very different sizes.
 
-    `start`: a model version of this preset, whose encoders and weights learn on; the stage `trunk` is left out.
+    `start`: a model version of this preset, which learns on: it goes through the last stage alone.
     """
 
     start: str | None = None
@@ -67,19 +67,11 @@ class TinyRecipe:
 
     @classmethod
     def onward(cls, start: str, seed: int) -> Self:
-        """For a version to learn on: the last stage alone."""
-        return cls(
-            start=start,
-            seed=seed,
-            audio_steps=0,
-            image_steps=0,
-            joint_steps=(0, 0),
-            settle_steps=(250, 0, 1250),
-        )
+        return cls(start=start, seed=seed, settle_steps=(250, 0, 1250))
 
     @property
     def stages(self) -> tuple[str, ...]:
-        return tuple(stage for stage in STAGES if stage != "trunk" or self.start is None)
+        return STAGES if self.start is None else STAGES[-1:]
 
 
 def train_tiny(
@@ -146,21 +138,13 @@ class Run:
 
     def audio(self) -> None:
         torch.manual_seed(self.recipe.seed)
-        model = TinyAudioEncoder(self.encoders)
-        if self.recipe.start:
-            model.load_state_dict(self._of_start("audio_encoder."))
-        lr = 1.5e-3 if self.recipe.start else 2e-3
-        self._fit_audio("audio", model, self.training, self.recipe.audio_steps, lr)
+        self._fit_audio("audio", TinyAudioEncoder(self.encoders), self.training, self.recipe.audio_steps, 2e-3)
 
     def image(self) -> None:
         torch.manual_seed(self.recipe.seed)
-        model = TinyImageEncoder(self.encoders)
-        if self.recipe.start:
-            model.load_state_dict(self._of_start("image_encoder."))
-        else:
-            learned = imagenet_weights()
-            model.trunk.load_state_dict(learned.trunk)
-            model.last.load_state_dict(learned.last)
+        model, learned = TinyImageEncoder(self.encoders), imagenet_weights()
+        model.trunk.load_state_dict(learned.trunk)
+        model.last.load_state_dict(learned.last)
         self._fit_image("image", model, self.training, self.recipe.image_steps, 1e-3)
 
     def trunk(self) -> None:
@@ -179,6 +163,11 @@ class Run:
         torch.manual_seed(self.recipe.seed)
         audio, image = self._encoders("audio", "image")
         weights = self._initial_weights()
+        for key, tensor in self.loop.result("trunk").items():
+            if key.startswith("sam.image_encoder."):
+                weights[f"model.segmenter.{key}"] = tensor
+            elif key.startswith("head."):
+                weights[key] = tensor
         for size, steps, scale in zip(self.recipe.sizes, self.recipe.joint_steps, (1.0, 0.7), strict=True):
             name = f"joint{size}"
             self._fit_joint(name, weights, image, audio, self.training, size, steps, scale)
@@ -186,15 +175,17 @@ class Run:
         self._keep_whole("joint", weights, image, audio)
 
     def settle(self) -> None:
-        audio, image = self._encoders("audio", "image")
-        for encoder in (audio, image):
-            encoder.train()
+        torch.manual_seed(self.recipe.seed)
+        if self.recipe.start:
+            audio, image, weights = self._start(self.recipe.start)
+        else:
+            audio, image = self._encoders("audio", "image")
+            weights = self.loop.result(f"joint{self.recipe.sizes[-1]}")
         audio_steps, image_steps, steps = self.recipe.settle_steps
         self._fit_audio("settle-audio", audio, self.everything, audio_steps, 5e-4)
         self._fit_image("settle-image", image, self.everything, image_steps, 3e-4)
         audio, image = self._encoders("settle-audio", "settle-image")
         size = TINY.sam.image_size
-        weights = self.loop.result(f"joint{self.recipe.sizes[-1]}")
         self._fit_joint(f"settle{size}", weights, image, audio, self.everything, size, steps, 0.7)
         self._keep_whole("settle", self.loop.result(f"settle{size}"), image, audio)
 
@@ -232,15 +223,7 @@ class Run:
             for name, parameter in model.named_parameters():
                 if name.startswith("adapters.") and name.endswith(".2.weight"):
                     nn.init.zeros_(parameter)
-        weights = Tagger(model, DenseHead(TINY, self.encoders)).state_dict()
-        if self.recipe.start:
-            return weights | {f"model.{key}": tensor for key, tensor in self._of_start("model.").items()}
-        for key, tensor in self.loop.result("trunk").items():
-            if key.startswith("sam.image_encoder."):
-                weights[f"model.segmenter.{key}"] = tensor
-            elif key.startswith("head."):
-                weights[key] = tensor
-        return weights
+        return Tagger(model, DenseHead(TINY, self.encoders)).state_dict()
 
     def _fit_joint(
         self,
@@ -279,11 +262,13 @@ class Run:
 
         self.loop.fit(name, tagger, loss, _groups(tagger, trunk, recipe.trunk_lr * scale, recipe.lr * scale), steps)
 
-    def _of_start(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors of the version to start from under this prefix, without it."""
-        assert self.recipe.start
-        pairs = read_tensors(resolve(self.recipe.start).weights, torch.device("cpu"))
-        return {key.removeprefix(prefix): tensor.float() for key, tensor in pairs if key.startswith(prefix)}
+    def _start(self, name: str) -> tuple[TinyAudioEncoder, TinyImageEncoder, dict[str, Tensor]]:
+        """A version's encoders, and its weights under a head that has yet to learn."""
+        tensors = {k: t.float() for k, t in read_tensors(resolve(name).weights, torch.device("cpu"))}
+        audio, image = TinyAudioEncoder(self.encoders), TinyImageEncoder(self.encoders)
+        for part, encoder in (("audio_encoder.", audio), ("image_encoder.", image)):
+            encoder.load_state_dict({k.removeprefix(part): t for k, t in tensors.items() if k.startswith(part)})
+        return audio, image, self._initial_weights() | {k: t for k, t in tensors.items() if k.startswith("model.")}
 
     def _keep_whole(
         self, name: str, trained: dict[str, Tensor], image: TinyImageEncoder, audio: TinyAudioEncoder
