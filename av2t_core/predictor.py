@@ -27,7 +27,7 @@ from av2t_core.versions import resolve
 SILENCE_DBFS = -60.0
 LARGEST_BATCH = 16
 # A CPU gains nothing by more, its memory has other uses, and progress should be seen.
-LARGEST_BATCH_ON_CPU = 8
+LARGEST_BATCH_ON_CPU = 4
 LARGEST_PIXELS_ON_CPU = 2 * 1024 * 1024  # of SAM's square inputs
 # What a keyframe takes while it is computed, for each pixel of SAM's square input; generous, by SAM2-L in fp32.
 BYTES_PER_PIXEL = 1500
