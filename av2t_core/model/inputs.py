@@ -20,7 +20,8 @@ def to_device(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Tens
     """
     if device.type != "cpu" and len({image.shape for image in images}) == 1:
         return torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2)
-    return [torch.from_numpy(image).to(device).permute(2, 0, 1) for image in images]
+    # torch takes no array that may not be written to, as a decoded picture may be; such a one is copied.
+    return [torch.from_numpy(np.require(image, requirements="W")).to(device).permute(2, 0, 1) for image in images]
 
 
 def stack_frames(images: Tensor | Sequence[Tensor], size: int, mode: str, antialias: bool = False) -> Tensor:
