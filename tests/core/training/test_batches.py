@@ -73,7 +73,7 @@ def test_the_first_frame_of_a_training_clip_of_s4_with_its_own_second(data: Path
     assert set(given.target.flatten().tolist()) == {0, 1}
     assert given.names == (training.video, *[validation.video] * 5)
     assert given.images_sam is not None
-    assert given.images_sam.shape == (6, 3, 192, 192)
+    assert given.images_sam.shape == (6, 3, 256, 256)
     assert (given.v.shape, given.a.shape) == ((6, 256), (6, 256))
     assert len(reads[1].sounds) == 5
 
@@ -98,7 +98,7 @@ def test_frozen_results_are_computed_once_and_named_by_content(data: Path, tmp_p
         assert second.images_sam is None
         assert first.features is not None
         assert second.features is not None
-        assert [feature.shape for feature in second.features] == [(5, 128, 48, 48), (5, 128, 24, 24), (5, 128, 12, 12)]
+        assert [feature.shape for feature in second.features] == [(5, 128, 64, 64), (5, 128, 32, 32), (5, 128, 16, 16)]
         assert all(torch.equal(a, b) for a, b in zip(first.features, second.features, strict=True))
 
     sound = tmp_path / "other.wav"
