@@ -130,7 +130,7 @@ def _preannotate(
                     f'Task {task} has {len(data[variable])} frames in "{variable}", and its clip has {count} keyframes;'
                     f' empty "{variable}" in the task\'s data to get those.'
                 )
-        frames = present or _bring(client, project, seen.frames, progress)
+        frames = _bring(client, project, seen.frames, progress) if wanted else present
         client.set_task_data(task, _additions(targets, frames, seen.info))
     errors = LabelInterface(config).validate_prediction(seen.prediction(model_version), return_errors=True)
     if errors:
