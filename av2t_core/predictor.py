@@ -19,7 +19,7 @@ from av2t_core.checkpoint import Loaded, Precision, build, load_version, randomi
 from av2t_core.errors import AV2TError, ConfigError, WeightsError
 from av2t_core.media import Keyframe, Window
 from av2t_core.model.inputs import multimodal_images, sam_images, to_device
-from av2t_core.model.segmenter import best_mask
+from av2t_core.model.segmenter import best_mask, lifted
 from av2t_core.presets import PRESETS
 from av2t_core.versions import resolve
 
@@ -188,7 +188,8 @@ class Predictor:
                 v,
                 a,
             )
-        return best_mask(logits, ious), ious.amax(dim=-1), a
+        best = best_mask(logits, ious)
+        return best if config.mask_reach is None else lifted(best, config.mask_reach), ious.amax(dim=-1), a
 
     def _labels(self, windows: list[Window], parts: list[list[NDArray[np.bool_]]], a: Tensor) -> list[list[str | None]]:
         """What the parts of each window's mask are called, by what is heard and what is seen in them."""

@@ -29,6 +29,7 @@ TINY = AV2TSamConfig(
     image_width=256,
     feature_width=256,
     adapter_width=64,
+    mask_reach=3.0,
     antialias=True,
     beit3=Beit3Config(image_size=128, width=192, layers=2, heads=6, ffn_width=768, max_text=8),
     sam=Sam2Config(image_size=256, trunk="efficientnet-lite0", width=128),

@@ -58,7 +58,10 @@ class Sam1Config:
 
 @dataclass(frozen=True, kw_only=True)
 class AV2TSamConfig:
-    """`audio_width` and `image_width` are those of the encoders' embeddings a and v."""
+    """`audio_width` and `image_width` are those of the encoders' embeddings a and v.
+
+    `mask_reach`: see `segmenter.lifted`; None, the published rule, is a mask of the logits above 0 and nothing else.
+    """
 
     feature: Feature = "mul"
     adapter: bool = True
@@ -67,6 +70,7 @@ class AV2TSamConfig:
     feature_width: int = 512
     text_tokens: int = 3
     adapter_width: int = 512
+    mask_reach: float | None = None
     antialias: bool = False  # when frames are shrunk to the grid; the published checkpoints were trained without
     beit3: Beit3Config = field(default_factory=Beit3Config)
     sam: Sam2Config | Sam1Config = field(default_factory=Sam2Config)

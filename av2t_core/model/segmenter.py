@@ -109,3 +109,13 @@ def _width(block: nn.Module) -> int:
 def best_mask(logits: Tensor, ious: Tensor) -> Tensor:
     """Of the candidates (B, candidates, h, w) the one with the highest expected IoU: (B, h, w)."""
     return logits[torch.arange(len(logits), device=logits.device), ious.argmax(dim=-1)]
+
+
+def lifted(logits: Tensor, reach: float) -> Tensor:
+    """Logits (B, h, w), raised where needed so that a mask above 0 holds all that is within `reach` of its peak.
+
+    Of a thing that a model has not met it is less sure, and all the less of its edges: what counts is then how probable
+    a pixel is beside the most probable one. A picture with nothing above 0 stays as it is, without a mask.
+    """
+    peak = logits.amax(dim=(-2, -1), keepdim=True)
+    return logits + torch.where(peak > 0, (reach - peak).clamp(min=0), 0)

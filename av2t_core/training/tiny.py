@@ -83,22 +83,24 @@ def train_tiny(
     threads.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for stage in recipe.stages if stages is None else stages:
-        if not (out / f"{stage}.pt").exists():
-            (out / f"{stage}.rendezvous").unlink(missing_ok=True)
-            spawn(  # type: ignore[no-untyped-call]
-                _process, (processes, cutouts, out, recipe, stage), nprocs=processes
-            )
+    left = [stage for stage in stages or recipe.stages if not (out / f"{stage}.pt").exists()]
+    if left:
+        (out / "rendezvous").unlink(missing_ok=True)
+        spawn(  # type: ignore[no-untyped-call]
+            _process, (processes, cutouts, out, recipe, left), nprocs=processes
+        )
 
 
-def _process(rank: int, processes: int, cutouts: Cutouts, out: Path, recipe: TinyRecipe, stage: str) -> None:
+def _process(rank: int, processes: int, cutouts: Cutouts, out: Path, recipe: TinyRecipe, stages: Sequence[str]) -> None:
     # By it torch tells of the parent's death; whoever was started in the background would ignore it, and train on.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     torch.set_num_threads(1)
     distributed.init_process_group(
-        "gloo", init_method=f"file://{(out / f'{stage}.rendezvous').absolute()}", rank=rank, world_size=processes
+        "gloo", init_method=f"file://{(out / 'rendezvous').absolute()}", rank=rank, world_size=processes
     )
-    getattr(Run(out, recipe, cutouts), stage)()
+    run = Run(out, recipe, cutouts)
+    for stage in stages:
+        getattr(run, stage)()
     distributed.destroy_process_group()
 
 

@@ -19,6 +19,7 @@ from av2t_core.encoders import ImageEncoder
 from av2t_core.errors import AV2TError, ConfigError, WeightsError
 from av2t_core.media import Clip, Keyframe, Window
 from av2t_core.metrics import mask_iou
+from av2t_core.model.segmenter import lifted
 from av2t_core.predictor import KeyframePrediction, Predictor, level_dbfs
 from av2t_core.soundtrack import Sound
 from tests.core.model.micro import BACKBONES, MICRO
@@ -176,6 +177,18 @@ def test_logits_are_those_behind_the_masks(predictor: Predictor, windows: list[W
     assert not torch.equal(unheard, torch.zeros_like(unheard))
     [alone] = predictor.logits([windows[0]], (224, 224))
     assert alone.shape == (224, 224)
+
+
+def test_a_mask_reaches_down_from_a_low_peak_and_no_further_from_a_high_one() -> None:
+    high, low, none = lifted(torch.tensor([[[5.0, 2.0, -1.0]], [[1.0, -1.5, -2.5]], [[-0.1, -1.0, -2.0]]]), 3.0)
+    assert high.tolist() == [[5.0, 2.0, -1.0]]
+    assert low.tolist() == [[3.0, 0.5, -0.5]]
+    assert (none < 0).all()
+
+
+def test_only_the_embedded_model_s_masks_reach() -> None:
+    """The published models' are those of the reference."""
+    assert {name for name, preset in presets.PRESETS.items() if preset.model.mask_reach} == {"tiny", "tiny-noadapter"}
 
 
 def test_logits_keep_within_memory_as_predictions_do(predictor: Predictor, windows: list[Window]) -> None:
