@@ -1,6 +1,7 @@
 """The frames of a clip's video stream, one after the other, as a person sees them."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -105,7 +106,7 @@ class Frames:
         usable = [stream for stream in streams if stream.codec_context is not None]
         if not usable:
             raise MediaError(f"{path.name}: its video codec is not known here; convert it to H.264 in an mp4")
-        self._name = path.name
+        self._path = path
         self._stream = usable[0]
         self._stream.thread_type = "AUTO"
         self.streams = tuple(streams)
@@ -133,6 +134,17 @@ class Frames:
             return float(stream.duration * stream.time_base)
         return self._container.duration / av.time_base if self._container.duration is not None else None
 
+    def lasts(self) -> float:
+        """Seconds that the picture lasts: what the container promises, else what its packets say, read to the end."""
+        if self.promised is not None:
+            return self.promised
+        end = 0.0
+        with open_container(self._path) as container, suppress(av.FFmpegError):  # what is cut ends there
+            for packet in container.demux(container.streams[self._stream.index]):
+                if packet.pts is not None and packet.time_base is not None:
+                    end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        return end
+
     @property
     def zero(self) -> float:
         """Seconds on the clip's own clock at which it begins; a cut from a broadcast may begin hours after zero."""
@@ -152,7 +164,7 @@ class Frames:
             self._note(frame)
             yield frame
         if size is None:
-            raise MediaError(f"{self._name}: none of its frames can be decoded; the file is damaged")
+            raise MediaError(f"{self._path.name}: none of its frames can be decoded; the file is damaged")
 
     def _displayed_aspect(self, picture: av.VideoFrame) -> Fraction:
         aspect = self._stream.sample_aspect_ratio or Fraction(1)

@@ -2,6 +2,9 @@
 
 Window k is [k, k + 1) s of the clip's own clock; its keyframe is the native frame nearest to k + 15/16 s by timestamp,
 which is AVSBench's rule (Zhou et al., "Audio-Visual Segmentation", ECCV 2022: the last of 16 frames a second).
+
+Keyframes may also be closer together or further apart, `step` seconds: then keyframe k is the one nearest to the middle
+of [k * step, (k + 1) * step), and its window is the second around that.
 """
 
 from collections.abc import Iterator
@@ -20,10 +23,11 @@ KEYFRAME_OFFSET = 15 / 16
 """Seconds from the start of a window to its keyframe."""
 
 SHORTEST_WINDOW = 0.5
-"""Seconds that a last window must have."""
+"""The part of its seconds that a last window must have."""
 
 _MISSING = 0.5  # seconds of what the container promises, from which on it is said
 _TIMESTAMP_ERROR = 1e-6
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +45,7 @@ class Window:
 
     keyframe: Keyframe
     image: NDArray[np.uint8]  # (H, W, 3) RGB at native size, as a person sees it: rotation applied
-    sound: Sound  # [k, k + 1) s
+    sound: Sound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,7 @@ class ClipInfo:
     frame_count: int  # decoded
     duration: float  # seconds, from the clip's start to the end of its last frame
     has_audio: bool
+    step: float  # seconds from one keyframe to the next
     keyframes: tuple[Keyframe, ...]
     remarks: tuple[str, ...]  # sentences about what was left out or guessed
 
@@ -67,7 +72,8 @@ class Clip:
     MediaError: the file is no clip that can be used.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, per_second: int = 1, most: int | None = None) -> None:
+        """`per_second`: keyframes, as far as there are frames. Where that makes more than `most`, they are spread."""
         self.path = path
         self._frames = Frames(path)
         try:
@@ -75,6 +81,10 @@ class Clip:
         except BaseException:
             self._frames.__exit__()
             raise
+        self._step = 1.0 if per_second == 1 else max(1 / per_second, 1 / self._frames.rate)
+        self._spread = False
+        if most is not None and (lasts := self._frames.lasts()) > most * self._step:
+            self._step, self._spread = lasts / most, True
         self._keyframes: list[Keyframe] = []
         self._jumps: list[str] = []
         self._shape = (0, 0)
@@ -95,7 +105,7 @@ class Clip:
     def expected_windows(self) -> int | None:
         """How many windows will come, as far as the container tells; for progress bars."""
         promised = self._frames.promised
-        return None if promised is None else max(1, floor(promised + 1 - SHORTEST_WINDOW))
+        return None if promised is None else max(1, floor(promised / self._step + 1 - SHORTEST_WINDOW + _ROUNDING))
 
     @property
     def info(self) -> ClipInfo:
@@ -110,7 +120,7 @@ class Clip:
             image = frame.rgb()
             self._keyframes.append(keyframe)
             self._shape = image.shape[:2]
-            yield Window(keyframe=keyframe, image=image, sound=self._sound.second(index))
+            yield Window(keyframe=keyframe, image=image, sound=self._sound.second(self._heard_from(index)))
         height, width = self._shape
         self._info = ClipInfo(
             width=width,
@@ -119,6 +129,7 @@ class Clip:
             frame_count=self._frames.count,
             duration=self._frames.end - self._frames.zero,
             has_audio=self.has_audio,
+            step=self._step,
             keyframes=tuple(self._keyframes),
             remarks=tuple(self._remarks()),
         )
@@ -133,10 +144,10 @@ class Clip:
                 yield from self._last(index, previous)
                 previous = None
             if previous is None:
-                index = max(index, floor(frame.time))
-            while frame.time >= (target := index + KEYFRAME_OFFSET):
-                earlier = previous is not None and target - previous.time <= frame.time - target
-                yield index, (previous if previous is not None and earlier else frame)
+                index = max(index, floor(frame.time / self._step))
+            while frame.time >= (target := self._seen_at(index)):
+                sooner = frame.time - target + _TIMESTAMP_ERROR
+                yield index, (previous if previous is not None and target - previous.time <= sooner else frame)
                 index += 1
             previous = frame
         if previous is not None:
@@ -144,12 +155,22 @@ class Clip:
 
     def _last(self, index: int, frame: Frame) -> Iterator[tuple[int, Frame]]:
         """The windows that `frame`, after which nothing follows, is the keyframe of."""
-        while not self._keyframes or frame.end - index >= SHORTEST_WINDOW - _TIMESTAMP_ERROR:
+        while not self._keyframes or frame.end - index * self._step >= SHORTEST_WINDOW * self._step - _TIMESTAMP_ERROR:
             yield index, frame
             index += 1
 
+    def _seen_at(self, index: int) -> float:
+        """Seconds at which the keyframe of a window should be."""
+        return index + KEYFRAME_OFFSET if self._step == 1 else (index + 0.5) * self._step
+
+    def _heard_from(self, index: int) -> float:
+        """Seconds at which a window begins; the first of close ones begin with the clip."""
+        return index if self._step == 1 else max(0.0, self._seen_at(index) - 0.5)
+
     def _remarks(self) -> Iterator[str]:
         frames, sound = self._frames, self._sound
+        if self._spread:
+            yield f"It is long: one keyframe every {self._step:.1f} s, {len(self._keyframes)} in all."
         yield from frames.remarks()
         yield from self._jumps
         yield from sound.remarks(frames.start, frames.end)

@@ -80,11 +80,12 @@ class Soundtrack:
         """Seconds to the last sample that was read."""
         return self._end / self.rate if self.rate else 0.0
 
-    def second(self, k: int) -> Sound:
-        """[k, k + 1) s of the clip's clock. k must not decrease."""
+    def second(self, start: float) -> Sound:
+        """[start, start + 1) s of the clip's clock. `start` must not decrease."""
         if not self.rate:
             return Sound(samples=np.zeros((1, 0), np.float32), rate=0)
-        first, last = k * self.rate - MARGIN, (k + 1) * self.rate + MARGIN
+        first = round(start * self.rate) - MARGIN
+        last = first + self.rate + 2 * MARGIN
         self._read_to(last, forget=first)
         out = np.zeros((self.channels, last - first), np.float32)
         for position, samples in self._chunks:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -84,28 +85,29 @@ def _load(name: str, settings: Settings) -> Predictor:
 
 
 def preannotate(project: int, task: int, model_version: str) -> dict[str, Any]:
-    """Give the task its prediction of this model version, unless it has one. {"outcome", "keyframes"}."""
+    """Give the task its prediction of this model version, unless it has one. {"outcome", "keyframes", "remarks"}."""
     if _context is None:
         raise RuntimeError("set_up comes first")
     started = time.monotonic()
     log.info("task %d of project %d: started", task, project)
     try:
-        outcome, keyframes = _preannotate(_context, _Progress(get_current_job()), project, task, model_version)
+        outcome, info = _preannotate(_context, _Progress(get_current_job()), project, task, model_version)
     except TaskGoneError:
-        outcome, keyframes = "the task is gone", 0
+        outcome, info = "the task is gone", None
+    keyframes = len(info.keyframes) if info else 0
     log.info(
         "task %d of project %d: %s, %d keyframes, %.1f s", task, project, outcome, keyframes, time.monotonic() - started
     )
-    return {"outcome": outcome, "keyframes": keyframes}
+    return {"outcome": outcome, "keyframes": keyframes, "remarks": list(info.remarks) if info else []}
 
 
 def _preannotate(
     context: Context, progress: "_Progress", project: int, task: int, model_version: str
-) -> tuple[str, int]:
+) -> tuple[str, ClipInfo | None]:
     client = context.client
     data = client.task(task).data
     if client.predictions(task, model_version):
-        return "predicted already", 0
+        return "predicted already", None
     config = client.label_config(project)
     targets = parse_label_config(config)
     url = data.get(targets.video.variable)
@@ -122,7 +124,14 @@ def _preannotate(
         present = data[filled[0]] if filled else []
         wanted = folder if targets.frame_variables and not present else None
         rate = data.get(targets.video.fps_variable) if targets.video.fps_variable else targets.video.fps
-        seen = _predict(clip, context.predictor_of(model_version), targets, task, progress, wanted, rate)
+        opened = partial(
+            Clip, clip, per_second=context.settings.keyframes_per_second, most=context.settings.max_keyframes
+        )
+        try:
+            seen = _predict(opened, context.predictor_of(model_version), targets, task, progress, wanted, rate)
+        except MediaError as error:
+            # The file's place on this machine says nothing to who reads it.
+            raise MediaError(str(error).replace(str(clip), clip.name)) from None
         count = len(seen.info.keyframes)
         for variable in filled:
             if len(data[variable]) != count:
@@ -136,7 +145,7 @@ def _preannotate(
     if errors:
         raise AV2TError(f"The prediction of task {task} does not fit the label config: {'; '.join(errors)}.")
     client.create_prediction(task, model_version, seen.score, seen.regions)
-    return "predicted", count
+    return "predicted", seen.info
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +162,7 @@ class _Seen:
 
 
 def _predict(
-    path: Path,
+    opened: Callable[[], Clip],
     predictor: Predictor,
     targets: Targets,
     task: int,
@@ -170,27 +179,23 @@ def _predict(
     sightings: list[tuple[str | None, Sighting]] = []
     scores: list[float] = []
     page = 0
-    try:
-        with Clip(path) as clip:
-            progress.show(0, clip.expected_windows)
-            for page, seen in enumerate(predictor.predict(clip.windows())):
-                if folder is not None:
-                    frames.append(_write(seen, task, folder))
-                scores.append(seen.score)
-                regions += keyframe_regions(
-                    targets,
-                    task=task,
-                    model_version=predictor.model_version,
-                    page=page,
-                    time=seen.keyframe.time,
-                    objects=[Object(label=each.label, score=each.score, mask=each.mask) for each in seen.objects],
-                )
-                sightings += [(each.label, _sighting(seen, each)) for each in seen.objects]
-                progress.show(page + 1, max(clip.expected_windows or 0, page + 1))
-            info = clip.info
-    except MediaError as error:
-        # The file's place on this machine says nothing to who reads it.
-        raise MediaError(str(error).replace(str(path), path.name)) from None
+    with opened() as clip:
+        progress.show(0, clip.expected_windows)
+        for page, seen in enumerate(predictor.predict(clip.windows())):
+            if folder is not None:
+                frames.append(_write(seen, task, folder))
+            scores.append(seen.score)
+            regions += keyframe_regions(
+                targets,
+                task=task,
+                model_version=predictor.model_version,
+                page=page,
+                time=seen.keyframe.time,
+                objects=[Object(label=each.label, score=each.score, mask=each.mask) for each in seen.objects],
+            )
+            sightings += [(each.label, _sighting(seen, each)) for each in seen.objects]
+            progress.show(page + 1, max(clip.expected_windows or 0, page + 1))
+        info = clip.info
     progress.show(page + 1, page + 1, now=True)
     for remark in info.remarks:
         log.info("task %d: %s", task, remark)
@@ -199,7 +204,7 @@ def _predict(
         targets,
         task=task,
         model_version=predictor.model_version,
-        clock=Clock(rate=counted, duration=info.duration),
+        clock=Clock(rate=counted, duration=info.duration, step=info.step),
         size=(info.height, info.width),
         sightings=sightings,
     )

@@ -72,6 +72,19 @@ class Settings(BaseSettings):
     data_dir: Path = _variable("AV2T_DATA_DIR", Path(".av2t"), "The folder for model versions, logs and demo data.")
     backend_host: str = _variable("AV2T_BACKEND_HOST", "127.0.0.1", "The address that the backend listens on.")
     backend_port: int = _variable("AV2T_BACKEND_PORT", 9090, "The port that the backend listens on.", ge=1, le=65535)
+    keyframes_per_second: int = _variable(
+        "AV2T_KEYFRAMES_PER_SECOND",
+        1,
+        "How many keyframes of each second of a clip get masks; of several, each has the second of sound around it.",
+        ge=1,
+        le=25,
+    )
+    max_keyframes: int = _variable(
+        "AV2T_MAX_KEYFRAMES",
+        100,
+        "The most keyframes of a clip, for Label Studio's page slows down beyond; a longer one has them spread evenly.",
+        ge=1,
+    )
     max_clip_mb: int = _variable("AV2T_MAX_CLIP_MB", 2048, "The largest clip that the worker fetches, in MB.", ge=1)
 
     @property

@@ -98,10 +98,15 @@ def clip_regions(
                     "type": kind.type,
                     "score": round(score, 4) if label.sure else 0.0,
                     "value": {**value, kind.labels: [label.name]},
-                    "meta": _meta(f"from {thing[0].window} s to {thing[-1].window + 1} s", label),
+                    "meta": _meta(_span(thing, clock), label),
                 }
             )
     return regions
+
+
+def _span(thing: Sequence[Sighting], clock: Clock) -> str:
+    start, end = thing[0].window * clock.step, (thing[-1].window + 1) * clock.step
+    return f"from {round(start, 2):g} s to {round(end, 2):g} s"
 
 
 def _meta(when: str, label: Choice) -> dict[str, list[str]]:

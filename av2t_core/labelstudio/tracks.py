@@ -20,6 +20,7 @@ class Clock:
 
     rate: float  # frames a second
     duration: float  # seconds
+    step: float = 1.0  # seconds from one keyframe to the next, and so what a window stands for
 
     @property
     def count(self) -> int:
@@ -30,8 +31,9 @@ class Clock:
         return self._within(round(time * self.rate) + 1)
 
     def window(self, first: int, last: int) -> tuple[int, int]:
-        """The first and the last frame of windows `first` to `last`, of one second each."""
-        return self._within(ceil(first * self.rate - 1e-6) + 1), self._within(ceil((last + 1) * self.rate - 1e-6))
+        """The first and the last frame of windows `first` to `last`."""
+        frames = self.step * self.rate
+        return self._within(ceil(first * frames - 1e-6) + 1), self._within(ceil((last + 1) * frames - 1e-6))
 
     def _within(self, frame: int) -> int:
         return min(max(1, frame), self.count)

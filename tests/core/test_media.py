@@ -144,6 +144,55 @@ def test_info_is_known_at_the_end_only(tmp_path: Path) -> None:
         _ = clip.info
 
 
+# Keyframes that are closer together or further apart
+
+
+def ramp(seconds: int) -> np.ndarray:
+    """Sound that says by its level what time it is: 0 to 1 from the start to the end."""
+    return np.linspace(0, 1, seconds * SOUND_RATE, endpoint=False, dtype=np.float32)[None]
+
+
+def heard_from(window: Window, seconds: int) -> float:
+    """The time at which its sound begins, by the ramp."""
+    return float(window.sound.second[0, 0]) * seconds
+
+
+def test_several_keyframes_a_second_hear_the_second_around_each(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mkv", at_rate(20, 3), sounds=[Sound(samples=ramp(3))])
+    with Clip(path, per_second=4) as clip:
+        assert clip.expected_windows == 12
+        windows = list(clip.windows())
+    assert [window.keyframe.index for window in windows] == list(range(12))
+    assert [window.keyframe.time for window in windows] == pytest.approx([0.1 + 0.25 * k for k in range(12)], abs=0.051)
+    starts = [max(0.0, 0.125 + 0.25 * k - 0.5) for k in range(12)]
+    assert [heard_from(window, 3) for window in windows] == pytest.approx(starts, abs=0.002)
+    assert all(window.sound.second.shape == (1, SOUND_RATE) for window in windows)
+    assert clip.info.step == 0.25
+
+
+def test_there_are_no_more_keyframes_than_frames(tmp_path: Path) -> None:
+    with Clip(write_clip(tmp_path / "clip.mp4", at_rate(5, 2)), per_second=25) as clip:
+        assert [window.keyframe.frame for window in clip.windows()] == list(range(10))
+
+
+@pytest.mark.parametrize("options", [{}, {"live": "1"}])
+def test_the_keyframes_of_a_long_clip_are_spread(tmp_path: Path, options: dict[str, str]) -> None:
+    """Also where its container does not say how long it is."""
+    path = write_clip(tmp_path / "clip.mkv", at_rate(10, 20), sounds=[Sound(samples=ramp(20))], options=options)
+    with Clip(path, most=4) as clip:
+        windows = list(clip.windows())
+    assert [window.keyframe.time for window in windows] == pytest.approx([2.5, 7.5, 12.5, 17.5], abs=0.051)
+    assert [heard_from(window, 20) for window in windows] == pytest.approx([2, 7, 12, 17], abs=0.01)
+    assert "one keyframe every 5.0 s, 4 in all" in " ".join(clip.info.remarks)
+
+
+def test_a_clip_of_just_the_most_keyframes_is_as_it_would_be(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", at_rate(10, 4))
+    with Clip(path, most=4) as clip:
+        assert [window.keyframe.frame for window in clip.windows()] == [9, 19, 29, 39]
+    assert "keyframe every" not in " ".join(clip.info.remarks)
+
+
 # The picture as a person sees it
 
 

@@ -43,6 +43,7 @@ INFO = ClipInfo(
     frame_count=20,
     duration=2.0,
     has_audio=True,
+    step=1.0,
     keyframes=(),
     remarks=("The sound is digital silence throughout: nothing is heard in this clip.",),
 )

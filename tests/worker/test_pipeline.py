@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def test_a_task_gets_its_frames_its_rate_and_its_prediction(make: Make, clip: Pa
     task.set(note={"by": "somebody"})
     before = task.data
 
-    assert task.job.perform() == {"outcome": "predicted", "keyframes": KEYFRAMES}
+    assert task.job.perform() == {"outcome": "predicted", "keyframes": KEYFRAMES, "remarks": []}
 
     stills = task.data["stills"]
     assert [url.partition("-")[2] for url in stills] == [
@@ -122,6 +122,18 @@ def test_a_task_gets_its_frames_its_rate_and_its_prediction(make: Make, clip: Pa
     ]
     assert {region["value"]["brushlabels"][0] for region in prediction.result} <= {"dog", "Horn"}
     assert task.job.meta == {"done": KEYFRAMES, "total": KEYFRAMES, "uploading": True}
+
+
+def test_a_long_clip_gets_its_keyframes_spread_and_says_so(
+    make: Make, clip: Path, context: jobs.Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = context.settings.model_copy(update={"max_keyframes": 1})
+    monkeypatch.setattr(jobs, "_context", replace(context, settings=settings))
+    task = make(clip)
+    result = task.job.perform()
+    assert (result["outcome"], result["keyframes"]) == ("predicted", 1)
+    assert result["remarks"] == [f"It is long: one keyframe every {KEYFRAMES:.1f} s, 1 in all."]
+    assert len(task.data["stills"]) == 1
 
 
 def test_every_control_gets_its_regions_on_the_frames_that_it_points_at(make: Make, context: jobs.Context) -> None:
@@ -162,7 +174,7 @@ def test_doing_it_twice_changes_nothing(make: Make, clip: Path, context: jobs.Co
     task = make(clip)
     task.job.perform()
     data, uploads, [prediction] = task.data, task.uploads, task.predictions
-    assert task.job.perform() == {"outcome": "predicted already", "keyframes": 0}
+    assert task.job.perform() == {"outcome": "predicted already", "keyframes": 0, "remarks": []}
     assert (task.data, task.uploads, task.predictions) == (data, uploads, [prediction])
 
 
@@ -260,7 +272,7 @@ def test_a_task_that_is_gone_ends_quietly(make: Make, clip: Path, context: jobs.
     task = make(clip)
     job = task.job
     task.server.sdk.tasks.delete(id=str(task.id))
-    assert job.perform() == {"outcome": "the task is gone", "keyframes": 0}
+    assert job.perform() == {"outcome": "the task is gone", "keyframes": 0, "remarks": []}
 
 
 def test_a_task_deleted_in_the_middle_ends_quietly(
@@ -274,7 +286,7 @@ def test_a_task_deleted_in_the_middle_ends_quietly(
         return create(*args)
 
     monkeypatch.setattr(context.client, "create_prediction", delete_first)
-    assert task.job.perform() == {"outcome": "the task is gone", "keyframes": 0}
+    assert task.job.perform() == {"outcome": "the task is gone", "keyframes": 0, "remarks": []}
 
 
 def test_a_worker_killed_in_the_middle_of_a_clip_leaves_exactly_one_prediction(

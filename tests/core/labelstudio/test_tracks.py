@@ -17,6 +17,8 @@ def test_frames_are_counted_from_one_by_the_rate_of_the_tag() -> None:
     assert CLOCK.window(3, 5) == (76, 150)
     assert Clock(rate=29.97, duration=3.2).window(2, 3) == (61, 96)
     assert Clock(rate=25, duration=0.01).window(0, 0) == (1, 1)
+    assert Clock(rate=25, duration=10, step=0.2).window(3, 4) == (16, 25)
+    assert Clock(rate=25, duration=10, step=2.5).window(1, 1) == (64, 125)
 
 
 def test_what_is_nearest_is_the_same_thing() -> None:
