@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from av2t.console import note, progress_bar
 from av2t.options import DEMO_CLIPS, add_model, count
 from av2t_core.media import Clip
+from av2t_core.presets import check_preset
 from av2t_core.versions import resolve
 from worker.settings import Settings
 
@@ -69,7 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     # The model name and the video come first: a mistake in one of them should not wait for the model to load.
     settings = Settings.load(model=args.model, device=args.device, precision=args.precision)
-    if not args.random_weights:
+    if args.random_weights:
+        check_preset(settings.model)
+    else:
         resolve(settings.model, settings.models_dir).check()
     with Clip(args.video):
         pass

@@ -14,16 +14,12 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from segment_anything.modeling.image_encoder import Attention
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from av2t_core.checkpoint import MODULES, Loaded
-from av2t_core.empty import empty_weights
 from av2t_core.errors import MediaError
 from av2t_core.media import Clip, Window
 from av2t_core.memory import resident_files, resident_peak, start_peak
-from av2t_core.model.evf_sam1 import RelativeAttention
 from av2t_core.predictor import SILENCE_DBFS, Predictor, level_dbfs
 
 STAGES = ("decoding", "clip", "clap", "beit3", "sam_image_encoder", "mask_decoder", "native_size", "rest")
@@ -92,6 +88,8 @@ def measure_plain(predictor: Predictor, path: Path, keyframes: int, on_keyframe:
     The predictor is to be of fp32 and of batches of one.
     """
 
+    from av2t_core.eager import eager_attention
+
     def one_by_one(windows: Iterable[Window]) -> Iterator[object]:
         for window in windows:
             yield from predictor.predict([window])
@@ -114,20 +112,6 @@ def machine(device: torch.device) -> dict[str, str | int | None]:
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "torch": torch.__version__,
     }
-
-
-@contextmanager
-def eager_attention(sam: nn.Module) -> Iterator[None]:
-    """Within it every attention computes, stores and reads its matrix, as the authors' code does."""
-    replaced = {name: module for name, module in sam.named_modules() if isinstance(module, RelativeAttention)}
-    for name, module in replaced.items():
-        sam.set_submodule(name, _stock_attention(module))
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        for name, module in replaced.items():
-            sam.set_submodule(name, module)
 
 
 def _measure(
@@ -216,18 +200,6 @@ def _stopwatch(seconds: dict[str, float], stage: str, loaded: Loaded) -> Iterato
 def _wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _stock_attention(module: RelativeAttention) -> Attention:
-    """segment-anything's own, of the same parameters."""
-    state = module.state_dict()
-    height, width = ((len(state[f"rel_pos_{side}"]) + 1) // 2 for side in "hw")
-    with empty_weights():
-        stock = Attention(
-            len(state["proj.bias"]), num_heads=module.num_heads, use_rel_pos=True, input_size=(height, width)
-        )
-    stock.load_state_dict(state, assign=True)
-    return stock
 
 
 def _cpu() -> str:

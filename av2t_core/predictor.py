@@ -16,11 +16,11 @@ from torch import Tensor
 
 from av2t_core.ahead import read_ahead
 from av2t_core.checkpoint import Loaded, Precision, build, load_version, randomise
-from av2t_core.errors import AV2TError, ConfigError, WeightsError
+from av2t_core.errors import AV2TError, ConfigError
 from av2t_core.media import Keyframe, Window
 from av2t_core.model.inputs import multimodal_images, sam_images, to_device
 from av2t_core.model.segmenter import best_mask, lifted
-from av2t_core.presets import PRESETS
+from av2t_core.presets import PRESETS, check_preset
 from av2t_core.versions import resolve
 
 # Quieter than this (RMS, relative to full scale) a window counts as silent and is not looked at.
@@ -97,10 +97,8 @@ class Predictor:
         cls, preset: str, device: str = "auto", *, precision: str = "auto", batch_size: int | None = None
     ) -> Self:
         """A preset with drawn weights, to see how fast and large it is; its masks mean nothing. WeightsError."""
-        if preset not in PRESETS:
-            raise WeightsError(f"there is no preset {preset!r}; there are {', '.join(PRESETS)}")
         target = _device(device)
-        loaded = randomise(build(preset), target, _precision(precision, target, preset))
+        loaded = randomise(build(check_preset(preset)), target, _precision(precision, target, preset))
         return cls(f"{preset}-random", loaded, batch_size)
 
     @property

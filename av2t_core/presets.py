@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from av2t_core.errors import WeightsError
 from av2t_core.model.config import AV2TSamConfig, Beit3Config, Sam1Config, Sam2Config
 
 ImageEncoderName = Literal["tiny", "clip"]
@@ -52,3 +53,10 @@ PRESETS = {
     "sam1-h": Preset(model=SAM1_H),
     "sam1-h-noadapter": Preset(model=replace(SAM1_H, adapter=False)),
 }
+
+
+def check_preset(name: str) -> str:
+    """The name; WeightsError: there is no such preset."""
+    if name not in PRESETS:
+        raise WeightsError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
+    return name

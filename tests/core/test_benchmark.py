@@ -13,7 +13,6 @@ from av2t_core.benchmark import (
     STAGES,
     Speed,
     audible_windows,
-    eager_attention,
     loading,
     machine,
     measure,
@@ -21,6 +20,7 @@ from av2t_core.benchmark import (
     steps,
 )
 from av2t_core.checkpoint import MODULES
+from av2t_core.eager import eager_attention
 from av2t_core.errors import MediaError
 from av2t_core.predictor import Predictor
 from tests.core.clips import Sound, at_rate, tone, write_clip

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from av2t_core.benchmark import eager_attention
 from av2t_core.checkpoint import matrices
+from av2t_core.eager import eager_attention
 from av2t_core.empty import empty_weights
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.reference import from_reference, load_reference_state_dict, to_reference_state_dict
