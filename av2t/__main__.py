@@ -17,6 +17,7 @@ COMMANDS = {
     "up": ("av2t.up", "start everything: queue, backend, worker and, if wanted, Label Studio with a demo"),
     "backend": ("av2t.backend", "serve the ML backend that Label Studio connects to"),
     "worker": ("av2t.worker", "work off the queue: decode clips, run the model, send predictions"),
+    "submit": ("av2t.submit", "queue the tasks of a project, and watch them being pre-annotated"),
     "status": ("av2t.status", "show what is queued, running and failed"),
     "retry": ("av2t.retry", "queue failed tasks again"),
     "weights": ("av2t.weights", "pull, import and list the published models' weights"),

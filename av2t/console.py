@@ -5,7 +5,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-_BAR = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {unit} {elapsed}<{remaining}"
+_BAR = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {unit} {elapsed}<{remaining}{postfix}"
 
 
 def note(sentence: str) -> None:

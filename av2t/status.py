@@ -13,12 +13,14 @@ MAX_FAILURES = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--project", type=int, metavar="N", help="only the tasks of project N")
     parser.add_argument("--json", action="store_true", help="print JSON, with every failed task")
 
 
 def run(args: argparse.Namespace) -> int:
     connection = connect(Settings.load().redis_url, timeout=5)
-    state, failures = overview(connection), failed_jobs(connection, limit=None if args.json else MAX_FAILURES)
+    state = overview(connection, args.project)
+    failures = failed_jobs(connection, args.project, limit=None if args.json else MAX_FAILURES)
     if args.json:
         data = {**asdict(state), "failures": [asdict(failure) for failure in failures]}
         print(json.dumps(data, indent=2, default=datetime.isoformat))

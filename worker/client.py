@@ -28,6 +28,7 @@ TIMEOUT = httpx.Timeout(60, connect=10)
 REDIRECTS = 5
 # Label Studio takes at most 100 files and 250 MB in one request as it comes.
 FILES_IN_A_REQUEST = 20
+TASKS_ON_A_PAGE = 500
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 ONCE = {"max_retries": 0}  # for what creates something: the SDK's own retry could create it twice
 
@@ -37,6 +38,15 @@ class Task:
     id: int
     project: int
     data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskState:
+    """What a project's list of tasks says of one of them."""
+
+    id: int
+    labelled: bool  # it has an annotation
+    model_versions: frozenset[str]  # that it has predictions of
 
 
 class LabelStudioClient:
@@ -73,6 +83,20 @@ class LabelStudioClient:
         with self._errors(f"task {task}", gone=True):
             found = self._sdk.tasks.get(id=str(task))
         return Task(id=task, project=int(found.project), data=dict(found.data))
+
+    def tasks(self, project: int) -> Iterator[TaskState]:
+        """The project's tasks in the order of their ids, page by page."""
+        # Only these fields: the predictions themselves are hundreds of kilobytes for each clip.
+        wanted = "id,total_annotations,predictions_model_versions"
+        with self._errors(f"the tasks of project {project}"):
+            for found in self._sdk.tasks.list(
+                project=project, fields="all", include=wanted, page_size=TASKS_ON_A_PAGE, query='{"ordering": ["id"]}'
+            ):
+                yield TaskState(
+                    id=int(found.id),
+                    labelled=bool(found.total_annotations),
+                    model_versions=frozenset(filter(None, (found.predictions_model_versions or "").split(","))),
+                )
 
     def set_task_data(self, task: int, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
         """Set what `change` returns for the task's present data, and leave the rest of it as it is."""

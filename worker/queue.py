@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 from redis import Redis
@@ -63,6 +64,20 @@ class Enqueued:
 
     new: int
     already: int
+
+
+class State(StrEnum):
+    """What has become of a task that was enqueued."""
+
+    WAITING = "waiting"  # also for a further try
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    GONE = "gone"  # its task was deleted, or it ended so long ago that nobody remembers
+
+
+# RQ's states, but for those in which a job is still on its way.
+_ENDED = {JobStatus.FINISHED: State.DONE, JobStatus.FAILED: State.FAILED, JobStatus.STOPPED: State.FAILED}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,22 +221,43 @@ def failed_jobs(connection: Redis, project: int | None = None, limit: int | None
         return [FailedJob(**_identity(job), error=_reason(job), failed_at=job.ended_at) for job in chosen]
 
 
-def overview(connection: Redis) -> Overview:
-    """Counts, running jobs and workers. It changes nothing, for cleaning up is the workers' task. Raises QueueError."""
+def states(connection: Redis, project: int, tasks: Sequence[int], model_version: str) -> dict[int, State]:
+    """What has become of each task. Raises QueueError."""
+    with reachable(connection), connection.pipeline(transaction=False) as pipe:
+        for task in tasks:
+            pipe.hget(Job.key_for(job_id(project, task, model_version)), "status")
+        found = pipe.execute()
+    return {task: _state(status) for task, status in zip(tasks, found, strict=True)}
+
+
+def overview(connection: Redis, project: int | None = None) -> Overview:
+    """Counts, running jobs (of one project, or all) and workers. Raises QueueError.
+
+    It changes nothing, for cleaning up is the workers' task.
+    """
     with reachable(connection):
         queue = open_queue(connection)
+        registries = (queue.scheduled_job_registry, queue.finished_job_registry, queue.failed_job_registry)
         with connection.pipeline(transaction=False) as pipe:
-            pipe.llen(queue.key)
-            pipe.zcard(queue.scheduled_job_registry.key)
-            pipe.zcard(queue.finished_job_registry.key)
-            pipe.zcard(queue.failed_job_registry.key)
-            waiting, later, finished, failed = pipe.execute()
-        started = queue.started_job_registry.get_job_ids(cleanup=False)
+            if project is None:
+                pipe.llen(queue.key)
+                for registry in registries:
+                    pipe.zcard(registry.key)
+                waiting, later, finished, failed = pipe.execute()
+            else:
+                pipe.lrange(queue.key, 0, -1)
+                for registry in registries:
+                    pipe.zrange(registry.key, 0, -1)
+                start = f"preannotate-{project}-".encode()
+                waiting, later, finished, failed = (
+                    sum(each.startswith(start) for each in ids) for ids in pipe.execute()
+                )
+        started = _fetch(connection, queue.started_job_registry.get_job_ids(cleanup=False))
         return Overview(
             queued=waiting + later,
             finished=finished,
             failed=failed,
-            running=tuple(_running(job) for job in _fetch(connection, started)),
+            running=tuple(_running(job) for job in started if project in (None, job.kwargs["project"])),
             workers=_workers(connection, queue),
         )
 
@@ -263,6 +299,13 @@ def _fetch(connection: Redis, ids: Sequence[str]) -> list[Job]:
     # A registry may name a job twice (one entry for each execution) or one that has expired since.
     jobs = Job.fetch_many(list(dict.fromkeys(ids)), connection=connection, serializer="json")
     return [job for job in jobs if job is not None]
+
+
+def _state(status: bytes | None) -> State:
+    if status is None:
+        return State.GONE
+    known = JobStatus(status.decode())
+    return State.RUNNING if known == JobStatus.STARTED else _ENDED.get(known, State.WAITING)
 
 
 def _identity(job: Job) -> dict[str, Any]:
