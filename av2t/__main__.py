@@ -20,6 +20,7 @@ COMMANDS = {
     "submit": ("av2t.submit", "queue the tasks of a project, and watch them being pre-annotated"),
     "status": ("av2t.status", "show what is queued, running and failed"),
     "retry": ("av2t.retry", "queue failed tasks again"),
+    "doctor": ("av2t.doctor", "find out what is not as it must be, and what to do about it"),
     "weights": ("av2t.weights", "pull, import and list the published models' weights"),
     "compose": ("av2t.compose", "compose training clips from cut-outs and recordings"),
     "data": ("av2t.data", "look through a data set before training or evaluation"),

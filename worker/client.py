@@ -49,13 +49,35 @@ class TaskState:
     model_versions: frozenset[str]  # that it has predictions of
 
 
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """An ML backend that a project is connected to."""
+
+    url: str
+    connected: bool  # Label Studio reached it just now
+    error: str  # what Label Studio says if it did not
+    hooked: bool  # Label Studio tells it of new tasks and annotations
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectState:
+    """A project, as far as pre-annotation goes."""
+
+    title: str
+    label_config: str
+    model_version: str  # whose predictions annotators are shown; "" for none
+    pinned: bool  # to that version; else it is the one that the backend has now
+    shows_predictions: bool
+    backends: tuple[Backend, ...]
+
+
 class LabelStudioClient:
-    """One Label Studio and one key. Use as a context manager, or call `close`."""
+    """One Label Studio and one key, of `key_kind`. Use as a context manager, or call `close`."""
 
     def __init__(self, url: str, api_key: str, *, max_clip_mb: int) -> None:
         self._url = url.rstrip("/")
         self._max_clip = max_clip_mb * 10**6
-        self._key_kind = _key_kind(api_key)
+        self.key_kind = _key_kind(api_key)
         # No redirects: `fetch` follows those of media by itself, and the API has none.
         self._http = httpx.Client(timeout=TIMEOUT, follow_redirects=False)
         self._sdk = LabelStudio(base_url=self._url, api_key=api_key, httpx_client=self._http, timeout=TIMEOUT.read)
@@ -73,6 +95,37 @@ class LabelStudioClient:
         """The e-mail address of the key's owner: Label Studio is there and takes the key."""
         with self._errors("the account"):
             return str(self._sdk.users.whoami().email)
+
+    def version(self) -> str:
+        """Label Studio's own."""
+        with self._errors("its version"):
+            return str(self._sdk.versions.get().release)
+
+    def project(self, project: int) -> ProjectState:
+        """Takes a while, for Label Studio asks each backend how it is."""
+        with self._errors(f"project {project}"):
+            found = self._sdk.projects.get(id=project)
+            backends = [self._sdk.ml.get(id=int(each.id or 0)) for each in self._sdk.ml.list(project=project)]
+            hooks = {hook.url for hook in self._sdk.webhooks.list(project=str(project)) if hook.is_active}
+        chosen = str(found.model_version or "")
+        # Label Studio keeps a backend's title there for "what that backend has now".
+        current = next((str(each.model_version or "") for each in backends if each.title == chosen), None)
+        return ProjectState(
+            title=str(found.title),
+            label_config=str(found.label_config or ""),
+            model_version=chosen if current is None else current,
+            pinned=current is None and bool(chosen),
+            shows_predictions=bool(found.show_collab_predictions),
+            backends=tuple(
+                Backend(
+                    url=each.url,
+                    connected=str(each.state) == "CO",
+                    error=str(each.error_message or ""),
+                    hooked=f"{each.url.rstrip('/')}/webhook" in hooks,
+                )
+                for each in backends
+            ),
+        )
 
     def label_config(self, project: int) -> str:
         with self._errors(f"project {project}"):
@@ -146,13 +199,25 @@ class LabelStudioClient:
 
     def fetch(self, url: str, task: int, target: Path) -> None:
         """Stream the clip at `url`, as it stands in the data of `task`, into the file `target`."""
+        with self._media(url, task) as response:
+            self._save(response, _shown(url), target)
+
+    def probe(self, url: str, task: int) -> None:
+        """Whether `fetch` would begin: it raises what that would, without reading the clip."""
+        with self._media(url, task):
+            pass
+
+    @contextmanager
+    def _media(self, url: str, task: int) -> Iterator[httpx.Response]:
+        """The answer that holds the clip, still to be read, behind any redirects."""
         try:
             shown = _shown(url)
             address = self._address(url, task)
             for _ in range(REDIRECTS):
                 with _get(address, self._headers(address)) as response:
                     if not response.has_redirect_location:
-                        self._save(response, shown, target)
+                        self._check(response, shown)
+                        yield response
                         return
                     address = urljoin(address, response.headers["location"])
                     if urlsplit(address).scheme not in {"http", "https"}:
@@ -191,7 +256,7 @@ class LabelStudioClient:
         # The SDK's own: it exchanges a personal access token when the last exchange has run out (300 s).
         return str(self._sdk._client_wrapper.get_headers()["Authorization"])
 
-    def _save(self, response: httpx.Response, shown: str, target: Path) -> None:
+    def _check(self, response: httpx.Response, shown: str) -> None:
         if response.status_code != 200:
             response.read()
             own = _origin(str(response.url)) == _origin(self._url)
@@ -200,16 +265,21 @@ class LabelStudioClient:
             raise MediaError(
                 f"At {shown} there is a web page and no clip; open it in a browser and correct the task's URL."
             )
-        limit = f"larger than {self._max_clip // 10**6} MB; raise AV2T_MAX_CLIP_MB or shorten it"
         if int(response.headers.get("content-length", 0)) > self._max_clip:
-            raise MediaError(f"The clip at {shown} is {limit}.")
+            raise self._too_large(shown)
+
+    def _save(self, response: httpx.Response, shown: str, target: Path) -> None:
         size = 0
         with target.open("wb") as file:
             for chunk in response.iter_bytes():
                 size += len(chunk)
                 if size > self._max_clip:
-                    raise MediaError(f"The clip at {shown} is {limit}.")
+                    raise self._too_large(shown)
                 file.write(chunk)
+
+    def _too_large(self, shown: str) -> MediaError:
+        limit = f"{self._max_clip // 10**6} MB"
+        return MediaError(f"The clip at {shown} is larger than {limit}; raise AV2T_MAX_CLIP_MB or shorten it.")
 
     def _media_failure(self, response: httpx.Response, shown: str, own: bool) -> Exception:
         status = response.status_code
@@ -286,7 +356,7 @@ class LabelStudioClient:
 
     def _key_refused(self, detail: str) -> AV2TError:
         return AV2TError(
-            f"Label Studio at {self._url} refuses the {self._key_kind} in LABEL_STUDIO_API_KEY ({detail}); "
+            f"Label Studio at {self._url} refuses the {self.key_kind} in LABEL_STUDIO_API_KEY ({detail}); "
             "create a new one on its page Account & Settings."
         )
 

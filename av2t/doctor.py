@@ -1,0 +1,273 @@
+"""`av2t doctor`: go through everything that has to be right, and say what to do about what is not."""
+
+import argparse
+import json
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import httpx
+from redis import Redis
+from redis.exceptions import RedisError
+
+from av2t.options import count
+from av2t_core.errors import AV2TError
+from av2t_core.labelstudio.config import Targets, parse_label_config
+from av2t_core.presets import PRESETS
+from av2t_core.versions import file_hash, resolve
+from worker.client import LabelStudioClient, ProjectState
+from worker.failures import TransientError
+from worker.queue import connect, overview, reachable, redis_address
+from worker.settings import Settings
+
+DESCRIPTION = """\
+Go through the settings, the packages, Redis, the workers, the model's weights, the GPU, the backend and Label Studio,
+and, with --project, through what that project needs. For each thing that is not as it must be it says what to do.
+Nothing is changed. Run it where the worker runs, with the worker's environment."""
+
+EXAMPLES = """\
+examples:
+  av2t doctor
+  av2t doctor --project 3
+
+The exit status is 1 if something fails."""
+
+PACKAGES = ("torch", "sam2", "transformers", "open_clip_torch", "av", "redis", "rq", "label-studio-sdk")
+MARKS = {"ok": "ok  ", "note": "note", "fail": "FAIL"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """`note` is worth knowing and stops nothing."""
+
+    what: str
+    state: Literal["ok", "note", "fail"]
+    sentence: str
+
+
+Findings = Iterator[tuple[Literal["ok", "note", "fail"], str]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description, parser.epilog = DESCRIPTION, EXAMPLES
+    parser.add_argument("--project", type=count, metavar="N", help="look at this project, too")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    settings = Settings.load()
+    found = []
+    for finding in _examine(settings, args.project):
+        found.append(finding)
+        if not args.json:
+            print(f"{MARKS[finding.state]}  {finding.what}: {finding.sentence}", flush=True)
+    failed = sum(finding.state == "fail" for finding in found)
+    if args.json:
+        print(json.dumps([asdict(finding) for finding in found], indent=2))
+    else:
+        print(f"\n{failed} of {len(found)} failed" if failed else f"\nAll {len(found)} are as they should be")
+    return 1 if failed else 0
+
+
+def _examine(settings: Settings, project: int | None) -> Iterator[Finding]:
+    yield from _checked("packages", _packages)
+    yield from _checked("Redis", lambda: _redis(settings))
+    yield from _checked("model", lambda: _model(settings))
+    yield from _checked("device", lambda: _device(settings))
+    yield from _checked("backend", lambda: _backend(settings))
+    try:
+        key = settings.require_api_key()
+        client = LabelStudioClient(settings.label_studio_url, key, max_clip_mb=settings.max_clip_mb)
+    except AV2TError as error:
+        yield Finding(what="Label Studio", state="fail", sentence=f"{error}.")
+        return
+    with client:
+        reached = list(_checked("Label Studio", lambda: _label_studio(settings, client)))
+        yield from reached
+        if project is not None and reached[-1].state != "fail":
+            yield from _checked(f"project {project}", lambda: _project(settings, client, project))
+
+
+def _checked(what: str, look: Callable[[], Findings]) -> Iterator[Finding]:
+    """What `look` finds; an error that it ends in is a finding, too."""
+    try:
+        for state, sentence in look():
+            yield Finding(what=what, state=state, sentence=sentence)
+    except (AV2TError, TransientError) as error:
+        yield Finding(what=what, state="fail", sentence=f"{str(error).rstrip('.')}.")
+
+
+def _packages() -> Findings:
+    missing, there = [], [f"Python {platform.python_version()}", f"av2t-sam {version('av2t-sam')}"]
+    for package in PACKAGES:
+        try:
+            there.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            missing.append(package)
+    yield "ok", ", ".join(there) + "."
+    if missing:
+        yield (
+            "note",
+            f"{', '.join(missing)} are not installed; a worker needs them, a backend does not: install av2t-sam with"
+            " its extras [model,embedded].",
+        )
+
+
+def _redis(settings: Settings) -> Findings:
+    connection = connect(settings.redis_url, timeout=5)
+    with reachable(connection):
+        info = connection.info()
+    yield "ok", f"{redis_address(connection)} answers, version {info['redis_version']}."
+    if not info.get("aof_enabled") and not _saves(connection):
+        yield "note", "it keeps nothing on disk: what is queued is lost when it stops. Start it with --appendonly yes."
+    policy = _config(connection, "maxmemory-policy")
+    if info.get("maxmemory") and policy != "noeviction":
+        yield "fail", f"its maxmemory-policy is {policy}, which may throw jobs away; set it to noeviction."
+    state = overview(connection)
+    if state.workers:
+        yield (
+            "ok",
+            f"workers that listen: {len(state.workers)}; tasks that wait: {state.queued}, that failed: {state.failed}.",
+        )
+    else:
+        yield (
+            "fail",
+            f"no worker listens, so nothing is done: start one with `av2t worker`. Tasks that wait: {state.queued}.",
+        )
+
+
+def _saves(connection: Redis) -> bool:
+    return bool(_config(connection, "save"))
+
+
+def _config(connection: Redis, name: str) -> str:
+    """Of a server that does not tell, as hosted ones, nothing is held against it."""
+    try:
+        return str(connection.config_get(name).get(name, "unknown"))
+    except RedisError:
+        return "unknown"
+
+
+def _model(settings: Settings) -> Findings:
+    found = resolve(settings.model, settings.models_dir)
+    found.check()
+    for path, sha256 in found.files:
+        if file_hash(path) != sha256:
+            yield "fail", f"{path} is damaged: its sha256 is not the one on the card; {found.remedy}."
+            return
+    yield "ok", f"{found.name}, of the preset {found.card['preset']}; its weights are whole."
+    if found.caution:
+        yield "note", found.caution
+
+
+def _device(settings: Settings) -> Findings:
+    if find_spec("torch") is None:
+        yield "note", "torch is not installed, so no worker can run here."
+        return
+    import torch  # seconds
+
+    from av2t_core.predictor import Predictor  # noqa: F401  # whose imports are what a worker needs
+
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    preset = resolve(settings.model, settings.models_dir).card["preset"]
+    if gpus:
+        yield "ok", f"AV2T_DEVICE is {settings.device}; torch sees {', '.join(gpus)}."
+    elif settings.device.startswith("cuda"):
+        yield "fail", f"AV2T_DEVICE is {settings.device} and torch sees no GPU; set it to auto or install the driver."
+    elif PRESETS[preset].gains_by_bf16:
+        yield "note", f"torch sees no GPU: {preset} takes seconds for each keyframe on a CPU."
+    else:
+        yield "ok", f"no GPU, which {preset} does not need."
+
+
+def _backend(settings: Settings) -> Findings:
+    host = "127.0.0.1" if settings.backend_host in ("0.0.0.0", "::") else settings.backend_host  # noqa: S104
+    url = f"http://{host}:{settings.backend_port}"
+    try:
+        response = httpx.get(f"{url}/health", timeout=5)
+        answer: dict[str, Any] = response.json()
+    except (httpx.HTTPError, ValueError):
+        yield "note", f"nothing of ours answers at {url}; it may run on another machine, else start `av2t backend`."
+        return
+    if response.is_error:
+        yield "fail", f"{url} answers {response.status_code}: {answer.get('error', 'no reason given')}."
+        return
+    own = resolve(settings.model, settings.models_dir).name
+    if answer.get("model_version") == own:
+        yield "ok", f"{url} answers and offers {own}."
+    else:
+        yield (
+            "fail",
+            f"{url} offers {answer.get('model_version')}, and a worker with these settings would use {own}: give both"
+            " the same AV2T_MODEL and AV2T_DATA_DIR.",
+        )
+
+
+def _label_studio(settings: Settings, client: LabelStudioClient) -> Findings:
+    owner = client.check()
+    yield (
+        "ok",
+        f"{settings.label_studio_url} answers, version {client.version()}, and takes the {client.key_kind} of {owner}.",
+    )
+
+
+def _project(settings: Settings, client: LabelStudioClient, project: int) -> Findings:
+    state = client.project(project)
+    targets = parse_label_config(state.label_config)
+    held = ", ".join(f'{control.tag} "{control.name}"' for control in targets.controls)
+    yield "ok", f'"{state.title}" has a place for what sounds: {held}.'
+    yield from _connection(state)
+    own = resolve(settings.model, settings.models_dir).name
+    if state.model_version == own:
+        yield "ok", f"annotators are shown the predictions of {own}{', to which it is pinned' if state.pinned else ''}."
+    else:
+        yield (
+            "fail",
+            f"annotators are shown the predictions of {state.model_version or 'no model version'}, and the worker makes"
+            f" those of {own}: choose the backend, or {own}, in the project's Settings > Predictions.",
+        )
+    if not state.shows_predictions:
+        yield "fail", "it does not show predictions: switch them on in the project's Settings > Annotation."
+    yield from _clip(client, project, targets)
+
+
+def _connection(state: ProjectState) -> Findings:
+    if not state.backends:
+        yield (
+            "note",
+            "no ML backend is connected, so tasks are pre-annotated by `av2t submit` alone; connect this project's in"
+            " Settings > Model.",
+        )
+    for backend in state.backends:
+        if not backend.connected:
+            yield (
+                "fail",
+                f"Label Studio cannot use the backend {backend.url} ({backend.error or 'it does not say why'}). If the"
+                " address is right, seen from Label Studio's machine, and a private one: start Label Studio with"
+                " ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false.",
+            )
+        elif not backend.hooked:
+            yield (
+                "fail",
+                f"Label Studio does not tell the backend {backend.url} of new tasks: its webhook is missing or switched"
+                " off. Remove the backend in Settings > Model and connect it again; if that does not help, start Label"
+                " Studio with SSRF_PROTECTION_ENABLED=false.",
+            )
+        else:
+            yield "ok", f"Label Studio reaches the backend {backend.url} and tells it of new tasks."
+
+
+def _clip(client: LabelStudioClient, project: int, targets: Targets) -> Findings:
+    first = next(client.tasks(project), None)
+    if first is None:
+        yield "note", "it has no task yet."
+        return
+    url = client.task(first.id).data.get(targets.video.variable)
+    if not isinstance(url, str) or not url:
+        yield "fail", f'task {first.id} has no "{targets.video.variable}", from which the Video takes its clip.'
+        return
+    client.probe(url, first.id)
+    yield "ok", f"the clip of task {first.id} can be fetched."
