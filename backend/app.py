@@ -3,11 +3,13 @@
 import logging
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
-from flask import Flask, Response, jsonify, request
+from flask import Flask, Response, jsonify, redirect, request
 from redis import Redis
 from rq.exceptions import NoSuchJobError
-from werkzeug.exceptions import BadRequest, HTTPException
+from werkzeug.exceptions import BadRequest, Forbidden, HTTPException
+from werkzeug.wrappers import Response as BaseResponse
 
 from av2t_core.errors import AV2TError
 from av2t_core.versions import resolve
@@ -15,7 +17,7 @@ from backend import bodies, status
 from backend.bodies import BodyError
 from backend.frame import api
 from backend.manager import Manager, NotSupportedError, UnknownProjectError
-from worker.queue import QueueError, reachable
+from worker.queue import QueueError, reachable, retry_job, stop_job
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -46,9 +48,15 @@ def create_app(settings: Settings, connection: Redis) -> Flask:
     return server
 
 
+# The page's own; all else that is posted is the protocol's JSON.
+BUTTONS = {"retry", "stop"}
+
+
 @server.before_request
-def check_body() -> None:
-    if request.method == "POST" and request.endpoint:
+def check_request() -> None:
+    if request.endpoint in BUTTONS:
+        _check_own_page()
+    elif request.method == "POST" and request.endpoint:
         try:
             body = request.get_json()
         except (BadRequest, RecursionError):
@@ -56,16 +64,30 @@ def check_body() -> None:
         bodies.check(request.endpoint, body)
 
 
+def _check_own_page() -> None:
+    """A browser says from which page a form comes, and no page can make it say otherwise.
+
+    Another site's page in the browser of who may press these buttons must not press them; Forbidden if it tries.
+    """
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin", "")
+    if not (site == "same-origin" if site else urlsplit(origin).netloc == request.host):
+        raise Forbidden("this is for the buttons of the status page")
+
+
 @server.after_request
 def forbid_everything_active(response: Response) -> Response:
-    response.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'"
+    response.headers["Content-Security-Policy"] = (
+        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    )
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Cache-Control"] = "no-store"
     return response
 
 
-def health() -> tuple[Response, int]:
+def health() -> tuple[Response, int] | str:
     """Label Studio calls this before everything else, waits one second, and shows "Disconnected" for an error."""
+    if request.path == "/":  # the frame's view is the same for both
+        return status_page()
     with reachable(server.config["REDIS"]):
         server.config["REDIS"].ping()
     return jsonify({"status": "UP", "redis": "UP", "model_version": api._manager.versions()[0]}), HTTPStatus.OK
@@ -89,6 +111,18 @@ def status_json() -> Response:
 @server.get("/status")
 def status_page() -> str:
     return status.page(_snapshot())
+
+
+@server.post("/retry")
+def retry() -> BaseResponse:
+    retry_job(server.config["REDIS"], request.form.get("id", ""))
+    return redirect("./", HTTPStatus.SEE_OTHER)
+
+
+@server.post("/stop")
+def stop() -> BaseResponse:
+    stop_job(server.config["REDIS"], request.form.get("id", ""))
+    return redirect("./", HTTPStatus.SEE_OTHER)
 
 
 def _snapshot() -> dict[str, Any]:

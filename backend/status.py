@@ -8,10 +8,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from redis import Redis
 
 from backend.manager import Manager
-from worker.queue import failed_jobs, overview
+from worker.queue import failed_jobs, finished_jobs, overview
 
 # More rows help nobody, and the counts say how many there are.
 MAX_FAILURES = 100
+MAX_FINISHED = 20
 
 _templates = Environment(loader=PackageLoader("backend"), autoescape=True, undefined=StrictUndefined)
 
@@ -33,6 +34,7 @@ def snapshot(connection: Redis, manager: Manager, label_studio_url: str) -> dict
         "model_version": manager.versions()[0],
         "running": [with_link(row) for row in queue["running"]],
         "failures": [with_link(row) for row in failures],
+        "done": [with_link(_plain(asdict(job))) for job in finished_jobs(connection, limit=MAX_FINISHED)],
         "remarks": [_plain(asdict(remark)) for remark in manager.remarks()],
     }
 

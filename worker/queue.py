@@ -5,7 +5,7 @@ moment: the check and the push are one script inside Redis.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -16,6 +16,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry as ConnectionRetry
 from rq import Queue, Retry
+from rq.command import send_stop_job_command
+from rq.exceptions import InvalidJobOperation
 from rq.job import Job, JobStatus
 from rq.worker_registration import get_keys
 
@@ -54,6 +56,20 @@ return 1
 """
 
 
+# KEYS: the job's hash, the queue, the scheduled and the failed jobs. ARGV: the job's id, until when it is remembered,
+# then the fields and values of its hash. Only what waits, now or for a further try, is in one of the two lists.
+_STOP = """
+if redis.call("LREM", KEYS[2], 1, ARGV[1]) + redis.call("ZREM", KEYS[3], ARGV[1]) == 0 then
+    return 0
+end
+redis.call("HSET", KEYS[1], unpack(ARGV, 3))
+redis.call("ZADD", KEYS[4], ARGV[2], ARGV[1])
+return 1
+"""
+
+STOPPED = "Stopped by a person."
+
+
 class QueueError(AV2TError):
     """Redis cannot be used now; nothing was lost, and the same call can be made again."""
 
@@ -90,6 +106,21 @@ class FailedJob:
     model_version: str
     error: str
     failed_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedJob:
+    """A job that has ended well."""
+
+    id: str
+    project: int
+    task: int
+    model_version: str
+    outcome: str  # in words
+    keyframes: int
+    remarks: tuple[str, ...]  # sentences about its clip
+    seconds: float
+    finished_at: datetime | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +219,37 @@ def retry_failed(connection: Redis, project: int | None = None) -> int:
         return _admit(connection, [(job.project, job.task, job.model_version) for job in failed], _FOR_A_RETRY)
 
 
+def retry_job(connection: Redis, id: str) -> bool:
+    """Queue one job that has failed or was stopped again; False if it is neither. Raises QueueError."""
+    with reachable(connection):
+        jobs = [job.kwargs for job in _fetch(connection, [id])]
+        wanted = [(job["project"], job["task"], job["model_version"]) for job in jobs]
+        return bool(_admit(connection, wanted, _FOR_A_RETRY))
+
+
+def stop_job(connection: Redis, id: str) -> bool:
+    """Stop one job that waits or runs: it counts as failed, until it is queued again; False if it does neither.
+
+    A worker ends a running one within seconds. Raises QueueError.
+    """
+    with reachable(connection):
+        queue = open_queue(connection)
+        for job in _fetch(connection, [id]):
+            ended = datetime.now(UTC)
+            job.meta["error"], job.ended_at = STOPPED, ended
+            fields = {name: value for name, value in job.to_dict().items() if name in {"meta", "ended_at"}}
+            keys = [job.key, queue.key, queue.scheduled_job_registry.key, queue.failed_job_registry.key]
+            pairs = [part for field in {**fields, "status": str(JobStatus.STOPPED.value)}.items() for part in field]
+            script = connection.register_script(_STOP)
+            if script(keys=keys, args=[job.id, int(ended.timestamp()) + FAILURE_TTL, *pairs]):
+                return True
+            if job.get_status() == JobStatus.STARTED:
+                with suppress(InvalidJobOperation):  # its worker has just put it down
+                    send_stop_job_command(connection, id, serializer=job.serializer)
+                    return True
+        return False
+
+
 def forget_tasks(connection: Redis, tasks: Sequence[int]) -> int:
     """Drop the waiting and the failed jobs of tasks that are gone; how many. A running one ends by itself.
 
@@ -219,6 +281,13 @@ def failed_jobs(connection: Redis, project: int | None = None, limit: int | None
         jobs = _fetch(connection, registry.get_job_ids(desc=True))
         chosen = [job for job in jobs if project in (None, job.kwargs["project"])][:limit]
         return [FailedJob(**_identity(job), error=_reason(job), failed_at=job.ended_at) for job in chosen]
+
+
+def finished_jobs(connection: Redis, limit: int) -> list[FinishedJob]:
+    """Those that ended well in the last 24 hours, the newest first. Raises QueueError."""
+    with reachable(connection):
+        ids = open_queue(connection).finished_job_registry.get_job_ids(end=limit - 1, desc=True, cleanup=False)
+        return [_finished(job) for job in _fetch(connection, ids)]
 
 
 def states(connection: Redis, project: int, tasks: Sequence[int], model_version: str) -> dict[int, State]:
@@ -310,6 +379,20 @@ def _state(status: bytes | None) -> State:
 
 def _identity(job: Job) -> dict[str, Any]:
     return {"id": job.id, **job.kwargs}
+
+
+def _finished(job: Job) -> FinishedJob:
+    value = job.return_value()
+    said: dict[str, Any] = value if isinstance(value, dict) else {}
+    began, ended = job.started_at, job.ended_at
+    return FinishedJob(
+        **_identity(job),
+        outcome=str(said.get("outcome", "done")),
+        keyframes=int(said.get("keyframes", 0)),
+        remarks=tuple(map(str, said.get("remarks", ()))),
+        seconds=round((ended - began).total_seconds(), 1) if began and ended else 0.0,
+        finished_at=ended,
+    )
 
 
 def _running(job: Job) -> RunningJob:

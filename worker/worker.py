@@ -27,7 +27,7 @@ from rq.worker_registration import clean_worker_registry
 from av2t_core.errors import AV2TError
 from worker.logs import log_to_stderr
 from worker.model_process import LEASE, REDIS_TIMEOUT, ModelProcess
-from worker.queue import QUEUE, connect, open_queue, reachable, redis_address
+from worker.queue import QUEUE, STOPPED, connect, open_queue, reachable, redis_address
 from worker.settings import Settings
 
 log = logging.getLogger("av2t.worker")
@@ -157,7 +157,7 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
             return
         deaths = job.meta["deaths"] = job.meta.get("deaths", 0) + 1
         if self._stopped_job_id == job.id:
-            sentence = "Stopped by a person."
+            sentence = STOPPED
         elif deaths >= DEATHS or not job.should_retry:
             sentence = f"The model's process died {deaths} times on this task ({reason}); the task was given up."
             job.retries_left = 0

@@ -42,6 +42,7 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: set[str] = set()
         self.links: list[str | None] = []
+        self.buttons: list[str | None] = []
         self.text = ""
         self.feed(html)
 
@@ -49,6 +50,8 @@ class Page(HTMLParser):
         self.tags.add(tag)
         if tag == "a":
             self.links.append(dict(attrs)["href"])
+        if tag == "button":
+            self.buttons.append(dict(attrs)["value"])
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -82,6 +85,68 @@ def test_json(backend: Backend) -> None:
     assert (state["queued"], state["failed"], state["running"], state["workers"]) == (2, 1, [], [])
     [failure] = state["failures"]
     assert (failure["project"], failure["task"], failure["error"]) == (3, 1, SENTENCE)
+
+
+def press(backend: Backend, button: str, id: str, **headers: str) -> int:
+    said = {"Sec-Fetch-Site": "same-origin", **headers}
+    return backend.http.post(f"/{button}", data={"id": id}, headers=said).status_code
+
+
+@pytest.mark.usefixtures("_one_failed_two_waiting")
+def test_buttons(backend: Backend, redis: Redis) -> None:
+    failed, waiting, last = (job_id(3, task, "tiny-1") for task in (1, 2, 3))
+    page = Page(backend.http.get("/").text)
+    assert page.buttons == [failed]
+
+    assert press(backend, "retry", failed) == 303
+    assert open_queue(redis).get_job_ids() == [waiting, last, failed]
+    assert press(backend, "stop", waiting) == 303
+    assert open_queue(redis).get_job_ids() == [last, failed]
+    [stopped] = backend.http.get("/status.json").json()["failures"]
+    assert (stopped["task"], stopped["error"]) == (2, "Stopped by a person.")
+    assert press(backend, "retry", waiting) == 303
+    assert open_queue(redis).get_job_ids() == [last, failed, waiting]
+    # What has gone meanwhile is no error: the page shows what there is.
+    assert press(backend, "stop", "preannotate-9-9-none") == 303
+    assert press(backend, "retry", waiting) == 303
+
+
+@pytest.mark.usefixtures("_one_failed_two_waiting")
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "", "Origin": "https://elsewhere.example"},
+        {"Sec-Fetch-Site": ""},
+    ],
+)
+def test_another_site_cannot_press_them(backend: Backend, redis: Redis, headers: dict[str, str]) -> None:
+    assert press(backend, "stop", job_id(3, 2, "tiny-1"), **headers) == 403
+    assert press(backend, "retry", job_id(3, 1, "tiny-1"), **headers) == 403
+    assert len(open_queue(redis)) == 2
+
+
+def test_an_older_browser_can_press_them(backend: Backend) -> None:
+    assert press(backend, "stop", "none", **{"Sec-Fetch-Site": "", "Origin": backend.url}) == 303
+
+
+def test_what_was_done_last_and_what_is_to_be_said_of_it(
+    backend: Backend, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"outcome": "predicted", "keyframes": 100, "remarks": ["It is long."]}
+    monkeypatch.setattr(queue, "FUNCTION", f"{__name__}.{predicted.__name__}")
+    enqueue_preannotation(redis, 3, [1], "tiny-1")
+    SimpleWorker([open_queue(redis)], connection=redis, serializer="json").work(burst=True, logging_level="ERROR")
+    [done] = backend.http.get("/status.json").json()["done"]
+    assert {name: done[name] for name in said} == said
+    assert done["finished_at"]
+    assert "predicted, 100 keyframes. It is long." in " ".join(Page(backend.http.get("/").text).text.split())
+
+
+def predicted(**_: object) -> dict[str, object]:
+    """A job that was done, to SimpleWorker."""
+    return {"outcome": "predicted", "keyframes": 100, "remarks": ["It is long."]}
 
 
 @pytest.mark.usefixtures("_one_failed_two_waiting")

@@ -15,7 +15,7 @@ from rq.job import Job, JobStatus
 
 from tests.conftest import ROOT, wait_until
 from tests.worker.stub import SECRET
-from worker.queue import open_queue
+from worker.queue import open_queue, stop_job
 
 
 class Process:
@@ -177,6 +177,19 @@ def test_sigterm_puts_the_job_back_and_ends_soon(redis: "Redis", queue: Queue, s
     assert queue.started_job_registry.get_job_count(cleanup=False) == 0
     job.refresh()
     assert job.retries_left == 3
+
+
+def test_a_person_can_stop_a_job_and_the_rest_goes_on(redis: "Redis", queue: Queue, start: Start) -> None:
+    job = put(queue, "hold", name="a")
+    put(queue, "note", name="later")
+    start()
+    wait_until(lambda: done(redis, "begun"), what="the job")
+    assert stop_job(redis, job.id)
+    wait_until(lambda: done(redis), what="the next job")
+    job.refresh()
+    assert (job.get_status(), job.meta["error"]) == (JobStatus.STOPPED, "Stopped by a person.")
+    assert queue.failed_job_registry.get_job_ids(cleanup=False) == [job.id]
+    assert not stop_job(redis, job.id)
 
 
 def test_sigterm_lets_a_job_end_that_is_about_to(redis: "Redis", queue: Queue, start: Start) -> None:
