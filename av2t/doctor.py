@@ -219,7 +219,7 @@ def _project(settings: Settings, client: LabelStudioClient, project: int) -> Fin
     targets = parse_label_config(state.label_config)
     held = ", ".join(f'{control.tag} "{control.name}"' for control in targets.controls)
     yield "ok", f'"{state.title}" has a place for what sounds: {held}.'
-    yield from _connection(state)
+    yield from _connection(state, secured=settings.backend_password is not None)
     own = resolve(settings.model, settings.models_dir).name
     if state.model_version == own:
         yield "ok", f"annotators are shown the predictions of {own}{', to which it is pinned' if state.pinned else ''}."
@@ -234,7 +234,7 @@ def _project(settings: Settings, client: LabelStudioClient, project: int) -> Fin
     yield from _clip(client, project, targets)
 
 
-def _connection(state: ProjectState) -> Findings:
+def _connection(state: ProjectState, *, secured: bool) -> Findings:
     if not state.backends:
         yield (
             "note",
@@ -255,6 +255,13 @@ def _connection(state: ProjectState) -> Findings:
                 f"Label Studio does not tell the backend {backend.url} of new tasks: its webhook is missing or switched"
                 " off. Remove the backend in Settings > Model and connect it again; if that does not help, start Label"
                 " Studio with SSRF_PROTECTION_ENABLED=false.",
+            )
+        elif secured and not backend.authorized:
+            yield (
+                "fail",
+                f"Label Studio's webhook to {backend.url} does not say who it is, so new tasks are refused: in Settings"
+                " > Webhooks give it the header Authorization, with the value Basic and then AV2T_BACKEND_USER, a colon"
+                " and AV2T_BACKEND_PASSWORD in base64.",
             )
         else:
             yield "ok", f"Label Studio reaches the backend {backend.url} and tells it of new tasks."

@@ -1,6 +1,7 @@
 """The ML-backend protocol over HTTP: label-studio-ml's routes, with a manager, checks and error answers of ours."""
 
 import logging
+from hmac import compare_digest
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
@@ -8,7 +9,8 @@ from urllib.parse import urlsplit
 from flask import Flask, Response, jsonify, redirect, request
 from redis import Redis
 from rq.exceptions import NoSuchJobError
-from werkzeug.exceptions import BadRequest, Forbidden, HTTPException
+from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, Unauthorized
 from werkzeug.wrappers import Response as BaseResponse
 
 from av2t_core.errors import AV2TError
@@ -50,6 +52,24 @@ def create_app(settings: Settings, connection: Redis) -> Flask:
 
 # The page's own; all else that is posted is the protocol's JSON.
 BUTTONS = {"retry", "stop"}
+
+
+@server.before_request
+def check_caller() -> None:
+    """Who calls, where the settings name somebody. /health is open: it tells nothing, and health checks need it."""
+    settings: Settings = server.config["SETTINGS"]
+    if settings.backend_password is None or request.path == "/health":
+        return
+    given = request.authorization
+    user, password = (given.username or "", given.password or "") if given and given.type == "basic" else ("", "")
+    expected = (settings.backend_user or "", settings.backend_password.get_secret_value())
+    # Both are compared, and each in the same time wherever the first difference is.
+    same = [compare_digest(a.encode(), b.encode()) for a, b in zip((user, password), expected, strict=True)]
+    if not all(same):
+        raise Unauthorized(
+            "the user and the password in AV2T_BACKEND_USER and AV2T_BACKEND_PASSWORD are needed",
+            www_authenticate=WWWAuthenticate("basic", {"realm": "AV2T-SAM"}),
+        )
 
 
 @server.before_request
@@ -158,7 +178,11 @@ def refused(error: AV2TError) -> Response:
 def http_error(error: HTTPException) -> Response:
     if error.code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return _answer(error.code, f"The body is larger than {MAX_BODY_MB} MB: send fewer tasks at once")
-    return _answer(error.code or HTTPStatus.INTERNAL_SERVER_ERROR, f"{request.path}: {error.description}")
+    answer = _answer(error.code or HTTPStatus.INTERNAL_SERVER_ERROR, f"{request.path}: {error.description}")
+    if isinstance(error, Unauthorized):
+        answer.headers.extend(error.get_headers())
+        answer.content_type = "application/json"
+    return answer
 
 
 def bug(error: Exception) -> Response:

@@ -17,7 +17,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 import jwt
-from label_studio_sdk import LabelStudio
+from label_studio_sdk import LabelStudio, MlBackend, Webhook
 from label_studio_sdk.core.api_error import ApiError
 
 from av2t_core.errors import AV2TError, ConfigError, MediaError
@@ -57,6 +57,7 @@ class Backend:
     connected: bool  # Label Studio reached it just now
     error: str  # what Label Studio says if it did not
     hooked: bool  # Label Studio tells it of new tasks and annotations
+    authorized: bool  # and says there who it is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,7 @@ class LabelStudioClient:
         with self._errors(f"project {project}"):
             found = self._sdk.projects.get(id=project)
             backends = [self._sdk.ml.get(id=int(each.id or 0)) for each in self._sdk.ml.list(project=project)]
-            hooks = {hook.url for hook in self._sdk.webhooks.list(project=str(project)) if hook.is_active}
+            hooks = {hook.url: hook for hook in self._sdk.webhooks.list(project=str(project)) if hook.is_active}
         chosen = str(found.model_version or "")
         # Label Studio keeps a backend's title there for "what that backend has now".
         current = next((str(each.model_version or "") for each in backends if each.title == chosen), None)
@@ -116,15 +117,7 @@ class LabelStudioClient:
             model_version=chosen if current is None else current,
             pinned=current is None and bool(chosen),
             shows_predictions=bool(found.show_collab_predictions),
-            backends=tuple(
-                Backend(
-                    url=each.url,
-                    connected=str(each.state) == "CO",
-                    error=str(each.error_message or ""),
-                    hooked=f"{each.url.rstrip('/')}/webhook" in hooks,
-                )
-                for each in backends
-            ),
+            backends=tuple(_backend(each, hooks.get(f"{each.url.rstrip('/')}/webhook")) for each in backends),
         )
 
     def label_config(self, project: int) -> str:
@@ -359,6 +352,17 @@ class LabelStudioClient:
             f"Label Studio at {self._url} refuses the {self.key_kind} in LABEL_STUDIO_API_KEY ({detail}); "
             "create a new one on its page Account & Settings."
         )
+
+
+def _backend(found: MlBackend, hook: Webhook | None) -> Backend:
+    headers = (hook.headers or {}) if hook else {}
+    return Backend(
+        url=found.url,
+        connected=str(found.state) == "CO",
+        error=str(found.error_message or ""),
+        hooked=hook is not None,
+        authorized=any(name.lower() == "authorization" for name in headers),
+    )
 
 
 def _key_kind(api_key: str) -> str:

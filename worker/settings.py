@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from av2t_core.errors import ConfigError, WeightsError
@@ -72,6 +72,10 @@ class Settings(BaseSettings):
     data_dir: Path = _variable("AV2T_DATA_DIR", Path(".av2t"), "The folder for model versions, logs and demo data.")
     backend_host: str = _variable("AV2T_BACKEND_HOST", "127.0.0.1", "The address that the backend listens on.")
     backend_port: int = _variable("AV2T_BACKEND_PORT", 9090, "The port that the backend listens on.", ge=1, le=65535)
+    backend_user: str | None = _variable(
+        "AV2T_BACKEND_USER", None, "A name that the backend asks for, by HTTP's basic authentication; with a password."
+    )
+    backend_password: SecretStr | None = _variable("AV2T_BACKEND_PASSWORD", None, "The password that goes with it.")
     keyframes_per_second: int = _variable(
         "AV2T_KEYFRAMES_PER_SECOND",
         1,
@@ -86,6 +90,20 @@ class Settings(BaseSettings):
         ge=1,
     )
     max_clip_mb: int = _variable("AV2T_MAX_CLIP_MB", 2048, "The largest clip that the worker fetches, in MB.", ge=1)
+
+    @model_validator(mode="after")
+    def _check_basic_authentication(self) -> Self:
+        if (self.backend_user is None) != (self.backend_password is None):
+            raise ValueError("AV2T_BACKEND_USER and AV2T_BACKEND_PASSWORD go together: set both or neither")
+        if self.backend_user is not None and self.backend_password is not None:
+            if ":" in self.backend_user:
+                raise ValueError("AV2T_BACKEND_USER: a name in basic authentication has no colon")
+            if not (self.backend_user + self.backend_password.get_secret_value()).isascii():
+                raise ValueError(
+                    "AV2T_BACKEND_USER and AV2T_BACKEND_PASSWORD: use ASCII alone, for Label Studio sends all else in"
+                    " another encoding than browsers do"
+                )
+        return self
 
     @property
     def models_dir(self) -> Path:
@@ -114,9 +132,11 @@ class Settings(BaseSettings):
 
 def _sentence(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_context=False)[0]
+    if not first["loc"]:  # of several settings together, whose names the sentence has
+        return first["msg"].removeprefix("Value error, ")
     field = str(first["loc"][0])
     name = next((str(f.validation_alias) for n, f in Settings.model_fields.items() if n == field), field)
     reason = first["msg"].removeprefix("Value error, ")
     # A value that may hold a secret is never repeated.
-    value = "" if name in {"LABEL_STUDIO_API_KEY", "REDIS_URL"} else f" is {first['input']!r}"
+    value = "" if name in {"LABEL_STUDIO_API_KEY", "REDIS_URL", "AV2T_BACKEND_PASSWORD"} else f" is {first['input']!r}"
     return f"{name}{value}: {reason}"

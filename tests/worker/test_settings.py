@@ -56,6 +56,23 @@ def test_bad_value_is_one_sentence(monkeypatch: pytest.MonkeyPatch, name: str, v
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"AV2T_BACKEND_USER": "studio"},
+        {"AV2T_BACKEND_PASSWORD": "hunter2"},
+        {"AV2T_BACKEND_USER": "a:b", "AV2T_BACKEND_PASSWORD": "hunter2"},
+        {"AV2T_BACKEND_USER": "a", "AV2T_BACKEND_PASSWORD": "hunter2\u00fc"},
+    ],
+)
+def test_a_user_and_a_password_go_together(monkeypatch: pytest.MonkeyPatch, given: dict[str, str]) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="AV2T_BACKEND_USER") as error:
+        Settings.load()
+    assert "hunter2" not in str(error.value)
+
+
 def test_secrets_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "hunter2")
     monkeypatch.setenv("REDIS_URL", "redis://:hunter3@redis/0")

@@ -1,0 +1,78 @@
+"""A backend that asks who calls, for real Label Studio, too."""
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from redis import Redis
+
+from tests.backend.conftest import CONFIG, Backend, running
+from tests.conftest import LabelStudioServer, wait_until
+from worker.queue import connect, open_queue
+
+USER, PASSWORD = "studio", "sesame: open"
+CALLS = [
+    ("GET", "/"),
+    ("GET", "/status"),
+    ("GET", "/status.json"),
+    ("GET", "/versions"),
+    ("POST", "/predict"),
+    ("POST", "/webhook"),
+    ("POST", "/stop"),
+]
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    with connect(redis_url, timeout=5) as client:
+        yield client
+
+
+@pytest.fixture
+def secured(redis_url: str, tmp_path: Path) -> Iterator[Backend]:
+    log = tmp_path / "backend.log"
+    with running(redis_url, log, AV2T_BACKEND_USER=USER, AV2T_BACKEND_PASSWORD=PASSWORD) as backend:
+        yield backend
+    assert PASSWORD not in log.read_text()
+
+
+def basic(user: str, password: str) -> httpx.BasicAuth:
+    return httpx.BasicAuth(user.encode(), password.encode())
+
+
+def test_nobody_comes_in_without_the_password(secured: Backend) -> None:
+    for method, path in CALLS:
+        for auth in (None, basic(USER, "wrong"), basic("somebody", PASSWORD), basic(USER, "")):
+            refused = secured.http.request(method, path, auth=auth)
+            assert refused.status_code == 401, path
+            assert refused.headers["www-authenticate"].lower().startswith("basic")
+            assert "AV2T_BACKEND_PASSWORD" in refused.json()["error"]
+    assert secured.http.get("/", headers={"Authorization": "Bearer x"}).status_code == 401
+    assert secured.http.get("/", auth=basic(USER, PASSWORD)).status_code == 200
+    assert secured.http.get("/health").status_code == 200
+
+
+def test_label_studio_comes_in_with_it(
+    label_studio: LabelStudioServer, secured: Backend, redis: Redis, tmp_path: Path
+) -> None:
+    project = label_studio.make_project(CONFIG).id
+    backend = {"url": secured.url, "project": project, "title": "AV2T-SAM", "auth_method": "BASIC_AUTH"}
+    wrong = {**backend, "basic_auth_user": USER, "basic_auth_pass": "wrong"}
+    with pytest.raises(httpx.HTTPStatusError) as error:
+        label_studio.request("POST", "/api/ml", json=wrong)
+    assert "AV2T_BACKEND_PASSWORD" in error.value.response.text
+    label_studio.request("POST", "/api/ml", json={**backend, "basic_auth_user": USER, "basic_auth_pass": PASSWORD})
+    [connected] = label_studio.request("GET", "/api/ml", params={"project": project}).json()
+    assert connected["readable_state"] == "Connected"
+
+    # The webhook that Label Studio makes for a backend does not say who it is, so it is told to.
+    [hook] = label_studio.sdk.webhooks.list(project=str(project))
+    credentials = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    headers = {"Authorization": f"Basic {credentials}"}
+    label_studio.request("PATCH", f"/api/webhooks/{hook.id}/", json={"headers": headers})
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(b"nobody decodes it here")
+    label_studio.upload(project, clip)
+    wait_until(lambda: open_queue(redis).get_job_ids(), what="the webhook's job")
