@@ -106,6 +106,12 @@ class Predictor:
         """What the model can name; empty if it cannot name anything."""
         return self.loaded.namer.labels if self.loaded.namer else ()
 
+    @property
+    def gpu_memory(self) -> int | None:
+        """Bytes, the most that was allocated on the GPU; None on a CPU."""
+        device = self.loaded.device
+        return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
     def predict(self, windows: Iterable[Window]) -> Generator[KeyframePrediction]:
         """One prediction for each window, in order; holds two batches at a time, and decodes the next one meanwhile.
 

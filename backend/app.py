@@ -19,6 +19,7 @@ from backend import bodies, status
 from backend.bodies import BodyError
 from backend.frame import api
 from backend.manager import Manager, NotSupportedError, UnknownProjectError
+from backend.metrics import CONTENT_TYPE, exposition
 from worker.queue import QueueError, reachable, retry_job, stop_job
 from worker.settings import Settings
 
@@ -113,8 +114,13 @@ def health() -> tuple[Response, int] | str:
     return jsonify({"status": "UP", "redis": "UP", "model_version": api._manager.versions()[0]}), HTTPStatus.OK
 
 
-# The frame's own answers UP whatever happens.
-server.view_functions["health"] = health
+def metrics() -> Response:
+    exposed = exposition(server.config["REDIS"], api._manager.versions()[0])
+    return Response(exposed, content_type=CONTENT_TYPE)
+
+
+# The frame's own answer UP whatever happens, and nothing.
+server.view_functions |= {"health": health, "metrics": metrics}
 
 
 @server.get("/versions")

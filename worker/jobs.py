@@ -26,9 +26,12 @@ from av2t_core.labelstudio.tracks import Clock, Sighting
 from av2t_core.media import Clip, ClipInfo
 from av2t_core.predictor import Detection, KeyframePrediction, Predictor
 from av2t_core.versions import resolve
+from worker import totals
 from worker.client import LabelStudioClient
 from worker.failures import TaskGoneError, TransientError
+from worker.queue import note_gpu_memory
 from worker.settings import Settings
+from worker.totals import Stopwatch
 
 log = logging.getLogger("av2t.worker")
 
@@ -88,21 +91,33 @@ def preannotate(project: int, task: int, model_version: str) -> dict[str, Any]:
     """Give the task its prediction of this model version, unless it has one. {"outcome", "keyframes", "remarks"}."""
     if _context is None:
         raise RuntimeError("set_up comes first")
-    started = time.monotonic()
+    started, stopwatch, job = time.monotonic(), Stopwatch(), get_current_job()
     log.info("task %d of project %d: started", task, project)
     try:
-        outcome, info = _preannotate(_context, _Progress(get_current_job()), project, task, model_version)
+        outcome, info = _preannotate(_context, _Progress(job), stopwatch, project, task, model_version)
     except TaskGoneError:
         outcome, info = "the task is gone", None
     keyframes = len(info.keyframes) if info else 0
     log.info(
         "task %d of project %d: %s, %d keyframes, %.1f s", task, project, outcome, keyframes, time.monotonic() - started
     )
+    if job is not None:
+        _count(job, _context.predictor, outcome, keyframes, stopwatch.seconds)
     return {"outcome": outcome, "keyframes": keyframes, "remarks": list(info.remarks) if info else []}
 
 
+def _count(job: Job, predictor: Predictor, outcome: str, keyframes: int, seconds: dict[str, float]) -> None:
+    """For Prometheus; a Redis that is away does not undo the job."""
+    try:
+        totals.add(job.connection, outcome, keyframes, seconds)
+        if job.worker_name and (memory := predictor.gpu_memory) is not None:
+            note_gpu_memory(job.connection, job.worker_name, memory)
+    except RedisError as error:
+        log.warning("%s was not counted: %s", job.id, error)
+
+
 def _preannotate(
-    context: Context, progress: "_Progress", project: int, task: int, model_version: str
+    context: Context, progress: "_Progress", stopwatch: Stopwatch, project: int, task: int, model_version: str
 ) -> tuple[str, ClipInfo | None]:
     client = context.client
     data = client.task(task).data
@@ -119,7 +134,8 @@ def _preannotate(
     with TemporaryDirectory(prefix="av2t-") as name:
         folder = Path(name)
         clip = folder / _file_name(url)
-        client.fetch(url, task, clip)
+        with stopwatch.stage("fetch"):
+            client.fetch(url, task, clip)
         filled = [variable for variable in targets.frame_variables if data.get(variable)]
         present = data[filled[0]] if filled else []
         wanted = folder if targets.frame_variables and not present else None
@@ -127,8 +143,10 @@ def _preannotate(
         opened = partial(
             Clip, clip, per_second=context.settings.keyframes_per_second, most=context.settings.max_keyframes
         )
+        predictor = context.predictor_of(model_version)
         try:
-            seen = _predict(opened, context.predictor_of(model_version), targets, task, progress, wanted, rate)
+            with stopwatch.stage("predict"):
+                seen = _predict(opened, predictor, targets, task, progress, wanted, rate)
         except MediaError as error:
             # The file's place on this machine says nothing to who reads it.
             raise MediaError(str(error).replace(str(clip), clip.name)) from None
@@ -139,12 +157,14 @@ def _preannotate(
                     f'Task {task} has {len(data[variable])} frames in "{variable}", and its clip has {count} keyframes;'
                     f' empty "{variable}" in the task\'s data to get those.'
                 )
-        frames = _bring(client, project, seen.frames, progress) if wanted else present
+        with stopwatch.stage("upload"):
+            frames = _bring(client, project, seen.frames, progress) if wanted else present
         client.set_task_data(task, _additions(targets, frames, seen.info))
     errors = LabelInterface(config).validate_prediction(seen.prediction(model_version), return_errors=True)
     if errors:
         raise AV2TError(f"The prediction of task {task} does not fit the label config: {'; '.join(errors)}.")
-    client.create_prediction(task, model_version, seen.score, seen.regions)
+    with stopwatch.stage("push"):
+        client.create_prediction(task, model_version, seen.score, seen.regions)
     return "predicted", seen.info
 
 

@@ -19,6 +19,7 @@ from rq import Queue, Retry
 from rq.command import send_stop_job_command
 from rq.exceptions import InvalidJobOperation
 from rq.job import Job, JobStatus
+from rq.worker import BaseWorker
 from rq.worker_registration import get_keys
 
 from av2t_core.errors import AV2TError
@@ -68,6 +69,9 @@ return 1
 """
 
 STOPPED = "Stopped by a person."
+
+GPU_MEMORY = "av2t_gpu_memory"
+"""A field of ours in RQ's hash of a worker."""
 
 
 class QueueError(AV2TError):
@@ -148,6 +152,7 @@ class WorkerState:
     last_seen: datetime | None
     succeeded: int
     failed: int
+    gpu_memory: int | None  # bytes, the most that its model has held; None without a GPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,6 +336,18 @@ def overview(connection: Redis, project: int | None = None) -> Overview:
         )
 
 
+def oldest_waiting(connection: Redis) -> datetime | None:
+    """When the job at the head of the queue was enqueued, None if none waits. Raises QueueError."""
+    with reachable(connection):
+        jobs = _fetch(connection, open_queue(connection).get_job_ids(length=1))
+        return jobs[0].enqueued_at if jobs else None
+
+
+def note_gpu_memory(connection: Redis, worker: str, size: int) -> None:
+    """For the worker of this name. RedisError."""
+    connection.hset(f"{BaseWorker.redis_worker_namespace_prefix}{worker}", GPU_MEMORY, size)
+
+
 def _admit(connection: Redis, wanted: Sequence[tuple[int, int, str]], states: Sequence[str]) -> int:
     queue = open_queue(connection)
     registries = [queue.finished_job_registry.key, queue.failed_job_registry.key, queue.canceled_job_registry.key]
@@ -436,4 +453,5 @@ def _worker(key: str, raw: dict[bytes, bytes]) -> WorkerState:
         last_seen=datetime.fromisoformat(seen) if seen else None,
         succeeded=int(fields.get("successful_job_count", 0)),
         failed=int(fields.get("failed_job_count", 0)),
+        gpu_memory=int(fields[GPU_MEMORY]) if GPU_MEMORY in fields else None,
     )

@@ -16,6 +16,7 @@ from tests.av2t.test_cli import assert_refused
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
 from worker.queue import State, open_queue, states
+from worker.totals import STAGES, totals
 
 CONFIG = """<View><Video name="video" value="$video"/>
 <BrushLabels name="mask" toName="frames"><Label value="dog"/></BrushLabels>
@@ -101,6 +102,9 @@ def test_it_watches_until_the_worker_has_done_all(
         bad: State.FAILED,
         10**9: State.GONE,
     }
+    counted = totals(redis)
+    assert (counted.outcomes, counted.keyframes) == ({"predicted": 1}, 1)
+    assert all(counted.seconds[stage] > 0 for stage in STAGES)
 
 
 def test_a_project_that_is_none_and_one_without_a_place_for_masks(

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 from rq import SimpleWorker
 from rq.job import Job
 
 from tests.backend.conftest import CONFIG, Backend
-from worker import queue
+from worker import queue, totals
 from worker.queue import connect, enqueue_preannotation, job_id, open_queue
 
 SENTENCE = '<script>alert("clip.mp4")</script> has no video stream'
@@ -147,6 +148,27 @@ def test_what_was_done_last_and_what_is_to_be_said_of_it(
 def predicted(**_: object) -> dict[str, object]:
     """A job that was done, to SimpleWorker."""
     return {"outcome": "predicted", "keyframes": 100, "remarks": ["It is long."]}
+
+
+@pytest.mark.usefixtures("_one_failed_two_waiting")
+def test_metrics(backend: Backend, redis: Redis) -> None:
+    totals.add(redis, "predicted", 5, {"fetch": 0.5, "predict": 2.0})
+    totals.add(redis, "predicted", 7, {"predict": 1.0})
+    answer = backend.http.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    samples = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+    assert samples["av2t_tasks", "waiting"] == 2
+    assert samples["av2t_tasks", "failed"] == 1
+    assert samples["av2t_oldest_waiting_seconds",] >= 0
+    assert samples["av2t_model_info", backend.http.get("/health").json()["model_version"]] == 1
+    assert samples["av2t_ended_tasks_total", "predicted"] == 2
+    assert samples["av2t_keyframes_total",] == 12
+    assert samples["av2t_stage_seconds_total", "predict"] == 3
+    assert samples["av2t_stage_seconds_total", "push"] == 0
 
 
 @pytest.mark.usefixtures("_one_failed_two_waiting")
