@@ -1,7 +1,6 @@
 """`av2t backend`: the ML backend that Label Studio connects to."""
 
 import argparse
-import logging
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,10 +11,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     # Imported here, for they take a second that `--help` can do without.
     from backend.server import serve
+    from worker.logs import log_to_stderr
     from worker.queue import connect
     from worker.settings import Settings
 
     settings = Settings.load(backend_host=args.host, backend_port=args.port)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr(settings)
     serve(settings, connect(settings.redis_url))
     return 0

@@ -1,9 +1,31 @@
-"""The worker's log: one line for each thing that a person who watches it wants to know."""
+"""The logs of worker and backend: one line for each thing that a person who watches them wants to know."""
 
+import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+
+from rq.job import Job
 
 from worker.failures import redact
+from worker.settings import Settings
+
+# What the lines are about, told in each line of JSON; for people the sentences say it.
+_subject: ContextVar[dict[str, str | int]] = ContextVar("subject", default={})  # noqa: B039  # never changed in place
+
+
+@contextmanager
+def about(job: Job) -> Iterator[None]:
+    """Within it all lines are about this job, its project and its task."""
+    named = {name: job.kwargs[name] for name in ("project", "task") if name in job.kwargs}
+    token = _subject.set({"job": job.id, **named})
+    try:
+        yield
+    finally:
+        _subject.reset(token)
 
 
 class _Formatter(logging.Formatter):
@@ -15,12 +37,28 @@ class _Formatter(logging.Formatter):
         return redact(super().format(record), self._secret)
 
 
-def log_to_stderr(secret: str) -> None:
-    """Lines of this project from INFO on and of others from WARNING on; `secret` appears in none of them."""
+class _JsonFormatter(_Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        said: dict[str, str | int] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "message": redact(record.getMessage(), self._secret),
+            **_subject.get(),
+        }
+        if record.exc_info:
+            said["traceback"] = redact(self.formatException(record.exc_info), self._secret)
+        return json.dumps(said, ensure_ascii=False)
+
+
+def log_to_stderr(settings: Settings) -> None:
+    """Lines of this project from INFO on and of others from WARNING on; the key to Label Studio is in none of them."""
+    key = settings.label_studio_api_key
+    formatter = _JsonFormatter if settings.log_format == "json" else _Formatter
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter(secret))
+    handler.setFormatter(formatter(key.get_secret_value() if key else ""))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("av2t").setLevel(logging.INFO)
+    for name in ("av2t", "backend"):
+        logging.getLogger(name).setLevel(logging.INFO)
     # RQ sets its own loggers to INFO when it is imported.
     for name in ("rq.worker", "rq.job", "rq.registry", "rq.scheduler"):
         logging.getLogger(name).setLevel(logging.WARNING)

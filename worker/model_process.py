@@ -25,7 +25,7 @@ from rq.worker import BaseWorker
 
 from av2t_core.errors import AV2TError
 from worker.failures import Verdict, delay, judge, redact
-from worker.logs import log_to_stderr
+from worker.logs import about, log_to_stderr
 from worker.queue import connect, open_queue
 from worker.settings import Settings
 
@@ -131,7 +131,8 @@ class _JobRunner(BaseWorker):  # type: ignore[misc]  # rq has no types
         try:
             if job.meta.pop("error", None):  # of an earlier try
                 job.save_meta()
-            self.perform_job(job, queue)
+            with about(job):
+                self.perform_job(job, queue)
         except RedisError as error:
             # The effects of the job are in Label Studio; the lease runs out, and the next run finds them.
             log.warning("job %s: its end could not be noted in Redis (%s); it will be looked at again", job_id, error)
@@ -170,7 +171,7 @@ def _main(channel: "Connection[Any, Any]", parent: int, settings: Settings, work
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     secret = settings.label_studio_api_key.get_secret_value() if settings.label_studio_api_key else ""
-    log_to_stderr(secret)
+    log_to_stderr(settings)
     module, _, function = set_up.partition(":")
     try:
         getattr(import_module(module), function)(settings)

@@ -69,6 +69,9 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "bf16"] = _variable(
         "AV2T_PRECISION", "auto", "What the model computes in: fp32, bf16, or auto, which is bf16 where that is faster."
     )
+    log_format: Literal["text", "json"] = _variable(
+        "AV2T_LOG_FORMAT", "text", "How worker and backend log: text, for people, or json, a line of it for each thing."
+    )
     data_dir: Path = _variable("AV2T_DATA_DIR", Path(".av2t"), "The folder for model versions, logs and demo data.")
     backend_host: str = _variable("AV2T_BACKEND_HOST", "127.0.0.1", "The address that the backend listens on.")
     backend_port: int = _variable("AV2T_BACKEND_PORT", 9090, "The port that the backend listens on.", ge=1, le=65535)

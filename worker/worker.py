@@ -25,7 +25,7 @@ from rq.worker import BaseWorker, WorkerStatus
 from rq.worker_registration import clean_worker_registry
 
 from av2t_core.errors import AV2TError
-from worker.logs import log_to_stderr
+from worker.logs import about, log_to_stderr
 from worker.model_process import LEASE, REDIS_TIMEOUT, ModelProcess
 from worker.queue import QUEUE, STOPPED, connect, open_queue, reachable, redis_address
 from worker.settings import Settings
@@ -45,7 +45,7 @@ def run_worker(settings: Settings, *, name: str | None = None, burst: bool = Fal
 
     `set_up` names the function ("module:function") that makes the model's process ready, given the settings.
     """
-    log_to_stderr(settings.label_studio_api_key.get_secret_value() if settings.label_studio_api_key else "")
+    log_to_stderr(settings)
     connection = connect(settings.redis_url, timeout=REDIS_TIMEOUT)
     with reachable(connection):
         connection.ping()
@@ -97,6 +97,10 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """RQ's own forks here."""
+        with about(job):
+            self._execute(job, queue)
+
+    def _execute(self, job: Job, queue: Queue) -> None:
         execution = self.prepare_execution(job)
         # RQ leaves this to who performs the job; done here, the list only ever holds jobs that are about to begin.
         queue.intermediate_queue.remove(job.id)

@@ -58,7 +58,7 @@ def refuse() -> None:
     raise AV2TError("There is no sound in clip.mp4, and there is nothing to find.")
 
 
-def crash() -> None:
+def crash(**_: object) -> None:
     raise RuntimeError(f"not foreseen, with {SECRET} in it")
 
 
@@ -69,7 +69,7 @@ def pass_later() -> None:
 
 def main() -> None:
     url, *options = sys.argv[1:]
-    settings = Settings(redis_url=url, label_studio_api_key=SECRET)  # type: ignore[arg-type]
+    settings = Settings.load(redis_url=url, label_studio_api_key=SECRET)
     try:
         run_worker(settings, name="stub", burst="--burst" in options, set_up="tests.worker.stub:set_up")
     except AV2TError as error:

@@ -1,5 +1,6 @@
 """The worker's processes against a real Redis, with real kills."""
 
+import json
 import os
 import signal
 import subprocess
@@ -247,6 +248,21 @@ def test_a_defect_is_told_with_its_traceback_and_without_the_token(queue: Queue,
     result = job.latest_result()
     assert result is not None
     assert SECRET not in worker.text() + str(result.exc_string)
+
+
+def test_a_log_for_machines_says_what_each_line_is_about(
+    queue: Queue, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AV2T_LOG_FORMAT", "json")
+    job = put(queue, "crash", retries=1, project=3, task=14)
+    worker = start("--burst")
+    assert worker.ended() == 0
+    lines = [json.loads(line) for line in worker.text().splitlines()]
+    assert {"time", "level", "message"} <= set.intersection(*map(set, lines))
+    about = [line for line in lines if line.get("job") == job.id]
+    assert {(line["project"], line["task"]) for line in about} == {(3, 14)}
+    assert "RuntimeError: not foreseen" in " ".join(line["message"] for line in about)
+    assert SECRET not in worker.text()
 
 
 def test_a_job_over_its_time_is_given_up(redis: "Redis", queue: Queue, start: Start) -> None:
