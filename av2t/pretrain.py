@@ -10,7 +10,7 @@ EfficientNet-Lite0, which begins with what it learned on ImageNet; everything el
 CUTOUTS is a folder as `av2t compose` reads it (docs/composed-clips.md). OUT keeps what each stage learned: run the same
 command again after an interruption, and it goes on. At the end OUT/NAME holds the model version, and OUT/NAME-held-out
 what it was before the last stage: where a class has several photographs or recordings, one of them was new to it, so
-that it can be measured on what it has never met (`av2t compose --held-out`). Two to three hours on two cores.
+that it can be measured on what it has never met (`av2t compose --held-out`). Some four hours on two cores.
 
   av2t pretrain runs/tiny --cutouts cutouts --name tiny-5 --processes 2
 

@@ -52,11 +52,11 @@ def mix(rng: np.random.Generator, parts: Sequence[Sound], length: int, noise: fl
     return np.asarray(np.clip(total * 10 ** (rng.uniform(-8, 4) / 20), -1, 1), np.float32)
 
 
-def equalised(rng: np.random.Generator, samples: Sound) -> Sound:
-    """Through a random curve of up to 9 dB more or less, smooth over the octaves from 60 Hz to 8 kHz."""
+def equalised(rng: np.random.Generator, samples: Sound, decibels: float = 9) -> Sound:
+    """Through a random curve of so much more or less, smooth over the octaves from 60 Hz to 8 kHz."""
     spectrum = np.fft.rfft(samples)
     octaves = np.log2(np.maximum(np.fft.rfftfreq(len(samples), 1 / SAMPLE_RATE), 1) / 60)
-    knots = rng.uniform(-9, 9, 6)
+    knots = rng.uniform(-decibels, decibels, 6)
     gain = 10 ** (np.interp(octaves, np.linspace(0, 7, len(knots)), knots) / 20)
     return np.asarray(np.fft.irfft(spectrum * gain, len(samples)), np.float32)
 

@@ -1,10 +1,11 @@
-"""Of one photograph many, for training: a class has one or two, and what its others look like has to be made up."""
+"""Of one photograph or recording many, for training: a class has one or two, and all others have to be made up."""
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from av2t_core.compose.cutouts import Image, shrunk
+from av2t_core.compose.cutouts import SAMPLE_RATE, Image, Sound, shrunk
+from av2t_core.compose.sound import equalised
 
 
 def vary(rng: np.random.Generator, image: Image, longest: int) -> Image:
@@ -66,3 +67,47 @@ def _cut(rng: np.random.Generator, image: Image) -> Image:
         return image
     kept = along <= np.quantile(seen, rng.uniform(0.5, 0.95))
     return np.ascontiguousarray(image * kept[..., None].astype(np.uint8))
+
+
+def vary_sound(rng: np.random.Generator, recording: Sound) -> Sound:
+    """A recording higher or lower, slower or faster, of another colour; or all of that, or none."""
+    if rng.random() < 0.4:
+        return recording
+    if rng.random() < 0.7:
+        positions = np.arange(0, len(recording) - 1, 2 ** rng.uniform(-0.7, 0.7))
+        recording = np.interp(positions, np.arange(len(recording)), recording).astype(np.float32)
+    if rng.random() < 0.5:
+        recording = at_tempo(recording, 2 ** rng.uniform(-0.7, 0.7))
+    if rng.random() < 0.6:
+        recording = equalised(rng, recording, decibels=15)
+    return recording
+
+
+_HOP, _PIECE, _SEARCH = SAMPLE_RATE // 80, SAMPLE_RATE // 20, SAMPLE_RATE // 100
+
+
+def at_tempo(sound: Sound, rate: float) -> Sound:
+    """`rate` times as fast at the same pitch: pieces laid over one another, each where it goes on from the one before.
+
+    WSOLA (Verhelst and Roelands, ICASSP 1993). What is shorter than two pieces stays as it is.
+    """
+    last = len(sound) - _PIECE
+    count = int(last / rate / _HOP)
+    if count < 1:
+        return sound
+    window = np.hanning(_PIECE).astype(np.float32)
+    out = np.zeros(count * _HOP + _PIECE, np.float32)
+    weight = np.full_like(out, 1e-3)
+    place = 0
+    for piece in range(count):
+        if piece:
+            expected = sound[place + _HOP : place + _HOP + _PIECE // 2]
+            first = max(0, min(round(piece * _HOP * rate) - _SEARCH, last - 1))
+            there = sound[first : min(first + 2 * _SEARCH, last) + len(expected)]
+            alike = np.correlate(there, expected, "valid")
+            energy = np.convolve(np.square(there), np.ones(len(expected), np.float32), "valid")
+            place = min(first + int(np.argmax(alike / np.sqrt(np.maximum(energy, 1e-6)))), last)
+        start = piece * _HOP
+        out[start : start + _PIECE] += window * sound[place : place + _PIECE]
+        weight[start : start + _PIECE] += window
+    return out / weight

@@ -116,11 +116,27 @@ class TinyAudioEncoder(nn.Module):
     def forward(self, samples: Tensor) -> Tensor:
         """One second at 16 kHz, (B, 16000), to (B, width)."""
         decibels = log_mel(samples, sample_rate=SAMPLE_RATE, n_fft=512, hop=160, mels=MELS, low=50, high=8000)
+        if self.training:
+            decibels = _masked(decibels)
         return self.trunk(((decibels + 40) / 40)[:, None])  # type: ignore[no-any-return]
 
     def encode(self, sounds: Sequence[Sound]) -> Tensor:
         samples = np.stack([mono(sound, SAMPLE_RATE) for sound in sounds])
         return self(torch.from_numpy(samples).to(self.prototypes.vectors.device))  # type: ignore[no-any-return]
+
+
+def _masked(decibels: Tensor) -> Tensor:
+    """Of half of the pictures (B, mels, time) a band of pitches is lost, of two in five some time (SpecAugment)."""
+    kept = decibels.clone()
+    mels, steps = decibels.shape[1:]
+    for picture, level in zip(kept, decibels.mean(dim=(1, 2)), strict=True):
+        if torch.rand(()) < 0.5:
+            low = int(torch.randint(mels, ()))
+            picture[low : low + int(torch.randint(2, 14, ()))] = level
+        if torch.rand(()) < 0.4:
+            start = int(torch.randint(steps, ()))
+            picture[:, start : start + int(torch.randint(3, 28, ()))] = level
+    return kept
 
 
 class TinyNamer:

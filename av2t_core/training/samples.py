@@ -11,6 +11,7 @@ from av2t_core.compose.camera import draw_camera
 from av2t_core.compose.cutouts import SAMPLE_RATE, Cutouts
 from av2t_core.compose.scene import Scene, draw_scene
 from av2t_core.compose.sound import mix, sound_stretch
+from av2t_core.compose.variety import vary_sound
 
 _STRETCH = 3  # seconds
 
@@ -66,7 +67,8 @@ def draw_sound(rng: np.random.Generator, cutouts: Cutouts, indices: Sequence[int
     parts = []
     for i in indices:
         recordings = cutouts.sounds[cutouts.labels[i]]
-        parts.append(sound_stretch(rng, recordings[rng.integers(len(recordings))], _STRETCH))
+        recording = vary_sound(rng, recordings[rng.integers(len(recordings))])
+        parts.append(sound_stretch(rng, recording, _STRETCH))
     start = int(rng.integers(_STRETCH)) * SAMPLE_RATE
     return mix(rng, parts, _STRETCH * SAMPLE_RATE)[start : start + SAMPLE_RATE]
 

@@ -56,9 +56,9 @@ class TinyRecipe:
     audio_steps: int = 520
     image_steps: int = 320
     trunk_steps: int = 700
-    joint_steps: tuple[int, int] = (700, 850)  # at each of `sizes`, the trunk's steps at the first
+    joint_steps: tuple[int, ...] = (700, 850, 1000)  # at each of `sizes`, the trunk's steps at the first
     settle_steps: tuple[int, int, int] = (150, 150, 1200)  # of the sound's encoder, the image's, and the whole
-    sizes: tuple[int, int] = (128, 192)
+    sizes: tuple[int, ...] = (128, 192, 256)
     trunk_lr: float = 2e-3
     lr: float = 1e-3
     batch: int = 8  # frames; each is used with `draws` sounds
@@ -170,8 +170,8 @@ class Run:
                 weights[f"model.segmenter.{key}"] = tensor
             elif key.startswith("head."):
                 weights[key] = tensor
-        for size, steps, scale in zip(self.recipe.sizes, self.recipe.joint_steps, (1.0, 0.7), strict=True):
-            name = f"joint{size}"
+        for size, steps in zip(self.recipe.sizes, self.recipe.joint_steps, strict=True):
+            name, scale = f"joint{size}", 1.0 if size == self.recipe.sizes[0] else 0.7
             self._fit_joint(name, weights, image, audio, self.training, size, steps, scale)
             weights = self.loop.result(name)
         self._keep_whole("joint", weights, image, audio)
