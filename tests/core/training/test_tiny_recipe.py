@@ -18,7 +18,7 @@ from av2t_core.versions import resolve
 from tests.conftest import EMBEDDED, wait_until
 
 CUTOUTS = Path(__file__).parents[2] / "data" / "cutouts"
-STEPS = 6
+STEPS = 4
 SHORT = TinyRecipe(
     audio_steps=STEPS,
     image_steps=2,
