@@ -17,7 +17,7 @@ from av2t.options import count
 from av2t_core.errors import AV2TError
 from av2t_core.labelstudio.config import Targets, parse_label_config
 from av2t_core.presets import PRESETS
-from av2t_core.versions import file_hash, resolve
+from av2t_core.versions import resolve
 from worker.client import LabelStudioClient, ProjectState
 from worker.failures import TransientError
 from worker.queue import connect, overview, reachable, redis_address
@@ -38,17 +38,19 @@ The exit status is 1 if something fails."""
 PACKAGES = ("torch", "sam2", "transformers", "open_clip_torch", "av", "redis", "rq", "label-studio-sdk")
 MARKS = {"ok": "ok  ", "note": "note", "fail": "FAIL"}
 
+State = Literal["ok", "note", "fail"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """`note` is worth knowing and stops nothing."""
 
     what: str
-    state: Literal["ok", "note", "fail"]
+    state: State
     sentence: str
 
 
-Findings = Iterator[tuple[Literal["ok", "note", "fail"], str]]
+Findings = Iterator[tuple[State, str]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -121,7 +123,7 @@ def _redis(settings: Settings) -> Findings:
     with reachable(connection):
         info = connection.info()
     yield "ok", f"{redis_address(connection)} answers, version {info['redis_version']}."
-    if not info.get("aof_enabled") and not _saves(connection):
+    if not info.get("aof_enabled") and not _config(connection, "save"):
         yield "note", "it keeps nothing on disk: what is queued is lost when it stops. Start it with --appendonly yes."
     policy = _config(connection, "maxmemory-policy")
     if info.get("maxmemory") and policy != "noeviction":
@@ -139,10 +141,6 @@ def _redis(settings: Settings) -> Findings:
         )
 
 
-def _saves(connection: Redis) -> bool:
-    return bool(_config(connection, "save"))
-
-
 def _config(connection: Redis, name: str) -> str:
     """Of a server that does not tell, as hosted ones, nothing is held against it."""
     try:
@@ -154,10 +152,7 @@ def _config(connection: Redis, name: str) -> str:
 def _model(settings: Settings) -> Findings:
     found = resolve(settings.model, settings.models_dir)
     found.check()
-    for path, sha256 in found.files:
-        if file_hash(path) != sha256:
-            yield "fail", f"{path} is damaged: its sha256 is not the one on the card; {found.remedy}."
-            return
+    found.verify()
     yield "ok", f"{found.name}, of the preset {found.card['preset']}; its weights are whole."
     if found.caution:
         yield "note", found.caution
@@ -168,8 +163,6 @@ def _device(settings: Settings) -> Findings:
         yield "note", "torch is not installed, so no worker can run here."
         return
     import torch  # seconds
-
-    from av2t_core.predictor import Predictor  # noqa: F401  # whose imports are what a worker needs
 
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     preset = resolve(settings.model, settings.models_dir).card["preset"]
@@ -272,9 +265,5 @@ def _clip(client: LabelStudioClient, project: int, targets: Targets) -> Findings
     if first is None:
         yield "note", "it has no task yet."
         return
-    url = client.task(first.id).data.get(targets.video.variable)
-    if not isinstance(url, str) or not url:
-        yield "fail", f'task {first.id} has no "{targets.video.variable}", from which the Video takes its clip.'
-        return
-    client.probe(url, first.id)
+    client.probe(client.task(first.id).clip_url(targets.video), first.id)
     yield "ok", f"the clip of task {first.id} can be fetched."

@@ -59,18 +59,10 @@ def load_version(version: Version, device: torch.device, precision: Precision = 
             f" it knows {', '.join(PRESETS)}"
         )
     version.check()
-    verify(version)
+    version.verify()
     empty = build(card["preset"], card.get("feature", "mul"), card["labels"])
     pairs = (pair for path, _ in version.files for pair in read_tensors(path, device))
     return fill_version(version, empty, pairs, device, precision)
-
-
-def verify(version: Version) -> None:
-    """WeightsError: a file of it is missing, or not the one that the card speaks of."""
-    version.check_files()
-    for path, sha256 in version.files:
-        if file_hash(path) != sha256:
-            raise WeightsError(f"{path} is damaged: its sha256 is not the one on the card; {version.remedy}")
 
 
 def fill_version(

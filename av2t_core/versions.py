@@ -76,6 +76,13 @@ class Version:
             if not path.is_file():
                 raise WeightsError(f"{path}, of model version {self.name}, is missing; {self.remedy}")
 
+    def verify(self) -> None:
+        """WeightsError: a file of it is missing, or not the one that the card speaks of. Reads all of them."""
+        self.check_files()
+        for path, sha256 in self.files:
+            if file_hash(path) != sha256:
+                raise WeightsError(f"{path} is damaged: its sha256 is not the one on the card; {self.remedy}")
+
 
 def resolve(name: str, models_dir: Path | None = None) -> Version:
     """The version of this name, or the newest one of the preset of this name that nobody has fine-tuned.

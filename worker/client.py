@@ -21,6 +21,7 @@ from label_studio_sdk import LabelStudio, MlBackend, Webhook
 from label_studio_sdk.core.api_error import ApiError
 
 from av2t_core.errors import AV2TError, ConfigError, MediaError
+from av2t_core.labelstudio.config import Video
 from worker.failures import TaskGoneError, TransientError
 
 CLOUD_SCHEMES = {"s3", "gs", "azure-blob"}
@@ -38,6 +39,16 @@ class Task:
     id: int
     project: int
     data: Mapping[str, Any]
+
+    def clip_url(self, video: Video) -> str:
+        """Where that tag takes the task's clip from. MediaError: the task does not say."""
+        url = self.data.get(video.variable)
+        if not isinstance(url, str) or not url:
+            raise MediaError(
+                f'Task {self.id} has no "{video.variable}", from which Video "{video.name}" takes its clip; import the'
+                " clip again or correct the task's data."
+            )
+        return url
 
 
 @dataclass(frozen=True, kw_only=True)

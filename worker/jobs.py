@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -120,17 +119,12 @@ def _preannotate(
     context: Context, progress: "_Progress", stopwatch: Stopwatch, project: int, task: int, model_version: str
 ) -> tuple[str, ClipInfo | None]:
     client = context.client
-    data = client.task(task).data
+    found = client.task(task)
     if client.predictions(task, model_version):
         return "predicted already", None
     config = client.label_config(project)
     targets = parse_label_config(config)
-    url = data.get(targets.video.variable)
-    if not isinstance(url, str) or not url:
-        raise MediaError(
-            f'Task {task} has no "{targets.video.variable}", from which Video "{targets.video.name}" takes its clip; '
-            "import the clip again or correct the task's data."
-        )
+    data, url = found.data, found.clip_url(targets.video)
     with TemporaryDirectory(prefix="av2t-") as name:
         folder = Path(name)
         clip = folder / _file_name(url)
@@ -140,12 +134,10 @@ def _preannotate(
         present = data[filled[0]] if filled else []
         wanted = folder if targets.frame_variables and not present else None
         rate = data.get(targets.video.fps_variable) if targets.video.fps_variable else targets.video.fps
-        opened = partial(
-            Clip, clip, per_second=context.settings.keyframes_per_second, most=context.settings.max_keyframes
-        )
-        predictor = context.predictor_of(model_version)
+        settings, predictor = context.settings, context.predictor_of(model_version)
+        per_second, most = settings.keyframes_per_second, settings.max_keyframes
         try:
-            with stopwatch.stage("predict"):
+            with stopwatch.stage("predict"), Clip(clip, per_second=per_second, most=most) as opened:
                 seen = _predict(opened, predictor, targets, task, progress, wanted, rate)
         except MediaError as error:
             # The file's place on this machine says nothing to who reads it.
@@ -182,7 +174,7 @@ class _Seen:
 
 
 def _predict(
-    opened: Callable[[], Clip],
+    clip: Clip,
     predictor: Predictor,
     targets: Targets,
     task: int,
@@ -199,23 +191,22 @@ def _predict(
     sightings: list[tuple[str | None, Sighting]] = []
     scores: list[float] = []
     page = 0
-    with opened() as clip:
-        progress.show(0, clip.expected_windows)
-        for page, seen in enumerate(predictor.predict(clip.windows())):
-            if folder is not None:
-                frames.append(_write(seen, task, folder))
-            scores.append(seen.score)
-            regions += keyframe_regions(
-                targets,
-                task=task,
-                model_version=predictor.model_version,
-                page=page,
-                time=seen.keyframe.time,
-                objects=[Object(label=each.label, score=each.score, mask=each.mask) for each in seen.objects],
-            )
-            sightings += [(each.label, _sighting(seen, each)) for each in seen.objects]
-            progress.show(page + 1, max(clip.expected_windows or 0, page + 1))
-        info = clip.info
+    progress.show(0, clip.expected_windows)
+    for page, seen in enumerate(predictor.predict(clip.windows())):
+        if folder is not None:
+            frames.append(_write(seen, task, folder))
+        scores.append(seen.score)
+        regions += keyframe_regions(
+            targets,
+            task=task,
+            model_version=predictor.model_version,
+            page=page,
+            time=seen.keyframe.time,
+            objects=[Object(label=each.label, score=each.score, mask=each.mask) for each in seen.objects],
+        )
+        sightings += [(each.label, _sighting(seen, each)) for each in seen.objects]
+        progress.show(page + 1, max(clip.expected_windows or 0, page + 1))
+    info = clip.info
     progress.show(page + 1, page + 1, now=True)
     for remark in info.remarks:
         log.info("task %d: %s", task, remark)

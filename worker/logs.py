@@ -52,10 +52,9 @@ class _JsonFormatter(_Formatter):
 
 def log_to_stderr(settings: Settings) -> None:
     """Lines of this project from INFO on and of others from WARNING on; the key to Label Studio is in none of them."""
-    key = settings.label_studio_api_key
     formatter = _JsonFormatter if settings.log_format == "json" else _Formatter
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter(key.get_secret_value() if key else ""))
+    handler.setFormatter(formatter(settings.secret))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for name in ("av2t", "backend"):
         logging.getLogger(name).setLevel(logging.INFO)

@@ -170,7 +170,6 @@ def _main(channel: "Connection[Any, Any]", parent: int, settings: Settings, work
     # Ctrl-C and a supervisor's SIGTERM reach the whole group: the parent decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    secret = settings.label_studio_api_key.get_secret_value() if settings.label_studio_api_key else ""
     log_to_stderr(settings)
     module, _, function = set_up.partition(":")
     try:
@@ -178,7 +177,7 @@ def _main(channel: "Connection[Any, Any]", parent: int, settings: Settings, work
     except AV2TError as error:
         channel.send(("refused", str(error)))
         return
-    runner = _JobRunner(open_queue(connect(settings.redis_url, timeout=REDIS_TIMEOUT)), worker_name, secret)
+    runner = _JobRunner(open_queue(connect(settings.redis_url, timeout=REDIS_TIMEOUT)), worker_name, settings.secret)
     channel.send(("ready", ""))
     while True:
         try:

@@ -242,11 +242,10 @@ def stop_job(connection: Redis, id: str) -> bool:
         for job in _fetch(connection, [id]):
             ended = datetime.now(UTC)
             job.meta["error"], job.ended_at = STOPPED, ended
-            fields = {name: value for name, value in job.to_dict().items() if name in {"meta", "ended_at"}}
+            fields = _flat(job.to_dict() | {"status": JobStatus.STOPPED.value})
             keys = [job.key, queue.key, queue.scheduled_job_registry.key, queue.failed_job_registry.key]
-            pairs = [part for field in {**fields, "status": str(JobStatus.STOPPED.value)}.items() for part in field]
             script = connection.register_script(_STOP)
-            if script(keys=keys, args=[job.id, int(ended.timestamp()) + FAILURE_TTL, *pairs]):
+            if script(keys=keys, args=[job.id, int(ended.timestamp()) + FAILURE_TTL, *fields]):
                 return True
             if job.get_status() == JobStatus.STARTED:
                 with suppress(InvalidJobOperation):  # its worker has just put it down
@@ -356,13 +355,18 @@ def _admit(connection: Redis, wanted: Sequence[tuple[int, int, str]], states: Se
     with connection.pipeline(transaction=False) as pipe:
         for project, task, model_version in wanted:
             job = _new_job(queue, project, task, model_version)
-            fields = [part for field in job.to_dict().items() for part in field]
+            fields = _flat(job.to_dict())
             script(
                 keys=[job.key, queue.key, queue.redis_queues_keys, *registries],
                 args=[job.id, f"|{'|'.join(states)}|", *fields],
                 client=pipe,
             )
         return sum(pipe.execute())
+
+
+def _flat(fields: dict[str, Any]) -> list[Any]:
+    """A hash's fields and values, as HSET takes them."""
+    return [part for field in fields.items() for part in field]
 
 
 def _new_job(queue: Queue, project: int, task: int, model_version: str) -> Job:

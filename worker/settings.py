@@ -124,6 +124,11 @@ class Settings(BaseSettings):
         except ValidationError as error:
             raise ConfigError(_sentence(error)) from None
 
+    @property
+    def secret(self) -> str:
+        """What no log may repeat: the Label Studio token in clear, "" where there is none."""
+        return self.label_studio_api_key.get_secret_value() if self.label_studio_api_key else ""
+
     def require_api_key(self) -> str:
         """The Label Studio token in clear, for the one client that sends it. ConfigError where there is none."""
         if self.label_studio_api_key is None:

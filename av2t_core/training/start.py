@@ -22,7 +22,6 @@ from av2t_core.checkpoint import (
     read_tensors,
     save_part,
     save_version,
-    verify,
 )
 from av2t_core.disk import writing
 from av2t_core.model.av2t_sam import AV2TSam
@@ -40,7 +39,7 @@ def load_start(
 
     WeightsError as for `load_version`.
     """
-    verify(version)
+    version.verify()
     empty = build(preset, feature, version.card["labels"])
     taken = (
         (key, tensor)
