@@ -74,11 +74,15 @@ def _predict(clip: Clip, args: argparse.Namespace, settings: Settings) -> Predic
         predictor = Predictor.random(settings.model, settings.device, precision=settings.precision)
     else:
         predictor = Predictor.load(
-            settings.model, settings.device, models_dir=settings.models_dir, precision=settings.precision
+            settings.model,
+            settings.device,
+            models_dir=settings.models_dir,
+            precision=settings.precision,
+            silence_dbfs=settings.silence_dbfs,
         )
     with PredictionWriter(args.out) as writer:
         with progress_bar("masks", clip.expected_windows, "keyframes") as bar:
-            for keyframe in predictor.predict(clip.windows()):
+            for keyframe in predictor.predict_clip(clip.windows()):
                 writer.add(keyframe)
                 bar.update()
         if not args.no_overlay:

@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import tempfile
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypedDict
 
@@ -29,6 +30,7 @@ _MASK_NAME = re.compile(r"\d{3,}\.png")
 
 
 class ObjectRecord(TypedDict):
+    number: int  # the same thing has the same one at every keyframe
     label: str | None
     score: float
     box: list[int]  # x, y, w, h in pixels
@@ -38,8 +40,10 @@ class KeyframeRecord(TypedDict):
     index: int  # k of its window
     frame: int  # 0-based, presentation order
     time: float  # seconds, the clip's own timestamps
+    level: float | None  # of the window's sound, RMS in dBFS; None where there is none at all
+    presence: float | None  # the probability that something in view sounds, if the model version can tell
     sounding: bool
-    score: float
+    score: float  # see KeyframePrediction
     mask: str  # path below DIR
     objects: list[ObjectRecord]
 
@@ -94,11 +98,18 @@ class PredictionWriter:
             index=prediction.keyframe.index,
             frame=prediction.keyframe.frame,
             time=prediction.keyframe.time,
+            level=round(prediction.level, 1) if isfinite(prediction.level) else None,
+            presence=None if prediction.presence is None else round(prediction.presence, 4),
             sounding=bool(prediction.sounding),
             score=float(prediction.score),
             mask=mask,
             objects=[
-                ObjectRecord(label=found.label, score=float(found.score), box=[int(side) for side in found.box])
+                ObjectRecord(
+                    number=found.number,
+                    label=found.label,
+                    score=float(found.score),
+                    box=[int(side) for side in found.box],
+                )
                 for found in prediction.objects
             ],
         )

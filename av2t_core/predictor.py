@@ -1,8 +1,8 @@
 """From windows to masks at native size: the one road that the command line, the worker and the evaluation share."""
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -15,16 +15,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from av2t_core.ahead import read_ahead
+from av2t_core.calibration import Calibration, Evidence
 from av2t_core.checkpoint import Loaded, Precision, build, load_version, randomise
 from av2t_core.errors import AV2TError, ConfigError
 from av2t_core.media import Keyframe, Window
 from av2t_core.model.inputs import multimodal_images, sam_images, to_device
 from av2t_core.model.segmenter import best_mask, lifted
+from av2t_core.objects import Detection, Tracker, joined
 from av2t_core.presets import PRESETS, check_preset
 from av2t_core.versions import resolve
 
-# Quieter than this (RMS, relative to full scale) a window counts as silent and is not looked at.
 SILENCE_DBFS = -60.0
+"""Quieter than this (RMS, relative to full scale) a window counts as silent and is not looked at."""
+
+LEAST_PRESENCE = 0.15
+"""Below this probability that something in view sounds, there is no mask."""
+
+LEAST_RIGHT = 0.1
+"""Nor is there one of a thing that is right with less than this probability."""
+
 LARGEST_BATCH = 16
 # A CPU gains nothing by more, its memory has other uses, and progress should be seen.
 LARGEST_BATCH_ON_CPU = 4
@@ -33,45 +42,53 @@ LARGEST_PIXELS_ON_CPU = 2 * 1024 * 1024  # of SAM's square inputs
 BYTES_PER_PIXEL = 1500
 # A mask or a part of one below this share of the frame is noise of the coarse grid.
 SMALLEST_PART = 0.001
+# A name that is less likely than the likeliest by more than this is none for the thing.
+LEAST_LIKELY = 0.2
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detection:
-    """One thing that sounds. `label` is None where the model cannot name it; `score` in 0..1; mask (H, W)."""
-
-    label: str | None
-    score: float
-    mask: NDArray[np.bool_]
-
-    @property
-    def box(self) -> tuple[int, int, int, int]:
-        """x, y, width and height of the mask in pixels."""
-        x, y, width, height = cv2.boundingRect(self.mask.view(np.uint8))
-        return int(x), int(y), int(width), int(height)
-
-
-@dataclass(frozen=True, kw_only=True)
 class KeyframePrediction:
-    """What sounds at a keyframe. `score` is the IoU that the model expects of its mask (or of its "nothing")."""
+    """What sounds at a keyframe.
+
+    `score`: the probability that its mask, or its "nothing", is right (see Calibration); of a model version without a
+    calibration, the IoU that it expects. `presence`: the probability that something in view sounds, None where it is
+    not known.
+    """
 
     keyframe: Keyframe
     image: NDArray[np.uint8]  # (H, W, 3)
+    level: float  # of the window's sound, RMS in dBFS
+    presence: float | None
     sounding: bool
     score: float
     mask: NDArray[np.bool_]  # (H, W), the union of the objects
     objects: tuple[Detection, ...]
+    evidence: Evidence | None  # None of a window that is too quiet to be looked at
 
 
 class Predictor:
     """A loaded model version. Not thread-safe; one for each process."""
 
-    def __init__(self, model_version: str, loaded: Loaded, batch_size: int | None = None) -> None:
-        """`batch_size`: keyframes at a time; None fits it to the memory. It is halved whenever it proves too large."""
+    def __init__(
+        self,
+        model_version: str,
+        loaded: Loaded,
+        *,
+        batch_size: int | None = None,
+        silence_dbfs: float = SILENCE_DBFS,
+        calibration: Calibration | None = None,
+    ) -> None:
+        """`batch_size`: keyframes at a time; None fits it to the memory. It is halved whenever it proves too large.
+
+        `calibration` None: nothing is left out for being improbable.
+        """
         self.model_version = model_version
         self.batch_size = batch_size or _fitting_batch(loaded)
         self.loaded = loaded
+        self.silence_dbfs = silence_dbfs
+        self.calibration = calibration
 
     @classmethod
     def load(
@@ -82,6 +99,7 @@ class Predictor:
         models_dir: Path | None = None,
         precision: str = "auto",
         batch_size: int | None = None,
+        silence_dbfs: float = SILENCE_DBFS,
     ) -> Self:
         """`name`: a model version or a preset. `device`: auto, cpu, cuda or cuda:N. `precision`: auto, fp32 or bf16.
 
@@ -90,7 +108,13 @@ class Predictor:
         version = resolve(name, models_dir)
         target = _device(device)
         loaded = load_version(version, target, _precision(precision, target, version.card["preset"]))
-        return cls(version.name, loaded, batch_size)
+        return cls(
+            version.name,
+            loaded,
+            batch_size=batch_size,
+            silence_dbfs=silence_dbfs,
+            calibration=Calibration.of(version.card),
+        )
 
     @classmethod
     def random(
@@ -99,7 +123,7 @@ class Predictor:
         """A preset with drawn weights, to see how fast and large it is; its masks mean nothing. WeightsError."""
         target = _device(device)
         loaded = randomise(build(check_preset(preset)), target, _precision(precision, target, preset))
-        return cls(f"{preset}-random", loaded, batch_size)
+        return cls(f"{preset}-random", loaded, batch_size=batch_size)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -119,12 +143,19 @@ class Predictor:
         """
         with closing(self._batches(windows)) as batches:
             for batch in batches:
-                audible = [level_dbfs(window.sound.second) > SILENCE_DBFS for window in batch]
+                audible = [level_dbfs(window.sound.second) > self.silence_dbfs for window in batch]
                 heard = [window for window, audible_ in zip(batch, audible, strict=True) if audible_]
                 # All at once: who takes the predictions may take his time, and inference mode is not to last as long.
                 predicted = iter(self._within_memory(self._predict_batch, heard))
                 for window, audible_ in zip(batch, audible, strict=True):
                     yield next(predicted) if audible_ else _silent(window)
+
+    def predict_clip(self, windows: Iterable[Window]) -> Generator[KeyframePrediction]:
+        """As `predict`, for the windows of one clip: its things keep their numbers from keyframe to keyframe."""
+        tracker = Tracker()
+        with closing(self.predict(windows)) as predictions:
+            for prediction in predictions:
+                yield replace(prediction, objects=tracker.follow(prediction.objects))
 
     def logits(self, windows: Iterable[Window], size: tuple[int, int]) -> Generator[Tensor]:
         """What the model itself says of each window, in order: its best mask's logits (H, W) at `size`, on the host.
@@ -162,25 +193,49 @@ class Predictor:
 
     @torch.inference_mode()
     def _logits_batch(self, windows: list[Window], size: tuple[int, int]) -> list[Tensor]:
-        best, _, _ = self._segment(windows)
+        best, *_ = self._segment(windows)
         return list(self.loaded.model.segmenter.upsample(best, size).cpu())
 
     @torch.inference_mode()
     def _predict_batch(self, windows: list[Window]) -> list[KeyframePrediction]:
-        best, ious, a = self._segment(windows)
+        best, ious, peaks, a = self._segment(windows)
         parts = []
         for index, window in enumerate(windows):
             # One at a time, for at native size a frame may be large.
             native = self.loaded.model.segmenter.upsample(best[index : index + 1], window.image.shape[:2])[0] > 0
             parts.append(_parts(np.asarray(native.cpu().numpy(), np.bool_)))
-        labels = self._labels(windows, parts, a)
-        return [
-            _prediction(window, _objects(parts_, labels_, score), score)
-            for window, parts_, labels_, score in zip(windows, parts, labels, ious.clamp(0, 1).tolist(), strict=True)
-        ]
+        names, namer = self._names(windows, parts, a), self.loaded.namer
+        heard = namer.heard(a).amax(dim=-1) if namer else torch.ones(len(windows))
+        predictions = []
+        said = zip(ious.clamp(0, 1).tolist(), peaks.tolist(), heard.tolist(), strict=True)
+        for window, parts_, names_, (iou, peak, heard_) in zip(windows, parts, names, said, strict=True):
+            things = joined([Detection(names=n, score=iou, mask=part) for part, n in zip(parts_, names_, strict=True)])
+            evidence = Evidence(
+                iou=iou,
+                peak=peak,
+                heard=heard_,
+                match=max((thing.likelihood for thing in things), default=0.0),
+                share=sum(float(thing.mask.mean()) for thing in things),
+            )
+            predictions.append(self._judged(window, things, evidence))
+        return predictions
 
-    def _segment(self, windows: list[Window]) -> tuple[Tensor, Tensor, Tensor]:
-        """The best masks' logits (B, h, w), their expected IoU (B,) and the sounds' embeddings (B, audio_width)."""
+    def _judged(self, window: Window, things: Sequence[Detection], evidence: Evidence) -> KeyframePrediction:
+        if self.calibration is None:
+            return _prediction(window, things, evidence.iou, evidence=evidence)
+        presence = self.calibration.presence_of(evidence)
+        if presence < LEAST_PRESENCE:
+            things = ()
+        things = [replace(thing, score=self.calibration.right_of(evidence.of(thing))) for thing in things]
+        things = [thing for thing in things if thing.score >= LEAST_RIGHT]
+        areas = [float(thing.mask.mean()) for thing in things]
+        scores = [thing.score for thing in things]
+        score = float(np.average(scores, weights=areas)) if things else 1 - presence
+        return _prediction(window, things, score, presence=presence, evidence=evidence)
+
+    def _segment(self, windows: list[Window]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The best masks' logits (B, h, w), their expected IoU (B,), the highest of each as the model gave them (B,),
+        and the sounds' embeddings (B, audio_width)."""
         loaded, config = self.loaded, self.loaded.model.config
         images = to_device([window.image for window in windows], loaded.device)
         v = loaded.image_encoder.encode(images)  # (B, image_width)
@@ -193,13 +248,16 @@ class Predictor:
                 a,
             )
         best = best_mask(logits, ious)
-        return best if config.mask_reach is None else lifted(best, config.mask_reach), ious.amax(dim=-1), a
+        peaks = best.amax(dim=(-2, -1)).float()
+        return best if config.mask_reach is None else lifted(best, config.mask_reach), ious.amax(dim=-1), peaks, a
 
-    def _labels(self, windows: list[Window], parts: list[list[NDArray[np.bool_]]], a: Tensor) -> list[list[str | None]]:
-        """What the parts of each window's mask are called, by what is heard and what is seen in them."""
+    def _names(
+        self, windows: list[Window], parts: list[list[NDArray[np.bool_]]], a: Tensor
+    ) -> list[list[dict[str, float]]]:
+        """What the parts of each window's mask may be called, by what is heard and what is seen in them."""
         counts, namer = [len(some) for some in parts], self.loaded.namer
         if namer is None or not any(counts):
-            return [[None] * count for count in counts]
+            return [[{}] * count for count in counts]
         crops = [_crop(window.image, part) for window, some in zip(windows, parts, strict=True) for part in some]
         v = torch.cat(
             [
@@ -208,8 +266,8 @@ class Predictor:
             ]
         )
         heard = namer.heard(a).repeat_interleave(torch.tensor(counts, device=a.device), 0)
-        labels = iter((heard * namer.seen(v)).argmax(dim=-1).tolist())  # of (parts, labels)
-        return [[namer.labels[label] for label in islice(labels, count)] for count in counts]
+        named = iter([_likeliest(row, namer.labels) for row in (heard * namer.seen(v)).tolist()])
+        return [list(islice(named, count)) for count in counts]
 
 
 def level_dbfs(audio: NDArray[np.float32]) -> float:
@@ -220,31 +278,38 @@ def level_dbfs(audio: NDArray[np.float32]) -> float:
 
 def _silent(window: Window) -> KeyframePrediction:
     """Nothing can be heard, so nothing sounds; of that the level alone is certain."""
-    return _prediction(window, (), 1.0)
+    return _prediction(window, (), 1.0, presence=0.0)
 
 
-def _prediction(window: Window, objects: tuple[Detection, ...], score: float) -> KeyframePrediction:
+def _prediction(
+    window: Window,
+    objects: Sequence[Detection],
+    score: float,
+    *,
+    presence: float | None = None,
+    evidence: Evidence | None = None,
+) -> KeyframePrediction:
     union = np.zeros(window.image.shape[:2], np.bool_)
     for detection in objects:
         union |= detection.mask
     return KeyframePrediction(
         keyframe=window.keyframe,
         image=window.image,
+        level=level_dbfs(window.sound.second),
+        presence=presence,
         sounding=bool(objects),
         score=score,
         mask=union,
-        objects=objects,
+        objects=tuple(objects),
+        evidence=evidence,
     )
 
 
-def _objects(parts: list[NDArray[np.bool_]], labels: list[str | None], score: float) -> tuple[Detection, ...]:
-    """The parts of a mask; those of one name are one object."""
-    if None in labels:
-        return tuple(Detection(label=None, score=score, mask=part) for part in parts)
-    named: dict[str | None, NDArray[np.bool_]] = {}
-    for part, label in zip(parts, labels, strict=True):
-        named[label] = named[label] | part if label in named else part
-    return tuple(Detection(label=label, score=score, mask=mask) for label, mask in named.items())
+def _likeliest(probabilities: Sequence[float], labels: Sequence[str]) -> dict[str, float]:
+    """Of a thing's probability for each label those that matter, the highest first."""
+    least = LEAST_LIKELY * max(probabilities)
+    some = [(label, p) for label, p in zip(labels, probabilities, strict=True) if p >= least]
+    return dict(sorted(some, key=lambda item: -item[1]))
 
 
 def _parts(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:

@@ -14,7 +14,6 @@ from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, Unauthoriz
 from werkzeug.wrappers import Response as BaseResponse
 
 from av2t_core.errors import AV2TError
-from av2t_core.versions import resolve
 from backend import bodies, status
 from backend.bodies import BodyError
 from backend.frame import api
@@ -41,11 +40,8 @@ def create_app(settings: Settings, connection: Redis) -> Flask:
     Raises AV2TError if the model version that the settings name does not exist.
     """
 
-    def current_version() -> str:
-        return resolve(settings.model, settings.models_dir).name
-
-    current_version()
-    api._manager = Manager(connection, current_version)
+    api._manager = Manager(connection, settings)
+    api._manager.current_version()
     server.config["SETTINGS"] = settings
     server.config["REDIS"] = connection
     return server
@@ -111,11 +107,11 @@ def health() -> tuple[Response, int] | str:
         return status_page()
     with reachable(server.config["REDIS"]):
         server.config["REDIS"].ping()
-    return jsonify({"status": "UP", "redis": "UP", "model_version": api._manager.versions()[0]}), HTTPStatus.OK
+    return jsonify({"status": "UP", "redis": "UP", "model_version": api._manager.current_version()}), HTTPStatus.OK
 
 
 def metrics() -> Response:
-    exposed = exposition(server.config["REDIS"], api._manager.versions()[0])
+    exposed = exposition(server.config["REDIS"], api._manager.current_version())
     return Response(exposed, content_type=CONTENT_TYPE)
 
 
@@ -152,7 +148,7 @@ def stop() -> BaseResponse:
 
 
 def _snapshot() -> dict[str, Any]:
-    return status.snapshot(server.config["REDIS"], api._manager, server.config["SETTINGS"].label_studio_url)
+    return status.snapshot(server.config["REDIS"], api._manager, server.config["SETTINGS"])
 
 
 def _answer(code: int, sentence: str, **more: Any) -> Response:

@@ -8,7 +8,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from redis import Redis
 
 from backend.manager import Manager
+from worker.projects import all_known
 from worker.queue import failed_jobs, finished_jobs, overview
+from worker.settings import Settings
 
 # More rows help nobody, and the counts say how many there are.
 MAX_FAILURES = 100
@@ -17,21 +19,29 @@ MAX_FINISHED = 20
 _templates = Environment(loader=PackageLoader("backend"), autoescape=True, undefined=StrictUndefined)
 
 
-def snapshot(connection: Redis, manager: Manager, label_studio_url: str) -> dict[str, Any]:
+def snapshot(connection: Redis, manager: Manager, settings: Settings) -> dict[str, Any]:
     """All that the page shows; times are ISO 8601 in UTC. Raises QueueError."""
+    projects = all_known(connection)
+    hostnames = {project.id: project.hostname for project in projects}
 
-    def with_link(row: dict[str, Any]) -> dict[str, Any]:
-        base = manager.hostname(row["project"])
+    def link(project: int) -> str:
+        base = hostnames.get(project, "")
         # It came in a request, and a link is followed by a person.
         if urlsplit(base).scheme not in {"http", "https"}:
-            base = label_studio_url
-        return {**row, "link": f"{base.rstrip('/')}/projects/{row['project']}/data?task={row['task']}"}
+            base = settings.label_studio_url
+        return f"{base.rstrip('/')}/projects/{project}/data"
+
+    def with_link(row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "link": f"{link(row['project'])}?task={row['task']}"}
 
     queue = _plain(asdict(overview(connection)))
     failures = [_plain(asdict(job)) for job in failed_jobs(connection, limit=MAX_FAILURES)]
     return {
         **queue,
-        "model_version": manager.versions()[0],
+        "model_version": manager.current_version(),
+        "projects": [
+            {"id": each.id, "model_version": each.model_version(settings), "link": link(each.id)} for each in projects
+        ],
         "running": [with_link(row) for row in queue["running"]],
         "failures": [with_link(row) for row in failures],
         "done": [with_link(_plain(asdict(job))) for job in finished_jobs(connection, limit=MAX_FINISHED)],

@@ -1,7 +1,7 @@
 """Label Studio, as the worker's jobs need it: clips in, frames and predictions out.
 
 Every failure leaves here as one of three: AV2TError (nobody helps it by trying again), TransientError (may pass), or
-TaskGoneError. No message carries a token, a header or the query of a URL, which may hold a signature.
+GoneError. No message carries a token, a header or the query of a URL, which may hold a signature.
 """
 
 import base64
@@ -22,7 +22,7 @@ from label_studio_sdk.core.api_error import ApiError
 
 from av2t_core.errors import AV2TError, ConfigError, MediaError
 from av2t_core.labelstudio.config import Video
-from worker.failures import TaskGoneError, TransientError
+from worker.failures import GoneError, TransientError
 
 CLOUD_SCHEMES = {"s3", "gs", "azure-blob"}
 TIMEOUT = httpx.Timeout(60, connect=10)
@@ -131,12 +131,18 @@ class LabelStudioClient:
             backends=tuple(_backend(each, hooks.get(f"{each.url.rstrip('/')}/webhook")) for each in backends),
         )
 
+    def is_connected(self, project: int) -> bool:
+        """Whether the project has an ML backend. GoneError where there is no such project any more."""
+        with self._errors(f"project {project}", gone=True):
+            self._sdk.projects.get(id=project)
+            return bool(self._sdk.ml.list(project=project))
+
     def label_config(self, project: int) -> str:
         with self._errors(f"project {project}"):
             return str(self._sdk.projects.get(id=project).label_config or "")
 
     def task(self, task: int) -> Task:
-        """Raises TaskGoneError where there is none any more."""
+        """Raises GoneError where there is none any more."""
         with self._errors(f"task {task}", gone=True):
             found = self._sdk.tasks.get(id=str(task))
         return Task(id=task, project=int(found.project), data=dict(found.data))
@@ -330,7 +336,7 @@ class LabelStudioClient:
 
     @contextmanager
     def _errors(self, what: str, *, gone: bool = False) -> Iterator[None]:
-        """Failures of the API about `what`, in this module's three kinds; `gone`: 404 means that the task is gone."""
+        """Failures of the API about `what`, in this module's three kinds; `gone`: 404 means that it is gone."""
         try:
             yield
         except ApiError as error:
@@ -347,7 +353,7 @@ class LabelStudioClient:
         if status == 401:
             return self._key_refused(detail)
         if status == 404 and gone:
-            return TaskGoneError(what)
+            return GoneError(what)
         if status == 403:
             return AV2TError(
                 f"The account of LABEL_STUDIO_API_KEY has no access to {what}; make it a member of the project."

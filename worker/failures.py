@@ -21,8 +21,8 @@ class TransientError(Exception):
         self.retry_after = retry_after  # seconds, if the other side said so
 
 
-class TaskGoneError(Exception):
-    """The task was deleted in Label Studio: nothing is left to do, and nobody waits for it."""
+class GoneError(Exception):
+    """The task or project was deleted in Label Studio: nothing is left to do, and nobody waits for it."""
 
 
 @dataclass(frozen=True, kw_only=True)

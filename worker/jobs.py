@@ -20,14 +20,15 @@ from rq.job import Job
 
 from av2t_core.errors import AV2TError, MediaError
 from av2t_core.labelstudio.config import Targets, parse_label_config
-from av2t_core.labelstudio.regions import Object, Region, clip_regions, keyframe_regions
+from av2t_core.labelstudio.regions import Region, clip_regions, keyframe_regions
 from av2t_core.labelstudio.tracks import Clock, Sighting
 from av2t_core.media import Clip, ClipInfo
-from av2t_core.predictor import Detection, KeyframePrediction, Predictor
+from av2t_core.objects import Detection
+from av2t_core.predictor import KeyframePrediction, Predictor
 from av2t_core.versions import resolve
 from worker import totals
 from worker.client import LabelStudioClient
-from worker.failures import TaskGoneError, TransientError
+from worker.failures import GoneError, TransientError
 from worker.queue import note_gpu_memory
 from worker.settings import Settings
 from worker.totals import Stopwatch
@@ -81,7 +82,13 @@ def _load(name: str, settings: Settings) -> Predictor:
     started = time.monotonic()
     if caution := resolve(name, settings.models_dir).caution:
         log.warning("%s", caution)
-    predictor = Predictor.load(name, settings.device, models_dir=settings.models_dir, precision=settings.precision)
+    predictor = Predictor.load(
+        name,
+        settings.device,
+        models_dir=settings.models_dir,
+        precision=settings.precision,
+        silence_dbfs=settings.silence_dbfs,
+    )
     log.info("model %s loaded in %.1f s", predictor.model_version, time.monotonic() - started)
     return predictor
 
@@ -94,7 +101,7 @@ def preannotate(project: int, task: int, model_version: str) -> dict[str, Any]:
     log.info("task %d of project %d: started", task, project)
     try:
         outcome, info = _preannotate(_context, _Progress(job), stopwatch, project, task, model_version)
-    except TaskGoneError:
+    except GoneError:
         outcome, info = "the task is gone", None
     keyframes = len(info.keyframes) if info else 0
     log.info(
@@ -188,11 +195,11 @@ def _predict(
     """
     frames: list[Path] = []
     regions: list[Region] = []
-    sightings: list[tuple[str | None, Sighting]] = []
+    sightings: list[Sighting] = []
     scores: list[float] = []
     page = 0
     progress.show(0, clip.expected_windows)
-    for page, seen in enumerate(predictor.predict(clip.windows())):
+    for page, seen in enumerate(predictor.predict_clip(clip.windows())):
         if folder is not None:
             frames.append(_write(seen, task, folder))
         scores.append(seen.score)
@@ -202,9 +209,9 @@ def _predict(
             model_version=predictor.model_version,
             page=page,
             time=seen.keyframe.time,
-            objects=[Object(label=each.label, score=each.score, mask=each.mask) for each in seen.objects],
+            objects=seen.objects,
         )
-        sightings += [(each.label, _sighting(seen, each)) for each in seen.objects]
+        sightings += [_sighting(seen, each) for each in seen.objects]
         progress.show(page + 1, max(clip.expected_windows or 0, page + 1))
     info = clip.info
     progress.show(page + 1, page + 1, now=True)
@@ -223,7 +230,14 @@ def _predict(
 
 
 def _sighting(seen: KeyframePrediction, thing: Detection) -> Sighting:
-    return Sighting(window=seen.keyframe.index, time=seen.keyframe.time, box=thing.box, score=thing.score)
+    return Sighting(
+        number=thing.number,
+        names=tuple(thing.names),
+        window=seen.keyframe.index,
+        time=seen.keyframe.time,
+        box=thing.box,
+        score=thing.score,
+    )
 
 
 def _write(seen: KeyframePrediction, task: int, folder: Path) -> Path:

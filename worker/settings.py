@@ -92,6 +92,19 @@ class Settings(BaseSettings):
         "The most keyframes of a clip, for Label Studio's page slows down beyond; a longer one has them spread evenly.",
         ge=1,
     )
+    reconcile_minutes: int = _variable(
+        "AV2T_RECONCILE_MINUTES",
+        10,
+        "How often the workers look through the connected projects for tasks of which no event told; 0 is never.",
+        ge=0,
+    )
+    silence_dbfs: float = _variable(
+        "AV2T_SILENCE_DBFS",
+        -60.0,
+        "How loud a second of sound is at least (RMS, in decibels below full scale) for the model to look at it.",
+        ge=-120,
+        le=0,
+    )
     max_clip_mb: int = _variable("AV2T_MAX_CLIP_MB", 2048, "The largest clip that the worker fetches, in MB.", ge=1)
 
     @model_validator(mode="after")

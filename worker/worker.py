@@ -28,6 +28,7 @@ from av2t_core.errors import AV2TError
 from worker.logs import about, log_to_stderr
 from worker.model_process import LEASE, REDIS_TIMEOUT, ModelProcess
 from worker.queue import QUEUE, STOPPED, connect, open_queue, reachable, redis_address
+from worker.reconcile import Reconciler
 from worker.settings import Settings
 
 log = logging.getLogger("av2t.worker")
@@ -52,12 +53,15 @@ def run_worker(settings: Settings, *, name: str | None = None, burst: bool = Fal
     log.info("connected to Redis at %s", redis_address(connection))
     # Unique, for RQ refuses the name of a worker that was killed a minute ago.
     name = f"{name or socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
-    model = ModelProcess(settings, name, set_up)
+    model, reconciler = ModelProcess(settings, name, set_up), Reconciler(settings)
     try:
         worker = WarmWorker(connection, name, model)
         worker.wait_for_model(lambda: None)
+        if settings.reconcile_minutes and not burst:
+            reconciler.start()
         worker.work(burst=burst, logging_level="WARNING")
     finally:
+        reconciler.stop()
         model.stop(timeout=2)
     if worker.fault is not None:
         raise worker.fault

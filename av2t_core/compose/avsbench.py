@@ -112,7 +112,7 @@ class _ClipWriter:
         split = self.splits[index]
         cutouts = self.parts[split]
         rng = np.random.default_rng([recipe.seed, index])
-        drawn = _draw(rng, recipe, cutouts.labels)
+        drawn = draw_clip(rng, recipe, cutouts.labels)
         scene, sound = scene_of(rng, cutouts, drawn), soundtrack(rng, cutouts, drawn)
         clip = clip_at(out, recipe.layout, f"c{index:04}", "+".join(drawn.in_view), split)
         objects = [out / "all_objects" / clip.video / f"{second + 1}.png" for second in range(FRAMES)]
@@ -130,7 +130,8 @@ class _ClipWriter:
         return clip, [(clip.video, k + 1, "+".join(heard), in_view) for k, heard in enumerate(drawn.sounding)]
 
 
-def _draw(rng: np.random.Generator, recipe: SetRecipe, labels: tuple[str, ...]) -> ClipRecipe:
+def draw_clip(rng: np.random.Generator, recipe: SetRecipe, labels: tuple[str, ...]) -> ClipRecipe:
+    """What is in view and what sounds in a clip of such a set."""
     several = recipe.layout == "ms3"
     drawn = draw_recipe(
         rng,

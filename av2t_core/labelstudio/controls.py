@@ -12,7 +12,8 @@ from PIL import Image
 
 from av2t_core.labelstudio import rle
 from av2t_core.labelstudio.polygons import polygons
-from av2t_core.labelstudio.tracks import Box, Clock, Sighting, link, marks, runs
+from av2t_core.labelstudio.tracks import Clock, Sighting, marks, runs
+from av2t_core.objects import Box
 
 
 class ImageControl(Protocol):
@@ -90,7 +91,10 @@ class VideoRectangle:
         self, sightings: Sequence[Sighting], clock: Clock, size: tuple[int, int]
     ) -> Iterator[tuple[Sequence[Sighting], dict[str, Any]]]:
         """One track for each thing."""
-        for thing in link(sightings):
+        things: dict[int, list[Sighting]] = {}
+        for sighting in sightings:
+            things.setdefault(sighting.number, []).append(sighting)
+        for thing in things.values():
             yield (
                 thing,
                 {

@@ -13,13 +13,13 @@ class Choice:
     remark: str | None = None
 
 
-def choose_label(detected: str | None, labels: Sequence[Label]) -> Choice:
-    """By name, then by `predicted_values`, both without regard to case; else the only label there is; else the first.
+def choose_label(detected: Sequence[str], labels: Sequence[Label]) -> Choice:
+    """The first of the names that is a label's own or one of its `predicted_values`, both without regard to case.
 
-    `labels` is never empty, and no other label is ever returned.
+    If none is, the only label there is, else the first of them. `labels` is never empty, and no other label is ever
+    returned. `detected`: what the thing may be called, the likeliest first.
     """
-    if detected is not None:
-        wanted = detected.strip().casefold()
+    for wanted in (name.strip().casefold() for name in detected):
         for label in labels:
             if label.name.strip().casefold() == wanted:
                 return Choice(name=label.name)
@@ -28,6 +28,6 @@ def choose_label(detected: str | None, labels: Sequence[Label]) -> Choice:
                 return Choice(name=label.name)
     if len(labels) == 1:
         return Choice(name=labels[0].name)
-    if detected is None:
+    if not detected:
         return Choice(name=labels[0].name, sure=False, remark="label not known")
-    return Choice(name=labels[0].name, sure=False, remark=f'heard "{detected}", which is none of the labels')
+    return Choice(name=labels[0].name, sure=False, remark=f'heard "{detected[0]}", which is none of the labels')

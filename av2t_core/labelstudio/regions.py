@@ -1,32 +1,20 @@
 """What sounds at keyframes → the regions of a prediction."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence, Set
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from av2t_core.labelstudio.config import Targets
 from av2t_core.labelstudio.controls import IMAGE_CONTROLS, VIDEO_CONTROLS
 from av2t_core.labelstudio.labels import Choice, choose_label
 from av2t_core.labelstudio.tracks import Clock, Sighting
+from av2t_core.objects import Detection
 
 Region = dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Object:
-    """One thing that sounds, in one keyframe."""
-
-    label: str | None  # what the model calls it, if it can say
-    score: float  # 0..1
-    mask: NDArray[np.bool_]  # (H, W) at the clip's own size
-
-
 def keyframe_regions(
-    targets: Targets, *, task: int, model_version: str, page: int, time: float, objects: Sequence[Object]
+    targets: Targets, *, task: int, model_version: str, page: int, time: float, objects: Sequence[Detection]
 ) -> list[Region]:
     """The regions of page `page` (0-based, = the keyframe's index) of the frames; an empty mask gives none.
 
@@ -41,7 +29,7 @@ def keyframe_regions(
         for thing in objects:
             if not thing.mask.any():
                 continue
-            label = choose_label(thing.label, control.labels)
+            label = choose_label(tuple(thing.names), control.labels)
             height, width = thing.mask.shape
             for value in kind.values(thing.mask):
                 regions.append(
@@ -56,7 +44,7 @@ def keyframe_regions(
                         "image_rotation": 0,
                         "score": round(float(thing.score), 4) if label.sure else 0.0,
                         "value": {**value, kind.type: [label.name]},
-                        "meta": _meta(f"{time:.2f} s", label),
+                        "meta": _meta(f"{time:.2f} s", {thing.number}, label),
                     }
                 )
                 number += 1
@@ -70,12 +58,12 @@ def clip_regions(
     model_version: str,
     clock: Clock,
     size: tuple[int, int],
-    sightings: Sequence[tuple[str | None, Sighting]],
+    sightings: Sequence[Sighting],
 ) -> list[Region]:
     """The regions on the Video itself.
 
-    `sightings`: what the model calls each thing, if it can say, in the order of time. `size`: the clip's height and
-    width. The same arguments give the same regions, ids included.
+    `sightings`: in the order of time. `size`: the clip's height and width. The same arguments give the same regions,
+    ids included.
     """
     regions = []
     for control in targets.controls:
@@ -83,8 +71,8 @@ def clip_regions(
             continue
         kind = VIDEO_CONTROLS[control.tag]
         of_label: dict[Choice, list[Sighting]] = {}
-        for detected, sighting in sightings:
-            of_label.setdefault(choose_label(detected, control.labels), []).append(sighting)
+        for sighting in sightings:
+            of_label.setdefault(choose_label(sighting.names, control.labels), []).append(sighting)
         found = [
             (label, thing, value) for label, some in of_label.items() for thing, value in kind.values(some, clock, size)
         ]
@@ -98,7 +86,7 @@ def clip_regions(
                     "type": kind.type,
                     "score": round(score, 4) if label.sure else 0.0,
                     "value": {**value, kind.labels: [label.name]},
-                    "meta": _meta(_span(thing, clock), label),
+                    "meta": _meta(_span(thing, clock), {sighting.number for sighting in thing}, label),
                 }
             )
     return regions
@@ -109,8 +97,10 @@ def _span(thing: Sequence[Sighting], clock: Clock) -> str:
     return f"from {round(start, 2):g} s to {round(end, 2):g} s"
 
 
-def _meta(when: str, label: Choice) -> dict[str, list[str]]:
-    return {"text": [when + (f", {label.remark}" if label.remark else "")]}
+def _meta(when: str, numbers: Set[int], label: Choice) -> dict[str, list[str]]:
+    """What the page shows of a region beside its label."""
+    which = f"object{'s' if len(numbers) > 1 else ''} {' and '.join(map(str, sorted(numbers)))}"
+    return {"text": [", ".join([when, which, *([label.remark] if label.remark else [])])]}
 
 
 def _id(*parts: object) -> str:

@@ -1,17 +1,16 @@
 """What is seen of things at keyframes → tracks of boxes and ranges of time, in the frames that Label Studio counts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, hypot
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
+from av2t_core.objects import Box
+
 PRECISION = 2.0
 """Pixels by which a box between two keyframes of a track may be off."""
-
-Box = tuple[float, float, float, float]
-"""x, y, width and height in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +40,10 @@ class Clock:
 
 @dataclass(frozen=True, kw_only=True)
 class Sighting:
-    """A thing that sounds, in one window."""
+    """A thing that sounds, in one window. `names`: what it may be called, the likeliest first."""
 
+    number: int  # that of the thing in its clip
+    names: tuple[str, ...]
     window: int
     time: float  # seconds, of its keyframe
     box: Box
@@ -56,33 +57,6 @@ class Mark:
     frame: int
     box: Box
     last: bool = False
-
-
-def link(sightings: Iterable[Sighting]) -> list[list[Sighting]]:
-    """Sightings of one label, in the order of time, to things: what is nearest to where a thing was last is that thing.
-
-    A thing that falls silent and sounds again is the same thing.
-    """
-    things: list[list[Sighting]] = []
-    by_window: dict[int, list[Sighting]] = {}
-    for sighting in sightings:
-        by_window.setdefault(sighting.window, []).append(sighting)
-    for together in by_window.values():
-        ways = sorted(
-            (_distance(thing[-1].box, sighting.box), t, s)
-            for t, thing in enumerate(things)
-            for s, sighting in enumerate(together)
-        )
-        known: dict[int, int] = {}  # sighting to thing
-        for _, t, s in ways:
-            if s not in known and t not in known.values():
-                known[s] = t
-        for s, sighting in enumerate(together):
-            if s in known:
-                things[known[s]].append(sighting)
-            else:
-                things.append([sighting])
-    return things
 
 
 def runs(sightings: Sequence[Sighting]) -> list[list[Sighting]]:
@@ -128,9 +102,3 @@ def _kept(frames: Sequence[int], boxes: NDArray[np.float64]) -> list[int]:
             kept.add(worst)
             open_ += [(left, worst), (worst, right)]
     return [frames[i] for i in sorted(kept)]
-
-
-def _distance(first: Box, second: Box) -> float:
-    """Between the middles."""
-    (x1, y1, w1, h1), (x2, y2, w2, h2) = first, second
-    return hypot(x1 + w1 / 2 - x2 - w2 / 2, y1 + h1 / 2 - y2 - h2 / 2)

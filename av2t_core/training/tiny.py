@@ -32,6 +32,7 @@ from av2t_core.model.efficientnet import EfficientNetLite
 from av2t_core.model.inputs import multimodal_images, normalise_sam
 from av2t_core.predictor import Predictor
 from av2t_core.presets import TINY
+from av2t_core.training.calibrating import CLIPS, fit
 from av2t_core.training.evaluation import evaluate
 from av2t_core.training.imagenet import imagenet_weights
 from av2t_core.training.loop import Loop
@@ -105,9 +106,18 @@ def _process(rank: int, processes: int, cutouts: Cutouts, out: Path, recipe: Tin
 
 
 def keep_version(
-    cutouts: Cutouts, out: Path, *, recipe: TinyRecipe, directory: Path, settled: bool = True, frames: int = 150
+    cutouts: Cutouts,
+    out: Path,
+    *,
+    recipe: TinyRecipe,
+    directory: Path,
+    settled: bool = True,
+    frames: int = 150,
+    clips: int = CLIPS,
 ) -> None:
-    """The stages' results as a model version, with what it scores on `frames` frames that no stage has seen.
+    """The stages' results as a model version, with its calibration and with what it scores.
+
+    On `clips` clips the one, on `frames` frames the other, all of which no stage has seen.
 
     `settled` False: as it was before the last stage, when the held-out photographs and recordings were new to it.
     """
@@ -117,12 +127,14 @@ def keep_version(
         for key, tensor in torch.load(out / f"{stage}.pt", weights_only=True).items()
     }
     loaded = fill(build("tiny", labels=cutouts.labels), tensors.items(), torch.device("cpu"), "fp32")
-    predictor = Predictor(directory.name, loaded)
+    calibration = fit(Predictor(directory.name, loaded), cutouts, clips)
+    predictor = Predictor(directory.name, loaded, calibration=calibration)
     card = {
         "preset": "tiny",
         "labels": cutouts.labels,
         "parent": None,
         "recipe": asdict(recipe),
+        "calibration": asdict(calibration),
         "metrics": evaluate(predictor, cutouts.part("val"), frames),
     }
     save_version(directory, card, tensors)

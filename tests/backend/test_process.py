@@ -94,12 +94,12 @@ def test_redis_down_is_said_and_forgiven(tmp_path: Path) -> None:
             for answer in (
                 http.get("/health"),
                 http.get("/status.json"),
+                http.post("/setup", json={"project": "3.17", "schema": CONFIG}),
                 http.post("/predict", json=body),
                 http.post("/webhook", json={"action": "TASKS_DELETED", "tasks": [{"id": 1}]}),
             ):
                 assert answer.status_code == 503
                 assert answer.json()["error"].startswith(f"Redis at 127.0.0.1:{redis_port}/0 cannot be used")
-            assert http.post("/setup", json={"project": "3.17", "schema": CONFIG}).status_code == 200
             redis = start_redis(tmp_path / "redis", redis_port, tmp_path / "redis.log")
             try:
                 wait_until(lambda: answers(f"{url}/health"), what="the backend's recovery")

@@ -1,13 +1,18 @@
 """The ML-backend protocol, as Label Studio and as anything else speaks it."""
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
 
-from tests.backend.conftest import CONFIG, Backend
-from worker.queue import connect, open_queue, overview
+from av2t_core.versions import resolve
+from tests.backend.conftest import CONFIG, Backend, running
+from tests.conftest import EMBEDDED
+from worker.projects import KEY, MOST
+from worker.queue import State, connect, open_queue, overview, states
 
 PROJECT = {"id": 3, "label_config": CONFIG}
 
@@ -78,6 +83,45 @@ def test_projects_do_not_mix(backend: Backend) -> None:
     assert backend.post("/setup", project="13.17", schema="<View/>").status_code == 422
     assert backend.post("/predict", project="12.17", tasks=tasks(1)).status_code == 200
     assert backend.post("/predict", project="13.17", tasks=tasks(1)).status_code == 404
+
+
+def test_a_project_is_known_after_a_restart(redis_url: str, redis: Redis, tmp_path: Path) -> None:
+    with running(redis_url, tmp_path / "first.log") as backend:
+        backend.set_up(project=12)
+    with running(redis_url, tmp_path / "second.log") as backend:
+        assert backend.post("/predict", project="12.17", tasks=tasks(1)).json()["results"] == [[]]
+    assert overview(redis).queued == 1
+
+
+def test_each_project_has_the_version_that_it_chose(redis_url: str, redis: Redis, tmp_path: Path) -> None:
+    """By its settings in Label Studio, of which the events tell. What is none of ours there is the backend's title."""
+    models = tmp_path / "data/models"
+    shutil.copytree(resolve(EMBEDDED).directory, models / "mine-1")
+    with running(
+        redis_url, tmp_path / "backend.log", AV2T_MODEL=EMBEDDED, AV2T_DATA_DIR=str(tmp_path / "data")
+    ) as backend:
+        for project, chosen in ((3, "mine-1"), (4, "AV2T-SAM"), (5, "")):
+            backend.post(
+                "/webhook", action="PROJECT_UPDATED", project=PROJECT | {"id": project, "model_version": chosen}
+            )
+        for project, version in ((3, "mine-1"), (4, EMBEDDED), (5, EMBEDDED)):
+            setup = backend.post("/setup", project=f"{project}.17", schema=CONFIG)
+            assert setup.json() == {"model_version": version}
+            backend.post("/predict", project=f"{project}.17", tasks=tasks(1))
+            assert states(redis, project, [1], version) == {1: State.WAITING}
+        assert backend.http.get("/versions").json() == {"versions": [EMBEDDED, "mine-1"]}
+        rows = backend.http.get("/status.json").json()["projects"]
+        assert [(row["id"], row["model_version"]) for row in rows] == [(3, "mine-1"), (4, EMBEDDED), (5, EMBEDDED)]
+        # A version that is gone is not predicted with.
+        shutil.rmtree(models / "mine-1")
+        assert backend.post("/setup", project="3.17", schema=CONFIG).json() == {"model_version": EMBEDDED}
+
+
+def test_a_caller_cannot_make_up_projects_without_end(backend: Backend, redis: Redis) -> None:
+    redis.hset(KEY, mapping={str(project): "{}" for project in range(1001, 1001 + MOST)})
+    answer = backend.post("/setup", project="3.17", schema=CONFIG)
+    assert answer.status_code == 422
+    assert "Project 3 is one too many: 1000 are known already" in answer.json()["error"]
 
 
 def test_created_tasks_are_enqueued(backend: Backend, redis: Redis) -> None:

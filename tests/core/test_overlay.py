@@ -19,8 +19,18 @@ def record(directory: Path, index: int, mask: NDArray[np.bool_], label: str | No
     """A keyframe of the window `index` whose mask lies in `directory`."""
     name = f"{index:03d}.png"
     Image.fromarray(mask.astype(np.uint8) * 255).save(directory / name)
-    found = [ObjectRecord(label=label, score=0.5, box=[0, 0, 32, 48])] if mask.any() else []
-    return KeyframeRecord(index=index, frame=0, time=0.0, sounding=bool(found), score=1.0, mask=name, objects=found)
+    found = [ObjectRecord(number=1, label=label, score=0.5, box=[0, 0, 32, 48])] if mask.any() else []
+    return KeyframeRecord(
+        index=index,
+        frame=0,
+        time=0.0,
+        level=-20.0,
+        presence=None,
+        sounding=bool(found),
+        score=1.0,
+        mask=name,
+        objects=found,
+    )
 
 
 def overlay(clip: Path, *records: KeyframeRecord) -> Path:

@@ -7,8 +7,9 @@ from PIL import Image
 
 from av2t_core.errors import AV2TError
 from av2t_core.media import ClipInfo, Keyframe
+from av2t_core.objects import Detection
 from av2t_core.prediction import PredictionWriter, check_directory
-from av2t_core.predictor import Detection, KeyframePrediction
+from av2t_core.predictor import KeyframePrediction
 
 
 def sounding(index: int) -> KeyframePrediction:
@@ -18,10 +19,13 @@ def sounding(index: int) -> KeyframePrediction:
     return KeyframePrediction(
         keyframe=Keyframe(index=index, frame=index * 10 + 9, time=index + 0.9),
         image=np.zeros((6, 8, 3), np.uint8),
+        level=-20.04,
+        presence=0.87654321,
         sounding=True,
         score=0.75,
         mask=mask,
-        objects=(Detection(label="dog", score=0.5, mask=mask),),
+        objects=(Detection(names={"dog": 0.9}, score=0.5, mask=mask, number=2),),
+        evidence=None,
     )
 
 
@@ -29,10 +33,13 @@ def silent(index: int) -> KeyframePrediction:
     return KeyframePrediction(
         keyframe=Keyframe(index=index, frame=index * 10 + 9, time=index + 0.9),
         image=np.zeros((6, 8, 3), np.uint8),
+        level=-np.inf,
+        presence=None,
         sounding=False,
         score=1.0,
         mask=np.zeros((6, 8), np.bool_),
         objects=(),
+        evidence=None,
     )
 
 
@@ -76,15 +83,19 @@ def test_the_content_of_prediction_json(tmp_path: Path) -> None:
                 "index": 0,
                 "frame": 9,
                 "time": 0.9,
+                "level": -20.0,
+                "presence": 0.8765,
                 "sounding": True,
                 "score": 0.75,
                 "mask": "masks/000.png",
-                "objects": [{"label": "dog", "score": 0.5, "box": [1, 2, 3, 2]}],
+                "objects": [{"number": 2, "label": "dog", "score": 0.5, "box": [1, 2, 3, 2]}],
             },
             {
                 "index": 1,
                 "frame": 19,
                 "time": 1.9,
+                "level": None,
+                "presence": None,
                 "sounding": False,
                 "score": 1.0,
                 "mask": "masks/001.png",

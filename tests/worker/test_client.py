@@ -15,7 +15,7 @@ from PIL import Image
 from av2t_core.errors import AV2TError, ConfigError, MediaError
 from tests.conftest import LabelStudioServer
 from worker.client import LabelStudioClient
-from worker.failures import TaskGoneError, TransientError
+from worker.failures import GoneError, TransientError
 
 CONFIG = """<View><Video name="video" value="$video"/>
 <BrushLabels name="mask" toName="frames"><Label value="dog"/></BrushLabels>
@@ -309,7 +309,7 @@ def test_a_task_that_is_gone(client: LabelStudioClient, label_studio: LabelStudi
         lambda: client.create_prediction(task, "tiny-1", 0.5, []),
     ]
     for call in calls:
-        with pytest.raises(TaskGoneError):
+        with pytest.raises(GoneError):
             call()
 
 

@@ -10,8 +10,9 @@ from PIL import Image
 
 from av2t_core.labelstudio.config import IMAGE_KINDS, VIDEO_KINDS, parse_label_config
 from av2t_core.labelstudio.controls import IMAGE_CONTROLS, VIDEO_CONTROLS
-from av2t_core.labelstudio.regions import Object, clip_regions, keyframe_regions
+from av2t_core.labelstudio.regions import clip_regions, keyframe_regions
 from av2t_core.labelstudio.tracks import Clock, Sighting
+from av2t_core.objects import Detection
 
 CONFIG = """<View><Video name="video" value="$video"/>
 <{tag} name="mask" toName="frames"><Label value="dog"/><Label value="guitar"/></{tag}>
@@ -26,9 +27,9 @@ def mask() -> np.ndarray[Any, np.dtype[np.bool_]]:
 
 def regions(tag: str = "BrushLabels", *, task: int = 7, version: str = "tiny-1", page: int = 2) -> list[dict[str, Any]]:
     objects = (
-        Object(label="Guitar", score=0.91237, mask=mask()),
-        Object(label="dog", score=0.8, mask=np.zeros((24, 32), bool)),
-        Object(label="tram", score=0.7, mask=~mask()),
+        Detection(names={"Guitar": 0.9}, score=0.91237, mask=mask()),
+        Detection(names={"dog": 0.5}, score=0.8, mask=np.zeros((24, 32), bool)),
+        Detection(names={"tram": 0.8, "bus": 0.3}, score=0.7, mask=~mask(), number=3),
     )
     targets = parse_label_config(CONFIG.format(tag=tag))
     return keyframe_regions(targets, task=task, model_version=version, page=page, time=2.9375, objects=objects)
@@ -54,11 +55,11 @@ def test_a_region() -> None:
         "image_rotation": 0,
         "score": 0.9124,
         "value": {"format": "rle", "brushlabels": ["guitar"]},
-        "meta": {"text": ["2.94 s"]},
+        "meta": {"text": ["2.94 s, object 1"]},
     }
     assert second["value"]["brushlabels"] == ["dog"]
     assert second["score"] == 0
-    assert second["meta"]["text"] == ['2.94 s, heard "tram", which is none of the labels']
+    assert second["meta"]["text"] == ['2.94 s, object 3, heard "tram", which is none of the labels']
 
 
 def test_bitmask() -> None:
@@ -95,7 +96,7 @@ def test_rectangle() -> None:
 def test_all_at_once() -> None:
     controls = "".join(f'<{tag} name="{tag}" toName="frames"><Label value="dog"/></{tag}>' for tag in IMAGE_KINDS)
     config = f'<View><Video name="video" value="$video"/>{controls}<Image name="frames" valueList="$frames"/></View>'
-    thing = Object(label="dog", score=0.9, mask=mask())
+    thing = Detection(names={"dog": 0.9}, score=0.9, mask=mask())
     result = keyframe_regions(
         parse_label_config(config), task=7, model_version="v", page=0, time=0.9375, objects=[thing]
     )
@@ -128,7 +129,8 @@ VIDEO_CONFIG = """<View><Video name="video" value="$video" framerate="25"/>
 
 
 def on_the_video(*seen: tuple[str | None, int, float], task: int = 7) -> list[dict[str, Any]]:
-    """By label, window and score."""
+    """By name, which is that of one thing, window and score."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(name for name, _, _ in seen), 1)}
     return clip_regions(
         parse_label_config(VIDEO_CONFIG),
         task=task,
@@ -136,8 +138,15 @@ def on_the_video(*seen: tuple[str | None, int, float], task: int = 7) -> list[di
         clock=Clock(rate=25, duration=5),
         size=(200, 400),
         sightings=[
-            (label, Sighting(window=window, time=window + 0.96, box=(40, 50, 100, 20), score=score))
-            for label, window, score in seen
+            Sighting(
+                number=numbers[name],
+                names=(name,) if name else (),
+                window=window,
+                time=window + 0.96,
+                box=(40, 50, 100, 20),
+                score=score,
+            )
+            for name, window, score in seen
         ],
     )
 
@@ -164,7 +173,7 @@ def test_a_track_and_its_ranges() -> None:
                 {"frame": 100, "time": 4.0, "enabled": False, **box},
             ],
         },
-        "meta": {"text": ["from 0 s to 4 s"]},
+        "meta": {"text": ["from 0 s to 4 s, object 1"]},
     }
     assert guitar["value"]["labels"] == ["guitar"]
     assert first == {
@@ -174,7 +183,7 @@ def test_a_track_and_its_ranges() -> None:
         "type": "timelinelabels",
         "score": 0.7,
         "value": {"ranges": [{"start": 1, "end": 50}], "timelinelabels": ["dog"]},
-        "meta": {"text": ["from 0 s to 2 s"]},
+        "meta": {"text": ["from 0 s to 2 s, object 1"]},
     }
     assert second["value"] == {"ranges": [{"start": 76, "end": 100}], "timelinelabels": ["dog"]}
     assert third["value"] == {"ranges": [{"start": 51, "end": 75}], "timelinelabels": ["guitar"]}
@@ -185,12 +194,12 @@ def test_regions_on_the_video_have_lasting_ids_and_please_the_sdk() -> None:
     result = on_the_video(*seen)
     assert result == on_the_video(*seen)
     assert len({region["id"] for region in [*result, *on_the_video(*seen, task=8)]}) == 2 * len(result)
-    assert [region["score"] for region in result if region["meta"]["text"][0].count(",")] == [0] * 4
+    assert [region["score"] for region in result if region["meta"]["text"][0].count(",") >= 2] == [0] * 4
     prediction = {"model_version": "v", "score": 0.9, "result": result}
     assert LabelInterface(VIDEO_CONFIG).validate_prediction(prediction, return_errors=True) == []
 
 
 def test_each_control_has_its_own() -> None:
     targets = parse_label_config(VIDEO_CONFIG)
-    thing = Object(label="dog", score=0.9, mask=mask())
+    thing = Detection(names={"dog": 0.9}, score=0.9, mask=mask())
     assert keyframe_regions(targets, task=7, model_version="v", page=0, time=0.9, objects=[thing]) == []

@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 
-from av2t_core.labelstudio.tracks import PRECISION, Box, Clock, Mark, Sighting, link, marks, runs
+from av2t_core.labelstudio.tracks import PRECISION, Clock, Mark, Sighting, marks, runs
+from av2t_core.objects import Box
 
 CLOCK = Clock(rate=25, duration=10)
 
 
 def seen(window: int, x: float = 10, *, y: float = 20) -> Sighting:
-    return Sighting(window=window, time=window + 15 / 16, box=(x, y, 30, 40), score=0.5)
+    return Sighting(number=1, names=("dog",), window=window, time=window + 15 / 16, box=(x, y, 30, 40), score=0.5)
 
 
 def test_frames_are_counted_from_one_by_the_rate_of_the_tag() -> None:
@@ -19,16 +20,6 @@ def test_frames_are_counted_from_one_by_the_rate_of_the_tag() -> None:
     assert Clock(rate=25, duration=0.01).window(0, 0) == (1, 1)
     assert Clock(rate=25, duration=10, step=0.2).window(3, 4) == (16, 25)
     assert Clock(rate=25, duration=10, step=2.5).window(1, 1) == (64, 125)
-
-
-def test_what_is_nearest_is_the_same_thing() -> None:
-    left, right = [seen(0, 10), seen(1, 25), seen(4, 30)], [seen(0, 200), seen(1, 120), seen(4, 50)]
-    assert link([left[0], right[0], right[1], left[1], left[2], right[2]]) == [left, right]
-
-
-def test_a_further_thing_is_a_new_one() -> None:
-    assert link([seen(0, 10), seen(1, 200), seen(1, 12)]) == [[seen(0, 10), seen(1, 12)], [seen(1, 200)]]
-    assert link([]) == []
 
 
 def test_windows_that_follow_one_another_are_one_run() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from av2t_core.calibration import Calibration
 from av2t_core.compose.cutouts import Cutouts
 from av2t_core.predictor import Predictor
 from av2t_core.training.imagenet import imagenet_weights
@@ -47,15 +48,16 @@ def test_every_stage_leaves_its_result(run: Path) -> None:
 
 def test_the_result_becomes_a_model_version(run: Path) -> None:
     directory = run / "tiny-test"
-    keep_version(Cutouts.load(CUTOUTS), run, recipe=SHORT, directory=directory, frames=4)
+    keep_version(Cutouts.load(CUTOUTS), run, recipe=SHORT, directory=directory, frames=4, clips=2)
     before = run / "tiny-test-held-out"
-    keep_version(Cutouts.load(CUTOUTS), run, recipe=SHORT, directory=before, settled=False, frames=4)
+    keep_version(Cutouts.load(CUTOUTS), run, recipe=SHORT, directory=before, settled=False, frames=4, clips=2)
     assert (before / "weights.safetensors").read_bytes() != (directory / "weights.safetensors").read_bytes()
     card = json.loads((directory / "card.json").read_text())
     assert card["labels"] == list(Cutouts.load(CUTOUTS).labels)
     assert set(card["metrics"]) >= {"single_iou", "multi_iou", "multi_all_objects_iou", "silent_false_masks"}
     predictor = Predictor.load("tiny-test", "cpu", models_dir=run)
     assert predictor.model_version == "tiny-test"
+    assert predictor.calibration == Calibration.of(card)
 
 
 def test_the_stem_stays_as_imagenet_taught_it_and_the_rest_learns(run: Path) -> None:
