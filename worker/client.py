@@ -22,6 +22,7 @@ from label_studio_sdk.core.api_error import ApiError
 
 from av2t_core.errors import AV2TError, ConfigError, MediaError
 from av2t_core.labelstudio.config import Video
+from worker.clip_cache import ClipCache, content_key
 from worker.failures import GoneError, TransientError
 
 CLOUD_SCHEMES = {"s3", "gs", "azure-blob"}
@@ -86,8 +87,9 @@ class ProjectState:
 class LabelStudioClient:
     """One Label Studio and one key, of `key_kind`. Use as a context manager, or call `close`."""
 
-    def __init__(self, url: str, api_key: str, *, max_clip_mb: int) -> None:
+    def __init__(self, url: str, api_key: str, *, max_clip_mb: int, cache: ClipCache | None = None) -> None:
         self._url = url.rstrip("/")
+        self._cache = cache
         self._max_clip = max_clip_mb * 10**6
         self.key_kind = _key_kind(api_key)
         # No redirects: `fetch` follows those of media by itself, and the API has none.
@@ -208,9 +210,17 @@ class LabelStudioClient:
             ) from None
 
     def fetch(self, url: str, task: int, target: Path) -> None:
-        """Stream the clip at `url`, as it stands in the data of `task`, into the file `target`."""
+        """Bring the clip at `url`, as it stands in the data of `task`, to the file `target`, from the cache if it can.
+
+        Its server is asked in any case: whether it is still there, whether it may be read, and whether it has changed.
+        """
         with self._media(url, task) as response:
+            key = content_key(str(response.url), response.headers) if self._cache else None
+            if self._cache and key and self._cache.take(key, target):
+                return
             self._save(response, _shown(url), target)
+        if self._cache and key:
+            self._cache.put(key, target)
 
     def probe(self, url: str, task: int) -> None:
         """Whether `fetch` would begin: it raises what that would, without reading the clip."""

@@ -28,6 +28,7 @@ from av2t_core.predictor import KeyframePrediction, Predictor
 from av2t_core.versions import resolve
 from worker import totals
 from worker.client import LabelStudioClient
+from worker.clip_cache import ClipCache
 from worker.failures import GoneError, TransientError
 from worker.queue import note_gpu_memory
 from worker.settings import Settings
@@ -62,7 +63,12 @@ _context: Context | None = None
 def set_up(settings: Settings) -> None:
     """Reach Label Studio, however long it takes, and load the model. AV2TError: the key or the model cannot be used."""
     global _context
-    client = LabelStudioClient(settings.label_studio_url, settings.require_api_key(), max_clip_mb=settings.max_clip_mb)
+    client = LabelStudioClient(
+        settings.label_studio_url,
+        settings.require_api_key(),
+        max_clip_mb=settings.max_clip_mb,
+        cache=ClipCache(settings.clips_dir, settings.cache_mb * 10**6) if settings.cache_mb else None,
+    )
     log.info("connected to Label Studio at %s as %s", settings.label_studio_url, _wait_for(client))
     _context = Context(settings=settings, client=client, predictor=_load(settings.model, settings))
 

@@ -92,6 +92,9 @@ class Settings(BaseSettings):
         "The most keyframes of a clip, for Label Studio's page slows down beyond; a longer one has them spread evenly.",
         ge=1,
     )
+    cache_mb: int = _variable(
+        "AV2T_CACHE_MB", 4096, "How much of the clips that were fetched is kept on disk, in MB; 0 is nothing.", ge=0
+    )
     reconcile_minutes: int = _variable(
         "AV2T_RECONCILE_MINUTES",
         10,
@@ -125,6 +128,11 @@ class Settings(BaseSettings):
     def models_dir(self) -> Path:
         """Where model versions are kept, beside the ones that ship with the package."""
         return self.data_dir / "models"
+
+    @property
+    def clips_dir(self) -> Path:
+        """Where fetched clips are kept."""
+        return self.data_dir / "clips"
 
     @classmethod
     def load(cls, **options: Any) -> Self:

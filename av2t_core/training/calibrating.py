@@ -4,7 +4,7 @@ The clips are composed as `av2t compose` does it, in memory, of backgrounds and 
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Self
@@ -78,8 +78,17 @@ class Reliability:
         return cls(bins=bins, error=sum(each.count * abs(each.said - each.was) for each in bins) / len(outcomes))
 
 
-def measure(predictor: Predictor, cutouts: Cutouts, clips: int = CLIPS, seed: int = 2) -> dict[str, Reliability]:
-    """On the test part of `cutouts`, of a predictor with a calibration: `presence`, `object` and `keyframe`."""
+def measure(
+    predictor: Predictor,
+    cutouts: Cutouts,
+    clips: int = CLIPS,
+    seed: int = 2,
+    done: Callable[[], object] = lambda: None,
+) -> dict[str, Reliability]:
+    """On the test part of `cutouts`, of a predictor with a calibration: `presence`, `object` and `keyframe`.
+
+    `done` is called after each keyframe.
+    """
     cases: dict[str, tuple[list[float], list[bool]]] = {"presence": ([], []), "object": ([], []), "keyframe": ([], [])}
     for seen, truth in _observe(predictor, cutouts.part("test"), clips, seed):
         assert seen.presence is not None, f"{predictor.model_version} has no calibration"
@@ -91,6 +100,7 @@ def measure(predictor: Predictor, cutouts: Cutouts, clips: int = CLIPS, seed: in
         for kind, said, was in found:
             cases[kind][0].append(said)
             cases[kind][1].append(was)
+        done()
     return {kind: Reliability.of(*both) for kind, both in cases.items() if both[0]}
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from av2t_core.errors import AV2TError, ConfigError, MediaError
 from tests.conftest import LabelStudioServer
 from worker.client import LabelStudioClient
+from worker.clip_cache import ClipCache
 from worker.failures import GoneError, TransientError
 
 CONFIG = """<View><Video name="video" value="$video"/>
@@ -146,6 +147,26 @@ def test_a_storages_uri_goes_through_label_studio(serve: Serve, clip: Path) -> N
     with client_of(own.url) as client:
         client.fetch("s3://bucket/a.mp4", 7, clip)
     assert clip.read_bytes() == b"clip"
+
+
+def test_a_clip_that_was_fetched_is_kept(serve: Serve, clip: Path, tmp_path: Path) -> None:
+    """Its server is asked all the same; another body under the same tag shows that it was not read again."""
+    server, cache = serve(), ClipCache(tmp_path / "cache", 10**6)
+    with LabelStudioClient(server.url, KEY, max_clip_mb=1, cache=cache) as client:
+
+        def fetched(body: bytes, tag: str | None, status: int = 200) -> bytes:
+            server.answers["/a.mp4"] = (status, {"ETag": tag} if tag else {}, body)
+            clip.unlink(missing_ok=True)
+            client.fetch("/a.mp4", 1, clip)
+            return clip.read_bytes()
+
+        assert fetched(b"first", '"1"') == b"first"
+        assert fetched(b"other", '"1"') == b"first"
+        assert fetched(b"other", '"2"') == b"other"
+        assert fetched(b"first", None) == b"first"
+        with pytest.raises(MediaError, match="There is no clip"):
+            fetched(b"", '"1"', status=404)
+    assert len(server.asked) == 5
 
 
 # What goes wrong with media

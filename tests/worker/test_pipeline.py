@@ -301,6 +301,7 @@ def test_a_worker_killed_in_the_middle_of_a_clip_leaves_exactly_one_prediction(
             "LABEL_STUDIO_API_KEY": task.server.api_key,
             "REDIS_URL": redis_url,
             "AV2T_DEVICE": "cpu",
+            "AV2T_DATA_DIR": str(tmp_path / "data"),
         }
         with log.open("wb") as file:
             return subprocess.Popen(
