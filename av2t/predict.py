@@ -11,7 +11,8 @@ from av2t.options import DEMO_CLIPS, add_model
 from av2t_core.errors import AV2TError
 from av2t_core.media import Clip
 from av2t_core.overlay import write_overlay
-from av2t_core.prediction import NAME, OVERLAY, Prediction, PredictionWriter, check_directory, dumps
+from av2t_core.prediction import NAME, OVERLAY, SHEET, Prediction, PredictionWriter, check_directory, dumps
+from av2t_core.sheet import ContactSheet
 from av2t_core.versions import resolve
 from worker.settings import Settings
 
@@ -23,6 +24,7 @@ _EXAMPLE = """example:
 writes
   result/prediction.json   every keyframe: its frame and time, whether something sounds, what and where
   result/masks/000.png     one mask for each keyframe, 255 where it sounds, of the video's own size
+  result/sheet.png         the keyframes side by side, with their masks and their sound
   result/overlay.mp4       the clip with its masks and its sound"""
 
 
@@ -79,12 +81,16 @@ def _predict(clip: Clip, args: argparse.Namespace, settings: Settings) -> Predic
             models_dir=settings.models_dir,
             precision=settings.precision,
             silence_dbfs=settings.silence_dbfs,
+            least_score=settings.least_score,
         )
+    sheet = ContactSheet()
     with PredictionWriter(args.out) as writer:
         with progress_bar("masks", clip.expected_windows, "keyframes") as bar:
-            for keyframe in predictor.predict_clip(clip.windows()):
+            for keyframe in predictor.predict_clip(sheet.listen(clip.windows())):
                 writer.add(keyframe)
+                sheet.add(keyframe)
                 bar.update()
+        sheet.image().save(writer.sheet)
         if not args.no_overlay:
             with progress_bar("overlay", len(writer.keyframes), "s") as bar:
                 write_overlay(args.video, writer.keyframes, writer.staging, writer.overlay, on_second=bar.update)
@@ -98,6 +104,6 @@ def _summary(prediction: Prediction, directory: Path) -> str:
     counted = f"{len(keyframes)} keyframe{'s' if len(keyframes) > 1 else ''}"
     lines = [f"{counted}, something sounds in {len(sounding)} of them"]
     lines += [f"  {label}: {count}" for label, count in labels.most_common()]
-    written = [NAME, "masks", *([OVERLAY] if (directory / OVERLAY).exists() else [])]
+    written = [NAME, "masks", SHEET, *([OVERLAY] if (directory / OVERLAY).exists() else [])]
     lines.append("written: " + ", ".join(str(directory / name) for name in written))
     return "\n".join(lines)

@@ -4,7 +4,7 @@ H.264 and AAC in an mp4 that every browser plays. The clip is decoded a second t
 memory does not grow with its length; frames keep their timestamps.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, floor
@@ -98,6 +98,14 @@ class Shade:
         """Tint, contour and the objects' names; None where nothing sounds."""
         with Image.open(directory / record["mask"]) as file:
             mask = file.convert("L")
+        names = [(found["label"], found["score"], (found["box"][0], found["box"][1])) for found in record["objects"]]
+        return cls.over_mask(mask, names)
+
+    @classmethod
+    def over_mask(
+        cls, mask: Image.Image, names: Iterable[tuple[str | None, float, tuple[float, float]]]
+    ) -> "Shade | None":
+        """The same for a mask of 0 and 255 and the label, the score and the upper left corner of each object."""
         if mask.getbbox() is None:
             return None
         paint = Image.new("RGB", mask.size, TINT)
@@ -106,9 +114,8 @@ class Shade:
         around = mask.filter(ImageFilter.MaxFilter(2 * max(1, min(mask.size) // 240) + 1))
         opacity.paste(255, mask=Image.fromarray(np.asarray(around) & ~np.asarray(mask)))
         if mask.height >= _SMALLEST_FOR_TEXT:
-            for found in record["objects"]:
-                text = f"{found['label'] or 'sounds'} {found['score']:.0%}"
-                _write_name(paint, opacity, text, x=found["box"][0], y=found["box"][1])
+            for label, score, (x, y) in names:
+                _write_name(paint, opacity, f"{label or 'sounds'} {score:.0%}", x=round(x), y=round(y))
         return cls(paint=np.asarray(paint), opacity=np.asarray(opacity).astype(np.uint16)[..., None])
 
     def over(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""A prediction on disk: DIR/prediction.json, DIR/masks/000.png, 001.png, … and DIR/overlay.mp4.
+"""A prediction on disk: DIR/prediction.json, DIR/masks/000.png, 001.png, …, DIR/sheet.png and DIR/overlay.mp4.
 
 All of it is written aside, in a hidden folder inside DIR, and moved into place at the end, prediction.json last: an
 interrupted run leaves DIR as it was.
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 NAME = "prediction.json"
 OVERLAY = "overlay.mp4"
+SHEET = "sheet.png"
 _MASKS = "masks"
 _MASK_NAME = re.compile(r"\d{3,}\.png")
 
@@ -90,6 +91,11 @@ class PredictionWriter:
         """Where an overlay waits for `finish`."""
         return self.staging / OVERLAY
 
+    @property
+    def sheet(self) -> Path:
+        """Where a contact sheet does."""
+        return self.staging / SHEET
+
     def add(self, prediction: KeyframePrediction) -> KeyframeRecord:
         """Write one mask, (H, W) at native size, as 8-bit grey of 0 and 255."""
         mask = f"{_MASKS}/{len(self.keyframes):03d}.png"
@@ -132,7 +138,8 @@ class PredictionWriter:
         (self.staging / NAME).write_text(dumps(prediction) + "\n", encoding="utf-8")
         # Without its prediction.json a folder claims nothing, so that a crash in between is no half prediction.
         (self.directory / NAME).unlink(missing_ok=True)
-        (self.directory / OVERLAY).unlink(missing_ok=True)
+        for name in (OVERLAY, SHEET):
+            (self.directory / name).unlink(missing_ok=True)
         masks = self.directory / _MASKS
         masks.mkdir(exist_ok=True)
         for stale in masks.iterdir():
@@ -140,8 +147,9 @@ class PredictionWriter:
                 stale.unlink()
         for mask in (self.staging / _MASKS).iterdir():
             mask.replace(masks / mask.name)
-        if self.overlay.exists():
-            self.overlay.replace(self.directory / OVERLAY)
+        for made in (self.overlay, self.sheet):
+            if made.exists():
+                made.replace(self.directory / made.name)
         (self.staging / NAME).replace(self.directory / NAME)
         return prediction
 

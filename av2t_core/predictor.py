@@ -28,11 +28,6 @@ from av2t_core.versions import resolve
 SILENCE_DBFS = -60.0
 """Quieter than this (RMS, relative to full scale) a window counts as silent and is not looked at."""
 
-LEAST_PRESENCE = 0.15
-"""Below this probability that something in view sounds, there is no mask."""
-
-LEAST_RIGHT = 0.1
-"""Nor is there one of a thing that is right with less than this probability."""
 
 LARGEST_BATCH = 16
 # A CPU gains nothing by more, its memory has other uses, and progress should be seen.
@@ -78,16 +73,18 @@ class Predictor:
         *,
         batch_size: int | None = None,
         silence_dbfs: float = SILENCE_DBFS,
+        least_score: float = 0.0,
         calibration: Calibration | None = None,
     ) -> None:
         """`batch_size`: keyframes at a time; None fits it to the memory. It is halved whenever it proves too large.
 
-        `calibration` None: nothing is left out for being improbable.
+        `least_score`: things with a lower one are left out.
         """
         self.model_version = model_version
         self.batch_size = batch_size or _fitting_batch(loaded)
         self.loaded = loaded
         self.silence_dbfs = silence_dbfs
+        self.least_score = least_score
         self.calibration = calibration
 
     @classmethod
@@ -100,6 +97,7 @@ class Predictor:
         precision: str = "auto",
         batch_size: int | None = None,
         silence_dbfs: float = SILENCE_DBFS,
+        least_score: float = 0.0,
     ) -> Self:
         """`name`: a model version or a preset. `device`: auto, cpu, cuda or cuda:N. `precision`: auto, fp32 or bf16.
 
@@ -113,6 +111,7 @@ class Predictor:
             loaded,
             batch_size=batch_size,
             silence_dbfs=silence_dbfs,
+            least_score=least_score,
             calibration=Calibration.of(version.card),
         )
 
@@ -221,16 +220,14 @@ class Predictor:
         return predictions
 
     def _judged(self, window: Window, things: Sequence[Detection], evidence: Evidence) -> KeyframePrediction:
-        if self.calibration is None:
-            return _prediction(window, things, evidence.iou, evidence=evidence)
-        presence = self.calibration.presence_of(evidence)
-        if presence < LEAST_PRESENCE:
-            things = ()
-        things = [replace(thing, score=self.calibration.right_of(evidence.of(thing))) for thing in things]
-        things = [thing for thing in things if thing.score >= LEAST_RIGHT]
-        areas = [float(thing.mask.mean()) for thing in things]
-        scores = [thing.score for thing in things]
-        score = float(np.average(scores, weights=areas)) if things else 1 - presence
+        presence, unseen = None, evidence.iou  # the score of a keyframe without a mask
+        if self.calibration is not None:
+            presence = self.calibration.presence_of(evidence)
+            unseen = 1 - presence
+            things = [replace(thing, score=self.calibration.right_of(evidence.of(thing))) for thing in things]
+        things = [thing for thing in things if thing.score >= self.least_score]
+        areas, scores = [int(thing.mask.sum()) for thing in things], [thing.score for thing in things]
+        score = float(np.average(scores, weights=areas)) if things else unseen
         return _prediction(window, things, score, presence=presence, evidence=evidence)
 
     def _segment(self, windows: list[Window]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -10,7 +10,7 @@ from flask import Flask, Response, jsonify, redirect, request
 from redis import Redis
 from rq.exceptions import NoSuchJobError
 from werkzeug.datastructures import WWWAuthenticate
-from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, Unauthorized
+from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, NotFound, Unauthorized
 from werkzeug.wrappers import Response as BaseResponse
 
 from av2t_core.errors import AV2TError
@@ -21,6 +21,7 @@ from backend.manager import Manager, NotSupportedError, UnknownProjectError
 from backend.metrics import CONTENT_TYPE, exposition
 from worker.queue import QueueError, reachable, retry_job, stop_job
 from worker.settings import Settings
+from worker.sheets import sheet
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +134,14 @@ def status_json() -> Response:
 @server.get("/status")
 def status_page() -> str:
     return status.page(_snapshot())
+
+
+@server.get("/sheet")
+def contact_sheet() -> Response:
+    jpeg = sheet(server.config["REDIS"], request.args.get("id", ""))
+    if jpeg is None:
+        raise NotFound("no contact sheet is kept of that task: only those of the last ones are")
+    return Response(jpeg, content_type="image/jpeg")
 
 
 @server.post("/retry")

@@ -11,6 +11,7 @@ from backend.manager import Manager
 from worker.projects import all_known
 from worker.queue import failed_jobs, finished_jobs, overview
 from worker.settings import Settings
+from worker.sheets import having_sheets
 
 # More rows help nobody, and the counts say how many there are.
 MAX_FAILURES = 100
@@ -36,6 +37,8 @@ def snapshot(connection: Redis, manager: Manager, settings: Settings) -> dict[st
 
     queue = _plain(asdict(overview(connection)))
     failures = [_plain(asdict(job)) for job in failed_jobs(connection, limit=MAX_FAILURES)]
+    done = finished_jobs(connection, limit=MAX_FINISHED)
+    pictured = having_sheets(connection, [job.id for job in done])
     return {
         **queue,
         "model_version": manager.current_version(),
@@ -44,7 +47,7 @@ def snapshot(connection: Redis, manager: Manager, settings: Settings) -> dict[st
         ],
         "running": [with_link(row) for row in queue["running"]],
         "failures": [with_link(row) for row in failures],
-        "done": [with_link(_plain(asdict(job))) for job in finished_jobs(connection, limit=MAX_FINISHED)],
+        "done": [{**with_link(_plain(asdict(job))), "sheet": job.id in pictured} for job in done],
         "remarks": [_plain(asdict(remark)) for remark in manager.remarks()],
     }
 

@@ -3,6 +3,7 @@
 Whatever a job does can be done again: it looks for its own result first, and a step that was done is found done.
 """
 
+import io
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from av2t_core.labelstudio.tracks import Clock, Sighting
 from av2t_core.media import Clip, ClipInfo
 from av2t_core.objects import Detection
 from av2t_core.predictor import KeyframePrediction, Predictor
+from av2t_core.sheet import ContactSheet
 from av2t_core.versions import resolve
 from worker import totals
 from worker.client import LabelStudioClient
@@ -32,11 +34,13 @@ from worker.clip_cache import ClipCache
 from worker.failures import GoneError, TransientError
 from worker.queue import note_gpu_memory
 from worker.settings import Settings
+from worker.sheets import keep_sheet
 from worker.totals import Stopwatch
 
 log = logging.getLogger("av2t.worker")
 
-JPEG_QUALITY = 90
+JPEG_QUALITY = 90  # of frames
+SHEET_QUALITY = 75
 RATE_DIGITS = 3  # of the frame rate that a task is given
 PROGRESS_INTERVAL = 0.3  # seconds
 LONGEST_WAIT = 30  # seconds between two looks for a Label Studio that is not there yet
@@ -94,6 +98,7 @@ def _load(name: str, settings: Settings) -> Predictor:
         models_dir=settings.models_dir,
         precision=settings.precision,
         silence_dbfs=settings.silence_dbfs,
+        least_score=settings.least_score,
     )
     log.info("model %s loaded in %.1f s", predictor.model_version, time.monotonic() - started)
     return predictor
@@ -170,6 +175,7 @@ def _preannotate(
         raise AV2TError(f"The prediction of task {task} does not fit the label config: {'; '.join(errors)}.")
     with stopwatch.stage("push"):
         client.create_prediction(task, model_version, seen.score, seen.regions)
+    progress.keep(seen.sheet)
     return "predicted", seen.info
 
 
@@ -180,6 +186,7 @@ class _Seen:
     info: ClipInfo
     frames: list[Path]  # JPEG of every keyframe, if they are wanted
     regions: list[Region]
+    sheet: ContactSheet
     score: float  # mean over the keyframes: low where the model is unsure, so that those tasks can come first
 
     def prediction(self, model_version: str) -> dict[str, Any]:
@@ -203,9 +210,11 @@ def _predict(
     regions: list[Region] = []
     sightings: list[Sighting] = []
     scores: list[float] = []
+    sheet = ContactSheet()
     page = 0
     progress.show(0, clip.expected_windows)
-    for page, seen in enumerate(predictor.predict_clip(clip.windows())):
+    for page, seen in enumerate(predictor.predict_clip(sheet.listen(clip.windows()))):
+        sheet.add(seen)
         if folder is not None:
             frames.append(_write(seen, task, folder))
         scores.append(seen.score)
@@ -232,7 +241,7 @@ def _predict(
         size=(info.height, info.width),
         sightings=sightings,
     )
-    return _Seen(info=info, frames=frames, regions=regions, score=round(sum(scores) / len(scores), 4))
+    return _Seen(info=info, frames=frames, regions=regions, sheet=sheet, score=round(sum(scores) / len(scores), 4))
 
 
 def _sighting(seen: KeyframePrediction, thing: Detection) -> Sighting:
@@ -290,6 +299,15 @@ class _Progress:
         before = self._job is not None and bool(self._job.meta.get(step))
         self._save(**{step: True})
         return before
+
+    def keep(self, sheet: ContactSheet) -> None:
+        if self._job is not None:
+            jpeg = io.BytesIO()
+            sheet.image().save(jpeg, "JPEG", quality=SHEET_QUALITY)
+            try:
+                keep_sheet(self._job.connection, self._job.id, jpeg.getvalue())
+            except RedisError as error:
+                log.warning("the contact sheet of %s was not kept: %s", self._job.id, error)
 
     def _save(self, **values: Any) -> None:
         if self._job is not None:

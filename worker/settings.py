@@ -108,6 +108,13 @@ class Settings(BaseSettings):
         ge=-120,
         le=0,
     )
+    least_score: float = _variable(
+        "AV2T_LEAST_SCORE",
+        0.0,
+        "How probable it is at least that a mask is right; what is less so is left out.",
+        ge=0,
+        le=1,
+    )
     max_clip_mb: int = _variable("AV2T_MAX_CLIP_MB", 2048, "The largest clip that the worker fetches, in MB.", ge=1)
 
     @model_validator(mode="after")

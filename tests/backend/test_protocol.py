@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +226,16 @@ def test_body_beyond_the_limit(backend: Backend) -> None:
     answer = backend.http.post("/predict", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 413
     assert "100 MB" in answer.json()["error"]
+
+
+def test_a_thousand_tasks_at_once_are_a_thousand_jobs(backend: Backend, redis: Redis) -> None:
+    """From eight callers, in one event or in many, told once or twice, in any order."""
+    events = [[task] for task in tasks(1000)] + [tasks(1000)]
+    events += events[::3]
+    with ThreadPoolExecutor(8) as callers:
+        answers = callers.map(
+            lambda some: backend.post("/webhook", action="TASKS_CREATED", tasks=some, project=PROJECT).json(), events
+        )
+        assert sum(answer["new"] for answer in answers) == 1000
+    ids = open_queue(redis).get_job_ids()
+    assert (len(ids), len(set(ids))) == (1000, 1000)

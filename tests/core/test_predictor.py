@@ -117,6 +117,26 @@ def test_boxes_enclose_their_masks(predictor: Predictor, windows: list[Window]) 
             assert [int(columns.max()) + 1, int(rows.max()) + 1] == [x + width, y + height]
 
 
+def test_what_is_less_probable_than_wanted_is_left_out(predictor: Predictor, windows: list[Window]) -> None:
+    scores = [thing.score for prediction in predictor.predict(windows) for thing in prediction.objects]
+    assert len(scores) >= 2
+    choosy = Predictor("choosy", predictor.loaded, calibration=predictor.calibration, least_score=max(scores))
+    kept = list(choosy.predict(windows))
+    assert [thing.score for prediction in kept for thing in prediction.objects] == [max(scores)]
+    for prediction in kept:
+        assert prediction.sounding == bool(prediction.mask.any()) == bool(prediction.objects)
+        if prediction.evidence is not None and not prediction.sounding:
+            assert prediction.presence is not None
+            assert prediction.score == 1 - prediction.presence
+
+
+def test_a_quieter_second_than_wanted_is_not_looked_at(predictor: Predictor, windows: list[Window]) -> None:
+    deaf = Predictor("deaf", predictor.loaded, silence_dbfs=0)
+    for prediction in deaf.predict(windows):
+        assert (prediction.sounding, prediction.presence, prediction.evidence) == (False, 0, None)
+        assert -90 < prediction.level < 0
+
+
 def test_levels() -> None:
     assert level_dbfs(np.ones((1, 10), np.float32)) == 0
     assert level_dbfs(np.full((2, 10), 0.1, np.float32)) == pytest.approx(-20, abs=1e-4)

@@ -6,7 +6,7 @@ from PIL import Image
 
 from av2t_core.compose.cutouts import Cutouts
 from av2t_core.diagram import write_diagram
-from av2t_core.predictor import LEAST_PRESENCE, Predictor
+from av2t_core.predictor import Predictor
 from av2t_core.training.calibrating import Bin, Reliability, _line, fit, measure
 
 CUTOUTS = Path(__file__).parents[2] / "data" / "cutouts"
@@ -47,19 +47,6 @@ def test_the_shipped_scores_are_probabilities(predictor: Predictor, tmp_path: Pa
         assert diagram.width > 3 * 300
 
 
-def test_what_is_improbable_gets_no_mask(predictor: Predictor) -> None:
-    assert predictor.calibration is not None
-    calibration = fit(predictor, Cutouts.load(CUTOUTS), clips=4)
-    assert calibration == fit(predictor, Cutouts.load(CUTOUTS), clips=4)
-    never = Predictor(
-        "never", predictor.loaded, calibration=type(calibration)(presence=(0,) * 5 + (-9,), right=(0,) * 6)
-    )
-    from av2t_core.training.calibrating import _compose
-
-    windows = [window for window, _ in _compose(Cutouts.load(CUTOUTS), 2, 3)]
-    for prediction in never.predict(windows):
-        if prediction.evidence is not None:
-            assert prediction.presence is not None
-            assert prediction.presence < LEAST_PRESENCE
-            assert prediction.score == 1 - prediction.presence
-        assert not prediction.sounding
+def test_fitting_gives_the_same_again_whatever_the_predictor_had_before(predictor: Predictor) -> None:
+    bare = Predictor("bare", predictor.loaded)
+    assert fit(predictor, Cutouts.load(CUTOUTS), clips=4) == fit(bare, Cutouts.load(CUTOUTS), clips=4)
