@@ -20,6 +20,7 @@ from av2t_core.presets import PRESETS
 from av2t_core.versions import resolve
 from worker.client import LabelStudioClient, ProjectState
 from worker.failures import TransientError
+from worker.projects import Project
 from worker.queue import connect, overview, reachable, redis_address
 from worker.settings import Settings
 
@@ -213,7 +214,8 @@ def _project(settings: Settings, client: LabelStudioClient, project: int) -> Fin
     held = ", ".join(f'{control.tag} "{control.name}"' for control in targets.controls)
     yield "ok", f'"{state.title}" has a place for what sounds: {held}.'
     yield from _connection(state, secured=settings.backend_password is not None)
-    own = resolve(settings.model, settings.models_dir).name
+    known = Project(id=project, label_config=state.label_config, chosen=state.model_version)
+    own = known.model_version(settings)
     if state.model_version == own:
         yield "ok", f"annotators are shown the predictions of {own}{', to which it is pinned' if state.pinned else ''}."
     else:

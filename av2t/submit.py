@@ -14,6 +14,7 @@ from av2t.options import count
 from av2t_core.labelstudio.config import parse_label_config
 from av2t_core.versions import resolve
 from worker.client import LabelStudioClient
+from worker.projects import Project
 from worker.queue import State, connect, enqueue_preannotation, failed_jobs, overview, states
 from worker.settings import Settings
 
@@ -43,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--project", type=count, metavar="N", required=True, help="its number, as its address shows it")
     parser.add_argument("--only-unlabeled", action="store_true", help="leave out tasks that have an annotation")
     parser.add_argument("--limit", type=count, metavar="K", help="queue the first K tasks and no more")
-    parser.add_argument("--model", metavar="NAME", help="preset or model version (AV2T_MODEL; default: tiny)")
+    parser.add_argument(
+        "--model", metavar="NAME", help="preset or model version (the one that the project chose, else AV2T_MODEL)"
+    )
     parser.add_argument("--detach", action="store_true", help="queue them and do not watch")
 
 
@@ -56,17 +59,20 @@ def run(args: argparse.Namespace) -> int:
     with LabelStudioClient(
         settings.label_studio_url, settings.require_api_key(), max_clip_mb=settings.max_clip_mb
     ) as client:
-        parse_label_config(client.label_config(args.project))
-        tasks = _wanted(client, args, version.name)
+        project = client.project(args.project)
+        parse_label_config(project.label_config)
+        chosen = Project(id=args.project, label_config=project.label_config, chosen=project.model_version)
+        model_version = version.name if args.model else chosen.model_version(settings)
+        tasks = _wanted(client, args, model_version)
     new = 0
     for start in range(0, len(tasks), AT_ONCE):
-        new += enqueue_preannotation(connection, args.project, tasks[start : start + AT_ONCE], version.name).new
+        new += enqueue_preannotation(connection, args.project, tasks[start : start + AT_ONCE], model_version).new
     earlier = len(tasks) - new
-    print(f"Tasks queued for {version.name}: {new}" + (f"; queued earlier: {earlier}" if earlier else ""), flush=True)
+    print(f"Tasks queued for {model_version}: {new}" + (f"; queued earlier: {earlier}" if earlier else ""), flush=True)
     if args.detach or not tasks:
         return 0
     try:
-        return _watch(connection, args.project, tasks, version.name)
+        return _watch(connection, args.project, tasks, model_version)
     except KeyboardInterrupt:
         note(f"no longer watching; what is queued stays queued, see `av2t status --project {args.project}`")
         raise

@@ -1,6 +1,7 @@
 """`av2t submit` against a real Label Studio and a real Redis; the worker is the real one, too."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from redis import Redis
 from rq.job import Job
 
 from av2t.process import Process
+from av2t_core.versions import resolve
 from tests.av2t.test_cli import assert_refused
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
@@ -78,6 +80,19 @@ def test_what_is_missing_is_queued_once(
     second = submit(environment, "--project", project, "--detach")
     assert second.stdout.endswith(f"Tasks queued for {EMBEDDED}: 2; queued earlier: 2\n")
     assert queued(redis) == [tasks[1], tasks[3], tasks[2], tasks[4]]
+
+
+def test_the_version_that_the_project_chose(
+    label_studio: LabelStudioServer, environment: dict[str, str], project: int, redis: "Redis"
+) -> None:
+    [task] = add_tasks(label_studio, project, 1)
+    shutil.copytree(resolve(EMBEDDED).directory, Path(environment["AV2T_DATA_DIR"]) / "models" / "mine-1")
+    label_studio.sdk.predictions.create(task=task, result=[], score=0.5, model_version="mine-1")
+    label_studio.request("PATCH", f"/api/projects/{project}/", json={"model_version": "mine-1"})
+    done = submit(environment, "--project", project, "--detach")
+    assert done.stdout == "Tasks left out: 1 predicted already\nTasks queued for mine-1: 0\n"
+    other = submit(environment, "--project", project, "--detach", "--model", EMBEDDED)
+    assert other.stdout == f"Tasks queued for {EMBEDDED}: 1\n"
 
 
 def test_it_watches_until_the_worker_has_done_all(

@@ -15,6 +15,7 @@ from rq.job import Job
 from tests.backend.conftest import CONFIG, Backend
 from worker import queue, totals
 from worker.queue import connect, enqueue_preannotation, job_id, open_queue
+from worker.sheets import MOST, having_sheets, keep_sheet
 
 SENTENCE = '<script>alert("clip.mp4")</script> has no video stream'
 
@@ -143,6 +144,25 @@ def test_what_was_done_last_and_what_is_to_be_said_of_it(
     assert {name: done[name] for name in said} == said
     assert done["finished_at"]
     assert "predicted, 100 keyframes. It is long." in " ".join(Page(backend.http.get("/").text).text.split())
+
+
+def test_the_contact_sheets_of_the_last_tasks(backend: Backend, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "FUNCTION", f"{__name__}.{predicted.__name__}")
+    enqueue_preannotation(redis, 3, [1, 2], "tiny-1")
+    SimpleWorker([open_queue(redis)], connection=redis, serializer="json").work(burst=True, logging_level="ERROR")
+    keep_sheet(redis, job_id(3, 1, "tiny-1"), b"a picture")
+    page = Page(backend.http.get("/").text)
+    [look] = [link for link in page.links if (link or "").startswith("sheet")]
+    answer = backend.http.get(f"/{look}")
+    assert (answer.headers["content-type"], answer.content) == ("image/jpeg", b"a picture")
+    missing = backend.http.get("/sheet", params={"id": job_id(3, 2, "tiny-1")})
+    assert missing.status_code == 404
+    assert "no contact sheet is kept" in missing.json()["error"]
+    for number in range(MOST):
+        keep_sheet(redis, str(number), b"another")
+    keep_sheet(redis, "5", b"the same again")
+    assert having_sheets(redis, [job_id(3, 1, "tiny-1"), "0", "5"]) == {"0", "5"}
+    assert len(redis.keys("av2t:sheet:*")) == MOST
 
 
 def predicted(**_: object) -> dict[str, object]:
