@@ -6,7 +6,6 @@ from threading import Event, Thread
 from redis import Redis
 
 from av2t_core.errors import AV2TError
-from worker.client import LabelStudioClient
 from worker.failures import GoneError, TransientError
 from worker.projects import all_known, forget
 from worker.queue import connect, enqueue_preannotation, reachable
@@ -50,6 +49,8 @@ def reconcile(connection: Redis, settings: Settings) -> int:
     projects, found = all_known(connection), 0
     if not projects:
         return 0
+    from worker.client import LabelStudioClient  # 100 MB, which workers whose turn never comes need not have
+
     with LabelStudioClient(
         settings.label_studio_url, settings.require_api_key(), max_clip_mb=settings.max_clip_mb
     ) as client:
