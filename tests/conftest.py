@@ -12,12 +12,14 @@ import httpx
 import pytest
 from label_studio_sdk import LabelStudio
 from redis import Redis
+from rq.job import Job
 
 from av2t import label_studio as label_studio_server
 from av2t.process import answers, free_port
 from av2t.redis_server import redis_url as url_of_redis
 from av2t.redis_server import start_redis
 from av2t_core.versions import resolve
+from worker.queue import connect, open_queue
 
 ROOT = Path(__file__).parents[1]
 EMBEDDED = resolve("tiny").name  # the model version that ships with the package
@@ -38,6 +40,17 @@ def redis_url(_redis_port: int) -> str:
     with Redis(host="127.0.0.1", port=_redis_port) as client:
         client.flushall()
     return url_of_redis(_redis_port)
+
+
+@pytest.fixture
+def redis(redis_url: str) -> Iterator[Redis]:
+    with connect(redis_url, timeout=5) as client:
+        yield client
+
+
+def queued_tasks(redis: Redis) -> list[int]:
+    """The tasks that wait, in their order."""
+    return [Job.fetch(each, redis, serializer="json").kwargs["task"] for each in open_queue(redis).get_job_ids()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +74,12 @@ class LabelStudioServer:
             self.request("POST", f"/api/projects/{project}/import", files={path.name: file})
         [task] = [task for task in self.sdk.tasks.list(project=project, fields="all") if task.id not in before]
         return task
+
+    def add_tasks(self, project: int, count: int) -> list[int]:
+        """So many tasks whose clips nobody can fetch."""
+        data = [{"video": f"http://127.0.0.1:9/{number}.mp4"} for number in range(count)]
+        self.request("POST", f"/api/projects/{project}/import", json=data)
+        return sorted(int(task.id) for task in self.sdk.tasks.list(project=project))
 
     def request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         """A call that the SDK does not have, with the account's key; raises for what is not 2xx."""

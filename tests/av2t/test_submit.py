@@ -4,31 +4,23 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from redis import Redis
-from rq.job import Job
 
 from av2t.process import Process
 from av2t_core.versions import resolve
 from tests.av2t.test_cli import assert_refused
-from tests.conftest import EMBEDDED, ROOT, LabelStudioServer
+from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, queued_tasks
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
-from worker.queue import State, open_queue, states
+from worker.queue import State, states
 from worker.totals import STAGES, totals
 
 CONFIG = """<View><Video name="video" value="$video"/>
 <BrushLabels name="mask" toName="frames"><Label value="dog"/></BrushLabels>
 <Image name="frames" valueList="$frames"/></View>"""
-
-
-@pytest.fixture
-def redis(redis_url: str) -> Iterator["Redis"]:
-    with Redis.from_url(redis_url) as connection:
-        yield connection
 
 
 @pytest.fixture
@@ -54,20 +46,10 @@ def submit(environment: dict[str, str], *options: object) -> subprocess.Complete
     )
 
 
-def add_tasks(server: LabelStudioServer, project: int, count: int) -> list[int]:
-    data = [{"video": f"http://127.0.0.1:9/{number}.mp4"} for number in range(count)]
-    server.request("POST", f"/api/projects/{project}/import", json=data)
-    return sorted(int(task.id) for task in server.sdk.tasks.list(project=project))
-
-
-def queued(redis: "Redis") -> list[int]:
-    return [Job.fetch(each, redis, serializer="json").kwargs["task"] for each in open_queue(redis).get_job_ids()]
-
-
 def test_what_is_missing_is_queued_once(
     label_studio: LabelStudioServer, environment: dict[str, str], project: int, redis: "Redis"
 ) -> None:
-    tasks = add_tasks(label_studio, project, 5)
+    tasks = label_studio.add_tasks(project, 5)
     label_studio.sdk.predictions.create(task=tasks[0], result=[], score=0.5, model_version=EMBEDDED)
     label_studio.sdk.predictions.create(task=tasks[1], result=[], score=0.5, model_version="another")
     label_studio.sdk.annotations.create(id=tasks[2], result=[])
@@ -75,17 +57,17 @@ def test_what_is_missing_is_queued_once(
     first = submit(environment, "--project", project, "--only-unlabeled", "--limit", 2, "--detach")
     assert (first.returncode, first.stderr) == (0, "")
     assert first.stdout == f"Tasks left out: 1 predicted already, 1 labelled\nTasks queued for {EMBEDDED}: 2\n"
-    assert queued(redis) == [tasks[1], tasks[3]]
+    assert queued_tasks(redis) == [tasks[1], tasks[3]]
 
     second = submit(environment, "--project", project, "--detach")
     assert second.stdout.endswith(f"Tasks queued for {EMBEDDED}: 2; queued earlier: 2\n")
-    assert queued(redis) == [tasks[1], tasks[3], tasks[2], tasks[4]]
+    assert queued_tasks(redis) == [tasks[1], tasks[3], tasks[2], tasks[4]]
 
 
 def test_the_version_that_the_project_chose(
     label_studio: LabelStudioServer, environment: dict[str, str], project: int, redis: "Redis"
 ) -> None:
-    [task] = add_tasks(label_studio, project, 1)
+    [task] = label_studio.add_tasks(project, 1)
     shutil.copytree(resolve(EMBEDDED).directory, Path(environment["AV2T_DATA_DIR"]) / "models" / "mine-1")
     label_studio.sdk.predictions.create(task=task, result=[], score=0.5, model_version="mine-1")
     label_studio.request("PATCH", f"/api/projects/{project}/", json={"model_version": "mine-1"})

@@ -10,7 +10,7 @@ from redis import Redis
 
 from tests.backend.conftest import CONFIG, Backend, running
 from tests.conftest import LabelStudioServer, wait_until
-from worker.queue import connect, open_queue
+from worker.queue import open_queue
 
 USER, PASSWORD = "studio", "sesame: open"
 CALLS = [
@@ -22,12 +22,6 @@ CALLS = [
     ("POST", "/webhook"),
     ("POST", "/stop"),
 ]
-
-
-@pytest.fixture
-def redis(redis_url: str) -> Iterator[Redis]:
-    with connect(redis_url, timeout=5) as client:
-        yield client
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The backend as a real Label Studio uses it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,7 @@ from redis import Redis
 
 from tests.backend.conftest import CONFIG, Backend
 from tests.conftest import LabelStudioServer, wait_until
-from worker.queue import connect, job_id, open_queue
-
-
-@pytest.fixture
-def redis(redis_url: str) -> Iterator[Redis]:
-    with connect(redis_url, timeout=5) as client:
-        yield client
+from worker.queue import job_id, open_queue
 
 
 def add_backend(label_studio: LabelStudioServer, backend: Backend, project: int) -> dict[str, Any]:

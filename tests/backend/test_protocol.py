@@ -1,7 +1,6 @@
 """The ML-backend protocol, as Label Studio and as anything else speaks it."""
 
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,9 @@ from av2t_core.versions import resolve
 from tests.backend.conftest import CONFIG, Backend, running
 from tests.conftest import EMBEDDED
 from worker.projects import KEY, MOST
-from worker.queue import State, connect, open_queue, overview, states
+from worker.queue import State, open_queue, overview, states
 
 PROJECT = {"id": 3, "label_config": CONFIG}
-
-
-@pytest.fixture
-def redis(redis_url: str) -> Iterator[Redis]:
-    with connect(redis_url, timeout=5) as client:
-        yield client
 
 
 def tasks(count: int) -> list[dict[str, Any]]:

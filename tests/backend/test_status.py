@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
 
 import pytest
@@ -14,16 +13,10 @@ from rq.job import Job
 
 from tests.backend.conftest import CONFIG, Backend
 from worker import queue, totals
-from worker.queue import connect, enqueue_preannotation, job_id, open_queue
+from worker.queue import enqueue_preannotation, job_id, open_queue
 from worker.sheets import MOST, having_sheets, keep_sheet
 
 SENTENCE = '<script>alert("clip.mp4")</script> has no video stream'
-
-
-@pytest.fixture
-def redis(redis_url: str) -> Iterator[Redis]:
-    with connect(redis_url, timeout=5) as client:
-        yield client
 
 
 @pytest.fixture

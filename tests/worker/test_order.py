@@ -11,9 +11,7 @@ CONFIG = """<View><Video name="video" value="$video"/>
 def test_what_the_model_is_least_sure_of_comes_first(label_studio: LabelStudioServer) -> None:
     project = int(label_studio.make_project(CONFIG).id)
     scores = [0.9, 0.15, 0.6, 0.3]
-    data = [{"video": f"http://127.0.0.1:9/{number}.mp4"} for number in range(len(scores))]
-    label_studio.request("POST", f"/api/projects/{project}/import", json=data)
-    tasks = sorted(int(task.id) for task in label_studio.sdk.tasks.list(project=project))
+    tasks = label_studio.add_tasks(project, len(scores))
     with LabelStudioClient(label_studio.url, label_studio.api_key, max_clip_mb=1) as client:
         for task, score in zip(tasks, scores, strict=True):
             client.create_prediction(task, EMBEDDED, score, [])

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -22,12 +21,6 @@ VERSION = "tiny-1.2"
 
 # RQ takes any function: these two end a job well and badly with the arguments that our jobs have.
 SUCCEEDS, FAILS = "builtins.dict", "builtins.int"
-
-
-@pytest.fixture
-def redis(redis_url: str) -> Iterator[Redis]:
-    with connect(redis_url, timeout=5) as client:
-        yield client
 
 
 def work(redis: Redis) -> None:

@@ -6,22 +6,14 @@ from pathlib import Path
 import httpx
 import pytest
 from redis import Redis
-from rq.job import Job
 
 from av2t.studio_project import StudioProject
 from av2t_core.errors import ConfigError
 from tests.backend.conftest import running
-from tests.conftest import EMBEDDED, LabelStudioServer
+from tests.conftest import EMBEDDED, LabelStudioServer, queued_tasks
 from worker.projects import Project, all_known, keep
-from worker.queue import connect, open_queue
 from worker.reconcile import reconcile
 from worker.settings import Settings
-
-
-@pytest.fixture
-def redis(redis_url: str) -> Iterator[Redis]:
-    with connect(redis_url, timeout=5) as client:
-        yield client
 
 
 @pytest.fixture
@@ -45,32 +37,22 @@ def project(label_studio: LabelStudioServer, redis_url: str, tmp_path: Path) -> 
         http.delete(f"/api/projects/{project.id}")
 
 
-def add_tasks(server: LabelStudioServer, project: int, count: int) -> list[int]:
-    data = [{"video": f"http://127.0.0.1:9/{number}.mp4"} for number in range(count)]
-    server.request("POST", f"/api/projects/{project}/import", json=data)
-    return sorted(int(task.id) for task in server.sdk.tasks.list(project=project))
-
-
-def queued(redis: Redis) -> list[int]:
-    return [Job.fetch(each, redis, serializer="json").kwargs["task"] for each in open_queue(redis).get_job_ids()]
-
-
 def test_tasks_that_were_missed_are_queued_once(
     label_studio: LabelStudioServer, project: int, redis: Redis, settings: Settings
 ) -> None:
-    labelled, predicted, others, *missed = add_tasks(label_studio, project, 5)
+    labelled, predicted, others, *missed = label_studio.add_tasks(project, 5)
     label_studio.sdk.annotations.create(id=labelled, result=[])
     label_studio.sdk.predictions.create(task=predicted, result=[], score=0.5, model_version=EMBEDDED)
     label_studio.sdk.predictions.create(task=others, result=[], score=0.5, model_version="another")
     assert reconcile(redis, settings) == 3
-    assert queued(redis) == [others, *missed]
+    assert queued_tasks(redis) == [others, *missed]
     assert reconcile(redis, settings) == 0
 
 
 def test_a_project_that_is_not_connected_any_more_is_left_alone(
     label_studio: LabelStudioServer, project: int, redis: Redis, settings: Settings
 ) -> None:
-    add_tasks(label_studio, project, 1)
+    label_studio.add_tasks(project, 1)
     for backend in label_studio.sdk.ml.list(project=project):
         label_studio.sdk.ml.delete(id=int(backend.id or 0))
     assert reconcile(redis, settings) == 0

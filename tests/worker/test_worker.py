@@ -47,12 +47,6 @@ Start = Callable[..., Process]
 
 
 @pytest.fixture
-def redis(redis_url: str) -> Iterator["Redis"]:
-    with Redis.from_url(redis_url) as connection:
-        yield connection
-
-
-@pytest.fixture
 def queue(redis: "Redis") -> Queue:
     return open_queue(redis)
 
