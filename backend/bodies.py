@@ -31,6 +31,7 @@ class Project(BaseModel):
 
 class ConfiguredProject(Project):
     label_config: Text
+    model_version: Text | None = None
 
 
 class Setup(BaseModel):

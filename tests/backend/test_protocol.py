@@ -185,6 +185,11 @@ def test_training_is_honest(backend: Backend) -> None:
         ("/webhook", {"action": "TASKS_CREATED", "project": PROJECT}, "tasks"),
         ("/webhook", {"action": "TASKS_CREATED", "tasks": []}, "project"),
         ("/webhook", {"action": "TASKS_CREATED", "tasks": [], "project": {"id": 3}}, "project.label_config"),
+        (
+            "/webhook",
+            {"action": "PROJECT_UPDATED", "project": PROJECT | {"model_version": {}}},
+            "project.model_version",
+        ),
         ("/webhook", {"action": "TASKS_DELETED"}, "tasks"),
         ("/webhook", {"action": "START_TRAINING", "project": 3}, "project"),
         ("/versions", {}, "project"),
