@@ -27,7 +27,7 @@ COMMANDS = {
     "pretrain": ("av2t.pretrain", "make the embedded model from nothing, of cut-outs"),
     "train": ("av2t.train", "train a model version on AVSBench, by the paper's recipe"),
     "evaluate": ("av2t.evaluate", "measure how right a model version is, on clips with known masks"),
-    "reliability": ("av2t.reliability", "measure how far a model version's scores can be trusted"),
+    "scores": ("av2t.scores", "measure how far a model version's scores can be trusted"),
     "reproduce": ("av2t.reproduce", "train and measure the models of the paper's tables"),
     "bench": ("av2t.bench", "measure how fast a model version is, and how much memory it takes"),
 }

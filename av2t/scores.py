@@ -1,4 +1,4 @@
-"""`av2t reliability`: how far the scores of an embedded version can be trusted."""
+"""`av2t scores`: how far the scores of an embedded version can be trusted."""
 
 import argparse
 import json
@@ -24,7 +24,7 @@ sounds by more than half; `keyframe`, that all that is masked does so, or that n
 sounds where nothing is masked."""
 
 EXAMPLE = """example:
-  av2t reliability --cutouts cutouts --out reliability.png"""
+  av2t scores --cutouts cutouts --out reliability.png"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
