@@ -129,12 +129,15 @@ def test_predict_tells_a_person_what_it_found_and_replaced(tmp_path: Path) -> No
     result = av2t("predict", clip, "--out", "out", "--no-overlay", cwd=tmp_path)
 
     assert result.returncode == 0
-    assert result.stdout == "2 keyframes, something sounds in 0 of them\nwritten: out/prediction.json, out/masks\n"
+    assert (
+        result.stdout
+        == "2 keyframes, something sounds in 0 of them\nwritten: out/prediction.json, out/masks, out/sheet.png\n"
+    )
     replaced, remark, caution = result.stderr.splitlines()
     assert replaced == "av2t: note: out holds the prediction of older.mp4, which this one replaces"
     assert remark == "av2t: note: The sound is missing: nothing is heard in this clip."
     assert "is for demonstration" in caution
-    assert sorted(path.name for path in out.iterdir()) == ["masks", "prediction.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["masks", "prediction.json", "sheet.png"]
     assert json.loads((out / "prediction.json").read_text())["video"] == str(clip)
 
 
