@@ -33,7 +33,6 @@ examples:
 
 The exit status is 1 if a task failed."""
 
-AT_ONCE = 500
 INTERVAL = 0.5  # seconds between two looks at the queue
 MAX_FAILURES = 20
 ENDED = {State.DONE, State.FAILED, State.GONE}
@@ -64,9 +63,7 @@ def run(args: argparse.Namespace) -> int:
         chosen = Project(id=args.project, label_config=project.label_config, chosen=project.model_version)
         model_version = version.name if args.model else chosen.model_version(settings)
         tasks = _wanted(client, args, model_version)
-    new = 0
-    for start in range(0, len(tasks), AT_ONCE):
-        new += enqueue_preannotation(connection, args.project, tasks[start : start + AT_ONCE], model_version).new
+    new = enqueue_preannotation(connection, args.project, tasks, model_version).new
     earlier = len(tasks) - new
     print(f"Tasks queued for {model_version}: {new}" + (f"; queued earlier: {earlier}" if earlier else ""), flush=True)
     if args.detach or not tasks:

@@ -30,6 +30,7 @@ QUEUE = "av2t-preannotate"
 
 FUNCTION = "worker.jobs.preannotate"
 RETRIES = 3
+AT_ONCE = 500  # jobs that are sent to Redis together
 # Only an upper bound for a worker that hangs: an hour of video takes minutes.
 JOB_TIMEOUT = 6 * 3600
 RESULT_TTL = 24 * 3600
@@ -351,17 +352,20 @@ def _admit(connection: Redis, wanted: Sequence[tuple[int, int, str]], states: Se
     queue = open_queue(connection)
     registries = [queue.finished_job_registry.key, queue.failed_job_registry.key, queue.canceled_job_registry.key]
     script = connection.register_script(_ADMIT)
+    admitted = 0
     # Each script is atomic by itself; without a transaction other clients are served between them.
     with connection.pipeline(transaction=False) as pipe:
-        for project, task, model_version in wanted:
-            job = _new_job(queue, project, task, model_version)
-            fields = _flat(job.to_dict())
-            script(
-                keys=[job.key, queue.key, queue.redis_queues_keys, *registries],
-                args=[job.id, f"|{'|'.join(states)}|", *fields],
-                client=pipe,
-            )
-        return sum(pipe.execute())
+        for start in range(0, len(wanted), AT_ONCE):
+            for project, task, model_version in wanted[start : start + AT_ONCE]:
+                job = _new_job(queue, project, task, model_version)
+                fields = _flat(job.to_dict())
+                script(
+                    keys=[job.key, queue.key, queue.redis_queues_keys, *registries],
+                    args=[job.id, f"|{'|'.join(states)}|", *fields],
+                    client=pipe,
+                )
+            admitted += sum(pipe.execute())
+    return admitted
 
 
 def _flat(fields: dict[str, Any]) -> list[Any]:

@@ -15,7 +15,6 @@ log = logging.getLogger("av2t.worker")
 
 KEY = "av2t:reconciled"
 LOOK = 15  # seconds between two looks at whether it is time
-AT_ONCE = 500
 
 
 class Reconciler(Thread):
@@ -67,10 +66,7 @@ def reconcile(connection: Redis, settings: Settings) -> int:
             except GoneError:
                 forget(connection, project.id)
                 continue
-            new = sum(
-                enqueue_preannotation(connection, project.id, missed[start : start + AT_ONCE], version).new
-                for start in range(0, len(missed), AT_ONCE)
-            )
+            new = enqueue_preannotation(connection, project.id, missed, version).new
             if new:
                 log.info("project %d: %d tasks without a prediction of %s were queued", project.id, new, version)
             found += new
