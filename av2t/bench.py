@@ -74,11 +74,10 @@ def run(args: argparse.Namespace) -> int:
         check_preset(settings.model)
     else:
         resolve(settings.model, settings.models_dir).check()
-    with Clip(args.video):
-        pass
-    from av2t_core.benchmark import audible_windows, loading, machine, measure, measure_plain, steps
+    with Clip(args.video) as clip:
+        height, width, _ = next(clip.windows()).image.shape
+    from av2t_core.benchmark import loading, machine, measure, measure_plain, steps
 
-    height, width, _ = next(audible_windows(args.video, 1)).image.shape
     numbers: dict[str, Any] = {"video": str(args.video), "size": [width, height], "keyframes": args.keyframes}
     ways = {"fast": measure} | ({"plain": measure_plain} if args.plain else {})
     for way, measured in ways.items():

@@ -12,12 +12,12 @@ command again after an interruption, and it goes on. At the end OUT/NAME holds t
 what it was before the last stage: where a class has several photographs or recordings, one of them was new to it, so
 that it can be measured on what it has never met (`av2t compose --held-out`). Some four hours on two cores.
 
-  av2t pretrain runs/tiny --cutouts cutouts --name tiny-5 --processes 2
+  av2t pretrain runs/tiny --cutouts cutouts --name mine --processes 2
 
 With --start an embedded version learns on instead, from all of them, and OUT/NAME alone is kept. Another --seed draws
 other pictures and sounds:
 
-  av2t pretrain runs/on --cutouts cutouts --name tiny-5 --processes 2 --start tiny-4 --seed 10
+  av2t pretrain runs/on --cutouts cutouts --name mine --processes 2 --start tiny-6 --seed 10
 """
 
 

@@ -7,9 +7,10 @@ waited for before and after each: their times tell where the time goes, and add 
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from av2t_core.checkpoint import MODULES, Loaded
 from av2t_core.errors import MediaError
 from av2t_core.media import Clip, Window
 from av2t_core.memory import resident_files, resident_peak, start_peak
-from av2t_core.predictor import SILENCE_DBFS, Predictor, level_dbfs
+from av2t_core.predictor import SILENT, Predictor
 
 STAGES = ("decoding", "clip", "clap", "beit3", "sam_image_encoder", "mask_decoder", "native_size", "rest")
 """In their order. `native_size` are the masks' logits brought to the video's size; `rest` is all that has no name."""
@@ -59,22 +60,27 @@ def loading(load: Callable[[], Predictor]) -> tuple[Predictor, Cost]:
     return predictor, Cost(seconds=seconds, peak=resident_peak() - before, weights=sum(tensors.values()))
 
 
-def audible_windows(path: Path, count: int) -> Iterator[Window]:
-    """`count` windows of a video, from its beginning again whenever it ends; without the silent ones, for which the
-    model does not run. MediaError: all are silent.
+def audible_keyframes(predictor: Predictor, path: Path, count: int) -> list[int]:
+    """The indices of a video's first keyframes, at most `count`, in whose windows something sounds; for the others the
+    model does not look at the frame. MediaError: there is none.
     """
-    left = count
+    with Clip(path) as clip:
+        audible = (window.keyframe.index for window in clip.windows() if predictor.silence([window])[0] <= SILENT)
+        found = list(islice(audible, count))
+    if not found:
+        raise MediaError(f"{path.name}: the model hears nothing in it, so that it does not run; use another video")
+    return found
+
+
+def repeated(path: Path, keyframes: Sequence[int], count: int) -> Iterator[Window]:
+    """`count` windows of a video, of these keyframes (one at least), from the first one again after the last."""
+    left, chosen = count, set(keyframes)
     while left:
-        before = left
         with Clip(path) as clip:
-            for window in clip.windows():
-                if level_dbfs(window.sound.second) > SILENCE_DBFS:
-                    left -= 1
-                    yield window
-                    if not left:
-                        return
-        if left == before:
-            raise MediaError(f"{path.name}: it is silent throughout, so that the model does not run; use another video")
+            some = (window for window in clip.windows() if window.keyframe.index in chosen)
+            for window in islice(some, min(left, len(chosen))):
+                left -= 1
+                yield window
 
 
 def measure(predictor: Predictor, path: Path, keyframes: int, on_keyframe: Callable[[], object]) -> Speed:
@@ -122,13 +128,14 @@ def _measure(
     on_keyframe: Callable[[], object],
 ) -> Speed:
     device = predictor.loaded.device
-    for _ in predict(audible_windows(path, _warm_up(predictor, keyframes))):
+    windows = partial(repeated, path, audible_keyframes(predictor, path, keyframes))
+    for _ in predict(windows(_warm_up(predictor, keyframes))):
         on_keyframe()
     start_peak()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     began = time.perf_counter()
-    for _ in predict(audible_windows(path, keyframes)):  # its masks are on the host, so nothing is still under way
+    for _ in predict(windows(keyframes)):  # its masks are on the host, so nothing is still under way
         on_keyframe()
     seconds = time.perf_counter() - began
     host_peak, host_mapped = resident_peak(), resident_files()
@@ -136,7 +143,7 @@ def _measure(
     return Speed(
         keyframes=keyframes,
         seconds=seconds,
-        stages=_stages(predictor, audible_windows(path, keyframes), on_keyframe),
+        stages=_stages(predictor, windows(keyframes), on_keyframe),
         host_peak=host_peak,
         host_mapped=host_mapped,
         device_peak=device_peak,

@@ -26,8 +26,9 @@ from av2t_core.presets import PRESETS, check_preset
 from av2t_core.versions import resolve
 
 SILENCE_DBFS = -60.0
-"""Quieter than this (RMS, relative to full scale) a window counts as silent and is not looked at."""
-
+"""Quieter than this (RMS, relative to full scale) a window counts as silent."""
+SILENT = 0.5
+"""Where it is more probable than this that nothing sounds, a window's frame is not looked at."""
 
 LARGEST_BATCH = 16
 # A CPU gains nothing by more, its memory has other uses, and progress should be seen.
@@ -60,7 +61,7 @@ class KeyframePrediction:
     score: float
     mask: NDArray[np.bool_]  # (H, W), the union of the objects
     objects: tuple[Detection, ...]
-    evidence: Evidence | None  # None of a window that is too quiet to be looked at
+    evidence: Evidence | None  # None of a window in which nothing sounds, so that its frame is not looked at
 
 
 class Predictor:
@@ -142,12 +143,8 @@ class Predictor:
         """
         with closing(self._batches(windows)) as batches:
             for batch in batches:
-                audible = [level_dbfs(window.sound.second) > self.silence_dbfs for window in batch]
-                heard = [window for window, audible_ in zip(batch, audible, strict=True) if audible_]
                 # All at once: who takes the predictions may take his time, and inference mode is not to last as long.
-                predicted = iter(self._within_memory(self._predict_batch, heard))
-                for window, audible_ in zip(batch, audible, strict=True):
-                    yield next(predicted) if audible_ else _silent(window)
+                yield from self._within_memory(self._predict_batch, batch)
 
     def predict_clip(self, windows: Iterable[Window]) -> Generator[KeyframePrediction]:
         """As `predict`, for the windows of one clip: its things keep their numbers from keyframe to keyframe."""
@@ -165,6 +162,12 @@ class Predictor:
         with closing(self._batches(windows)) as batches:
             for batch in batches:
                 yield from self._within_memory(compute, batch)
+
+    @torch.inference_mode()
+    def silence(self, windows: list[Window]) -> list[float]:
+        """The probability that nothing sounds in a window, in view or not; as sure as the level alone can say, where
+        the model cannot name anything."""
+        return self._silence([level_dbfs(window.sound.second) for window in windows], self._hear(windows))
 
     def _batches(self, windows: Iterable[Window]) -> Generator[list[Window]]:
         """As many windows as fit, while the next ones are decoded."""
@@ -192,34 +195,48 @@ class Predictor:
 
     @torch.inference_mode()
     def _logits_batch(self, windows: list[Window], size: tuple[int, int]) -> list[Tensor]:
-        best, *_ = self._segment(windows)
+        best, *_ = self._segment(windows, self._hear(windows))
         return list(self.loaded.model.segmenter.upsample(best, size).cpu())
 
     @torch.inference_mode()
     def _predict_batch(self, windows: list[Window]) -> list[KeyframePrediction]:
-        best, ious, peaks, a = self._segment(windows)
+        levels, a = [level_dbfs(window.sound.second) for window in windows], self._hear(windows)
+        silence = self._silence(levels, a)
+        predictions = list(map(_silent, windows, levels, silence))
+        if looked := [i for i, probability in enumerate(silence) if probability <= SILENT]:
+            seen = self._look([windows[i] for i in looked], [levels[i] for i in looked], a[looked])
+            for i, prediction in zip(looked, seen, strict=True):
+                predictions[i] = prediction
+        return predictions
+
+    def _look(self, windows: list[Window], levels: list[float], a: Tensor) -> list[KeyframePrediction]:
+        """Of windows in which something sounds; `a`: their sounds' embeddings (B, audio_width)."""
+        best, ious, peaks = self._segment(windows, a)
         parts = []
         for index, window in enumerate(windows):
             # One at a time, for at native size a frame may be large.
             native = self.loaded.model.segmenter.upsample(best[index : index + 1], window.image.shape[:2])[0] > 0
             parts.append(_parts(np.asarray(native.cpu().numpy(), np.bool_)))
         names, namer = self._names(windows, parts, a), self.loaded.namer
-        heard = namer.heard(a).amax(dim=-1) if namer else torch.ones(len(windows))
+        surest = namer.heard(a).amax(dim=-1) if namer else torch.ones(len(windows))
         predictions = []
-        said = zip(ious.clamp(0, 1).tolist(), peaks.tolist(), heard.tolist(), strict=True)
-        for window, parts_, names_, (iou, peak, heard_) in zip(windows, parts, names, said, strict=True):
+        said = zip(ious.clamp(0, 1).tolist(), peaks.tolist(), surest.tolist(), strict=True)
+        each = zip(windows, levels, parts, names, said, strict=True)
+        for window, level, parts_, names_, (iou, peak, surest_) in each:
             things = joined([Detection(names=n, score=iou, mask=part) for part, n in zip(parts_, names_, strict=True)])
             evidence = Evidence(
                 iou=iou,
                 peak=peak,
-                heard=heard_,
+                heard=surest_,
                 match=max((thing.likelihood for thing in things), default=0.0),
                 share=sum(float(thing.mask.mean()) for thing in things),
             )
-            predictions.append(self._judged(window, things, evidence))
+            predictions.append(self._judged(window, level, things, evidence))
         return predictions
 
-    def _judged(self, window: Window, things: Sequence[Detection], evidence: Evidence) -> KeyframePrediction:
+    def _judged(
+        self, window: Window, level: float, things: Sequence[Detection], evidence: Evidence
+    ) -> KeyframePrediction:
         presence, unseen = None, evidence.iou  # the score of a keyframe without a mask
         if self.calibration is not None:
             presence = self.calibration.presence_of(evidence)
@@ -228,15 +245,23 @@ class Predictor:
         things = [thing for thing in things if thing.score >= self.least_score]
         areas, scores = [int(thing.mask.sum()) for thing in things], [thing.score for thing in things]
         score = float(np.average(scores, weights=areas)) if things else unseen
-        return _prediction(window, things, score, presence=presence, evidence=evidence)
+        return _prediction(window, level, things, score, presence=presence, evidence=evidence)
 
-    def _segment(self, windows: list[Window]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The best masks' logits (B, h, w), their expected IoU (B,), the highest of each as the model gave them (B,),
-        and the sounds' embeddings (B, audio_width)."""
+    def _silence(self, levels: list[float], a: Tensor) -> list[float]:
+        namer = self.loaded.namer
+        heard = namer.silence(a).tolist() if namer else [0.0] * len(levels)
+        return [p if level > self.silence_dbfs else 1.0 for p, level in zip(heard, levels, strict=True)]
+
+    def _hear(self, windows: list[Window]) -> Tensor:
+        """The sounds' embeddings (B, audio_width)."""
+        return self.loaded.audio_encoder.encode([window.sound for window in windows])
+
+    def _segment(self, windows: list[Window], a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The best masks' logits (B, h, w), their expected IoU (B,), and the highest logit of each as the model gave
+        them (B,)."""
         loaded, config = self.loaded, self.loaded.model.config
         images = to_device([window.image for window in windows], loaded.device)
         v = loaded.image_encoder.encode(images)  # (B, image_width)
-        a = loaded.audio_encoder.encode([window.sound for window in windows])
         with torch.autocast(loaded.device.type, torch.bfloat16, enabled=loaded.precision == "bf16"):
             logits, ious = loaded.model.candidates(
                 sam_images(images, config.sam.image_size, config.antialias),
@@ -246,7 +271,7 @@ class Predictor:
             )
         best = best_mask(logits, ious)
         peaks = best.amax(dim=(-2, -1)).float()
-        return best if config.mask_reach is None else lifted(best, config.mask_reach), ious.amax(dim=-1), peaks, a
+        return best if config.mask_reach is None else lifted(best, config.mask_reach), ious.amax(dim=-1), peaks
 
     def _names(
         self, windows: list[Window], parts: list[list[NDArray[np.bool_]]], a: Tensor
@@ -273,13 +298,14 @@ def level_dbfs(audio: NDArray[np.float32]) -> float:
     return 10 * float(np.log10(power)) if power > 0 else -float("inf")
 
 
-def _silent(window: Window) -> KeyframePrediction:
-    """Nothing can be heard, so nothing sounds; of that the level alone is certain."""
-    return _prediction(window, (), 1.0, presence=0.0)
+def _silent(window: Window, level: float, probability: float) -> KeyframePrediction:
+    """Nothing sounds, with so much probability, whatever is in view."""
+    return _prediction(window, level, (), probability, presence=1 - probability)
 
 
 def _prediction(
     window: Window,
+    level: float,
     objects: Sequence[Detection],
     score: float,
     *,
@@ -292,7 +318,7 @@ def _prediction(
     return KeyframePrediction(
         keyframe=window.keyframe,
         image=window.image,
-        level=level_dbfs(window.sound.second),
+        level=level,
         presence=presence,
         sounding=bool(objects),
         score=score,

@@ -150,6 +150,10 @@ class TinyNamer:
         """(B, width) to the probability (B, labels) that each label sounds."""
         return self._audio(a)[:, :-1].sigmoid()  # type: ignore[no-any-return]
 
+    def silence(self, a: Tensor) -> Tensor:
+        """(B, width) to the probability (B,) that nothing sounds which could be in the picture."""
+        return self._audio(a)[:, -1].sigmoid()  # type: ignore[no-any-return]
+
     def seen(self, v: Tensor) -> Tensor:
         """(B, width) to the probability (B, labels) that each label is in the picture."""
         return self._image(v)[:, :-1].sigmoid()  # type: ignore[no-any-return]

@@ -12,11 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from av2t_core.benchmark import (
     STAGES,
     Speed,
-    audible_windows,
+    audible_keyframes,
     loading,
     machine,
     measure,
     measure_plain,
+    repeated,
     steps,
 )
 from av2t_core.checkpoint import MODULES
@@ -39,14 +40,16 @@ def predictor() -> Predictor:
     return Predictor.load("tiny", "cpu", batch_size=2)
 
 
-def test_a_clip_is_repeated_without_its_silent_seconds(clip: Path) -> None:
-    assert [window.keyframe.index for window in audible_windows(clip, 5)] == [0, 1, 0, 1, 0]
+def test_a_clip_is_repeated_without_its_silent_seconds(clip: Path, predictor: Predictor) -> None:
+    assert audible_keyframes(predictor, clip, 5) == [0, 1]
+    assert audible_keyframes(predictor, clip, 1) == [0]
+    assert [window.keyframe.index for window in repeated(clip, [0, 1], 5)] == [0, 1, 0, 1, 0]
 
 
-def test_a_silent_clip_is_refused(tmp_path: Path) -> None:
+def test_a_silent_clip_is_refused(tmp_path: Path, predictor: Predictor) -> None:
     silent = write_clip(tmp_path / "silent.mp4", at_rate(5, 2))
-    with pytest.raises(MediaError, match=r"silent\.mp4: it is silent throughout"):
-        next(audible_windows(silent, 1))
+    with pytest.raises(MediaError, match=r"silent\.mp4: the model hears nothing in it"):
+        audible_keyframes(predictor, silent, 1)
 
 
 @pytest.mark.parametrize("way", [measure, measure_plain])

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from av2t_core import presets
-from av2t_core.compose.clip import ClipRecipe, write_clip
+from av2t_core.compose.clip import ClipRecipe, draw_recipe, scene_of, write_clip
 from av2t_core.compose.cutouts import Cutouts
+from av2t_core.compose.sound import mix, room, sound_stretch
 from av2t_core.encoders import ImageEncoder
 from av2t_core.errors import AV2TError, ConfigError, WeightsError
 from av2t_core.media import Clip, Keyframe, Window
@@ -101,6 +102,23 @@ def test_digital_silence_and_no_sound_are_silent(predictor: Predictor, windows: 
         assert not prediction.sounding
         assert prediction.objects == ()
         assert prediction.mask.shape == windows[0].image.shape[:2]
+
+
+def test_what_has_ended_and_still_echoes_does_not_sound(predictor: Predictor) -> None:
+    cutouts = replace(Cutouts.load(CUTOUTS), backgrounds=())
+    windows = []
+    for index in range(16):
+        rng = np.random.default_rng([5, 122 + index])
+        recipe = draw_recipe(rng, cutouts.labels, seconds=1, most=3, width=480, height=270, fps=8)
+        image, _ = scene_of(rng, cutouts, recipe).draw(0.9)
+        once = mix(rng, [sound_stretch(rng, cutouts.sounds[recipe.in_view[0]][0], 1)], 16_000, noise=0)
+        echo = room(rng, np.concatenate([once, np.zeros_like(once)]))[None, 16_000:]
+        keyframe = Keyframe(index=index, frame=index, time=float(index))
+        windows.append(Window(keyframe=keyframe, image=image, sound=Sound.alone(echo, 16_000)))
+    for prediction in predictor.predict(windows):
+        assert not prediction.sounding
+        assert prediction.presence is not None
+        assert prediction.score == 1 - prediction.presence > 0.5
 
 
 def test_a_single_pixel_is_no_problem(predictor: Predictor, windows: list[Window]) -> None:
