@@ -19,6 +19,7 @@ COMMANDS = {
     "worker": ("av2t.worker", "work off the queue: decode clips, run the model, send predictions"),
     "submit": ("av2t.submit", "queue the tasks of a project, and watch them being pre-annotated"),
     "status": ("av2t.status", "show what is queued, running and failed"),
+    "cancel": ("av2t.cancel", "stop tasks that wait or run"),
     "retry": ("av2t.retry", "queue failed tasks again"),
     "doctor": ("av2t.doctor", "find out what is not as it must be, and what to do about it"),
     "weights": ("av2t.weights", "pull, import and list the published models' weights"),

@@ -36,6 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--random-weights", action="store_true", help="draw the preset's weights: its speed and memory, no real masks"
     )
+    parser.add_argument(
+        "--names",
+        metavar="A,B,C",
+        type=_names,
+        default=(),
+        help="what things may be called; the paper's models choose among these, the embedded one has its own",
+    )
     parser.add_argument("--json", action="store_true", help="print prediction.json instead of a summary")
     parser.add_argument("--no-overlay", action="store_true", help="leave out overlay.mp4, which takes most of the time")
 
@@ -48,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
         if not args.random_weights:
             version = resolve(settings.model, settings.models_dir)
             version.check()
+            if args.names and version.card.get("labels"):
+                raise AV2TError(f"--names: {version.name} has names of its own for what it knows; leave the option out")
             caution = version.caution
         replaced = check_directory(args.out)
         if replaced is not None and replaced != str(args.video):
@@ -64,6 +73,13 @@ def run(args: argparse.Namespace) -> int:
         note(f"note: {caution}")
     print(dumps(prediction) if args.json else _summary(prediction, args.out))
     return 0
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty name; write them as dog,violin")
+    return names
 
 
 def _predict(clip: Clip, args: argparse.Namespace, settings: Settings) -> Prediction:
@@ -86,7 +102,7 @@ def _predict(clip: Clip, args: argparse.Namespace, settings: Settings) -> Predic
     sheet = ContactSheet()
     with PredictionWriter(args.out) as writer:
         with progress_bar("masks", clip.expected_windows, "keyframes") as bar:
-            for keyframe in predictor.predict_clip(sheet.listen(clip.windows())):
+            for keyframe in predictor.predict_clip(sheet.listen(clip.windows()), args.names):
                 writer.add(keyframe)
                 sheet.add(keyframe)
                 bar.update()

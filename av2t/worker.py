@@ -2,6 +2,7 @@
 
 import argparse
 
+from av2t.options import count
 from av2t_core.versions import resolve
 from worker.settings import Settings
 
@@ -15,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help="preset or model version (AV2T_MODEL)")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N (AV2T_DEVICE)")
     parser.add_argument("--burst", action="store_true", help="end when the queue is empty")
+    parser.add_argument("--max-jobs", metavar="N", type=count, help="end after so many tasks")
     parser.add_argument("--name", help="what the status page calls it; a suffix makes it unique (the host's name)")
 
 
@@ -24,5 +26,5 @@ def run(args: argparse.Namespace) -> int:
     settings = Settings.load(model=args.model, device=args.device)
     settings.require_api_key()
     resolve(settings.model, settings.models_dir).check()  # before the model's process, which takes seconds to say it
-    run_worker(settings, name=args.name, burst=args.burst)
+    run_worker(settings, name=args.name, burst=args.burst, max_jobs=args.max_jobs)
     return 0

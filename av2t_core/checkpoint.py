@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from av2t_core.empty import empty_weights
 from av2t_core.encoders import AudioEncoder, ImageEncoder
+from av2t_core.encoders.naming import Namer, Reader, ReadNamer
 from av2t_core.encoders.tiny import TinyAudioEncoder, TinyEncodersConfig, TinyImageEncoder, TinyNamer
 from av2t_core.errors import WeightsError
 from av2t_core.model.av2t_sam import AV2TSam
@@ -48,6 +49,12 @@ class Loaded:
     namer: TinyNamer | None
     device: torch.device
     precision: Precision
+
+    def namer_for(self, names: Sequence[str]) -> Namer | None:
+        """The model's own namer, or one that chooses among `names` if the image encoder can read; None without both."""
+        if self.namer is None and names and isinstance(self.image_encoder, Reader):
+            return ReadNamer(self.image_encoder, names)
+        return self.namer
 
 
 def load_version(version: Version, device: torch.device, precision: Precision = "fp32") -> Loaded:

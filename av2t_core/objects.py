@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 Box = tuple[float, float, float, float]
 """x, y, width and height in pixels."""
 
+Known = Mapping[int, tuple[str | None, Box]]
+"""The things of a clip by their numbers: what each is called, and where it was last."""
+
 NEAR = 0.25
 """Parts of one name are one thing up to this distance of their boxes, as a share of the larger one's diagonal."""
 
@@ -68,8 +71,13 @@ class Tracker:
     A thing that falls silent and sounds again is the same thing.
     """
 
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[str | None, Box]] = {}  # where each was last
+    def __init__(self, known: Known | None = None) -> None:
+        """`known`: those of the keyframes before."""
+        self._known = dict(known or {})
+
+    @property
+    def known(self) -> Known:
+        return dict(self._known)
 
     def follow(self, seen: Sequence[Detection]) -> tuple[Detection, ...]:
         """The things of the next keyframe, numbered."""

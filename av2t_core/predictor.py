@@ -17,6 +17,7 @@ from torch import Tensor
 from av2t_core.ahead import read_ahead
 from av2t_core.calibration import Calibration, Evidence
 from av2t_core.checkpoint import Loaded, Precision, build, load_version, randomise
+from av2t_core.encoders.naming import Namer
 from av2t_core.errors import AV2TError, ConfigError
 from av2t_core.media import Keyframe, Window
 from av2t_core.model.inputs import multimodal_images, sam_images, to_device
@@ -136,20 +137,27 @@ class Predictor:
         device = self.loaded.device
         return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
-    def predict(self, windows: Iterable[Window]) -> Generator[KeyframePrediction]:
+    def predict(self, windows: Iterable[Window], names: Sequence[str] = ()) -> Generator[KeyframePrediction]:
         """One prediction for each window, in order; holds two batches at a time, and decodes the next one meanwhile.
 
+        `names`: what things may be called, for a model that can read; one that knows its own names keeps to them.
         Windows of several clips may follow one another: batches are filled by what fits, not by where a clip ends.
         """
+        predict = partial(self._predict_batch, namer=self.loaded.namer_for(names))
         with closing(self._batches(windows)) as batches:
             for batch in batches:
                 # All at once: who takes the predictions may take his time, and inference mode is not to last as long.
-                yield from self._within_memory(self._predict_batch, batch)
+                yield from self._within_memory(predict, batch)
 
-    def predict_clip(self, windows: Iterable[Window]) -> Generator[KeyframePrediction]:
-        """As `predict`, for the windows of one clip: its things keep their numbers from keyframe to keyframe."""
-        tracker = Tracker()
-        with closing(self.predict(windows)) as predictions:
+    def predict_clip(
+        self, windows: Iterable[Window], names: Sequence[str] = (), tracker: Tracker | None = None
+    ) -> Generator[KeyframePrediction]:
+        """As `predict`, for the windows of one clip: its things keep their numbers from keyframe to keyframe.
+
+        `tracker`: the one of the clip's earlier windows.
+        """
+        tracker = tracker or Tracker()
+        with closing(self.predict(windows, names)) as predictions:
             for prediction in predictions:
                 yield replace(prediction, objects=tracker.follow(prediction.objects))
 
@@ -167,7 +175,8 @@ class Predictor:
     def silence(self, windows: list[Window]) -> list[float]:
         """The probability that nothing sounds in a window, in view or not; as sure as the level alone can say, where
         the model cannot name anything."""
-        return self._silence([level_dbfs(window.sound.second) for window in windows], self._hear(windows))
+        levels = [level_dbfs(window.sound.second) for window in windows]
+        return self._silence(levels, self._hear(windows), self.loaded.namer)
 
     def _batches(self, windows: Iterable[Window]) -> Generator[list[Window]]:
         """As many windows as fit, while the next ones are decoded."""
@@ -199,17 +208,19 @@ class Predictor:
         return list(self.loaded.model.segmenter.upsample(best, size).cpu())
 
     @torch.inference_mode()
-    def _predict_batch(self, windows: list[Window]) -> list[KeyframePrediction]:
+    def _predict_batch(self, windows: list[Window], namer: Namer | None) -> list[KeyframePrediction]:
         levels, a = [level_dbfs(window.sound.second) for window in windows], self._hear(windows)
-        silence = self._silence(levels, a)
+        silence = self._silence(levels, a, namer)
         predictions = list(map(_silent, windows, levels, silence))
         if looked := [i for i, probability in enumerate(silence) if probability <= SILENT]:
-            seen = self._look([windows[i] for i in looked], [levels[i] for i in looked], a[looked])
+            seen = self._look([windows[i] for i in looked], [levels[i] for i in looked], a[looked], namer)
             for i, prediction in zip(looked, seen, strict=True):
                 predictions[i] = prediction
         return predictions
 
-    def _look(self, windows: list[Window], levels: list[float], a: Tensor) -> list[KeyframePrediction]:
+    def _look(
+        self, windows: list[Window], levels: list[float], a: Tensor, namer: Namer | None
+    ) -> list[KeyframePrediction]:
         """Of windows in which something sounds; `a`: their sounds' embeddings (B, audio_width)."""
         best, ious, peaks = self._segment(windows, a)
         parts = []
@@ -217,7 +228,7 @@ class Predictor:
             # One at a time, for at native size a frame may be large.
             native = self.loaded.model.segmenter.upsample(best[index : index + 1], window.image.shape[:2])[0] > 0
             parts.append(_parts(np.asarray(native.cpu().numpy(), np.bool_)))
-        names, namer = self._names(windows, parts, a), self.loaded.namer
+        names = self._names(windows, parts, a, namer)
         surest = namer.heard(a).amax(dim=-1) if namer else torch.ones(len(windows))
         predictions = []
         said = zip(ious.clamp(0, 1).tolist(), peaks.tolist(), surest.tolist(), strict=True)
@@ -247,8 +258,7 @@ class Predictor:
         score = float(np.average(scores, weights=areas)) if things else unseen
         return _prediction(window, level, things, score, presence=presence, evidence=evidence)
 
-    def _silence(self, levels: list[float], a: Tensor) -> list[float]:
-        namer = self.loaded.namer
+    def _silence(self, levels: list[float], a: Tensor, namer: Namer | None) -> list[float]:
         heard = namer.silence(a).tolist() if namer else [0.0] * len(levels)
         return [p if level > self.silence_dbfs else 1.0 for p, level in zip(heard, levels, strict=True)]
 
@@ -274,10 +284,10 @@ class Predictor:
         return best if config.mask_reach is None else lifted(best, config.mask_reach), ious.amax(dim=-1), peaks
 
     def _names(
-        self, windows: list[Window], parts: list[list[NDArray[np.bool_]]], a: Tensor
+        self, windows: list[Window], parts: list[list[NDArray[np.bool_]]], a: Tensor, namer: Namer | None
     ) -> list[list[dict[str, float]]]:
         """What the parts of each window's mask may be called, by what is heard and what is seen in them."""
-        counts, namer = [len(some) for some in parts], self.loaded.namer
+        counts = [len(some) for some in parts]
         if namer is None or not any(counts):
             return [[{}] * count for count in counts]
         crops = [_crop(window.image, part) for window, some in zip(windows, parts, strict=True) for part in some]

@@ -88,7 +88,7 @@ def _cell(seen: "KeyframePrediction", wave: NDArray[np.float32]) -> Image.Image:
 def _said(seen: "KeyframePrediction") -> str:
     if seen.sounding:
         return f"right with {seen.score:.0%}"
-    return "too quiet" if seen.evidence is None else "nothing sounds in view"
+    return "nothing sounds" if seen.evidence is None else "nothing sounds in view"
 
 
 def _wave(second: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -52,16 +52,17 @@ class ProjectModel(LabelStudioMLBase):  # type: ignore[misc]  # the package has 
         self.model_version = model_version
         self._connection = connection
 
-    def enqueue(self, tasks: Sequence[dict[str, Any]]) -> Enqueued:
+    def enqueue(self, tasks: Sequence[dict[str, Any]], *, first: bool = False) -> Enqueued:
         """One job for each task. Raises QueueError."""
         ids = [task["id"] for task in tasks]
-        enqueued = enqueue_preannotation(self._connection, self.project.id, ids, self.model_version)
+        enqueued = enqueue_preannotation(self._connection, self.project.id, ids, self.model_version, first=first)
         log.info("Project %d: %d new jobs, %d already there", self.project.id, enqueued.new, enqueued.already)
         return enqueued
 
     def predict(self, tasks: Sequence[dict[str, Any]], **_: Any) -> list[list[Any]]:
         """Enqueue, and say "queued": Label Studio stores nothing for an empty list and logs no error."""
-        self.enqueue(tasks)
+        # A single one is sent for a person who has just opened it, and waits.
+        self.enqueue(tasks, first=len(tasks) == 1)
         return [[] for _ in tasks]
 
 

@@ -13,7 +13,7 @@ from functools import cache, partial
 import numpy as np
 import pytest
 import torch
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import TextTransformer, VisionTransformer
 from safetensors.torch import save
 from torch import Tensor, nn
 from transformers.models.clap.configuration_clap import ClapAudioConfig
@@ -46,6 +46,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(PRESETS, name, preset)
     small_vit = lambda **sizes: VisionTransformer(**{**sizes, "width": 32, "layers": 1, "heads": 2})  # noqa: E731
     monkeypatch.setattr(clip, "VisionTransformer", small_vit)
+    small_text = lambda **sizes: TextTransformer(**{**sizes, "width": 32, "layers": 1, "heads": 2})  # noqa: E731
+    monkeypatch.setattr(clip, "TextTransformer", small_text)
     small_htsat = partial(
         ClapAudioConfig,
         patch_embeds_hidden_size=8,
@@ -73,8 +75,8 @@ def evf_sam(preset: str = "sam2-l") -> dict[str, Tensor]:
 @cache
 def clip_state() -> dict[str, Tensor]:
     torch.manual_seed(0)
-    text = {"token_embedding.weight": torch.ones(3, 2), "text_projection": torch.ones(2, 2)}
-    return {**clip.ClipImageEncoder().state_dict(), **text, "logit_scale": torch.tensor(1.0)}
+    state = clip.ClipImageEncoder().state_dict()
+    return {**{key.removeprefix("text."): tensor for key, tensor in state.items()}, "logit_scale": torch.tensor(1.0)}
 
 
 @cache

@@ -5,6 +5,7 @@ GoneError. No message carries a token, a header or the query of a URL, which may
 """
 
 import base64
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from label_studio_sdk.core.api_error import ApiError
 
 from av2t_core.errors import AV2TError, ConfigError, MediaError
 from av2t_core.labelstudio.config import Video
+from worker import signs
 from worker.clip_cache import ClipCache, content_key
 from worker.failures import GoneError, TransientError
 
@@ -32,7 +34,6 @@ REDIRECTS = 5
 FILES_IN_A_REQUEST = 20
 TASKS_ON_A_PAGE = 500
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
-ONCE = {"max_retries": 0}  # for what creates something: the SDK's own retry could create it twice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,13 +178,17 @@ class LabelStudioClient:
             found = self._sdk.predictions.list(task=task)
         return sorted(int(each.id) for each in found if each.model_version == model_version)
 
-    def create_prediction(self, task: int, model_version: str, score: float, result: Sequence[dict[str, Any]]) -> int:
-        """The id of the one prediction of this model version that the task has afterwards."""
+    def create_prediction(self, task: int, model_version: str, score: float, result: Sequence[str]) -> int:
+        """The id of the one prediction of this model version that the task has afterwards.
+
+        `result`: its regions, as JSON lists without their brackets.
+        """
+        head = json.dumps({"task": task, "model_version": model_version, "score": score})[:-1]
+        body = [f'{head}, "result": [', *itertools.chain(*((",", part) for part in result)), "]}"]
+        del body[1 : 2 if result else 1]  # the comma before the first
         try:
-            with self._errors(f"the prediction of task {task}"):
-                self._sdk.predictions.create(
-                    task=task, model_version=model_version, score=score, result=result, request_options=ONCE
-                )
+            # Not by the SDK, which would have all of it as objects: thousands of masks are hundreds of megabytes.
+            self._send("/api/predictions/", f"the prediction of task {task}", body)
         except AV2TError:
             self.task(task)  # for a task that is gone Label Studio answers 400, as for a mistake of ours
             raise
@@ -195,11 +200,27 @@ class LabelStudioClient:
                 self._sdk.predictions.delete(id=other)
         return kept
 
+    def _send(self, path: str, what: str, body: Sequence[str]) -> None:
+        """POST the parts of a JSON document, one after the other."""
+        parts = [part.encode() for part in body]
+        with self._errors(what):
+            response = self._http.post(
+                self._url + path,
+                content=iter(parts),
+                headers={
+                    "Authorization": self._authorization(),
+                    "Content-Type": "application/json",
+                    "Content-Length": str(sum(map(len, parts))),
+                },
+            )
+            self._check_answer(response)
+
     def upload_frames(self, project: int, frames: Sequence[Path], *, reuse: bool) -> list[str]:
         """The URLs of the frames, in their order. `reuse` looks first for those that an earlier try brought there."""
         urls = self._uploaded(project, None) if reuse else {}
         missing = [frame for frame in frames if frame.name not in urls]
         for start in range(0, len(missing), FILES_IN_A_REQUEST):
+            signs.alive()
             ids = self._import(project, missing[start : start + FILES_IN_A_REQUEST])
             urls |= self._uploaded(project, ids)
         try:
@@ -292,6 +313,7 @@ class LabelStudioClient:
         size = 0
         with target.open("wb") as file:
             for chunk in response.iter_bytes():
+                signs.alive()
                 size += len(chunk)
                 if size > self._max_clip:
                     raise self._too_large(shown)
@@ -326,10 +348,7 @@ class LabelStudioClient:
                 files=files,
                 headers={"Authorization": self._authorization()},
             )
-            if response.status_code != 201:
-                raise ApiError(
-                    status_code=response.status_code, headers=dict(response.headers), body={"detail": _detail(response)}
-                )
+            self._check_answer(response)
             ids: list[int] = response.json()["file_upload_ids"]
             return ids
 
@@ -343,6 +362,13 @@ class LabelStudioClient:
         # Label Studio stores "name" as "upload/<project>/<8 hex digits>-name".
         newest_first = sorted(found, key=lambda upload: -int(upload.id or 0))
         return {upload.file.rpartition("/")[2].partition("-")[2]: f"/data/{upload.file}" for upload in newest_first}
+
+    def _check_answer(self, response: httpx.Response) -> None:
+        """ApiError, as the SDK would raise it, if what was to be made was not."""
+        if response.status_code != 201:
+            raise ApiError(
+                status_code=response.status_code, headers=dict(response.headers), body={"detail": _detail(response)}
+            )
 
     @contextmanager
     def _errors(self, what: str, *, gone: bool = False) -> Iterator[None]:

@@ -3,7 +3,7 @@
 Whatever a job does can be done again: it looks for its own result first, and a step that was done is found done.
 """
 
-import io
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -14,35 +14,28 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from label_studio_sdk.label_interface import LabelInterface
-from PIL import Image
 from redis.exceptions import RedisError
 from rq import get_current_job
 from rq.job import Job
 
 from av2t_core.errors import AV2TError, MediaError
 from av2t_core.labelstudio.config import Targets, parse_label_config
-from av2t_core.labelstudio.regions import Region, clip_regions, keyframe_regions
-from av2t_core.labelstudio.tracks import Clock, Sighting
 from av2t_core.media import Clip, ClipInfo
-from av2t_core.objects import Detection
-from av2t_core.predictor import KeyframePrediction, Predictor
-from av2t_core.sheet import ContactSheet
+from av2t_core.predictor import Predictor
 from av2t_core.versions import resolve
 from worker import totals
 from worker.client import LabelStudioClient
 from worker.clip_cache import ClipCache
 from worker.failures import GoneError, TransientError
+from worker.kept import Kept
+from worker.looking import RATE_DIGITS, look
+from worker.progress import Progress
 from worker.queue import note_gpu_memory
 from worker.settings import Settings
-from worker.sheets import keep_sheet
 from worker.totals import Stopwatch
 
 log = logging.getLogger("av2t.worker")
 
-JPEG_QUALITY = 90  # of frames
-SHEET_QUALITY = 75
-RATE_DIGITS = 3  # of the frame rate that a task is given
-PROGRESS_INTERVAL = 0.3  # seconds
 LONGEST_WAIT = 30  # seconds between two looks for a Label Studio that is not there yet
 
 
@@ -111,7 +104,7 @@ def preannotate(project: int, task: int, model_version: str) -> dict[str, Any]:
     started, stopwatch, job = time.monotonic(), Stopwatch(), get_current_job()
     log.info("task %d of project %d: started", task, project)
     try:
-        outcome, info = _preannotate(_context, _Progress(job), stopwatch, project, task, model_version)
+        outcome, info = _preannotate(_context, Progress(job), stopwatch, project, task, model_version)
     except GoneError:
         outcome, info = "the task is gone", None
     keyframes = len(info.keyframes) if info else 0
@@ -134,7 +127,7 @@ def _count(job: Job, predictor: Predictor, outcome: str, keyframes: int, seconds
 
 
 def _preannotate(
-    context: Context, progress: "_Progress", stopwatch: Stopwatch, project: int, task: int, model_version: str
+    context: Context, progress: Progress, stopwatch: Stopwatch, project: int, task: int, model_version: str
 ) -> tuple[str, ClipInfo | None]:
     client = context.client
     found = client.task(task)
@@ -154,9 +147,12 @@ def _preannotate(
         rate = data.get(targets.video.fps_variable) if targets.video.fps_variable else targets.video.fps
         settings, predictor = context.settings, context.predictor_of(model_version)
         per_second, most = settings.keyframes_per_second, settings.max_keyframes
+        kept = Kept(progress.job, _identity(settings, config, clip.stat().st_size))
         try:
             with stopwatch.stage("predict"), Clip(clip, per_second=per_second, most=most) as opened:
-                seen = _predict(opened, predictor, targets, task, progress, wanted, rate)
+                seen = look(
+                    opened, predictor, targets, LabelInterface(config), task, progress, kept, folder=wanted, rate=rate
+                )
         except MediaError as error:
             # The file's place on this machine says nothing to who reads it.
             raise MediaError(str(error).replace(str(clip), clip.name)) from None
@@ -170,98 +166,21 @@ def _preannotate(
         with stopwatch.stage("upload"):
             frames = _bring(client, project, seen.frames, progress) if wanted else present
         client.set_task_data(task, _additions(targets, frames, seen.info))
-    errors = LabelInterface(config).validate_prediction(seen.prediction(model_version), return_errors=True)
-    if errors:
-        raise AV2TError(f"The prediction of task {task} does not fit the label config: {'; '.join(errors)}.")
     with stopwatch.stage("push"):
-        client.create_prediction(task, model_version, seen.score, seen.regions)
-    progress.keep(seen.sheet)
+        client.create_prediction(task, model_version, seen.score, seen.result)
+    kept.forget()
+    if seen.sheet is not None:
+        progress.keep(seen.sheet)
     return "predicted", seen.info
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Seen:
-    """A clip that has been looked at."""
-
-    info: ClipInfo
-    frames: list[Path]  # JPEG of every keyframe, if they are wanted
-    regions: list[Region]
-    sheet: ContactSheet
-    score: float  # mean over the keyframes: low where the model is unsure, so that those tasks can come first
-
-    def prediction(self, model_version: str) -> dict[str, Any]:
-        return {"model_version": model_version, "score": self.score, "result": self.regions}
+def _identity(settings: Settings, config: str, size: int) -> str:
+    """What decides, beside the model version, which masks a clip of so many bytes gets."""
+    chosen = (settings.keyframes_per_second, settings.max_keyframes, settings.silence_dbfs, settings.least_score)
+    return hashlib.sha256(repr((chosen, config, size)).encode()).hexdigest()
 
 
-def _predict(
-    clip: Clip,
-    predictor: Predictor,
-    targets: Targets,
-    task: int,
-    progress: "_Progress",
-    folder: Path | None,
-    rate: object,
-) -> _Seen:
-    """Decode and predict in one pass; of a keyframe only its regions, its boxes and its JPEG (in `folder`) are kept.
-
-    `rate`: by which the page counts frames; the clip's own if it is none.
-    """
-    frames: list[Path] = []
-    regions: list[Region] = []
-    sightings: list[Sighting] = []
-    scores: list[float] = []
-    sheet = ContactSheet()
-    page = 0
-    progress.show(0, clip.expected_windows)
-    for page, seen in enumerate(predictor.predict_clip(sheet.listen(clip.windows()))):
-        sheet.add(seen)
-        if folder is not None:
-            frames.append(_write(seen, task, folder))
-        scores.append(seen.score)
-        regions += keyframe_regions(
-            targets,
-            task=task,
-            model_version=predictor.model_version,
-            page=page,
-            time=seen.keyframe.time,
-            objects=seen.objects,
-        )
-        sightings += [_sighting(seen, each) for each in seen.objects]
-        progress.show(page + 1, max(clip.expected_windows or 0, page + 1))
-    info = clip.info
-    progress.show(page + 1, page + 1, now=True)
-    for remark in info.remarks:
-        log.info("task %d: %s", task, remark)
-    counted = float(rate) if isinstance(rate, int | float) and rate > 0 else round(info.fps, RATE_DIGITS)
-    regions += clip_regions(
-        targets,
-        task=task,
-        model_version=predictor.model_version,
-        clock=Clock(rate=counted, duration=info.duration, step=info.step),
-        size=(info.height, info.width),
-        sightings=sightings,
-    )
-    return _Seen(info=info, frames=frames, regions=regions, sheet=sheet, score=round(sum(scores) / len(scores), 4))
-
-
-def _sighting(seen: KeyframePrediction, thing: Detection) -> Sighting:
-    return Sighting(
-        number=thing.number,
-        names=tuple(thing.names),
-        window=seen.keyframe.index,
-        time=seen.keyframe.time,
-        box=thing.box,
-        score=thing.score,
-    )
-
-
-def _write(seen: KeyframePrediction, task: int, folder: Path) -> Path:
-    path = folder / f"av2t-task{task}-k{seen.keyframe.index:03d}-f{seen.keyframe.frame:05d}.jpg"
-    Image.fromarray(seen.image).save(path, "JPEG", quality=JPEG_QUALITY)
-    return path
-
-
-def _bring(client: LabelStudioClient, project: int, frames: list[Path], progress: "_Progress") -> list[str]:
+def _bring(client: LabelStudioClient, project: int, frames: list[Path], progress: Progress) -> list[str]:
     """Upload the frames. Looking for those of an earlier try takes Label Studio long in a large project, so it is done
     only where there was one."""
     reuse = progress.mark("uploading")
@@ -280,39 +199,3 @@ def _file_name(url: str) -> str:
     parts = urlsplit(url)
     path = parse_qs(parts.query).get("d", [parts.path])[0]  # /data/local-files/?d=folder/clip.mp4
     return Path(path).name[-100:] or "clip"
-
-
-class _Progress:
-    """What the status page shows of a running job, in the job's meta; a Redis that is away does not stop the job."""
-
-    def __init__(self, job: Job | None) -> None:
-        self._job = job
-        self._shown = 0.0
-
-    def show(self, done: int, total: int | None, *, now: bool = False) -> None:
-        if now or time.monotonic() - self._shown >= PROGRESS_INTERVAL:
-            self._shown = time.monotonic()
-            self._save(done=done, total=total)
-
-    def mark(self, step: str) -> bool:
-        """Note that a step begins; whether an earlier try of the job had begun it too."""
-        before = self._job is not None and bool(self._job.meta.get(step))
-        self._save(**{step: True})
-        return before
-
-    def keep(self, sheet: ContactSheet) -> None:
-        if self._job is not None:
-            jpeg = io.BytesIO()
-            sheet.image().save(jpeg, "JPEG", quality=SHEET_QUALITY)
-            try:
-                keep_sheet(self._job.connection, self._job.id, jpeg.getvalue())
-            except RedisError as error:
-                log.warning("the contact sheet of %s was not kept: %s", self._job.id, error)
-
-    def _save(self, **values: Any) -> None:
-        if self._job is not None:
-            self._job.meta.update(values)
-            try:
-                self._job.save_meta()
-            except RedisError as error:
-                log.warning("the progress of %s was not noted: %s", self._job.id, error)

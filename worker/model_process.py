@@ -7,13 +7,16 @@ import ctypes
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from contextlib import suppress
 from importlib import import_module
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, Literal
 
 from redis.exceptions import RedisError
@@ -24,7 +27,8 @@ from rq.job import Job
 from rq.worker import BaseWorker
 
 from av2t_core.errors import AV2TError
-from worker.failures import Verdict, delay, judge, redact
+from worker import signs
+from worker.failures import Interrupted, Verdict, delay, judge, redact
 from worker.logs import about, log_to_stderr
 from worker.queue import connect, open_queue
 from worker.settings import Settings
@@ -36,14 +40,16 @@ LEASE = 15
 
 REDIS_TIMEOUT = 10.0
 
-Message = Literal["ready", "done", "dead"]
+Message = Literal["ready", "alive", "done", "interrupted", "dead"]
 
 
 class ModelProcess:
     """The parent's end. At any time there is one such process or none."""
 
-    def __init__(self, settings: Settings, worker_name: str, set_up: str) -> None:
-        self._arguments = (settings, worker_name, set_up)
+    def __init__(self, settings: Settings, worker_name: str, set_up: str, folder: Path) -> None:
+        """`folder`: what the process leaves there is removed when it ends."""
+        self._files = folder / "files"
+        self._arguments = (settings, worker_name, set_up, self._files)
         self._process: multiprocessing.process.BaseProcess | None = None
         self._channel: Connection[Any, Any] | None = None
         self.ready = False
@@ -55,6 +61,7 @@ class ModelProcess:
     def start(self) -> None:
         """Begin to start it; `receive` says when it is ready."""
         self.kill()
+        self._files.mkdir()
         context = multiprocessing.get_context("spawn")
         self._channel, theirs = context.Pipe()
         self._process = context.Process(target=_main, args=(theirs, os.getpid(), *self._arguments), name="av2t-model")
@@ -65,6 +72,12 @@ class ModelProcess:
         if self._channel is not None:
             with suppress(OSError):  # it has just died: `receive` says so
                 self._channel.send((job.id, execution.id))
+
+    def ask_to_stop(self) -> None:
+        """The job is to put down what it holds."""
+        if self._channel is not None:
+            with suppress(OSError):
+                self._channel.send(signs.STOP)
 
     def receive(self, timeout: float) -> Message | None:
         """The next message, None if there is none in `timeout` seconds. AV2TError: it refuses to start."""
@@ -78,7 +91,7 @@ class ModelProcess:
                     self.kill()
                     raise AV2TError(reason)
                 self.ready = True
-                return "ready" if message == "ready" else "done"
+                return message  # type: ignore[no-any-return]  # what `_main` and the job send
         except (EOFError, OSError):
             return "dead"
         return None if self._process.is_alive() else "dead"
@@ -108,6 +121,7 @@ class ModelProcess:
             self._process.close()
         if self._channel is not None:
             self._channel.close()
+        shutil.rmtree(self._files, ignore_errors=True)
         self._process = self._channel = None
         self.ready = False
 
@@ -119,15 +133,17 @@ class _JobRunner(BaseWorker):  # type: ignore[misc]  # rq has no types
         super().__init__([queue], name=name, connection=queue.connection, serializer="json", prepare_for_work=False)
         self._secret = secret
         self._verdict: Verdict | None = None
+        self._interrupted = False
 
-    def run(self, job_id: str, execution_id: str) -> None:
+    def run(self, job_id: str, execution_id: str) -> Literal["done", "interrupted"]:
+        """`interrupted`: the job is as it was, and still in the hands of the worker."""
         queue = self.queues[0]
         try:
             job = Job.fetch(job_id, connection=self.connection, serializer=self.serializer)
             self.execution = Execution.fetch(execution_id, job_id, connection=self.connection)
         except (NoSuchJobError, ValueError):
             log.info("job %s: taken back before it began", job_id)
-            return
+            return "done"
         try:
             if job.meta.pop("error", None):  # of an earlier try
                 job.save_meta()
@@ -136,12 +152,16 @@ class _JobRunner(BaseWorker):  # type: ignore[misc]  # rq has no types
         except RedisError as error:
             # The effects of the job are in Label Studio; the lease runs out, and the next run finds them.
             log.warning("job %s: its end could not be noted in Redis (%s); it will be looked at again", job_id, error)
+        return "interrupted" if self._interrupted else "done"
 
     def get_heartbeat_ttl(self, job: Job) -> int:
         return LEASE
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         """Decide whether the job is tried again, and say why it was not done."""
+        self._interrupted = isinstance(exc_info[1], Interrupted)
+        if self._interrupted:
+            return
         self._verdict = verdict = judge(exc_info[1], job, self._secret)
         if verdict.final:
             job.retries_left = 0
@@ -160,13 +180,18 @@ class _JobRunner(BaseWorker):  # type: ignore[misc]  # rq has no types
     def handle_job_failure(
         self, job: Job, queue: Queue, started_job_registry: Any = None, exc_string: str = ""
     ) -> None:
+        if self._interrupted:
+            return
         expected = self._verdict is not None and self._verdict.expected
         reason = job.meta.get("error", "") if expected else redact(exc_string, self._secret)
         super().handle_job_failure(job, queue, started_job_registry, reason)
 
 
-def _main(channel: "Connection[Any, Any]", parent: int, settings: Settings, worker_name: str, set_up: str) -> None:
+def _main(
+    channel: "Connection[Any, Any]", parent: int, settings: Settings, worker_name: str, set_up: str, files: Path
+) -> None:
     _end_with(parent)
+    tempfile.tempdir = str(files)
     # Ctrl-C and a supervisor's SIGTERM reach the whole group: the parent decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -179,13 +204,15 @@ def _main(channel: "Connection[Any, Any]", parent: int, settings: Settings, work
         return
     runner = _JobRunner(open_queue(connect(settings.redis_url, timeout=REDIS_TIMEOUT)), worker_name, settings.secret)
     channel.send(("ready", ""))
+    signs.listen(channel)
     while True:
         try:
-            job_id, execution_id = channel.recv()
+            message = channel.recv()
         except EOFError:
             return
-        runner.run(job_id, execution_id)
-        channel.send(("done", ""))
+        if message == signs.STOP:
+            return
+        channel.send((runner.run(*message), ""))
 
 
 def _end_with(parent: int) -> None:

@@ -4,7 +4,8 @@ A job's identity is (project, task, model version). Enqueuing twice is enqueuing
 moment: the check and the push are one script inside Redis.
 """
 
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,6 +30,8 @@ from av2t_core.errors import AV2TError
 QUEUE = "av2t-preannotate"
 
 FUNCTION = "worker.jobs.preannotate"
+PROTOCOL = 1
+"""What a job's arguments mean, and what workers keep of it in Redis. A worker of another one leaves the job alone."""
 RETRIES = 3
 AT_ONCE = 500  # jobs that are sent to Redis together
 # Only an upper bound for a worker that hangs: an hour of video takes minutes.
@@ -40,23 +43,32 @@ FAILURE_TTL = 30 * 24 * 3600
 _FOR_A_NEW_JOB = ("absent", JobStatus.FINISHED, JobStatus.CANCELED, JobStatus.STOPPED)
 _FOR_A_RETRY = (JobStatus.FAILED, JobStatus.STOPPED)
 
-# KEYS: the job's hash, the queue, the set of queues, then the registries that a job which has ended may be listed in.
-# ARGV: the job's id, the states in which it may be taken as |a|b|, then the fields and values of its hash.
+# KEYS: the queue, the set of queues, then the registries that a job which has ended may be listed in.
+# ARGV: what the jobs' keys begin with, the states in which one may be taken as |a|b|, "first" for the front of the
+# queue, how many arguments follow that all jobs share, those (fields and values of their hashes), then for each job its
+# id, its data and its description. A job that waits already is brought to the front, too.
 _ADMIT = """
-local state = redis.call("HGET", KEYS[1], "status") or "absent"
-if not string.find(ARGV[2], "|" .. state .. "|", 1, true) then
-    return 0
+local shared = {unpack(ARGV, 5, 4 + ARGV[4])}
+local push = ARGV[3] == "first" and "LPUSH" or "RPUSH"
+local admitted = 0
+for i = 5 + ARGV[4], #ARGV, 3 do
+    local id, key = ARGV[i], ARGV[1] .. ARGV[i]
+    local state = redis.call("HGET", key, "status") or "absent"
+    if string.find(ARGV[2], "|" .. state .. "|", 1, true) then
+        for k = 3, #KEYS do
+            redis.call("ZREM", KEYS[k], id)
+        end
+        redis.call("DEL", key)
+        redis.call("HSET", key, "data", ARGV[i + 1], "description", ARGV[i + 2], unpack(shared))
+        redis.call("SADD", KEYS[2], KEYS[1])
+        redis.call(push, KEYS[1], id)
+        admitted = admitted + 1
+    elseif push == "LPUSH" and redis.call("LREM", KEYS[1], 1, id) == 1 then
+        redis.call("LPUSH", KEYS[1], id)
+    end
 end
-for i = 4, #KEYS do
-    redis.call("ZREM", KEYS[i], ARGV[1])
-end
-redis.call("DEL", KEYS[1])
-redis.call("HSET", KEYS[1], unpack(ARGV, 3))
-redis.call("SADD", KEYS[3], KEYS[2])
-redis.call("RPUSH", KEYS[2], ARGV[1])
-return 1
+return admitted
 """
-
 
 # KEYS: the job's hash, the queue, the scheduled and the failed jobs. ARGV: the job's id, until when it is remembered,
 # then the fields and values of its hash. Only what waits, now or for a further try, is in one of the two lists.
@@ -206,15 +218,18 @@ def open_queue(connection: Redis) -> Queue:
     return Queue(QUEUE, connection=connection, serializer="json", default_timeout=JOB_TIMEOUT)
 
 
-def enqueue_preannotation(connection: Redis, project: int, tasks: Sequence[int], model_version: str) -> Enqueued:
+def enqueue_preannotation(
+    connection: Redis, project: int, tasks: Sequence[int], model_version: str, *, first: bool = False
+) -> Enqueued:
     """One job for each task that has none waiting, running or failed for this model version. Raises QueueError.
 
     A task whose job has finished gets a new one, which looks for its result first. A failed one stays as it is until
-    `retry_failed`, so that a bad clip is not tried again each time somebody opens its task.
+    `retry_failed`, so that a bad clip is not tried again each time somebody opens its task. `first`: a person waits, so
+    it goes to the front, also where it waited already.
     """
     wanted = [(project, task, model_version) for task in dict.fromkeys(tasks)]
     with reachable(connection):
-        new = _admit(connection, wanted, _FOR_A_NEW_JOB)
+        new = _admit(connection, wanted, _FOR_A_NEW_JOB, first=first)
     return Enqueued(new=new, already=len(tasks) - new)
 
 
@@ -249,14 +264,24 @@ def stop_job(connection: Redis, id: str) -> bool:
             if script(keys=keys, args=[job.id, int(ended.timestamp()) + FAILURE_TTL, *fields]):
                 return True
             if job.get_status() == JobStatus.STARTED:
-                with suppress(InvalidJobOperation):  # its worker has just put it down
-                    send_stop_job_command(connection, id, serializer=job.serializer)
-                    return True
+                return _send_stop(connection, job)
         return False
 
 
+def stop_jobs(connection: Redis, project: int | None = None, task: int | None = None) -> int:
+    """Stop all jobs that wait or run (of one project, of one task, or of all); how many. Raises QueueError."""
+    with reachable(connection):
+        queue = open_queue(connection)
+        waiting = [*queue.get_job_ids(), *queue.scheduled_job_registry.get_job_ids(cleanup=False)]
+        jobs = _fetch(connection, [*waiting, *queue.started_job_registry.get_job_ids(cleanup=False)])
+    wanted = {"project": project, "task": task}
+    chosen = [job for job in jobs if all(value in (None, job.kwargs[name]) for name, value in wanted.items())]
+    return sum(stop_job(connection, job.id) for job in chosen)
+
+
 def forget_tasks(connection: Redis, tasks: Sequence[int]) -> int:
-    """Drop the waiting and the failed jobs of tasks that are gone; how many. A running one ends by itself.
+    """Drop the jobs of tasks that are gone, whether they wait, run or have failed; how many. Of a running one nothing
+    is left once its worker has ended it, within seconds.
 
     A task's id is unique in all of Label Studio, and where several are deleted at once no project is named. Raises
     QueueError.
@@ -276,7 +301,16 @@ def forget_tasks(connection: Redis, tasks: Sequence[int]) -> int:
         gone = [each for n, each in enumerate(ids) if removed[2 * n] or removed[2 * n + 1]]
         if gone:
             connection.delete(*(Job.key_for(each) for each in gone))
-    return len(gone)
+        started = queue.started_job_registry.get_job_ids(cleanup=False)
+        running = _fetch(connection, [each for each in started if each.split("-", 3)[2] in gone_tasks])
+        for job in running:
+            connection.set(gone_key(job.id), 1, ex=60)
+        return len(gone) + sum(_send_stop(connection, job) for job in running)
+
+
+def gone_key(id: str) -> str:
+    """Where it is noted that a job is stopped because its task is gone."""
+    return f"av2t:gone:{id}"
 
 
 def failed_jobs(connection: Redis, project: int | None = None, limit: int | None = None) -> list[FailedJob]:
@@ -348,42 +382,51 @@ def note_gpu_memory(connection: Redis, worker: str, size: int) -> None:
     connection.hset(f"{BaseWorker.redis_worker_namespace_prefix}{worker}", GPU_MEMORY, size)
 
 
-def _admit(connection: Redis, wanted: Sequence[tuple[int, int, str]], states: Sequence[str]) -> int:
+def _send_stop(connection: Redis, job: Job) -> bool:
+    """Tell the worker that runs it; False if none does any more."""
+    with suppress(InvalidJobOperation):  # its worker has just put it down
+        send_stop_job_command(connection, job.id, serializer=job.serializer)
+        return True
+    return False
+
+
+def _admit(
+    connection: Redis, wanted: Sequence[tuple[int, int, str]], states: Sequence[str], *, first: bool = False
+) -> int:
     queue = open_queue(connection)
     registries = [queue.finished_job_registry.key, queue.failed_job_registry.key, queue.canceled_job_registry.key]
+    keys = [queue.key, queue.redis_queues_keys, *registries]
     script = connection.register_script(_ADMIT)
     admitted = 0
-    # Each script is atomic by itself; without a transaction other clients are served between them.
-    with connection.pipeline(transaction=False) as pipe:
-        for start in range(0, len(wanted), AT_ONCE):
-            for project, task, model_version in wanted[start : start + AT_ONCE]:
-                job = _new_job(queue, project, task, model_version)
-                fields = _flat(job.to_dict())
-                script(
-                    keys=[job.key, queue.key, queue.redis_queues_keys, *registries],
-                    args=[job.id, f"|{'|'.join(states)}|", *fields],
-                    client=pipe,
-                )
-            admitted += sum(pipe.execute())
+    # Each call is atomic by itself, and between two of them other clients are served.
+    for start in range(0, len(wanted), AT_ONCE):
+        job = _blank_job(queue)
+        own: list[Any] = []
+        for project, task, model_version in wanted[start : start + AT_ONCE]:
+            job.kwargs = {"project": project, "task": task, "model_version": model_version}
+            description = f"pre-annotate task {task} of project {project} with {model_version}"
+            own += [job_id(project, task, model_version), zlib.compress(job.data), description]
+        shared = {name: value for name, value in job.to_dict().items() if name not in {"data", "description"}}
+        options: list[Any] = [Job.key_for(""), f"|{'|'.join(states)}|", "first" if first else "last"]
+        admitted += script(keys=keys, args=[*options, 2 * len(shared), *_flat(shared), *own])
     return admitted
 
 
-def _flat(fields: dict[str, Any]) -> list[Any]:
+def _flat(fields: Mapping[str, Any]) -> list[Any]:
     """A hash's fields and values, as HSET takes them."""
     return [part for field in fields.items() for part in field]
 
 
-def _new_job(queue: Queue, project: int, task: int, model_version: str) -> Job:
+def _blank_job(queue: Queue) -> Job:
+    """What all jobs have in common: a thousand of RQ's own would take a second to make."""
     job = queue.create_job(
         FUNCTION,
-        kwargs={"project": project, "task": task, "model_version": model_version},
-        job_id=job_id(project, task, model_version),
-        description=f"pre-annotate task {task} of project {project} with {model_version}",
         timeout=JOB_TIMEOUT,
         result_ttl=RESULT_TTL,
         failure_ttl=FAILURE_TTL,
         # No interval here: the worker that sees the failure decides how long to wait.
         retry=Retry(max=RETRIES),
+        meta={"protocol": PROTOCOL},
     )
     job.enqueued_at = datetime.now(UTC)
     return job

@@ -115,6 +115,12 @@ class Settings(BaseSettings):
         ge=0,
         le=1,
     )
+    hang_seconds: int = _variable(
+        "AV2T_HANG_SECONDS",
+        300,
+        "How long a job may give no sign of life before its process is ended: longer than one keyframe ever takes.",
+        ge=5,
+    )
     max_clip_mb: int = _variable("AV2T_MAX_CLIP_MB", 2048, "The largest clip that the worker fetches, in MB.", ge=1)
 
     @model_validator(mode="after")

@@ -11,7 +11,8 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from redis import Redis
@@ -27,22 +28,33 @@ from rq.worker_registration import clean_worker_registry
 from av2t_core.errors import AV2TError
 from worker.logs import about, log_to_stderr
 from worker.model_process import LEASE, REDIS_TIMEOUT, ModelProcess
-from worker.queue import QUEUE, STOPPED, connect, open_queue, reachable, redis_address
+from worker.queue import PROTOCOL, QUEUE, STOPPED, connect, gone_key, open_queue, reachable, redis_address
 from worker.reconcile import Reconciler
 from worker.settings import Settings
+from worker.work_folder import work_folder
 
 log = logging.getLogger("av2t.worker")
 
 SET_UP = "worker.jobs:set_up"
 BEAT = 3  # seconds between two heartbeats of a running job
 MAINTENANCE = 5  # seconds between two looks for jobs that were left behind or are due again
-GRACE = 5  # seconds that a running job has to end when the worker is told to stop
+GRACE = 8  # seconds that a running job has to end, or to keep what it has, when the worker is told to stop
 DEATHS = 3  # of the model's process in one job, after which the job is given up
+LEAVE = 2  # seconds between two looks at jobs of another protocol
+LONGEST_WAIT = 15  # seconds between two looks for a Redis that is away
 STRANDED = 10  # seconds after which a job that was popped and never begun goes back
 
 
-def run_worker(settings: Settings, *, name: str | None = None, burst: bool = False, set_up: str = SET_UP) -> None:
-    """Work until told to stop, or in a burst until the queue is empty. AV2TError: it cannot work as things are.
+def run_worker(
+    settings: Settings,
+    *,
+    name: str | None = None,
+    burst: bool = False,
+    max_jobs: int | None = None,
+    set_up: str = SET_UP,
+) -> None:
+    """Work until told to stop, in a burst until the queue is empty, or until `max_jobs` are done. AV2TError: it cannot
+    work as things are.
 
     `set_up` names the function ("module:function") that makes the model's process ready, given the settings.
     """
@@ -53,19 +65,20 @@ def run_worker(settings: Settings, *, name: str | None = None, burst: bool = Fal
     log.info("connected to Redis at %s", redis_address(connection))
     # Unique, for RQ refuses the name of a worker that was killed a minute ago.
     name = f"{name or socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
-    model, reconciler = ModelProcess(settings, name, set_up), Reconciler(settings)
-    try:
-        worker = WarmWorker(connection, name, model)
-        worker.wait_for_model(lambda: None)
-        if settings.reconcile_minutes and not burst:
-            reconciler.start()
-        worker.work(burst=burst, logging_level="WARNING")
-    finally:
-        reconciler.stop()
-        model.stop(timeout=2)
+    with work_folder() as folder:
+        model, reconciler = ModelProcess(settings, name, set_up, folder), Reconciler(settings)
+        worker = WarmWorker(connection, name, model, hang_seconds=settings.hang_seconds)
+        try:
+            worker.wait_for_model(lambda: None)
+            if settings.reconcile_minutes and not burst:
+                reconciler.start()
+            ended = worker.work_on(burst=burst, max_jobs=max_jobs)
+        finally:
+            reconciler.stop()
+            model.stop(timeout=2)
     if worker.fault is not None:
         raise worker.fault
-    if not burst and not worker.told_to_stop:
+    if not ended:
         raise AV2TError("The worker ended because of the error above; start it again, its job is not lost.")
     log.info("worker %s ended", name)
 
@@ -73,7 +86,11 @@ def run_worker(settings: Settings, *, name: str | None = None, burst: bool = Fal
 class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
     """The half that RQ sees. Where a method of RQ's is replaced, its docstring says why."""
 
-    def __init__(self, connection: Redis, name: str, model: ModelProcess) -> None:
+    max_connection_wait_time = LONGEST_WAIT  # RQ's: seconds between two tries to reach Redis
+
+    _stopped_job_id: str | None  # RQ's: the job that a person wants stopped
+
+    def __init__(self, connection: Redis, name: str, model: ModelProcess, *, hang_seconds: int) -> None:
         super().__init__(
             [open_queue(connection)],
             name=name,
@@ -85,9 +102,65 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
             exception_handlers=[_note_lost_worker],
         )
         self._model = model
+        self._hang_seconds = hang_seconds  # without a sign of life, after which a job's process is ended
         self._stranded: dict[str, float] = {}  # id of a popped job that nobody runs -> when it was first seen
         self.fault: AV2TError | None = None  # why the worker cannot go on
-        self.told_to_stop = False
+        self._told_to_stop = False
+        self._lost_redis = False
+        self._done = 0  # jobs
+        self._refused: set[object] = set()  # protocols of jobs that were left alone
+
+    def work_on(self, *, burst: bool, max_jobs: int | None) -> bool:
+        """RQ's `work`, and again whenever Redis was lost and is back. False: it ended for another reason than its own.
+
+        The model stays warm meanwhile; a job whose end could not be noted is given out again, and finds its result.
+        """
+        while True:
+            left = None if max_jobs is None else max_jobs - self._done
+            if left == 0:
+                return True
+            self._lost_redis = False
+            self.work(burst=burst, logging_level="WARNING", max_jobs=left)
+            if not self._lost_redis or self._told_to_stop:
+                return burst or self._told_to_stop or (max_jobs is not None and self._done >= max_jobs)
+            try:
+                self._wait_for_redis()
+            except StopRequested:  # what RQ's handler of the signal raises in an idle worker
+                return True
+
+    def _wait_for_redis(self) -> None:
+        wait = 1
+        while True:
+            try:
+                self.connection.ping()
+                self.register_death()  # of the worker that it was: RQ refuses a name that it knows
+            except RedisError as error:
+                log.warning("Redis cannot be used (%s); looking again in %d s", error, wait)
+                time.sleep(wait)
+                wait = min(2 * wait, LONGEST_WAIT)
+            else:
+                log.info("Redis is back")
+                return
+
+    @contextmanager
+    def _ending_without_redis(self) -> Iterator[None]:
+        """RQ ends when Redis cannot be used, with a traceback; here its loop is left, to be begun anew."""
+        try:
+            yield
+        except RedisError as error:
+            log.warning("Redis cannot be used (%s)", error)
+            self._lost_redis = True
+            raise StopRequested from None
+
+    def dequeue_job_and_maintain_ttl(self, *arguments: Any) -> Any:
+        """RQ's own waits for a Redis that refuses it, but not for one that answers too late."""
+        with self._ending_without_redis():
+            return super().dequeue_job_and_maintain_ttl(*arguments)
+
+    def teardown(self) -> None:
+        """RQ's own fails without Redis; where it is left out, the worker is forgotten when its key runs out."""
+        with suppress(RedisError):
+            super().teardown()
 
     def wait_for_model(self, tick: Callable[[], None]) -> None:
         """Have the model's process ready, calling `tick` each second until it is. AV2TError: it cannot be."""
@@ -101,8 +174,29 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """RQ's own forks here."""
-        with about(job):
-            self._execute(job, queue)
+        with about(job), self._ending_without_redis():
+            if job.meta.get("protocol", PROTOCOL) == PROTOCOL:
+                self._execute(job, queue)
+                self._done += 1
+            else:
+                self._leave(job, queue)
+
+    def _leave(self, job: Job, queue: Queue) -> None:
+        """To a worker that knows what the job's arguments mean: it goes to the end of the queue."""
+        protocol = job.meta["protocol"]
+        if protocol not in self._refused:
+            self._refused.add(protocol)
+            log.warning(
+                "job %s is of protocol %s and this worker of %s: bring both to the same release; it is left to others",
+                job.id,
+                protocol,
+                PROTOCOL,
+            )
+        with self.connection.pipeline() as pipeline:
+            pipeline.lrem(queue.intermediate_queue_key, 0, job.id)
+            pipeline.rpush(queue.key, job.id)
+            pipeline.execute()
+        time.sleep(LEAVE)
 
     def _execute(self, job: Job, queue: Queue) -> None:
         execution = self.prepare_execution(job)
@@ -127,18 +221,28 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
 
     def _watch(self, job: Job, queue: Queue) -> None:
         """Beat for the job until it ends or has to be ended."""
-        started = beaten = time.monotonic()
+        started = beaten = heard = time.monotonic()
         stop_at: float | None = None
         while (message := self._model.receive(0.5)) != "done":
             clock = time.monotonic()
+            if message == "alive":
+                heard = clock
             if message == "dead":
-                self._after_death(job, queue)
+                self._after_death(job, queue, self._model.exit_reason())
+                return
+            if message == "interrupted":
+                self._put_back(job, queue)
                 return
             if self._stop_requested:
-                stop_at = stop_at or clock + GRACE
+                if stop_at is None:
+                    self._model.ask_to_stop()
+                    stop_at = clock + GRACE
                 if clock >= stop_at:
                     self._put_back(job, queue)
                     return
+            if clock - heard > self._hang_seconds:
+                self._after_death(job, queue, f"ended after {self._hang_seconds} s without a sign of life")
+                return
             if job.timeout and 0 < job.timeout + LEASE < clock - started:
                 self._give_up(job, queue, f"The job hung for more than {job.timeout} s and was ended.")
                 return
@@ -158,10 +262,17 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
         """RQ's own is a minute and more: so long a killed worker's job would lie there."""
         return LEASE
 
-    def _after_death(self, job: Job, queue: Queue) -> None:
-        reason = self._model.exit_reason()
+    def _after_death(self, job: Job, queue: Queue, reason: str) -> None:
         self._model.kill()
         if not self._unfinished(job):
+            return
+        if self._stopped_job_id == job.id and self.connection.delete(gone_key(job.id)):
+            log.info("job %s: ended, for its task is gone", job.id)
+            with self.connection.pipeline() as pipeline:
+                self.cleanup_execution(job, pipeline)
+                pipeline.delete(job.key)
+                pipeline.execute()
+            self._stopped_job_id = None
             return
         deaths = job.meta["deaths"] = job.meta.get("deaths", 0) + 1
         if self._stopped_job_id == job.id:
@@ -223,7 +334,7 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
 
     def handle_warm_shutdown_request(self) -> None:
         """RQ calls this at the first signal."""
-        self.told_to_stop = True
+        self._told_to_stop = True
 
     def run_maintenance_tasks(self) -> None:
         """RQ's own is for its scheduler, a process that outlives a killed worker; what is due is looked for here."""

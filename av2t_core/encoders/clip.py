@@ -1,12 +1,18 @@
-"""CLIP's image half as the paper uses it (arXiv 2103.00020): OpenAI's ViT-B/32, through open_clip."""
+"""CLIP as the paper uses it (arXiv 2103.00020): OpenAI's ViT-B/32, through open_clip.
+
+The model sees by its image half alone; the text's half gives what was found its name.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from open_clip.transformer import QuickGELU, VisionTransformer
+from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transformer import QuickGELU, TextTransformer, VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from av2t_core.empty import empty_weights
 from av2t_core.encoders.state import Source, translate
@@ -15,15 +21,17 @@ from av2t_core.model.inputs import stack_frames
 SIZE = 224
 WIDTH = 512
 
-_UNREAD = re.compile(
-    r"(?:transformer|token_embedding|ln_final)\.|(?:positional_embedding|text_projection|logit_scale)$"
-)
+PROMPTS = ("a photo of a {}.", "a cropped photo of a {}.", "a photo of one {}.")
+"""Texts of a name, whose embeddings are averaged (section 3.1.4)."""
+
+_UNREAD = re.compile(r"logit_scale$")
 
 
 class ClipImageEncoder(nn.Module):
-    """See `av2t_core.encoders.ImageEncoder`. Its weights are random; `from_checkpoint` gives the published ones.
+    """See `av2t_core.encoders.ImageEncoder` and `av2t_core.encoders.naming.Reader`. Its weights are random;
+    `from_checkpoint` gives the published ones.
 
-    It is open_clip's `ViT-B-32-quickgelu` without the text: `ViT-B-32` lacks the quick GELU that OpenAI trained with.
+    It is open_clip's `ViT-B-32-quickgelu`: `ViT-B-32` lacks the quick GELU that OpenAI trained with.
     """
 
     width = WIDTH
@@ -40,11 +48,25 @@ class ClipImageEncoder(nn.Module):
             output_dim=WIDTH,
             act_layer=QuickGELU,
         )
+        self.text = TextTransformer(width=512, heads=8, layers=12, output_dim=WIDTH, act_layer=QuickGELU)
         self.eval()
 
     @torch.inference_mode()
     def encode(self, images: Tensor | Sequence[Tensor]) -> Tensor:
         return self.visual(inputs(images))  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def read(self, names: Sequence[str]) -> Tensor:
+        words = [name.replace("_", " ") for name in names]
+        tokens = _tokenizer()([prompt.format(word) for word in words for prompt in PROMPTS])
+        embeddings = F.normalize(self.text(tokens.to(self.text.text_projection.device)), dim=-1)
+        return F.normalize(embeddings.reshape(len(words), len(PROMPTS), WIDTH).mean(dim=1), dim=-1)
+
+
+@cache
+def _tokenizer() -> SimpleTokenizer:
+    """OpenAI's byte-pair encoding, which lies in open_clip's package."""
+    return SimpleTokenizer()
 
 
 def inputs(images: Tensor | Sequence[Tensor]) -> Tensor:
@@ -59,10 +81,10 @@ def inputs(images: Tensor | Sequence[Tensor]) -> Tensor:
 
 
 def from_checkpoint(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """open_clip's state dict of `ViT-B-32-quickgelu` to that of `ClipImageEncoder`; the text's half is left out.
+    """open_clip's state dict of `ViT-B-32-quickgelu` to that of `ClipImageEncoder`.
 
     WeightsError names every key that is missing, unknown or of another shape.
     """
     with empty_weights():
         own = ClipImageEncoder().state_dict()
-    return translate(state, own, Source, _UNREAD)
+    return translate(state, own, lambda key: Source(key.removeprefix("text.")), _UNREAD)

@@ -140,20 +140,17 @@ def _masked(decibels: Tensor) -> Tensor:
 
 
 class TinyNamer:
-    """Names what is heard and what is seen: each embedding against the prototypes of its own encoder."""
+    """See `av2t_core.encoders.naming.Namer`: each embedding against the prototypes of its own encoder."""
 
     def __init__(self, image: TinyImageEncoder, audio: TinyAudioEncoder) -> None:
         self.labels = audio.prototypes.labels
         self._image, self._audio = image.prototypes, audio.prototypes
 
-    def heard(self, a: Tensor) -> Tensor:
-        """(B, width) to the probability (B, labels) that each label sounds."""
-        return self._audio(a)[:, :-1].sigmoid()  # type: ignore[no-any-return]
-
     def silence(self, a: Tensor) -> Tensor:
-        """(B, width) to the probability (B,) that nothing sounds which could be in the picture."""
         return self._audio(a)[:, -1].sigmoid()  # type: ignore[no-any-return]
 
+    def heard(self, a: Tensor) -> Tensor:
+        return self._audio(a)[:, :-1].sigmoid()  # type: ignore[no-any-return]
+
     def seen(self, v: Tensor) -> Tensor:
-        """(B, width) to the probability (B, labels) that each label is in the picture."""
         return self._image(v)[:, :-1].sigmoid()  # type: ignore[no-any-return]

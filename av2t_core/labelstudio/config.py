@@ -70,6 +70,12 @@ class Targets:
         """Keys of the lists of URLs in the task's data."""
         return tuple(dict.fromkeys(control.frames for control in self.controls if control.frames))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the labels mean, for a model that reads: their `predicted_values`, or the label's own name."""
+        labels = [label for control in self.controls for label in control.labels]
+        return tuple(dict.fromkeys(name for label in labels for name in label.predicted_values or (label.name,)))
+
 
 def parse_label_config(xml: str) -> Targets:
     """The targets of a project's label config; ConfigError names what is missing and shows the remedy."""

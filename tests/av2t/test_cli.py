@@ -154,6 +154,14 @@ def test_predict_refuses_what_it_has_no_model_or_folder_for(clip: Path, tmp_path
     assert_refused(av2t("predict", clip, "--out", clip), "is a file; name a folder")
 
 
+def test_predict_takes_names_only_where_the_model_has_none(clip: Path, tmp_path: Path) -> None:
+    assert_refused(
+        av2t("predict", clip, "--out", tmp_path, "--names", "dog,violin"),
+        "has names of its own for what it knows; leave the option out",
+    )
+    assert_refused(av2t("predict", clip, "--out", tmp_path, "--names", "dog,"), "'dog,' has an empty name")
+
+
 def test_ctrl_c_leaves_no_half_prediction(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mkv", at_rate(2, 300), sounds=[Sound(samples=tone(300))])
     # Five minutes: it must not have ended by itself before the signal comes.

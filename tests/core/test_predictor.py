@@ -95,6 +95,11 @@ def test_it_holds_no_more_than_two_batches(windows: list[Window]) -> None:
     predictions.close()
 
 
+def test_it_keeps_to_its_own_names(predictor: Predictor, windows: list[Window]) -> None:
+    found = [thing.label for prediction in predictor.predict(windows, ["violin"]) for thing in prediction.objects]
+    assert found == ["dog", "elephant"]
+
+
 def test_digital_silence_and_no_sound_are_silent(predictor: Predictor, windows: list[Window]) -> None:
     zeros = Sound.alone(np.zeros((2, 16_000), np.float32), 16_000)
     nothing = Sound(samples=np.zeros((1, 0), np.float32), rate=0)
@@ -267,6 +272,9 @@ def test_the_published_presets_take_any_clip(backbone: str, windows: list[Window
     together = list(predictor.predict(mixed))
     assert [prediction.mask.shape for prediction in together] == [(90, 160)] * 2 + [(200, 100)] * 2
     assert all(found.label is None for prediction in together for found in prediction.objects)
+    named = [found for prediction in predictor.predict(mixed, ["dog", "violin"]) for found in prediction.objects]
+    assert named
+    assert all(found.names and set(found.names) <= {"dog", "violin"} for found in named)
     for window, prediction in zip(mixed, together, strict=True):
         [alone] = predictor.predict([window])
         assert abs(alone.score - prediction.score) < 1e-4

@@ -1,19 +1,22 @@
 """A stand-in for the model and its jobs, for tests of the processes alone: quick to start, and it does as it is told.
 
-`python -m tests.worker.stub REDIS_URL [--burst]` is a worker with it. What the real model does in the same worker is
-tested in test_pipeline.py.
+`python -m tests.worker.stub REDIS_URL [--burst] [--one]` is a worker with it. What the real model does in the same
+worker is tested in test_pipeline.py.
 """
 
 import os
 import signal
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 from redis import Redis
 from rq import get_current_job
 
 from av2t_core.errors import AV2TError
-from worker.failures import TransientError
+from worker import signs
+from worker.failures import Interrupted, TransientError
 from worker.settings import Settings
 from worker.worker import run_worker
 
@@ -50,6 +53,27 @@ def hold(name: str) -> None:
     connection.rpush("done", f"{name} {os.getpid()}")
 
 
+def work(name: str) -> None:
+    """As `hold`, but a job that gives signs of life and can be asked to stop."""
+    connection = _redis()
+    connection.rpush("begun", f"{name} {os.getpid()}")
+    (Path(tempfile.gettempdir()) / "clip").touch()
+    while not connection.exists("release"):
+        signs.alive()
+        if signs.stop_wanted():
+            connection.rpush("stopped", name)
+            raise Interrupted
+        time.sleep(0.02)
+    connection.rpush("done", f"{name} {os.getpid()}")
+
+
+def wait_for(path: str) -> None:
+    """Until there is such a file, whatever becomes of Redis."""
+    _redis().rpush("begun", path)
+    while not Path(path).exists():
+        time.sleep(0.02)
+
+
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -71,7 +95,13 @@ def main() -> None:
     url, *options = sys.argv[1:]
     settings = Settings.load(redis_url=url, label_studio_api_key=SECRET)
     try:
-        run_worker(settings, name="stub", burst="--burst" in options, set_up="tests.worker.stub:set_up")
+        run_worker(
+            settings,
+            name="stub",
+            burst="--burst" in options,
+            max_jobs=1 if "--one" in options else None,
+            set_up="tests.worker.stub:set_up",
+        )
     except AV2TError as error:
         sys.exit(f"av2t: error: {error}")
 

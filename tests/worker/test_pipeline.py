@@ -14,13 +14,15 @@ import pytest
 from redis import Redis
 from rq.job import Job, JobStatus
 
+from av2t_core.compose.cutouts import Cutouts
 from av2t_core.errors import AV2TError, ConfigError, MediaError
-from av2t_core.media import Clip
-from av2t_core.predictor import Predictor
+from av2t_core.media import Clip, Window
+from av2t_core.predictor import KeyframePrediction, Predictor
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, wait_until
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
-from worker import jobs
-from worker.queue import enqueue_preannotation, job_id
+from worker import jobs, signs
+from worker.failures import Interrupted
+from worker.queue import PROTOCOL, enqueue_preannotation, job_id
 from worker.settings import Settings
 
 KEYFRAMES = 2
@@ -30,16 +32,18 @@ CONFIG = """<View><Video name="clip" value="$video" framerate="$rate"/>
 <Image name="pages" valueList="$stills"/></View>"""
 
 
-def noisy_clip(path: Path, seconds: int) -> Path:
+def barking_clip(path: Path, seconds: int) -> Path:
+    """Of noise for pictures, over which a dog barks all the time, so that the model has to look at each."""
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 255, (60, 80, 3), np.uint8) for _ in range(4 * seconds)]
-    sound = rng.uniform(-0.5, 0.5, (1, SOUND_RATE * seconds)).astype(np.float32)
+    bark = Cutouts.load(ROOT / "tests" / "data" / "cutouts").sounds["dog"][0]
+    sound = np.resize(bark, SOUND_RATE * seconds)[None]
     return write_clip(path, at_rate(4, seconds), images=images, sounds=[Sound(samples=sound)], sound_codec="aac")
 
 
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return noisy_clip(tmp_path_factory.mktemp("clips") / "noise.mp4", KEYFRAMES)
+    return barking_clip(tmp_path_factory.mktemp("clips") / "dog.mp4", KEYFRAMES)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +125,7 @@ def test_a_task_gets_its_frames_its_rate_and_its_prediction(make: Make, clip: Pa
         page for page, each in enumerate(seen) for _ in each.objects
     ]
     assert {region["value"]["brushlabels"][0] for region in prediction.result} <= {"dog", "Horn"}
-    assert task.job.meta == {"done": KEYFRAMES, "total": KEYFRAMES, "uploading": True}
+    assert task.job.meta == {"done": KEYFRAMES, "total": KEYFRAMES, "uploading": True, "protocol": PROTOCOL}
 
 
 def test_a_long_clip_gets_its_keyframes_spread_and_says_so(
@@ -289,10 +293,45 @@ def test_a_task_deleted_in_the_middle_ends_quietly(
     assert task.job.perform() == {"outcome": "the task is gone", "keyframes": 0, "remarks": []}
 
 
+def test_told_to_stop_in_the_middle_it_goes_on_there(
+    make: Make, context: jobs.Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make(ROOT / "av2t" / "demo_clips" / "elephant-rooster-kettle.mp4")  # in each of its five seconds one sounds
+    looks: list[int] = []
+    look = Predictor._look
+
+    def noted(self: Predictor, windows: list[Window], *rest: Any) -> list[KeyframePrediction]:
+        looks.extend(window.keyframe.index for window in windows)
+        return look(self, windows, *rest)
+
+    monkeypatch.setattr(Predictor, "_look", noted)
+    asked = iter([False, False, True])
+    with monkeypatch.context() as patch:
+        patch.setattr(signs, "stop_wanted", lambda: next(asked))
+        with pytest.raises(Interrupted):
+            task.job.perform()
+    assert task.predictions == []
+    before, looks[:] = list(looks), []
+    assert task.job.perform() == {"outcome": "predicted", "keyframes": 5, "remarks": []}
+    # The first try had more in hand than it got to say, but no more than that was looked at twice.
+    assert before[:3] == [0, 1, 2]
+    assert looks == [3, 4]
+    [in_two] = task.predictions
+    assert len(task.data["stills"]) == len(task.uploads) - 1 == 5
+
+    task.server.sdk.predictions.delete(id=in_two.id)
+    looks[:] = []
+    task.job.perform()
+    [at_once] = task.predictions
+    assert looks == list(range(5))  # nothing is left of what was kept
+    assert len({region["item_index"] for region in at_once.result}) == 5
+    assert (in_two.result, in_two.score) == (at_once.result, at_once.score)
+
+
 def test_a_worker_killed_in_the_middle_of_a_clip_leaves_exactly_one_prediction(
     make: Make, tmp_path: Path, redis_url: str
 ) -> None:
-    task = make(noisy_clip(tmp_path / "long.mp4", LONG))
+    task = make(barking_clip(tmp_path / "long.mp4", LONG))
 
     def start(log: Path) -> "subprocess.Popen[bytes]":
         environment = {

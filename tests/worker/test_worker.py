@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,19 +15,26 @@ from redis import Redis
 from rq import Queue, Retry
 from rq.job import Job, JobStatus
 
+from av2t.process import free_port
+from av2t.redis_server import redis_url as url_of_redis
+from av2t.redis_server import start_redis
 from tests.conftest import ROOT, wait_until
 from tests.worker.stub import SECRET
-from worker.queue import open_queue, stop_job
+from worker.queue import PROTOCOL, connect, forget_tasks, job_id, open_queue, stop_job
 
 
 class Process:
     """A worker with the stand-in model."""
 
-    def __init__(self, url: str, log: Path, *options: str) -> None:
+    def __init__(self, url: str, log: Path, *options: str, **environment: str) -> None:
         self.log = log
         with log.open("wb") as file:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "tests.worker.stub", url, *options], cwd=ROOT, stderr=file, stdout=file
+                [sys.executable, "-m", "tests.worker.stub", url, *options],
+                cwd=ROOT,
+                env={**os.environ, **environment},
+                stderr=file,
+                stdout=file,
             )
 
     @property
@@ -55,8 +63,9 @@ def queue(redis: "Redis") -> Queue:
 def start(redis_url: str, tmp_path: Path) -> Iterator[Start]:
     started: list[Process] = []
 
-    def begin(*options: str) -> Process:
-        process = Process(redis_url, tmp_path / f"worker{len(started)}.log", *options)
+    def begin(*options: str, **environment: str) -> Process:
+        environment = {"TMPDIR": str(tmp_path), **environment}
+        process = Process(redis_url, tmp_path / f"worker{len(started)}.log", *options, **environment)
         started.append(process)
         return process
 
@@ -195,6 +204,121 @@ def test_sigterm_lets_a_job_end_that_is_about_to(redis: "Redis", queue: Queue, s
     redis.set("release", 1)
     assert worker.ended() == 0
     assert finished(job)
+
+
+def test_sigterm_lets_a_job_keep_what_it_has(redis: "Redis", queue: Queue, start: Start, tmp_path: Path) -> None:
+    job = put(queue, "work", name="a")
+    worker = start()
+    wait_until(lambda: done(redis, "begun"), what="the job")
+    worker.popen.send_signal(signal.SIGTERM)
+    assert worker.ended() == 0
+    assert done(redis, "stopped") == ["a"]
+    assert queue.get_job_ids() == [job.id]
+    assert queue.started_job_registry.get_job_count(cleanup=False) == 0
+    job.refresh()
+    assert (job.get_status(), job.retries_left, "error" in job.meta) == (JobStatus.QUEUED, 3, False)
+    redis.set("release", 1)
+    start("--burst").ended()
+    assert finished(job)
+    assert not list(tmp_path.glob("av2t-worker-*"))
+
+
+def test_a_job_that_hangs_is_ended_and_tried_again(redis: "Redis", queue: Queue, start: Start) -> None:
+    job = put(queue, "work", name="a")
+    worker = start(AV2T_HANG_SECONDS="5")
+    wait_until(lambda: done(redis, "begun"), what="the job")
+    hung = worker.model
+    hung.suspend()  # as a CUDA call that never returns: no signal but SIGKILL reaches it
+    wait_until(lambda: len(done(redis, "begun")) == 2, what="the second try")
+    assert not psutil.pid_exists(hung.pid)
+    assert "ended after 5 s without a sign of life" in worker.text()
+    redis.set("release", 1)
+    wait_until(lambda: finished(job), what="the end of the job")
+
+
+def test_signs_of_life_keep_a_long_job(redis: "Redis", queue: Queue, start: Start) -> None:
+    job = put(queue, "work", name="a")
+    worker = start(AV2T_HANG_SECONDS="5")
+    wait_until(lambda: done(redis, "begun"), what="the job")
+    began = time.monotonic()
+    wait_until(lambda: time.monotonic() - began > 8, what="more time than a hung job has")
+    redis.set("release", 1)
+    wait_until(lambda: finished(job), what="the end of the job")
+    assert len(done(redis, "begun")) == 1
+    assert "sign of life" not in worker.text()
+
+
+def test_a_job_of_another_protocol_is_left_to_others(redis: "Redis", queue: Queue, start: Start) -> None:
+    foreign = queue.enqueue("tests.worker.stub.note", kwargs={"name": "foreign"}, meta={"protocol": PROTOCOL + 1})
+    own = put(queue, "note", name="own")
+    worker = start()
+    wait_until(lambda: finished(own), what="the worker's own job")
+    wait_until(lambda: queue.get_job_ids() == [foreign.id], what="the other back in the queue")
+    assert f"is of protocol {PROTOCOL + 1} and this worker of {PROTOCOL}" in worker.text()
+    assert names(done(redis)) == ["own"]
+    assert foreign.get_status() == JobStatus.QUEUED
+
+
+def test_it_ends_after_as_many_jobs_as_it_was_told(redis: "Redis", queue: Queue, start: Start) -> None:
+    jobs = [put(queue, "note", name=name) for name in "ab"]
+    assert start("--one").ended() == 0
+    assert [finished(job) for job in jobs] == [True, False]
+    assert queue.get_job_ids() == [jobs[1].id]
+
+
+def test_of_a_running_job_whose_task_is_gone_nothing_is_left(redis: "Redis", queue: Queue, start: Start) -> None:
+    job = queue.enqueue("tests.worker.stub.work", kwargs={"name": "a"}, job_id=job_id(1, 7, "tiny-1"))
+    later = put(queue, "note", name="later")
+    start()
+    wait_until(lambda: done(redis, "begun"), what="the job")
+    assert forget_tasks(redis, [7]) == 1
+    wait_until(lambda: finished(later), what="the next job")
+    assert not redis.exists(job.key)
+    assert queue.failed_job_registry.get_job_ids(cleanup=False) == []
+    assert queue.started_job_registry.get_job_count(cleanup=False) == 0
+
+
+def test_what_a_killed_worker_left_on_the_disk_goes_with_the_next(
+    redis: "Redis", queue: Queue, start: Start, tmp_path: Path
+) -> None:
+    job = put(queue, "work", name="a")
+    worker = start()
+    wait_until(lambda: done(redis, "begun"), what="the job")
+    worker.popen.send_signal(signal.SIGKILL)
+    worker.popen.wait()
+    [left] = tmp_path.glob("av2t-worker-*")
+    wait_until(lambda: (left / "files" / "clip").exists(), what="its file")
+    os.utime(left, (0, 0))  # it is not of a worker that has just begun
+    redis.set("release", 1)
+    start("--burst").ended()
+    wait_until(lambda: finished(job) or start("--burst").ended() is None, what="the job")
+    assert not list(tmp_path.glob("av2t-worker-*"))
+
+
+def test_a_redis_that_comes_back_is_worked_with_again(tmp_path: Path) -> None:
+    port = free_port()
+    server = start_redis(tmp_path / "data", port, tmp_path / "redis.log")
+    url = url_of_redis(port)
+    worker = Process(url, tmp_path / "worker.log", TMPDIR=str(tmp_path))
+    try:
+        with connect(url, timeout=5) as redis:
+            first = put(open_queue(redis), "wait_for", path=str(tmp_path / "end"))
+            wait_until(lambda: done(redis, "begun"), what="the job")
+            server.stop()
+            wait_until(lambda: "no heartbeat" in worker.text(), what="a heartbeat that fails")
+            (tmp_path / "end").touch()
+            wait_until(lambda: "its end could not be noted" in worker.text(), what="the end of the job")
+            wait_until(lambda: "looking again" in worker.text(), what="the wait for Redis")
+            server = start_redis(tmp_path / "data", port, tmp_path / "redis.log")
+            second = put(open_queue(redis), "note", name="b")
+            wait_until(lambda: finished(first) and finished(second), 120, "both jobs")
+            assert redis.llen("loaded") == 1
+            worker.popen.send_signal(signal.SIGTERM)
+            assert worker.ended() == 0
+    finally:
+        worker.popen.kill()
+        worker.popen.wait()
+        server.stop()
 
 
 def test_sigterm_ends_an_idle_worker(redis: "Redis", queue: Queue, start: Start) -> None:

@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 from open_clip.constants import OPENAI_DATASET_STD
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from av2t_core.encoders.clip import ClipImageEncoder, from_checkpoint, inputs
+from av2t_core.encoders.clip import PROMPTS, ClipImageEncoder, from_checkpoint, inputs
+from av2t_core.encoders.naming import ReadNamer
 from av2t_core.errors import WeightsError
 from av2t_core.model.inputs import to_device
 
@@ -42,6 +44,32 @@ def test_embeddings_are_open_clips(published: nn.Module) -> None:
         expected = published.encode_image(as_open_clip_does(frame)[None])  # type: ignore[operator]
     v = encoder.encode(to_device([frame], torch.device("cpu")))
     torch.testing.assert_close(v, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_names_are_read_as_open_clip_reads_them(published: nn.Module) -> None:
+    encoder = ClipImageEncoder()
+    encoder.load_state_dict(from_checkpoint(published.state_dict()))
+    looks = encoder.read(["electric_guitar", "dog"])
+    assert looks.shape == (2, encoder.width)
+    for name, look in zip(["electric guitar", "dog"], looks, strict=True):
+        tokens = open_clip.get_tokenizer("ViT-B-32-quickgelu")([prompt.format(name) for prompt in PROMPTS])
+        with torch.no_grad():
+            texts = F.normalize(published.encode_text(tokens), dim=-1)  # type: ignore[operator]
+        torch.testing.assert_close(look, F.normalize(texts.mean(dim=0), dim=-1), atol=1e-5, rtol=1e-5)
+
+
+def test_what_looks_like_a_name_gets_it(published: nn.Module) -> None:
+    encoder = ClipImageEncoder()
+    encoder.load_state_dict(from_checkpoint(published.state_dict()))
+    names = ["dog", "violin", "steam train"]
+    namer = ReadNamer(encoder, names)
+    assert namer.labels == tuple(names)
+    seen = namer.seen(7 * encoder.read(names))  # the length carries no meaning
+    assert seen.argmax(dim=-1).tolist() == [0, 1, 2]
+    torch.testing.assert_close(seen.sum(dim=-1), torch.ones(3))
+    # It does not hear: of what it hears nothing is less likely, and nothing is silent.
+    assert namer.heard(torch.randn(2, 1024)).tolist() == [[1.0] * 3] * 2
+    assert namer.silence(torch.randn(2, 1024)).tolist() == [0.0] * 2
 
 
 def test_a_frame_of_its_size_is_open_clips_input() -> None:

@@ -106,6 +106,12 @@ def test_predicted_values_and_alias() -> None:
     )
 
 
+def test_what_the_labels_mean_is_their_predicted_values_or_their_names() -> None:
+    brush = '<BrushLabels name="a" toName="pages"><Label value="Hund" predicted_values="dog"/></BrushLabels>'
+    times = '<TimelineLabels name="b" toName="clip"><Label value="violin"/><Label value="dog"/></TimelineLabels>'
+    assert parse_label_config(view(VIDEO, brush, times, IMAGE)).names == ("dog", "violin")
+
+
 @pytest.mark.parametrize(
     ("xml", "sentence"),
     [

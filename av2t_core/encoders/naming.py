@@ -1,0 +1,52 @@
+"""What things are called: by a model that knows its own names, or by one that reads those that it is given."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_SLOPE = 100.0
+"""Of CLIP's cosines to log-odds: the bound at which its training ends (arXiv 2103.00020, section 2.4)."""
+
+
+class Namer(Protocol):
+    """Names what is heard and what is seen."""
+
+    labels: tuple[str, ...]
+
+    def silence(self, a: Tensor) -> Tensor:
+        """(B, audio_width) to the probability (B,) that nothing sounds which could be in the picture."""
+
+    def heard(self, a: Tensor) -> Tensor:
+        """(B, audio_width) to the probability (B, labels) that each label sounds."""
+
+    def seen(self, v: Tensor) -> Tensor:
+        """(B, image_width) to the probability (B, labels) that each label is in the picture."""
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """An image encoder with a text's half."""
+
+    def read(self, names: Sequence[str]) -> Tensor:
+        """What things of these names look like: (names, image_width), of unit length."""
+
+
+class ReadNamer:
+    """Chooses among names by what is seen, as CLIP classifies without training (section 3.1); it cannot hear."""
+
+    def __init__(self, reader: Reader, names: Sequence[str]) -> None:
+        """One name at least."""
+        self.labels = tuple(names)
+        self._looks = reader.read(self.labels)
+
+    def silence(self, a: Tensor) -> Tensor:
+        return torch.zeros(len(a), device=a.device)
+
+    def heard(self, a: Tensor) -> Tensor:
+        return torch.ones(len(a), len(self.labels), device=a.device)
+
+    def seen(self, v: Tensor) -> Tensor:
+        return (_SLOPE * F.normalize(v, dim=-1) @ self._looks.T).softmax(dim=-1)

@@ -1,0 +1,59 @@
+"""What is kept of a job, in a real Redis."""
+
+import pytest
+from redis import Redis
+from rq import Queue
+from rq.job import Job
+
+from av2t_core.labelstudio.tracks import Sighting
+from worker.kept import Kept, Part
+from worker.queue import connect, open_queue
+
+
+@pytest.fixture
+def job(redis: Redis) -> Job:
+    queue: Queue = open_queue(redis)
+    return queue.create_job("worker.jobs.preannotate", job_id="preannotate-1-2-tiny-1")
+
+
+def part(first: int, count: int = 2) -> Part:
+    sighting = Sighting(number=1, names=("dog", "fox"), window=first, time=0.5, box=(1, 2, 3, 4), score=0.25)
+    known = {1: ("dog", (1, 2, 3, 4)), 2: (None, (0, 0, 1, 1))}
+    return Part(first=first, scores=[0.5] * count, result='{"id":"a"}', sightings=[sighting], known=known)
+
+
+def test_what_is_kept_comes_back(job: Job) -> None:
+    Kept(job, "a").keep(part(0))
+    Kept(job, "a").keep(part(2))
+    assert Kept(job, "a").parts() == [part(0), part(2)]
+    assert part(2).end == 4
+
+
+def test_it_is_for_the_same_work_alone(job: Job) -> None:
+    Kept(job, "a").keep(part(0))
+    assert Kept(job, "b").parts() == []
+    assert Kept(job, "a").parts() == []
+
+
+def test_only_what_follows_one_another_counts(job: Job) -> None:
+    """Two workers may have had the job at once, and a Redis that was away has left a gap."""
+    for first in (0, 0, 2, 2, 6):
+        Kept(job, "a").keep(part(first))
+    assert Kept(job, "a").parts() == [part(0), part(2)]
+
+
+def test_it_is_forgotten_at_the_end_or_after_a_day(job: Job, redis: Redis) -> None:
+    kept = Kept(job, "a")
+    kept.keep(part(0))
+    [key] = redis.keys("av2t:kept:*")
+    assert 0 < redis.ttl(key) <= 24 * 3600
+    kept.forget()
+    assert redis.keys("av2t:kept:*") == []
+
+
+def test_a_redis_that_is_away_stops_nothing(redis: Redis) -> None:
+    gone = connect("redis://127.0.0.1:1/0")
+    kept = Kept(open_queue(gone).create_job("worker.jobs.preannotate", job_id="preannotate-1-2-tiny-1"), "a")
+    kept.keep(part(0))
+    assert kept.parts() == []
+    kept.forget()

@@ -1,0 +1,56 @@
+"""What is told of a running job: to people on the status page, to the worker that watches it."""
+
+import io
+import logging
+import time
+from typing import Any
+
+from redis.exceptions import RedisError
+from rq.job import Job
+
+from av2t_core.sheet import ContactSheet
+from worker import signs
+from worker.sheets import keep_sheet
+
+log = logging.getLogger("av2t.worker")
+
+INTERVAL = 0.3  # seconds
+SHEET_QUALITY = 75
+
+
+class Progress:
+    """In the job's meta; a Redis that is away does not stop the job."""
+
+    def __init__(self, job: Job | None) -> None:
+        self.job = job
+        self._shown = 0.0
+
+    def show(self, done: int, total: int | None, *, now: bool = False) -> None:
+        """`done` of `total` keyframes, None where the clip does not say how many there will be."""
+        signs.alive()
+        if now or time.monotonic() - self._shown >= INTERVAL:
+            self._shown = time.monotonic()
+            self._save(done=done, total=total)
+
+    def mark(self, step: str) -> bool:
+        """Note that a step begins; whether an earlier try of the job had begun it too."""
+        before = self.job is not None and bool(self.job.meta.get(step))
+        self._save(**{step: True})
+        return before
+
+    def keep(self, sheet: ContactSheet) -> None:
+        if self.job is not None:
+            jpeg = io.BytesIO()
+            sheet.image().save(jpeg, "JPEG", quality=SHEET_QUALITY)
+            try:
+                keep_sheet(self.job.connection, self.job.id, jpeg.getvalue())
+            except RedisError as error:
+                log.warning("the contact sheet of %s was not kept: %s", self.job.id, error)
+
+    def _save(self, **values: Any) -> None:
+        if self.job is not None:
+            self.job.meta.update(values)
+            try:
+                self.job.save_meta()
+            except RedisError as error:
+                log.warning("the progress of %s was not noted: %s", self.job.id, error)

@@ -1,0 +1,36 @@
+"""What passes between a job and the worker that watches it, while the job runs: signs of life, and the wish to stop.
+
+In a process that no worker watches, as in a test of a job alone, there is nothing to tell and nothing to hear.
+"""
+
+import time
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+SIGN_INTERVAL = 1.0  # seconds
+STOP = ("stop", "")
+"""What the worker sends while a job runs."""
+
+_channel: "Connection[Any, Any] | None" = None
+_given = 0.0
+
+
+def listen(channel: "Connection[Any, Any]") -> None:
+    """From now on `channel` is the way to the worker and back."""
+    global _channel
+    _channel = channel
+
+
+def alive() -> None:
+    """Tell the worker that the job goes on; to be called wherever it does."""
+    global _given
+    if _channel is not None and time.monotonic() - _given >= SIGN_INTERVAL:
+        _given = time.monotonic()
+        with suppress(OSError):  # the worker has gone, and this process goes with it
+            _channel.send(("alive", ""))
+
+
+def stop_wanted() -> bool:
+    """Whether the job is to put down what it holds. While it runs, nothing else is sent."""
+    return _channel is not None and _channel.poll()
