@@ -14,12 +14,14 @@ UV := $(shell command -v uv || echo .uv/bin/uv)
 export UV_PYTHON := $(PYTHON)
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help demo test test-full check lint audit format
+.PHONY: help demo test test-full test-faults soak check lint audit format
 
 help:
 	@echo 'make demo    start everything with demo clips in it; make demo ARGS=--help shows the options'
 	@echo 'make test    check the code and run every test; make test ARGS="-k queue" runs some'
 	@echo 'make test-full  the paper'"'"'s models at their real size: some ten minutes and 12 GB of memory'
+	@echo 'make test-faults  every fault at every moment of a job, and the soak: half an hour'
+	@echo 'make soak     200 tasks and a random fault every five seconds for ten minutes'
 	@echo 'make check   check the code and its dependencies: style, types, lock file, known vulnerabilities'
 	@echo 'make format  write the code in the project'"'"'s style'
 
@@ -32,6 +34,13 @@ test: lint
 
 test-full: .venv/dev
 	.venv/bin/pytest -m full -s $(ARGS)
+
+# AV2T_SEED=7 make soak repeats a run; AV2T_TASKS and AV2T_FAULTS make it shorter or longer.
+test-faults: .venv/dev
+	.venv/bin/pytest -m faults -s tests/faults $(ARGS)
+
+soak: .venv/dev
+	.venv/bin/pytest -m faults -s tests/faults/test_soak.py $(ARGS)
 
 check: lint audit
 

@@ -19,6 +19,10 @@ class WeightsError(AV2TError):
     """A model version or its weights are missing or do not fit."""
 
 
+class MemoryShortError(AV2TError):
+    """The memory that is free does not suffice; it may, once others have freed theirs."""
+
+
 _SHOWN = 10
 
 

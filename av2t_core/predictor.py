@@ -18,7 +18,7 @@ from av2t_core.ahead import read_ahead
 from av2t_core.calibration import Calibration, Evidence
 from av2t_core.checkpoint import Loaded, Precision, build, load_version, randomise
 from av2t_core.encoders.naming import Namer
-from av2t_core.errors import AV2TError, ConfigError
+from av2t_core.errors import ConfigError, MemoryShortError
 from av2t_core.media import Keyframe, Window
 from av2t_core.model.inputs import multimodal_images, sam_images, to_device
 from av2t_core.model.segmenter import best_mask, lifted
@@ -195,7 +195,7 @@ class Predictor:
                 if not _is_out_of_memory(error):
                     raise
                 if len(some) == 1:
-                    raise AV2TError(
+                    raise MemoryShortError(
                         f"one keyframe of {windows[0].image.shape[1]} x {windows[0].image.shape[0]} pixels needs more"
                         f" memory than {self.loaded.device} has left; free some, or use a smaller model"
                     ) from error

@@ -1,5 +1,6 @@
 """Which failure of a job is final and which can pass: the one table."""
 
+import errno
 import random
 import re
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from rq.job import Job
 from rq.timeouts import BaseTimeoutException
 
-from av2t_core.errors import AV2TError
+from av2t_core.errors import AV2TError, MemoryShortError
 
 FIRST_DELAY = 5  # seconds; doubled with every further attempt
 LONGEST_DELAY = 300
@@ -40,6 +41,12 @@ class Verdict:
 def judge(error: BaseException, job: Job, secret: str) -> Verdict:
     """What to do about the failure of `job`, in words that do not repeat `secret`."""
     match error:
+        case MemoryShortError():
+            return Verdict(sentence=str(error), final=False)
+        case MemoryError():
+            return Verdict(sentence="The worker's machine has no memory left for this task.", final=False)
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return Verdict(sentence="The disk of the worker's machine is full; make room in its TMPDIR.", final=False)
         case AV2TError():
             return Verdict(sentence=str(error), final=True)
         case BaseTimeoutException():

@@ -105,7 +105,8 @@ def look(
         growing.sightings += [_sighting(seen, each) for each in seen.objects]
         count += 1
         progress.show(count, max(clip.expected_windows or 0, count))
-        if stop := signs.stop_wanted() or time.monotonic() - growing.since >= KEEP_INTERVAL:
+        stop = signs.stop_wanted()
+        if stop or time.monotonic() - growing.since >= KEEP_INTERVAL:
             close(growing)
             growing = _Growing(first=count)
         if stop:

@@ -39,6 +39,8 @@ LEASE = 15
 """Seconds after which a job whose worker has fallen silent is given to another."""
 
 REDIS_TIMEOUT = 10.0
+DEFECT_RETRIES = 2
+"""Of a failure that nobody foresaw: it may pass, but most do not."""
 
 Message = Literal["ready", "alive", "done", "interrupted", "dead"]
 
@@ -163,11 +165,12 @@ class _JobRunner(BaseWorker):  # type: ignore[misc]  # rq has no types
         if self._interrupted:
             return
         self._verdict = verdict = judge(exc_info[1], job, self._secret)
-        if verdict.final:
+        attempts = job.meta.get("attempts", 0)
+        if verdict.final or (not verdict.expected and attempts >= DEFECT_RETRIES):
             job.retries_left = 0
         if job.should_retry:
-            attempt = job.meta["attempts"] = job.meta.get("attempts", 0) + 1
-            seconds = delay(attempt - 1, verdict.retry_after)
+            job.meta["attempts"] = attempts + 1
+            seconds = delay(attempts, verdict.retry_after)
             job.retry_intervals = [seconds]
             log.warning("job %s: %s Trying again in %d s.", job.id, verdict.sentence, seconds)
         else:

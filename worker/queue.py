@@ -32,7 +32,7 @@ QUEUE = "av2t-preannotate"
 FUNCTION = "worker.jobs.preannotate"
 PROTOCOL = 1
 """What a job's arguments mean, and what workers keep of it in Redis. A worker of another one leaves the job alone."""
-RETRIES = 3
+RETRIES = 8  # of what can pass: a Label Studio may be away for a quarter of an hour
 AT_ONCE = 500  # jobs that are sent to Redis together
 # Only an upper bound for a worker that hangs: an hour of video takes minutes.
 JOB_TIMEOUT = 6 * 3600

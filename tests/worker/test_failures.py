@@ -1,8 +1,10 @@
+import errno
+
 import pytest
 from rq.job import Job
 from rq.timeouts import JobTimeoutException
 
-from av2t_core.errors import AV2TError, MediaError
+from av2t_core.errors import AV2TError, MediaError, MemoryShortError
 from worker.failures import LONGEST_DELAY, TransientError, Verdict, delay, judge, redact
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJ0b2tlbl90eXBlIjoiYWNjZXNzIn0.c2lnbmF0dXJl"
@@ -27,6 +29,21 @@ def test_a_job_that_took_too_long_would_do_so_again() -> None:
 
 def test_what_can_pass() -> None:
     assert judge(TransientError("Later.", 7), Task(), "") == Verdict(sentence="Later.", final=False, retry_after=7)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (MemoryShortError("Too little."), "Too little."),
+        (MemoryError(), "The worker's machine has no memory left for this task."),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "The disk of the worker's machine is full; make room in its TMPDIR.",
+        ),
+    ],
+)
+def test_what_a_machine_lacks_may_be_there_later(error: Exception, sentence: str) -> None:
+    assert judge(error, Task(), "") == Verdict(sentence=sentence, final=False)
 
 
 def test_a_defect_is_tried_again_and_told_without_secrets() -> None:

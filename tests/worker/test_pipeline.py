@@ -20,7 +20,7 @@ from av2t_core.media import Clip, Window
 from av2t_core.predictor import KeyframePrediction, Predictor
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, wait_until
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
-from worker import jobs, signs
+from worker import jobs, looking, signs
 from worker.failures import Interrupted
 from worker.queue import PROTOCOL, enqueue_preannotation, job_id
 from worker.settings import Settings
@@ -321,6 +321,7 @@ def test_told_to_stop_in_the_middle_it_goes_on_there(
 
     task.server.sdk.predictions.delete(id=in_two.id)
     looks[:] = []
+    monkeypatch.setattr(looking, "KEEP_INTERVAL", 0)  # what is kept on the way does not stop the job
     task.job.perform()
     [at_once] = task.predictions
     assert looks == list(range(5))  # nothing is left of what was kept
