@@ -10,7 +10,7 @@ from redis import Redis
 
 from av2t_core.versions import resolve
 from tests.backend.conftest import CONFIG, Backend, running
-from tests.conftest import EMBEDDED
+from tests.conftest import EMBEDDED, queued_tasks
 from worker.projects import KEY, MOST
 from worker.queue import State, open_queue, overview, states
 
@@ -59,6 +59,13 @@ def test_predict_is_answered_at_once_and_enqueues_once(backend: Backend, redis: 
         assert answer.json()["results"] == [[]] * 500
         assert answer.json()["model_version"] == backend.http.get("/health").json()["model_version"]
         assert overview(redis).queued == 500
+
+
+def test_a_single_task_is_a_person_s_and_comes_first(backend: Backend, redis: Redis) -> None:
+    for ids in ([1, 2], [3], [2]):
+        wanted = [{"id": task, "data": {"video": f"/data/upload/3/{task}.mp4"}} for task in ids]
+        assert backend.post("/predict", project="3.17", tasks=wanted, label_config=CONFIG).status_code == 200
+    assert queued_tasks(redis) == [2, 3, 1]
 
 
 def test_predict_after_setup_needs_no_config(backend: Backend, redis: Redis) -> None:

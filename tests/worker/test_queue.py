@@ -64,6 +64,25 @@ def test_no_tasks(redis: Redis) -> None:
     assert enqueue_preannotation(redis, 3, [], VERSION) == Enqueued(new=0, already=0)
 
 
+def test_what_a_person_waits_for_comes_first(redis: Redis) -> None:
+    enqueue_preannotation(redis, 3, [1, 2, 3], VERSION)
+    assert enqueue_preannotation(redis, 3, [9], VERSION, first=True) == Enqueued(new=1, already=0)
+    assert enqueue_preannotation(redis, 3, [3], VERSION, first=True) == Enqueued(new=0, already=1)
+    assert waiting(redis) == [queue.job_id(3, task, VERSION) for task in (3, 9, 1, 2)]
+
+
+def test_stopping_what_waits(redis: Redis) -> None:
+    for project in (3, 4):
+        enqueue_preannotation(redis, project, [10 * project, 10 * project + 1], VERSION)
+    assert queue.stop_jobs(redis, task=31) == 1
+    assert queue.stop_jobs(redis, project=4) == 2
+    assert waiting(redis) == [queue.job_id(3, 30, VERSION)]
+    assert {(job.task, job.error) for job in failed_jobs(redis)} == {(t, queue.STOPPED) for t in (31, 40, 41)}
+    assert queue.stop_jobs(redis) == 1
+    assert queue.stop_jobs(redis) == 0
+    assert retry_failed(redis) == 4
+
+
 def test_job_is_plain_json(redis: Redis) -> None:
     enqueue_preannotation(redis, 3, [14], VERSION)
     data = redis.hget("rq:job:preannotate-3-14-tiny-1_2", "data")
@@ -71,6 +90,7 @@ def test_job_is_plain_json(redis: Redis) -> None:
     arguments = {"project": 3, "task": 14, "model_version": VERSION}
     assert json.loads(zlib.decompress(data)) == ["worker.jobs.preannotate", None, [], arguments]
     assert fetch(redis, 14).description == "pre-annotate task 14 of project 3 with tiny-1.2"
+    assert fetch(redis, 14).meta == {"protocol": queue.PROTOCOL}
 
 
 def test_callers_at_the_same_moment(redis: Redis, redis_url: str) -> None:
