@@ -380,9 +380,7 @@ class LabelStudioClient:
         except httpx.TransportError as error:
             raise TransientError(f"Label Studio at {self._url} cannot be reached ({_reason(error)}).") from None
         except json.JSONDecodeError:
-            raise TransientError(
-                f"Label Studio at {self._url} answers no JSON for {what}; is it another server?"
-            ) from None
+            raise self._no_json(what) from None
 
     def _failure(self, error: ApiError, what: str, gone: bool) -> Exception:
         status, detail = error.status_code or 0, _body_detail(error.body)
@@ -394,11 +392,16 @@ class LabelStudioClient:
             return AV2TError(
                 f"The account of LABEL_STUDIO_API_KEY has no access to {what}; make it a member of the project."
             )
+        if 200 <= status < 300:  # the SDK, of an answer that is no JSON
+            return self._no_json(what)
         if status in TRANSIENT:
             return TransientError(
                 f"Label Studio at {self._url} answers {status} for {what}.", _retry_after(error.headers or {})
             )
         return AV2TError(f"Label Studio at {self._url} refuses {what} ({status}: {detail}).")
+
+    def _no_json(self, what: str) -> TransientError:
+        return TransientError(f"Label Studio at {self._url} answers no JSON for {what}; is it another server?")
 
     def _key_refused(self, detail: str) -> AV2TError:
         return AV2TError(

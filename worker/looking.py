@@ -111,7 +111,8 @@ def look(
             growing = _Growing(first=count)
         if stop:
             raise Interrupted
-    close(growing)
+    if growing.scores:
+        close(growing)
     progress.show(count, count, now=True)
     info = clip.info
     for remark in info.remarks:
@@ -141,6 +142,7 @@ def _passed(
 ) -> Iterator[Window]:
     """The windows after the first `done`; the frames of all of them are written."""
     for page, window in enumerate(windows):
+        signs.alive()  # nobody decodes ahead of a model that hangs
         if folder is not None:
             frames.append(_write(window.image, window.keyframe, task, folder))
         if page >= done:

@@ -146,6 +146,9 @@ class _JobRunner(BaseWorker):  # type: ignore[misc]  # rq has no types
         except (NoSuchJobError, ValueError):
             log.info("job %s: taken back before it began", job_id)
             return "done"
+        except RedisError as error:
+            log.warning("job %s: Redis cannot be used (%s); it will be looked at again", job_id, error)
+            return "done"
         try:
             if job.meta.pop("error", None):  # of an earlier try
                 job.save_meta()

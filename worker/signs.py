@@ -3,6 +3,7 @@
 In a process that no worker watches, as in a test of a job alone, there is nothing to tell and nothing to hear.
 """
 
+import threading
 import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -12,6 +13,7 @@ SIGN_INTERVAL = 1.0  # seconds
 STOP = ("stop", "")
 """What the worker sends while a job runs."""
 
+_lock = threading.Lock()  # the clip is decoded in a thread of its own
 _channel: "Connection[Any, Any] | None" = None
 _given = 0.0
 
@@ -25,10 +27,11 @@ def listen(channel: "Connection[Any, Any]") -> None:
 def alive() -> None:
     """Tell the worker that the job goes on; to be called wherever it does."""
     global _given
-    if _channel is not None and time.monotonic() - _given >= SIGN_INTERVAL:
-        _given = time.monotonic()
-        with suppress(OSError):  # the worker has gone, and this process goes with it
-            _channel.send(("alive", ""))
+    with _lock:
+        if _channel is not None and time.monotonic() - _given >= SIGN_INTERVAL:
+            _given = time.monotonic()
+            with suppress(OSError):  # the worker has gone, and this process goes with it
+                _channel.send(("alive", ""))
 
 
 def stop_wanted() -> bool:

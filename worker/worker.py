@@ -120,7 +120,11 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
             if left == 0:
                 return True
             self._lost_redis = False
-            self.work(burst=burst, logging_level="WARNING", max_jobs=left)
+            try:
+                self.work(burst=burst, logging_level="WARNING", max_jobs=left)
+            except RedisError as error:  # while RQ registers the worker
+                log.warning("Redis cannot be used (%s)", error)
+                self._lost_redis = True
             if not self._lost_redis or self._told_to_stop:
                 return burst or self._told_to_stop or (max_jobs is not None and self._done >= max_jobs)
             try:

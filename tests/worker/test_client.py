@@ -344,6 +344,13 @@ def test_a_label_studio_that_is_busy(serve: Serve) -> None:
     assert len(server.asked) == 3
 
 
+def test_a_label_studio_that_answers_nonsense_is_asked_again(serve: Serve) -> None:
+    server = serve()
+    server.answers["/api/tasks/1/"] = (200, {"Content-Type": "application/json"}, b"<<<")
+    with client_of(server.url) as client, pytest.raises(TransientError, match="answers no JSON for task 1"):
+        client.task(1)
+
+
 def test_no_client_is_left_open(serve: Serve) -> None:
     with client_of(serve().url) as client:
         pass
