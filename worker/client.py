@@ -302,7 +302,10 @@ class LabelStudioClient:
             response.read()
             own = _origin(str(response.url)) == _origin(self._url)
             raise self._media_failure(response, shown, own)
-        if response.headers.get("content-type", "").startswith("text/html"):
+        kind = response.headers.get("content-type", "")
+        if kind.startswith("application/json"):
+            raise TransientError(f"At {shown} there is JSON and no clip, as where a server is not itself.")
+        if kind.startswith("text/html"):
             raise MediaError(
                 f"At {shown} there is a web page and no clip; open it in a browser and correct the task's URL."
             )

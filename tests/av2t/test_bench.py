@@ -61,7 +61,7 @@ def test_what_is_no_video_is_one_line(tmp_path: Path) -> None:
 def test_a_silent_video_is_one_line(tmp_path: Path) -> None:
     silent = Sound(samples=np.zeros((1, 48_000), np.float32))
     clip = write_clip(tmp_path / "silent.mp4", at_rate(5, 1), sounds=[silent], sound_codec="aac")
-    assert_refused(av2t("bench", clip), "silent.mp4: it is silent throughout, so that the model does not run")
+    assert_refused(av2t("bench", clip), "silent.mp4: the model hears nothing in it, so that it does not run")
 
 
 def test_a_preset_that_is_none_is_one_line() -> None:

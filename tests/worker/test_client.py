@@ -214,6 +214,14 @@ def test_a_server_that_is_busy(serve: Serve, clip: Path, headers: dict[str, str]
     assert caught.value.retry_after == seconds
 
 
+def test_an_answer_in_place_of_a_clip(serve: Serve, clip: Path) -> None:
+    server = serve()
+    server.answers["/data/a.mp4"] = (200, {"Content-Type": "application/json"}, b"<<<")
+    with client_of(server.url) as client, pytest.raises(TransientError, match=r"At /data/a\.mp4 there is JSON and no"):
+        client.fetch("/data/a.mp4", 1, clip)
+    assert not clip.exists()
+
+
 def test_a_clip_that_is_cut_off(serve: Serve, clip: Path) -> None:
     server = serve()
     server.answers["/data/a.mp4"] = (200, {"Content-Length": "100", "Connection": "close"}, b"half")
