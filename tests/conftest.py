@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 EMBEDDED = resolve("tiny").name  # the model version that ships with the package
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes share the tests, those that share something costly stay in one."""
     for item in items:

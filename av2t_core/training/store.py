@@ -41,7 +41,9 @@ class TensorStore:
         path = self._path(key)
         try:
             tensors: dict[str, Tensor] = load_file(path)
-            os.utime(path)  # that it is used shows in its time, for the other processes too
+            # That it is used shows in its time, for the other processes too. By the clock that `_opened` was read from:
+            # the file system's own is some milliseconds behind it.
+            os.utime(path, ns=(time.time_ns(), time.time_ns()))
         except FileNotFoundError:
             return None
         except SafetensorError:

@@ -288,7 +288,6 @@ def test_what_a_killed_worker_left_on_the_disk_goes_with_the_next(
     worker.popen.wait()
     [left] = tmp_path.glob("av2t-worker-*")
     wait_until(lambda: (left / "files" / "clip").exists(), what="its file")
-    os.utime(left, (0, 0))  # it is not of a worker that has just begun
     redis.set("release", 1)
     start("--burst").ended()
     wait_until(lambda: finished(job) or start("--burst").ended() is None, what="the job")
