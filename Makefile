@@ -30,7 +30,7 @@ demo: .venv/demo
 
 test: lint
 	.ci/get_browser
-	OMP_NUM_THREADS=1 .venv/bin/pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
 
 test-full: .venv/dev
 	.venv/bin/pytest -m full -s $(ARGS)
