@@ -54,7 +54,6 @@ class Plant:
         self.folder = folder
         self.temporary = folder / "tmp"
         self._port = free_port()
-        self._workers = workers
         self._names = [f"worker{number}" for number in range(workers)]
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._keeping = threading.Event()

@@ -69,9 +69,7 @@ def test_a_fault_at_a_moment(
     label_studio: LabelStudioServer, clip: Path, tmp_path: Path, rows: list[str], fault: str, moment: str
 ) -> None:
     with Plant(label_studio, tmp_path, workers=1) as plant:
-        project, [task] = plant.add_tasks([clip])
-        [log] = [tmp_path / "worker0.log"]
-        wait_until(lambda: log.exists() and "waits for jobs" in log.read_text(), what="the worker")
+        project, task = _ready(plant, clip)
         asked = MOMENTS[moment]
         gate = None
         if asked is not None:
@@ -104,9 +102,7 @@ def test_a_label_studio_that_fails(
 ) -> None:
     """From before the first request on, for some seconds."""
     with Plant(label_studio, tmp_path, workers=1) as plant:
-        project, [task] = plant.add_tasks([clip])
-        log = tmp_path / "worker0.log"
-        wait_until(lambda: log.exists() and "waits for jobs" in log.read_text(), what="the worker")
+        project, task = _ready(plant, clip)
         gate = plant.between.gate = Gate(method="GET", path=re.compile(r"/api/tasks/\d+"), when="before")
         plant.enqueue(project, [task])
         assert gate.reached.wait(120)
@@ -119,6 +115,14 @@ def test_a_label_studio_that_fails(
         outcome = plant.outcome(project, [task])
         rows.append(f"| {fault} | after the pop | {len(outcome.lost)} | {len(outcome.twice)} | {seconds:.0f} |")
         assert (outcome.predicted, outcome.failed) == (1, {})
+
+
+def _ready(plant: Plant, clip: Path) -> tuple[int, int]:
+    """A project and its one task, not queued yet, and a worker that waits."""
+    project, [task] = plant.add_tasks([clip])
+    log = plant.folder / "worker0.log"
+    wait_until(lambda: log.exists() and "waits for jobs" in log.read_text(), what="the worker")
+    return project, task
 
 
 def _progress(plant: Plant, project: int, task: int) -> bool:
