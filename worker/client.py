@@ -5,7 +5,6 @@ GoneError. No message carries a token, a header or the query of a URL, which may
 """
 
 import base64
-import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -184,8 +183,7 @@ class LabelStudioClient:
         `result`: its regions, as JSON lists without their brackets.
         """
         head = json.dumps({"task": task, "model_version": model_version, "score": score})[:-1]
-        body = [f'{head}, "result": [', *itertools.chain(*((",", part) for part in result)), "]}"]
-        del body[1 : 2 if result else 1]  # the comma before the first
+        body = [f'{head}, "result": [', ",".join(result), "]}"]
         try:
             # Not by the SDK, which would have all of it as objects: thousands of masks are hundreds of megabytes.
             self._send("/api/predictions/", f"the prediction of task {task}", body)
