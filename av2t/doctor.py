@@ -21,7 +21,8 @@ from av2t_core.versions import resolve
 from worker.client import LabelStudioClient, ProjectState
 from worker.failures import TransientError
 from worker.projects import Project
-from worker.queue import connect, overview, reachable, redis_address
+from worker.queue import connect, reachable, redis_address
+from worker.queue_views import overview
 from worker.settings import Settings
 
 DESCRIPTION = """\
@@ -214,7 +215,8 @@ def _project(settings: Settings, client: LabelStudioClient, project: int) -> Fin
     held = ", ".join(f'{control.tag} "{control.name}"' for control in targets.controls)
     yield "ok", f'"{state.title}" has a place for what sounds: {held}.'
     yield from _connection(state, secured=settings.backend_password is not None)
-    known = Project(id=project, label_config=state.label_config, chosen=state.model_version)
+    chosen = state.model_version if state.pinned else ""
+    known = Project(id=project, label_config=state.label_config, chosen=chosen)
     own = known.model_version(settings)
     if state.model_version == own:
         yield "ok", f"annotators are shown the predictions of {own}{', to which it is pinned' if state.pinned else ''}."

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from datetime import datetime
 
 from av2t.console import table
-from worker.queue import FailedJob, Overview, RunningJob, WorkerState, connect, failed_jobs, overview
+from worker.queue import connect
+from worker.queue_views import FailedJob, Overview, RunningJob, WorkerState, failed_jobs, overview
 from worker.settings import Settings
 
 MAX_FAILURES = 20

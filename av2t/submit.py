@@ -15,7 +15,8 @@ from av2t_core.labelstudio.config import parse_label_config
 from av2t_core.versions import resolve
 from worker.client import LabelStudioClient
 from worker.projects import Project
-from worker.queue import State, connect, enqueue_preannotation, failed_jobs, overview, states
+from worker.queue import connect, enqueue_preannotation
+from worker.queue_views import State, failed_jobs, overview, states
 from worker.settings import Settings
 
 DESCRIPTION = """\
@@ -43,9 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--project", type=count, metavar="N", required=True, help="its number, as its address shows it")
     parser.add_argument("--only-unlabeled", action="store_true", help="leave out tasks that have an annotation")
     parser.add_argument("--limit", type=count, metavar="K", help="queue the first K tasks and no more")
-    parser.add_argument(
-        "--model", metavar="NAME", help="preset or model version (the one that the project chose, else AV2T_MODEL)"
-    )
+    parser.add_argument("--model", metavar="NAME", help="preset or model version (the project's own, else AV2T_MODEL)")
     parser.add_argument("--detach", action="store_true", help="queue them and do not watch")
 
 
@@ -60,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
     ) as client:
         project = client.project(args.project)
         parse_label_config(project.label_config)
-        chosen = Project(id=args.project, label_config=project.label_config, chosen=project.model_version)
+        pinned = project.model_version if project.pinned else ""
+        chosen = Project(id=args.project, label_config=project.label_config, chosen=pinned)
         model_version = version.name if args.model else chosen.model_version(settings)
         tasks = _wanted(client, args, model_version)
     new = enqueue_preannotation(connection, args.project, tasks, model_version).new

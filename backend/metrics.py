@@ -7,7 +7,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from redis import Redis
 
-from worker.queue import Overview, oldest_waiting, overview, reachable
+from worker.queue import reachable
+from worker.queue_views import Overview, oldest_waiting, overview
 from worker.totals import Totals, totals
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST

@@ -9,7 +9,7 @@ from redis import Redis
 
 from backend.manager import Manager
 from worker.projects import all_known
-from worker.queue import failed_jobs, finished_jobs, overview
+from worker.queue_views import failed_jobs, finished_jobs, overview
 from worker.settings import Settings
 from worker.sheets import having_sheets
 

@@ -48,10 +48,12 @@ Message = Literal["ready", "alive", "done", "interrupted", "dead"]
 class ModelProcess:
     """The parent's end. At any time there is one such process or none."""
 
-    def __init__(self, settings: Settings, worker_name: str, set_up: str, folder: Path) -> None:
-        """`folder`: what the process leaves there is removed when it ends."""
+    def __init__(self, settings: Settings, worker_name: str, queue: str, set_up: str, folder: Path) -> None:
+        """`queue`: the name of the one that its jobs are of. `set_up`: the function ("module:function") that makes the
+        process ready, given the settings. `folder`: what the process leaves there is removed when it ends.
+        """
         self._files = folder / "files"
-        self._arguments = (settings, worker_name, set_up, self._files)
+        self._arguments = (settings, worker_name, queue, set_up, self._files)
         self._process: multiprocessing.process.BaseProcess | None = None
         self._channel: Connection[Any, Any] | None = None
         self.ready = False
@@ -194,7 +196,13 @@ class _JobRunner(BaseWorker):  # type: ignore[misc]  # rq has no types
 
 
 def _main(
-    channel: "Connection[Any, Any]", parent: int, settings: Settings, worker_name: str, set_up: str, files: Path
+    channel: "Connection[Any, Any]",
+    parent: int,
+    settings: Settings,
+    worker_name: str,
+    queue: str,
+    set_up: str,
+    files: Path,
 ) -> None:
     _end_with(parent)
     tempfile.tempdir = str(files)
@@ -208,7 +216,8 @@ def _main(
     except AV2TError as error:
         channel.send(("refused", str(error)))
         return
-    runner = _JobRunner(open_queue(connect(settings.redis_url, timeout=REDIS_TIMEOUT)), worker_name, settings.secret)
+    connection = connect(settings.redis_url, timeout=REDIS_TIMEOUT)
+    runner = _JobRunner(open_queue(connection, queue), worker_name, settings.secret)
     channel.send(("ready", ""))
     signs.listen(channel)
     while True:

@@ -1,7 +1,8 @@
-"""The queue: its name, the identity of a job, and the few operations that the backend and the commands need.
+"""The queues: their names, the identity of a job, and the few operations that the backend and the commands need.
 
-A job's identity is (project, task, model version). Enqueuing twice is enqueuing once, also for callers at the same
-moment: the check and the push are one script inside Redis.
+Tasks to pre-annotate have one queue and trainings (`worker.trainings`) another. A task's job is known by (project,
+task, model version). Enqueuing twice is enqueuing once, also for callers at the same moment: the check and the push are
+one script inside Redis.
 """
 
 import zlib
@@ -9,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any
 
 from redis import Redis
@@ -21,13 +21,13 @@ from rq.command import send_stop_job_command
 from rq.exceptions import InvalidJobOperation
 from rq.job import Job, JobStatus
 from rq.worker import BaseWorker
-from rq.worker_registration import get_keys
 
 from av2t_core.errors import AV2TError
 
-# One queue: RQ takes a job from a single queue through an intermediate list, so a worker that dies right after the pop
-# loses nothing. From two queues it uses BLPOP, which does.
-QUEUE = "av2t-preannotate"
+# A worker listens on one of them: RQ takes a job from a single queue through an intermediate list, so a worker that
+# dies right after the pop loses nothing. From two queues it uses BLPOP, which does.
+PREANNOTATE = "av2t-preannotate"
+TRAIN = "av2t-train"
 
 FUNCTION = "worker.jobs.preannotate"
 PROTOCOL = 1
@@ -99,86 +99,6 @@ class Enqueued:
     already: int
 
 
-class State(StrEnum):
-    """What has become of a task that was enqueued."""
-
-    WAITING = "waiting"  # also for a further try
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    GONE = "gone"  # its task was deleted, or it ended so long ago that nobody remembers
-
-
-# RQ's states, but for those in which a job is still on its way.
-_ENDED = {JobStatus.FINISHED: State.DONE, JobStatus.FAILED: State.FAILED, JobStatus.STOPPED: State.FAILED}
-
-
-@dataclass(frozen=True, kw_only=True)
-class FailedJob:
-    """A job that has failed for good, and why in one sentence."""
-
-    id: str
-    project: int
-    task: int
-    model_version: str
-    error: str
-    failed_at: datetime | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinishedJob:
-    """A job that has ended well."""
-
-    id: str
-    project: int
-    task: int
-    model_version: str
-    outcome: str  # in words
-    keyframes: int
-    remarks: tuple[str, ...]  # sentences about its clip
-    seconds: float
-    finished_at: datetime | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunningJob:
-    """A job in a worker's hands; `done` of `total` keyframes, None until the worker knows."""
-
-    id: str
-    project: int
-    task: int
-    model_version: str
-    worker: str | None
-    started_at: datetime | None
-    done: int | None
-    total: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerState:
-    """A worker that listens on the queue, as it last reported itself."""
-
-    name: str
-    host: str
-    pid: int | None
-    state: str
-    last_seen: datetime | None
-    succeeded: int
-    failed: int
-    gpu_memory: int | None  # bytes, the most that its model has held; None without a GPU
-
-
-@dataclass(frozen=True, kw_only=True)
-class Overview:
-    """The queue at one moment. `queued` also counts what will be tried again later, `finished` the last 24 hours."""
-
-    queued: int
-    finished: int
-    failed: int
-    running: tuple[RunningJob, ...]
-    workers: tuple[WorkerState, ...]
-
-
 def job_id(project: int, task: int, model_version: str) -> str:
     """The id of the job; RQ allows letters, digits, '_' and '-' in it."""
     return f"preannotate-{project}-{task}-{model_version.replace('.', '_')}"
@@ -213,9 +133,9 @@ def reachable(connection: Redis) -> Iterator[None]:
         raise QueueError(f"Redis at {where} cannot be used ({reason}): start it, or set REDIS_URL") from error
 
 
-def open_queue(connection: Redis) -> Queue:
+def open_queue(connection: Redis, name: str = PREANNOTATE) -> Queue:
     """The queue, with JSON for its serializer: a job is data, and reading one never runs code as a pickle would."""
-    return Queue(QUEUE, connection=connection, serializer="json", default_timeout=JOB_TIMEOUT)
+    return Queue(name, connection=connection, serializer="json", default_timeout=JOB_TIMEOUT)
 
 
 def enqueue_preannotation(
@@ -234,31 +154,31 @@ def enqueue_preannotation(
 
 
 def retry_failed(connection: Redis, project: int | None = None) -> int:
-    """Queue the failed jobs (of one project, or all) again, with fresh retries; how many. Raises QueueError."""
-    failed = failed_jobs(connection, project)
+    """Queue the tasks that failed (of one project, or all) again, with fresh retries; how many. Raises QueueError."""
     with reachable(connection):
-        return _admit(connection, [(job.project, job.task, job.model_version) for job in failed], _FOR_A_RETRY)
+        failed = fetch(connection, open_queue(connection).failed_job_registry.get_job_ids(desc=True))
+        chosen = [job for job in failed if project in (None, job.kwargs["project"])]
+        return _admit(connection, [_task(job) for job in chosen], _FOR_A_RETRY)
 
 
 def retry_job(connection: Redis, id: str) -> bool:
-    """Queue one job that has failed or was stopped again; False if it is neither. Raises QueueError."""
+    """Queue one task that has failed or was stopped again; False if it is neither. Raises QueueError."""
     with reachable(connection):
-        jobs = [job.kwargs for job in _fetch(connection, [id])]
-        wanted = [(job["project"], job["task"], job["model_version"]) for job in jobs]
+        wanted = [_task(job) for job in fetch(connection, [id]) if job.origin == PREANNOTATE]
         return bool(_admit(connection, wanted, _FOR_A_RETRY))
 
 
 def stop_job(connection: Redis, id: str) -> bool:
-    """Stop one job that waits or runs: it counts as failed, until it is queued again; False if it does neither.
+    """Stop one job that waits or runs, of whatever queue: it counts as failed; False if it does neither.
 
     A worker ends a running one within seconds. Raises QueueError.
     """
     with reachable(connection):
-        queue = open_queue(connection)
-        for job in _fetch(connection, [id]):
+        for job in fetch(connection, [id]):
+            queue = open_queue(connection, job.origin)
             ended = datetime.now(UTC)
             job.meta["error"], job.ended_at = STOPPED, ended
-            fields = _flat(job.to_dict() | {"status": JobStatus.STOPPED.value})
+            fields = flat(job.to_dict() | {"status": JobStatus.STOPPED.value})
             keys = [job.key, queue.key, queue.scheduled_job_registry.key, queue.failed_job_registry.key]
             script = connection.register_script(_STOP)
             if script(keys=keys, args=[job.id, int(ended.timestamp()) + FAILURE_TTL, *fields]):
@@ -269,11 +189,9 @@ def stop_job(connection: Redis, id: str) -> bool:
 
 
 def stop_jobs(connection: Redis, project: int | None = None, task: int | None = None) -> int:
-    """Stop all jobs that wait or run (of one project, of one task, or of all); how many. Raises QueueError."""
+    """Stop all tasks that wait or run (of one project, one, or all); how many. Raises QueueError."""
     with reachable(connection):
-        queue = open_queue(connection)
-        waiting = [*queue.get_job_ids(), *queue.scheduled_job_registry.get_job_ids(cleanup=False)]
-        jobs = _fetch(connection, [*waiting, *queue.started_job_registry.get_job_ids(cleanup=False)])
+        jobs = under_way(connection, PREANNOTATE)
     wanted = {"project": project, "task": task}
     chosen = [job for job in jobs if all(value in (None, job.kwargs[name]) for name, value in wanted.items())]
     return sum(stop_job(connection, job.id) for job in chosen)
@@ -302,7 +220,7 @@ def forget_tasks(connection: Redis, tasks: Sequence[int]) -> int:
         if gone:
             connection.delete(*(Job.key_for(each) for each in gone))
         started = queue.started_job_registry.get_job_ids(cleanup=False)
-        running = _fetch(connection, [each for each in started if each.split("-", 3)[2] in gone_tasks])
+        running = fetch(connection, [each for each in started if each.split("-", 3)[2] in gone_tasks])
         for job in running:
             connection.set(gone_key(job.id), 1, ex=60)
         return len(gone) + sum(_send_stop(connection, job) for job in running)
@@ -313,73 +231,48 @@ def gone_key(id: str) -> str:
     return f"av2t:gone:{id}"
 
 
-def failed_jobs(connection: Redis, project: int | None = None, limit: int | None = None) -> list[FailedJob]:
-    """The failed jobs, the newest first. Raises QueueError."""
-    with reachable(connection):
-        registry = open_queue(connection).failed_job_registry
-        jobs = _fetch(connection, registry.get_job_ids(desc=True))
-        chosen = [job for job in jobs if project in (None, job.kwargs["project"])][:limit]
-        return [FailedJob(**_identity(job), error=_reason(job), failed_at=job.ended_at) for job in chosen]
-
-
-def finished_jobs(connection: Redis, limit: int) -> list[FinishedJob]:
-    """Those that ended well in the last 24 hours, the newest first. Raises QueueError."""
-    with reachable(connection):
-        ids = open_queue(connection).finished_job_registry.get_job_ids(end=limit - 1, desc=True, cleanup=False)
-        return [_finished(job) for job in _fetch(connection, ids)]
-
-
-def states(connection: Redis, project: int, tasks: Sequence[int], model_version: str) -> dict[int, State]:
-    """What has become of each task. Raises QueueError."""
-    with reachable(connection), connection.pipeline(transaction=False) as pipe:
-        for task in tasks:
-            pipe.hget(Job.key_for(job_id(project, task, model_version)), "status")
-        found = pipe.execute()
-    return {task: _state(status) for task, status in zip(tasks, found, strict=True)}
-
-
-def overview(connection: Redis, project: int | None = None) -> Overview:
-    """Counts, running jobs (of one project, or all) and workers. Raises QueueError.
-
-    It changes nothing, for cleaning up is the workers' task.
-    """
-    with reachable(connection):
-        queue = open_queue(connection)
-        registries = (queue.scheduled_job_registry, queue.finished_job_registry, queue.failed_job_registry)
-        with connection.pipeline(transaction=False) as pipe:
-            if project is None:
-                pipe.llen(queue.key)
-                for registry in registries:
-                    pipe.zcard(registry.key)
-                waiting, later, finished, failed = pipe.execute()
-            else:
-                pipe.lrange(queue.key, 0, -1)
-                for registry in registries:
-                    pipe.zrange(registry.key, 0, -1)
-                start = f"preannotate-{project}-".encode()
-                waiting, later, finished, failed = (
-                    sum(each.startswith(start) for each in ids) for ids in pipe.execute()
-                )
-        started = _fetch(connection, queue.started_job_registry.get_job_ids(cleanup=False))
-        return Overview(
-            queued=waiting + later,
-            finished=finished,
-            failed=failed,
-            running=tuple(_running(job) for job in started if project in (None, job.kwargs["project"])),
-            workers=_workers(connection, queue),
-        )
-
-
-def oldest_waiting(connection: Redis) -> datetime | None:
-    """When the job at the head of the queue was enqueued, None if none waits. Raises QueueError."""
-    with reachable(connection):
-        jobs = _fetch(connection, open_queue(connection).get_job_ids(length=1))
-        return jobs[0].enqueued_at if jobs else None
-
-
 def note_gpu_memory(connection: Redis, worker: str, size: int) -> None:
     """For the worker of this name. RedisError."""
     connection.hset(f"{BaseWorker.redis_worker_namespace_prefix}{worker}", GPU_MEMORY, size)
+
+
+def fetch(connection: Redis, ids: Sequence[str]) -> list[Job]:
+    """Those of these jobs that there are, in this order. RedisError."""
+    # A registry may name a job twice (one entry for each execution) or one that has expired since.
+    jobs = Job.fetch_many(list(dict.fromkeys(ids)), connection=connection, serializer="json")
+    return [job for job in jobs if job is not None]
+
+
+def under_way(connection: Redis, name: str) -> list[Job]:
+    """The jobs of the queue of this name that wait, also for a further try, or run. RedisError."""
+    queue = open_queue(connection, name)
+    later, started = queue.scheduled_job_registry, queue.started_job_registry
+    # What goes on meanwhile moves from the left to the right of these, and is not missed.
+    waiting = [*later.get_job_ids(cleanup=False), *queue.get_job_ids(), *queue.intermediate_queue.get_job_ids()]
+    return fetch(connection, [*waiting, *started.get_job_ids(cleanup=False)])
+
+
+def flat(fields: Mapping[str, Any]) -> list[Any]:
+    """A hash's fields and values, as HSET takes them."""
+    return [part for field in fields.items() for part in field]
+
+
+def blank_job(
+    connection: Redis, queue: str, function: str, *, timeout: int = JOB_TIMEOUT, result_ttl: int = RESULT_TTL
+) -> Job:
+    """What all jobs of a queue have in common, to be written by a script of ours: a thousand of RQ's own would take a
+    second to make."""
+    job = open_queue(connection, queue).create_job(
+        function,
+        timeout=timeout,
+        result_ttl=result_ttl,
+        failure_ttl=FAILURE_TTL,
+        # No interval here: the worker that sees the failure decides how long to wait.
+        retry=Retry(max=RETRIES),
+        meta={"protocol": PROTOCOL},
+    )
+    job.enqueued_at = datetime.now(UTC)
+    return job
 
 
 def _send_stop(connection: Redis, job: Job) -> bool:
@@ -388,6 +281,10 @@ def _send_stop(connection: Redis, job: Job) -> bool:
         send_stop_job_command(connection, job.id, serializer=job.serializer)
         return True
     return False
+
+
+def _task(job: Job) -> tuple[int, int, str]:
+    return job.kwargs["project"], job.kwargs["task"], job.kwargs["model_version"]
 
 
 def _admit(
@@ -400,7 +297,7 @@ def _admit(
     admitted = 0
     # Each call is atomic by itself, and between two of them other clients are served.
     for start in range(0, len(wanted), AT_ONCE):
-        job = _blank_job(queue)
+        job = blank_job(connection, PREANNOTATE, FUNCTION)
         own: list[Any] = []
         for project, task, model_version in wanted[start : start + AT_ONCE]:
             job.kwargs = {"project": project, "task": task, "model_version": model_version}
@@ -408,101 +305,5 @@ def _admit(
             own += [job_id(project, task, model_version), zlib.compress(job.data), description]
         shared = {name: value for name, value in job.to_dict().items() if name not in {"data", "description"}}
         options: list[Any] = [Job.key_for(""), f"|{'|'.join(states)}|", "first" if first else "last"]
-        admitted += script(keys=keys, args=[*options, 2 * len(shared), *_flat(shared), *own])
+        admitted += script(keys=keys, args=[*options, 2 * len(shared), *flat(shared), *own])
     return admitted
-
-
-def _flat(fields: Mapping[str, Any]) -> list[Any]:
-    """A hash's fields and values, as HSET takes them."""
-    return [part for field in fields.items() for part in field]
-
-
-def _blank_job(queue: Queue) -> Job:
-    """What all jobs have in common: a thousand of RQ's own would take a second to make."""
-    job = queue.create_job(
-        FUNCTION,
-        timeout=JOB_TIMEOUT,
-        result_ttl=RESULT_TTL,
-        failure_ttl=FAILURE_TTL,
-        # No interval here: the worker that sees the failure decides how long to wait.
-        retry=Retry(max=RETRIES),
-        meta={"protocol": PROTOCOL},
-    )
-    job.enqueued_at = datetime.now(UTC)
-    return job
-
-
-def _fetch(connection: Redis, ids: Sequence[str]) -> list[Job]:
-    # A registry may name a job twice (one entry for each execution) or one that has expired since.
-    jobs = Job.fetch_many(list(dict.fromkeys(ids)), connection=connection, serializer="json")
-    return [job for job in jobs if job is not None]
-
-
-def _state(status: bytes | None) -> State:
-    if status is None:
-        return State.GONE
-    known = JobStatus(status.decode())
-    return State.RUNNING if known == JobStatus.STARTED else _ENDED.get(known, State.WAITING)
-
-
-def _identity(job: Job) -> dict[str, Any]:
-    return {"id": job.id, **job.kwargs}
-
-
-def _finished(job: Job) -> FinishedJob:
-    value = job.return_value()
-    said: dict[str, Any] = value if isinstance(value, dict) else {}
-    began, ended = job.started_at, job.ended_at
-    return FinishedJob(
-        **_identity(job),
-        outcome=str(said.get("outcome", "done")),
-        keyframes=int(said.get("keyframes", 0)),
-        remarks=tuple(map(str, said.get("remarks", ()))),
-        seconds=round((ended - began).total_seconds(), 1) if began and ended else 0.0,
-        finished_at=ended,
-    )
-
-
-def _running(job: Job) -> RunningJob:
-    return RunningJob(
-        **_identity(job),
-        worker=job.worker_name,
-        started_at=job.started_at,
-        done=job.meta.get("done"),
-        total=job.meta.get("total"),
-    )
-
-
-def _reason(job: Job) -> str:
-    """The sentence that the worker left, or the last line of what RQ recorded."""
-    if error := job.meta.get("error"):
-        return str(error)
-    result = job.latest_result()
-    recorded = (result.exc_string if result else "") or ""
-    if "AbandonedJobError" in recorded:
-        return "The worker died while it ran this task, each time it was tried"
-    return recorded.strip().rpartition("\n")[2] or "Unknown: the worker left no reason"
-
-
-def _workers(connection: Redis, queue: Queue) -> tuple[WorkerState, ...]:
-    keys = sorted(get_keys(queue))
-    with connection.pipeline(transaction=False) as pipe:
-        for key in keys:
-            pipe.hgetall(key)
-        hashes = pipe.execute()
-    return tuple(_worker(key, fields) for key, fields in zip(keys, hashes, strict=True) if fields)
-
-
-def _worker(key: str, raw: dict[bytes, bytes]) -> WorkerState:
-    fields = {name.decode(): value.decode(errors="replace") for name, value in raw.items()}
-    seen = fields.get("last_heartbeat")
-    return WorkerState(
-        name=key.rpartition(":")[2],
-        host=fields.get("hostname", ""),
-        pid=int(fields["pid"]) if fields.get("pid") else None,
-        state=fields.get("state", "unknown"),
-        last_seen=datetime.fromisoformat(seen) if seen else None,
-        succeeded=int(fields.get("successful_job_count", 0)),
-        failed=int(fields.get("failed_job_count", 0)),
-        gpu_memory=int(fields[GPU_MEMORY]) if GPU_MEMORY in fields else None,
-    )

@@ -13,10 +13,12 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import LockNotOwnedError, RedisError
+from redis.lock import Lock
 from rq import Queue
 from rq.exceptions import NoSuchJobError, StopRequested
 from rq.job import Job, JobStatus
@@ -28,35 +30,72 @@ from rq.worker_registration import clean_worker_registry
 from av2t_core.errors import AV2TError
 from worker.logs import about, log_to_stderr
 from worker.model_process import LEASE, REDIS_TIMEOUT, ModelProcess
-from worker.queue import PROTOCOL, QUEUE, STOPPED, connect, gone_key, open_queue, reachable, redis_address
+from worker.queue import (
+    PREANNOTATE,
+    PROTOCOL,
+    STOPPED,
+    TRAIN,
+    connect,
+    gone_key,
+    open_queue,
+    reachable,
+    redis_address,
+)
 from worker.reconcile import Reconciler
 from worker.settings import Settings
+from worker.trainings import turn
 from worker.work_folder import work_folder
 
 log = logging.getLogger("av2t.worker")
 
-SET_UP = "worker.jobs:set_up"
 BEAT = 3  # seconds between two heartbeats of a running job
 MAINTENANCE = 5  # seconds between two looks for jobs that were left behind or are due again
 GRACE = 8  # seconds that a running job has to end, or to keep what it has, when the worker is told to stop
 DEATHS = 3  # of the model's process in one job, after which the job is given up
-LEAVE = 2  # seconds between two looks at jobs of another protocol
+LEAVE = 2  # seconds between two looks at jobs that are left to others
 LONGEST_WAIT = 15  # seconds between two looks for a Redis that is away
 STRANDED = 10  # seconds after which a job that was popped and never begun goes back
 
 
+@dataclass(frozen=True, kw_only=True)
+class Duty:
+    """What a worker is there for."""
+
+    queue: str
+    job: str  # what people call a job of it
+    set_up: str  # the function ("module:function") that makes the model's process ready, given the settings
+    warm: bool  # the model's process stays from job to job; else it is there, with its memory, only while one runs
+    one_for_each_project: bool  # at a time
+
+
+DUTIES = {
+    "preannotate": Duty(
+        queue=PREANNOTATE, job="task", set_up="worker.jobs:set_up", warm=True, one_for_each_project=False
+    ),
+    "train": Duty(
+        queue=TRAIN, job="training", set_up="worker.finetuning:set_up", warm=False, one_for_each_project=True
+    ),
+}
+
+
+class ModelDiedError(AV2TError):
+    """The model's process ended while it started; `how`, for a sentence."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(f"The model's process ended while it started ({how}).")
+        self.how = how
+
+
 def run_worker(
     settings: Settings,
+    duty: Duty = DUTIES["preannotate"],
     *,
     name: str | None = None,
     burst: bool = False,
     max_jobs: int | None = None,
-    set_up: str = SET_UP,
 ) -> None:
     """Work until told to stop, in a burst until the queue is empty, or until `max_jobs` are done. AV2TError: it cannot
     work as things are.
-
-    `set_up` names the function ("module:function") that makes the model's process ready, given the settings.
     """
     log_to_stderr(settings)
     connection = connect(settings.redis_url, timeout=REDIS_TIMEOUT)
@@ -66,11 +105,12 @@ def run_worker(
     # Unique, for RQ refuses the name of a worker that was killed a minute ago.
     name = f"{name or socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
     with work_folder() as folder:
-        model, reconciler = ModelProcess(settings, name, set_up, folder), Reconciler(settings)
-        worker = WarmWorker(connection, name, model, hang_seconds=settings.hang_seconds)
+        model, reconciler = ModelProcess(settings, name, duty.queue, duty.set_up, folder), Reconciler(settings)
+        worker = WarmWorker(connection, name, duty, model, hang_seconds=settings.hang_seconds)
         try:
-            worker.wait_for_model(lambda: None)
-            if settings.reconcile_minutes and not burst:
+            if duty.warm:
+                worker.wait_for_model(lambda: None)
+            if settings.reconcile_minutes and not burst and duty.queue == PREANNOTATE:
                 reconciler.start()
             ended = worker.work_on(burst=burst, max_jobs=max_jobs)
         finally:
@@ -90,9 +130,9 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
 
     _stopped_job_id: str | None  # RQ's: the job that a person wants stopped
 
-    def __init__(self, connection: Redis, name: str, model: ModelProcess, *, hang_seconds: int) -> None:
+    def __init__(self, connection: Redis, name: str, duty: Duty, model: ModelProcess, *, hang_seconds: int) -> None:
         super().__init__(
-            [open_queue(connection)],
+            [open_queue(connection, duty.queue)],
             name=name,
             connection=connection,
             serializer="json",
@@ -101,6 +141,7 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
             maintenance_interval=MAINTENANCE,
             exception_handlers=[_note_lost_worker],
         )
+        self._duty = duty
         self._model = model
         self._hang_seconds = hang_seconds  # without a sign of life, after which a job's process is ended
         self._stranded: dict[str, float] = {}  # id of a popped job that nobody runs -> when it was first seen
@@ -108,25 +149,27 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
         self._told_to_stop = False
         self._lost_redis = False
         self._done = 0  # jobs
-        self._refused: set[object] = set()  # protocols of jobs that were left alone
+        self._most: int | None = None  # jobs
+        self._turn: Lock | None = None  # while a job runs that is its project's only one
+        self._left: set[object] = set()  # why jobs were left to others, as far as that was said
 
     def work_on(self, *, burst: bool, max_jobs: int | None) -> bool:
         """RQ's `work`, and again whenever Redis was lost and is back. False: it ended for another reason than its own.
 
         The model stays warm meanwhile; a job whose end could not be noted is given out again, and finds its result.
         """
+        self._most = max_jobs  # RQ would count those that are left to others
         while True:
-            left = None if max_jobs is None else max_jobs - self._done
-            if left == 0:
-                return True
             self._lost_redis = False
             try:
-                self.work(burst=burst, logging_level="WARNING", max_jobs=left)
+                self.work(burst=burst, logging_level="WARNING")
             except RedisError as error:  # while RQ registers the worker
                 log.warning("Redis cannot be used (%s)", error)
                 self._lost_redis = True
-            if not self._lost_redis or self._told_to_stop:
-                return burst or self._told_to_stop or (max_jobs is not None and self._done >= max_jobs)
+            if self._told_to_stop or self._done == self._most:
+                return True
+            if not self._lost_redis:
+                return burst
             try:
                 self._wait_for_redis()
             except StopRequested:  # what RQ's handler of the signal raises in an idle worker
@@ -167,35 +210,54 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
             super().teardown()
 
     def wait_for_model(self, tick: Callable[[], None]) -> None:
-        """Have the model's process ready, calling `tick` each second until it is. AV2TError: it cannot be."""
+        """Have the model's process ready, calling `tick` each second until it is. ModelDiedError, or AV2TError: it
+        refuses."""
         if self._model.ready and self._model.receive(0) != "dead":
             return
         self._model.start()
         while (message := self._model.receive(1)) != "ready":
             if message == "dead":
-                raise AV2TError(f"The model's process ended while it started ({self._model.exit_reason()}).")
+                raise ModelDiedError(self._model.exit_reason())
             tick()
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """RQ's own forks here."""
         with about(job), self._ending_without_redis():
-            if job.meta.get("protocol", PROTOCOL) == PROTOCOL:
+            protocol = job.meta.get("protocol", PROTOCOL)
+            if protocol != PROTOCOL:
+                why = f"is of protocol {protocol} and this worker of {PROTOCOL}: bring both to the same release"
+                self._leave(job, queue, protocol, why)
+                return
+            with self._its_turn(job) as granted:
+                if not granted:
+                    self._leave(job, queue, job.id, "waits until its project's other one has ended")
+                    return
                 self._execute(job, queue)
-                self._done += 1
-            else:
-                self._leave(job, queue)
+        self._done += 1
+        if self._done == self._most:
+            raise StopRequested
 
-    def _leave(self, job: Job, queue: Queue) -> None:
-        """To a worker that knows what the job's arguments mean: it goes to the end of the queue."""
-        protocol = job.meta["protocol"]
-        if protocol not in self._refused:
-            self._refused.add(protocol)
-            log.warning(
-                "job %s is of protocol %s and this worker of %s: bring both to the same release; it is left to others",
-                job.id,
-                protocol,
-                PROTOCOL,
-            )
+    @contextmanager
+    def _its_turn(self, job: Job) -> Iterator[bool]:
+        """Whether the job may run now; within the block, no worker runs another one that has to wait for it."""
+        if not self._duty.one_for_each_project:
+            yield True
+            return
+        self._turn = turn(self.connection, job.kwargs["project"], LEASE)
+        granted = self._turn.acquire()
+        try:
+            yield granted
+        finally:
+            if granted:
+                with suppress(RedisError):  # then it runs out
+                    self._turn.release()
+            self._turn = None
+
+    def _leave(self, job: Job, queue: Queue, key: object, why: str) -> None:
+        """To other workers, or to a later look: it goes to the end of the queue. `why` is said once for each `key`."""
+        if key not in self._left:
+            self._left.add(key)
+            log.warning("job %s %s; it is left to others", job.id, why)
         with self.connection.pipeline() as pipeline:
             pipeline.lrem(queue.intermediate_queue_key, 0, job.id)
             pipeline.rpush(queue.key, job.id)
@@ -207,21 +269,43 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
         # RQ leaves this to who performs the job; done here, the list only ever holds jobs that are about to begin.
         queue.intermediate_queue.remove(job.id)
 
-        def tick() -> None:
-            self._beat(job)
-            if self._stop_requested:
-                raise StopRequested
-
-        try:
-            self.wait_for_model(tick)
-        except (AV2TError, StopRequested) as reason:
-            self.fault = reason if isinstance(reason, AV2TError) else None
-            self._put_back(job, queue)
-            raise StopRequested from None
-        self._model.perform(job, execution)
-        self._watch(job, queue)
+        if not self._model.ready:
+            # The process does this when it begins the job; until then nobody could stop it.
+            self.prepare_job_execution(job)
+        if self._has_model_for(job, queue):
+            self._model.perform(job, execution)
+            self._watch(job, queue)
+        if not self._duty.warm:
+            self._model.stop(timeout=2)
         self.execution = None
         self.set_state(WorkerStatus.IDLE)
+
+    def _has_model_for(self, job: Job, queue: Queue) -> bool:
+        """Whether the model's process is ready for the job; where it is not, the job has been taken care of."""
+
+        def tick() -> None:
+            self._beat(job)
+            if self._stop_requested or self._stopped_job_id == job.id:
+                raise StopRequested
+
+        reason: AV2TError | StopRequested | None = None
+        try:
+            self.wait_for_model(tick)
+        except (AV2TError, StopRequested) as caught:
+            reason = caught
+        if self._stopped_job_id == job.id:
+            self._after_death(job, queue, "stopped")
+        elif reason is None:
+            return True
+        elif self._duty.warm or isinstance(reason, StopRequested):
+            self.fault = reason if isinstance(reason, AV2TError) else None
+            self._put_back(job, queue)
+            raise StopRequested
+        elif isinstance(reason, ModelDiedError):
+            self._after_death(job, queue, f"{reason.how}, while it started")
+        else:
+            self._give_up(job, queue, str(reason))
+        return False
 
     def _watch(self, job: Job, queue: Queue) -> None:
         """Beat for the job until it ends or has to be ended."""
@@ -257,6 +341,11 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
     def _beat(self, job: Job) -> None:
         try:
             self.maintain_heartbeats(job)
+            if self._turn is not None:
+                try:
+                    self._turn.reacquire()
+                except LockNotOwnedError:  # it ran out while this machine, or Redis, stood still
+                    self._turn.acquire()
             if self.should_run_maintenance_tasks:
                 self.run_maintenance_tasks()
         except RedisError as error:
@@ -282,10 +371,11 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
         if self._stopped_job_id == job.id:
             sentence = STOPPED
         elif deaths >= DEATHS or not job.should_retry:
-            sentence = f"The model's process died {deaths} times on this task ({reason}); the task was given up."
+            what = self._duty.job
+            sentence = f"The model's process died {deaths} times on this {what} ({reason}); the {what} was given up."
             job.retries_left = 0
         else:
-            sentence = f"The model's process died on this task ({reason})."
+            sentence = f"The model's process died on this {self._duty.job} ({reason})."
         log.error("job %s: %s", job.id, sentence)
         self._fail(job, queue, sentence)
 
@@ -347,12 +437,12 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
     def clean_registries(self) -> None:
         """RQ's own holds its lock for 15 minutes if the worker dies in between, and returns stranded jobs after one."""
         [queue] = self.queues
-        if self.connection.set(f"{QUEUE}:maintenance", self.name, nx=True, ex=2 * LEASE):
+        if self.connection.set(f"{queue.name}:maintenance", self.name, nx=True, ex=2 * LEASE):
             clean_registries(queue, self._exc_handlers)
             clean_worker_registry(queue)
             self._return_stranded(queue)
             _enqueue_due(queue)
-            self.connection.delete(f"{QUEUE}:maintenance")
+            self.connection.delete(f"{queue.name}:maintenance")
         self.last_cleaned_at = now()
 
     def _return_stranded(self, queue: Queue) -> None:
@@ -388,6 +478,6 @@ def _enqueue_due(queue: Queue) -> None:
 
 def _note_lost_worker(job: Job, *_: Any) -> None:
     """RQ calls this for a job whose worker fell silent, before it queues or fails it."""
-    job.meta["error"] = "The worker was lost while it ran this task."
+    job.meta["error"] = "The worker was lost while it ran this."
     job.save_meta()
     log.warning("job %s: its worker was lost", job.id)

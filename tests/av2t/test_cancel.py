@@ -2,7 +2,8 @@ import pytest
 from redis import Redis
 
 from av2t.__main__ import main
-from worker.queue import enqueue_preannotation, failed_jobs
+from worker.queue import enqueue_preannotation
+from worker.queue_views import failed_jobs
 
 
 def test_tasks_are_stopped_and_can_be_queued_again(

@@ -15,7 +15,7 @@ from av2t_core.versions import resolve
 from tests.av2t.test_cli import assert_refused
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, queued_tasks
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
-from worker.queue import State, states
+from worker.queue_views import State, states
 from worker.totals import STAGES, totals
 
 CONFIG = """<View><Video name="video" value="$video"/>

@@ -12,7 +12,8 @@ from av2t_core.versions import resolve
 from tests.backend.conftest import CONFIG, Backend, running
 from tests.conftest import EMBEDDED, queued_tasks
 from worker.projects import KEY, MOST
-from worker.queue import State, open_queue, overview, states
+from worker.queue import open_queue
+from worker.queue_views import State, overview, states
 
 PROJECT = {"id": 3, "label_config": CONFIG}
 

@@ -1,7 +1,7 @@
 """A stand-in for the model and its jobs, for tests of the processes alone: quick to start, and it does as it is told.
 
-`python -m tests.worker.stub REDIS_URL [--burst] [--one]` is a worker with it. What the real model does in the same
-worker is tested in test_pipeline.py.
+`python -m tests.worker.stub REDIS_URL [--train] [--burst] [--one]` is a worker with it. What the real model
+does in the same worker is tested in test_pipeline.py.
 """
 
 import os
@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from redis import Redis
@@ -18,7 +19,7 @@ from av2t_core.errors import AV2TError
 from worker import signs
 from worker.failures import Interrupted, TransientError
 from worker.settings import Settings
-from worker.worker import run_worker
+from worker.worker import DUTIES, run_worker
 
 SECRET = "a-token-that-nobody-may-read"
 
@@ -97,10 +98,10 @@ def main() -> None:
     try:
         run_worker(
             settings,
+            replace(DUTIES["train" if "--train" in options else "preannotate"], set_up="tests.worker.stub:set_up"),
             name="stub",
             burst="--burst" in options,
             max_jobs=1 if "--one" in options else None,
-            set_up="tests.worker.stub:set_up",
         )
     except AV2TError as error:
         sys.exit(f"av2t: error: {error}")

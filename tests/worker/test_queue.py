@@ -15,7 +15,8 @@ from rq.job import Job
 from rq.results import Result
 
 from worker import queue
-from worker.queue import Enqueued, QueueError, connect, enqueue_preannotation, failed_jobs, overview, retry_failed
+from worker.queue import Enqueued, QueueError, connect, enqueue_preannotation, retry_failed
+from worker.queue_views import failed_jobs, overview
 
 VERSION = "tiny-1.2"
 

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -20,38 +19,8 @@ from av2t.redis_server import redis_url as url_of_redis
 from av2t.redis_server import start_redis
 from tests.conftest import ROOT, wait_until
 from tests.worker.stub import SECRET
+from tests.worker.stub_worker import Process, Start, done, names
 from worker.queue import PROTOCOL, connect, forget_tasks, job_id, open_queue, stop_job
-
-
-class Process:
-    """A worker with the stand-in model."""
-
-    def __init__(self, url: str, log: Path, *options: str, **environment: str) -> None:
-        self.log = log
-        with log.open("wb") as file:
-            self.popen = subprocess.Popen(
-                [sys.executable, "-m", "tests.worker.stub", url, *options],
-                cwd=ROOT,
-                env={**os.environ, **environment},
-                stderr=file,
-                stdout=file,
-            )
-
-    @property
-    def model(self) -> psutil.Process:
-        """The process that holds the model; multiprocessing has one more beside it that holds nothing."""
-        children = psutil.Process(self.popen.pid).children()
-        [model] = [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
-        return model
-
-    def ended(self) -> int:
-        return self.popen.wait(timeout=60)
-
-    def text(self) -> str:
-        return self.log.read_text()
-
-
-Start = Callable[..., Process]
 
 
 @pytest.fixture
@@ -59,33 +28,8 @@ def queue(redis: "Redis") -> Queue:
     return open_queue(redis)
 
 
-@pytest.fixture
-def start(redis_url: str, tmp_path: Path) -> Iterator[Start]:
-    started: list[Process] = []
-
-    def begin(*options: str, **environment: str) -> Process:
-        environment = {"TMPDIR": str(tmp_path), **environment}
-        process = Process(redis_url, tmp_path / f"worker{len(started)}.log", *options, **environment)
-        started.append(process)
-        return process
-
-    yield begin
-    for process in started:
-        if process.popen.poll() is None:
-            process.popen.kill()
-            process.popen.wait()
-
-
 def put(queue: Queue, function: str, *, retries: int = 3, **kwargs: object) -> Job:
     return queue.enqueue(f"tests.worker.stub.{function}", kwargs=kwargs, retry=Retry(max=retries))
-
-
-def done(redis: "Redis", key: str = "done") -> list[str]:
-    return [entry.decode() if isinstance(entry, bytes) else entry for entry in redis.lrange(key, 0, -1)]
-
-
-def names(entries: list[str]) -> list[str]:
-    return [entry.split()[0] for entry in entries]
 
 
 def finished(job: Job) -> bool:
