@@ -2,14 +2,15 @@
 
 import argparse
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from av2t.console import table
 from av2t_core import published
 from av2t_core.disk import in_gigabytes
-from av2t_core.model_folder import DOWNLOADS_FOLDER
-from av2t_core.versions import BUILT_IN, PARTS_FOLDER, Version, installed
+from av2t_core.errors import WeightsError
+from av2t_core.versions import BUILT_IN, DOWNLOADS_FOLDER, PARTS_FOLDER, Version, installed
 
 
 def show(args: argparse.Namespace, models_dir: Path) -> None:
@@ -56,11 +57,20 @@ def _version(version: Version) -> dict[str, Any]:
         "kind": "start" if version.card.get("start") else "model",
         "bytes": _size(version.weights),
         "parts": [part["file"] for part in version.card.get("parts", ())],
-        "lacks": [str(path) for path, _ in version.files if not path.is_file()],
+        "lacks": _lacking(version),
         "built_in": version.directory.parent == BUILT_IN,
         "parent": version.card.get("parent"),
         "source": version.card.get("source"),
     }
+
+
+def _lacking(version: Version) -> list[str]:
+    """The files that it should have and has not, and the parent that it loads onto if that is gone."""
+    missing = [str(path) for path, _ in version.own_files if not path.is_file()]
+    with suppress(WeightsError):
+        _ = version.base
+        return missing
+    return [*missing, str(version.directory.with_name(version.card["parent"]))]
 
 
 def _size(path: Path) -> int | None:

@@ -15,7 +15,6 @@ from av2t_core.disk import in_gigabytes, require_space
 from av2t_core.errors import WeightsError
 from av2t_core.model.config import Feature
 from av2t_core.model_folder import (
-    DOWNLOADS_FOLDER,
     NewVersion,
     alone,
     encoder_parts,
@@ -24,7 +23,7 @@ from av2t_core.model_folder import (
     whole,
 )
 from av2t_core.published import Published
-from av2t_core.versions import Version
+from av2t_core.versions import DOWNLOADS_FOLDER, Version
 
 if TYPE_CHECKING:  # they bring torch and an HTTP client, for which nobody who is refused should wait
     from torch import Tensor

@@ -1,6 +1,7 @@
 """Weights of a model version to disk and back: safetensors, verified by hash, mapped where they are used as they lie.
 
-A version's tensors are those of its parts, which several versions share, overlaid by its own:
+A version's tensors are those of the parent that it loads onto, if it does, those of its parts, which several versions
+share, and its own; the later ones go over the earlier ones:
 
     model.<name in AV2TSam>    image_encoder.<name>    audio_encoder.<name>
 """
@@ -153,9 +154,14 @@ def matrices(model: AV2TSam) -> Iterator[str]:
 
 
 def save_version(directory: Path, card: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Written aside and renamed into place. WeightsError: the directory exists."""
+    """Written aside and renamed into place. The hash of a parent that it loads onto goes onto its card.
+
+    WeightsError: the directory exists, or that parent does not.
+    """
     if directory.exists():
         raise WeightsError(f"{directory} exists; a model version is never changed, choose another name")
+    if (base := Version(name=directory.name, directory=directory, card=dict(card)).base) is not None:
+        card = {**card, "parent_sha256": base.card["sha256"]}
     aside = directory.with_name(f".{directory.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)

@@ -21,8 +21,6 @@ if TYPE_CHECKING:  # it brings torch, and who has no weights should not wait for
 
     from av2t_core.conversion import EncoderKind, ModelKind
 
-DOWNLOADS_FOLDER = "downloads"
-
 Part = dict[str, str]  # as a card names it: file, sha256
 
 

@@ -4,8 +4,9 @@
     <name>/card.json                  preset, feature, labels, parent, parts, metrics, the weights' hash
     parts/<part>-<hash>.safetensors   what was not, shared by the versions whose cards name it
 
-A version is written aside and renamed into place, and never changed afterwards. Nothing here imports torch: the
-backend only asks for names.
+A version that a project's annotations have made holds nothing else: its card says `onto_parent`, and its tensors go
+over those of its parent. A version is written aside and renamed into place, and never changed afterwards. Nothing here
+imports torch: the backend only asks for names.
 """
 
 import hashlib
@@ -21,6 +22,8 @@ from av2t_core.presets import NO_ADAPTER, PRESETS
 
 BUILT_IN = Path(__file__).parent / "weights"
 PARTS_FOLDER = "parts"
+DOWNLOADS_FOLDER = "downloads"
+PROJECTS_FOLDER = "projects"
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
 
 
@@ -35,13 +38,53 @@ class Version:
         return self.directory / "weights.safetensors"
 
     @property
-    def files(self) -> list[tuple[Path, str]]:
-        """Path and sha256 of all that it is made of, in the order in which later tensors replace earlier ones."""
+    def own_files(self) -> list[tuple[Path, str]]:
+        """Path and sha256 of its parts and of its weights, without what it loads onto."""
         parts = self.directory.parent / PARTS_FOLDER
         return [
             *((parts / part["file"], part["sha256"]) for part in self.card.get("parts", ())),
             (self.weights, self.card["sha256"]),
         ]
+
+    @property
+    def files(self) -> list[tuple[Path, str]]:
+        """Path and sha256 of all that it is made of, in the order in which later tensors replace earlier ones.
+
+        WeightsError as for `chain`.
+        """
+        return [file for version in reversed(self.chain) for file in version.own_files]
+
+    @property
+    def base(self) -> "Version | None":
+        """Its parent if it loads onto that one. WeightsError: the parent is not there, or is another of that name."""
+        if not self.card.get("onto_parent"):
+            return None
+        name = str(self.card.get("parent"))
+        models_dir = self.directory.parent
+        base = find(name, models_dir)
+        if base is None:
+            raise WeightsError(
+                f"model version {self.name} loads onto {name}, which is not in {models_dir}:"
+                f" {_how_to_get_parent(name, self.card['preset'])}"
+            )
+        expected = self.card.get("parent_sha256")
+        if expected not in (None, base.card["sha256"]):
+            raise WeightsError(
+                f"model version {self.name} loads onto another {name} than the one in {models_dir}: its card and that"
+                " one's have different hashes; keep versions of different origin in different folders (AV2T_DATA_DIR)"
+            )
+        return base
+
+    @property
+    def chain(self) -> "list[Version]":
+        """It, what it loads onto, what that loads onto, … WeightsError as for `base`, or it comes back to itself."""
+        chain = [self]
+        while (base := chain[-1].base) is not None:
+            if any(base.directory == version.directory for version in chain):
+                names = " onto ".join(version.name for version in [*chain, base])
+                raise WeightsError(f"{names}: a model version cannot load onto itself; delete {self.directory}")
+            chain.append(base)
+        return chain
 
     @property
     def caution(self) -> str | None:
@@ -72,16 +115,18 @@ class Version:
 
     def check_files(self) -> None:
         """WeightsError if one of its files is missing."""
-        for path, _ in self.files:
-            if not path.is_file():
-                raise WeightsError(f"{path}, of model version {self.name}, is missing; {self.remedy}")
+        for version in self.chain:
+            for path, _ in version.own_files:
+                if not path.is_file():
+                    raise WeightsError(f"{path}, of model version {version.name}, is missing; {version.remedy}")
 
     def verify(self) -> None:
         """WeightsError: a file of it is missing, or not the one that the card speaks of. Reads all of them."""
         self.check_files()
-        for path, sha256 in self.files:
-            if file_hash(path) != sha256:
-                raise WeightsError(f"{path} is damaged: its sha256 is not the one on the card; {self.remedy}")
+        for version in self.chain:
+            for path, sha256 in version.own_files:
+                if file_hash(path) != sha256:
+                    raise WeightsError(f"{path} is damaged: its sha256 is not the one on the card; {version.remedy}")
 
 
 def resolve(name: str, models_dir: Path | None = None) -> Version:
@@ -90,10 +135,8 @@ def resolve(name: str, models_dir: Path | None = None) -> Version:
     `models_dir`: where a worker keeps the versions that it trained; looked into before the built-in ones.
     WeightsError: there is none, or its card cannot be read; the message names what there is.
     """
-    check_name(name)
-    for root in (models_dir, BUILT_IN):
-        if root is not None and (root / name / "card.json").is_file():
-            return _read(root / name)
+    if (version := find(name, models_dir)) is not None:
+        return version
     if models_dir is not None and (
         own := [version for version in map(_read, _directories(models_dir)) if _is_of_preset(version, name)]
     ):
@@ -104,6 +147,16 @@ def resolve(name: str, models_dir: Path | None = None) -> Version:
         raise WeightsError(f"the weights of {name} are not in {models_dir or BUILT_IN}: {how}")
     known = [path.name for root in (models_dir, BUILT_IN) if root is not None for path in _directories(root)]
     raise WeightsError(f"there is no model version {name!r}; there are {', '.join(known) or 'none'}")
+
+
+def find(name: str, models_dir: Path | None = None) -> Version | None:
+    """The version of exactly this name, None if there is none. WeightsError: its card cannot be read, or `name` is no
+    name."""
+    check_name(name)
+    for root in (models_dir, BUILT_IN):
+        if root is not None and (root / name / "card.json").is_file():
+            return _read(root / name)
+    return None
 
 
 def resolve_start(preset: str, name: str | None, models_dir: Path) -> Version:
@@ -134,6 +187,11 @@ def installed(models_dir: Path) -> list[Version]:
     return [_read(path) for root in (models_dir, BUILT_IN) for path in _directories(root)]
 
 
+def fine_tuned_name(parent: Version, project: int, number: int) -> str:
+    """What the version is called that a project's training of this number makes from `parent`. WeightsError."""
+    return check_name(f"{parent.chain[-1].name}-p{project}-{number}")
+
+
 def part_file(name: str, sha256: str) -> str:
     """What the file of a part is called: by its content, so that the same part is kept once."""
     return f"{name}-{sha256[:8]}.safetensors"
@@ -149,12 +207,22 @@ def check_name(name: str) -> str:
     """The name itself, which is safe as a folder's. WeightsError if it cannot be a model version's."""
     if not NAME.fullmatch(name):
         raise WeightsError(f"{name!r} is no model version: a name is of a-z, 0-9, '_', '.' and '-'")
+    if name in (PARTS_FOLDER, DOWNLOADS_FOLDER, PROJECTS_FOLDER):
+        raise WeightsError(f"{name!r} is no model version: a folder beside them is called so")
     return name
 
 
 def _is_of_preset(version: Version, preset: str) -> bool:
     card = version.card
     return card["preset"] == preset and card.get("parent") is None and not card.get("start")
+
+
+def _how_to_get_parent(name: str, preset: str) -> str:
+    if how := published.how_to_get(name):
+        return how
+    if re.fullmatch(rf"{preset}-\d+", name) and preset not in published.presets():
+        return "it ships with another release of this package, install that one"
+    return f"bring it by `av2t models export {name} FILE` where it is and `av2t models import FILE` here"
 
 
 def _stem(preset: str) -> object:
@@ -178,6 +246,6 @@ def _read(directory: Path) -> Version:
     try:
         card = json.loads(path.read_text())
         card["preset"], card["sha256"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise WeightsError(f"{path} is no card of a model version: {error}") from error
     return Version(name=directory.name, directory=directory, card=card)

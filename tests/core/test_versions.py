@@ -1,6 +1,7 @@
 """Model versions on disk: found by name, verified, never changed."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 from av2t_core.checkpoint import MODULES, Loaded, build, load_version, save_part, save_version
 from av2t_core.errors import WeightsError
 from av2t_core.presets import PRESETS
-from av2t_core.versions import BUILT_IN, installed, resolve
+from av2t_core.versions import BUILT_IN, find, fine_tuned_name, installed, resolve
 from tests.conftest import EMBEDDED
 
 CPU = torch.device("cpu")
@@ -176,6 +177,114 @@ def test_a_part_that_is_not_what_it_was_is_named(tmp_path: Path, harm: str) -> N
     part.unlink() if harm == "missing" else part.write_bytes(part.read_bytes()[:-1] + b"\x01")
     with pytest.raises(WeightsError, match=rf"{part.name}.* is {harm}"):
         load_version(resolve("mine-1", tmp_path), CPU)
+
+
+def tune(models_dir: Path, name: str, parent: str, **tensors: Tensor) -> Path:
+    """A version that holds these tensors of the projector and loads onto `parent`."""
+    card = {"preset": "tiny", "labels": resolve("tiny").card["labels"], "parent": parent, "onto_parent": True}
+    save_version(models_dir / name, card, {f"model.projector.{key}": value for key, value in tensors.items()})
+    return models_dir / name
+
+
+def test_a_fine_tuned_version_lies_over_its_parents(tmp_path: Path) -> None:
+    before = with_parts(tmp_path)
+    audio, image = ("model.projector.audio_proj.bias", "model.projector.vision_proj.bias")
+    first, second = (torch.full_like(before[audio], value) for value in (1, 2))
+    other = torch.full_like(before[image], 3)
+    tune(tmp_path, "mine-1-p3-1", "mine-1", **{"audio_proj.bias": first, "vision_proj.bias": other})
+    tune(tmp_path, "mine-1-p3-2", "mine-1-p3-1", **{"audio_proj.bias": second})
+    version = resolve("mine-1-p3-2", tmp_path)
+    version.check()
+    assert [each.name for each in version.chain] == ["mine-1-p3-2", "mine-1-p3-1", "mine-1"]
+    assert [path.parent.name for path, _ in version.files] == ["parts", "parts", *(v.name for v in version.chain[::-1])]
+    loaded = tensors_of(load_version(version, CPU))
+    expected = {**before, audio: second, image: other}
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in expected.items())
+
+
+def test_one_that_was_tuned_from_the_embedded_model(tmp_path: Path) -> None:
+    bias = torch.zeros(256)
+    tune(tmp_path, f"{EMBEDDED}-p3-1", EMBEDDED, **{"audio_proj.bias": bias})
+    version = resolve(f"{EMBEDDED}-p3-1", tmp_path)
+    assert version.weights.stat().st_size < 2000
+    assert torch.equal(load_version(version, CPU).model.projector.audio_proj.bias, bias)
+    assert resolve("tiny", tmp_path).name == EMBEDDED
+    assert version.caution is None
+
+
+def test_the_name_of_a_fine_tuned_version_is_that_of_the_root_the_project_and_a_number(tmp_path: Path) -> None:
+    tune(tmp_path, f"{EMBEDDED}-p3-1", EMBEDDED)
+    tune(tmp_path, f"{EMBEDDED}-p3-2", f"{EMBEDDED}-p3-1")
+    assert fine_tuned_name(resolve("tiny"), 3, 7) == f"{EMBEDDED}-p3-7"
+    assert fine_tuned_name(resolve(f"{EMBEDDED}-p3-2", tmp_path), 4, 8) == f"{EMBEDDED}-p4-8"
+    make(tmp_path / ("a" * 100))
+    with pytest.raises(WeightsError, match="is no model version"):
+        fine_tuned_name(resolve("a" * 100, tmp_path), 3, 1)
+
+
+@pytest.mark.parametrize("harm", ["missing", "damaged"])
+def test_a_parent_that_is_not_what_it_was_is_named(tmp_path: Path, harm: str) -> None:
+    with_parts(tmp_path)
+    tune(tmp_path, "mine-1-p3-1", "mine-1")
+    version, weights = resolve("mine-1-p3-1", tmp_path), tmp_path / "mine-1/weights.safetensors"
+    weights.unlink() if harm == "missing" else weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(WeightsError, match=rf"mine-1/weights\.safetensors.* is {harm}.*bring it back from a copy"):
+        version.verify()
+
+
+@pytest.mark.parametrize(
+    ("parent", "remedy"),
+    [
+        ("mine-1", "bring it by `av2t models export mine-1 FILE` where it is and `av2t models import FILE` here"),
+        ("sam2-l-ms3", "`av2t weights pull sam2-l --dataset ms3` fetches them"),
+        ("tiny-99", "it ships with another release of this package, install that one"),
+    ],
+)
+def test_a_parent_that_is_gone_is_told_how_to_get(tmp_path: Path, parent: str, remedy: str) -> None:
+    make(tmp_path / parent)
+    make(tmp_path / "tuned-1", parent=parent, onto_parent=True)
+    shutil.rmtree(tmp_path / parent)
+    version = resolve("tuned-1", tmp_path)
+    for look in (version.check, version.verify, lambda: load_version(version, CPU)):
+        with pytest.raises(WeightsError, match=f"tuned-1 loads onto {parent}, which is not in .*: {remedy}"):
+            look()
+    assert [version.name for version in installed(tmp_path)] == ["tuned-1", EMBEDDED]  # it is listed all the same
+    with pytest.raises(WeightsError, match=f"tuned-2 loads onto {parent}, which is not in"):
+        make(tmp_path / "tuned-2", parent=parent, onto_parent=True)
+    assert find("tuned-2", tmp_path) is None
+
+
+def test_a_parent_of_the_same_name_is_not_the_same(tmp_path: Path) -> None:
+    make(tmp_path / "mine-1")
+    make(tmp_path / "tuned-1", parent="mine-1", onto_parent=True)
+    (tmp_path / "mine-1").rename(tmp_path / "away")
+    save_version(tmp_path / "mine-1", CARD, {"model.weight": torch.zeros(2)})
+    with pytest.raises(WeightsError, match="tuned-1 loads onto another mine-1 than the one in"):
+        resolve("tuned-1", tmp_path).check()
+
+
+def test_a_cycle_is_refused(tmp_path: Path) -> None:
+    make(tmp_path / "mine-1")
+    make(tmp_path / "mine-2", parent="mine-1", onto_parent=True)
+    card = tmp_path / "mine-1/card.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), "parent": "mine-2", "onto_parent": True}))
+    with pytest.raises(WeightsError, match="mine-2 onto mine-1 onto mine-2: a model version cannot load onto itself"):
+        resolve("mine-2", tmp_path).check()
+
+
+def test_a_parent_is_no_path(tmp_path: Path) -> None:
+    make(tmp_path / "models" / "mine-1")
+    make(tmp_path / "elsewhere")
+    card = tmp_path / "models/mine-1/card.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), "parent": "../elsewhere", "onto_parent": True}))
+    with pytest.raises(WeightsError, match=r"'\.\./elsewhere' is no model version"):
+        resolve("mine-1", tmp_path / "models").check()
+
+
+@pytest.mark.parametrize("name", ["parts", "projects", "downloads"])
+def test_no_version_is_called_as_a_folder_beside_it(tmp_path: Path, name: str) -> None:
+    with pytest.raises(WeightsError, match="a folder beside them is called so"):
+        resolve(name, tmp_path)
 
 
 def test_a_start_is_no_model(tmp_path: Path) -> None:

@@ -1,0 +1,173 @@
+"""Which model version each project uses. Any process may change it, at any time, and the files are small to read.
+
+    projects/<project>.json    {"current": name, "history": [what was current before, the newest last]}
+
+A project without such a file uses what the settings name. Nothing here imports torch.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+
+from av2t_core.disk import disk_error
+from av2t_core.errors import WeightsError
+from av2t_core.versions import BUILT_IN, PROJECTS_FOLDER, Version, check_name, find, installed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pointer:
+    """`history`: what was current before, the newest last."""
+
+    current: str
+    history: tuple[str, ...] = ()
+
+
+def current(models_dir: Path, project: int) -> str | None:
+    """The version that the project is to use, whether it is still there or not; None: nobody has said.
+
+    WeightsError: the pointer is damaged.
+    """
+    pointer = read(models_dir, project)
+    return pointer.current if pointer else None
+
+
+def read(models_dir: Path, project: int) -> Pointer | None:
+    """WeightsError: it is damaged."""
+    path = _path(models_dir, project)
+    try:
+        fields = json.loads(path.read_text())
+        return Pointer(
+            current=check_name(fields["current"]), history=tuple(check_name(name) for name in fields["history"])
+        )
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, WeightsError) as error:
+        raise WeightsError(
+            f"{path} does not say which model version project {project} uses ({error}): choose it again with"
+            f" `av2t models promote NAME --project {project}`"
+        ) from None
+
+
+def read_all(models_dir: Path) -> dict[int, Pointer]:
+    """Of all projects that have one, by their numbers. WeightsError: one is damaged."""
+    projects = sorted(int(path.stem) for path in (models_dir / PROJECTS_FOLDER).glob("*.json") if path.stem.isdecimal())
+    return {project: pointer for project in projects if (pointer := read(models_dir, project))}
+
+
+def promote(models_dir: Path, project: int, name: str) -> None:
+    """Have the project use this version from now on.
+
+    Before the first one it used the root of that version's chain, as far as can be known here: a rollback goes there.
+    WeightsError: there is no such version, or it cannot predict.
+    """
+    with _changing(models_dir):
+        version = find(name, models_dir)
+        if version is None:
+            raise WeightsError(f"there is no model version {name!r}: `av2t models list` shows what there is")
+        version.check()
+        try:
+            before = read(models_dir, project)
+        except WeightsError:  # which says to do this
+            before = None
+        if before is None:
+            root = version.chain[-1].name
+            history: tuple[str, ...] = () if root == name else (root,)
+        elif before.current == name:
+            return
+        else:
+            history = (*before.history, before.current)
+        _write(models_dir, project, Pointer(current=name, history=history))
+
+
+def rollback(models_dir: Path, project: int) -> str:
+    """Have the project use what it used before; that version's name. WeightsError: there is none, or it is harmed."""
+    with _changing(models_dir):
+        pointer = read(models_dir, project)
+        if pointer is None or not pointer.history:
+            raise WeightsError(
+                f"project {project} has no earlier model version to go back to:"
+                f" `av2t models promote NAME --project {project}` chooses one"
+            )
+        name = pointer.history[-1]
+        version = find(name, models_dir)
+        if version is None:
+            raise WeightsError(
+                f"project {project} used {name} before, which is gone: choose another one with"
+                f" `av2t models promote NAME --project {project}`"
+            )
+        version.check()
+        _write(models_dir, project, Pointer(current=name, history=pointer.history[:-1]))
+        return name
+
+
+def delete(models_dir: Path, name: str) -> Version:
+    """Take the version away, and its parts that no other one names; what it was.
+
+    WeightsError: there is none, it ships with the package, a project uses it, or another version loads onto it.
+    """
+    with _changing(models_dir):
+        version = find(name, models_dir)
+        if version is None:
+            raise WeightsError(f"there is no model version {name!r}: `av2t models list` shows what there is")
+        if version.directory.parent == BUILT_IN:
+            raise WeightsError(f"{name} ships with the package and stays")
+        pointers = read_all(models_dir)
+        if projects := [str(project) for project, pointer in pointers.items() if pointer.current == name]:
+            raise WeightsError(
+                f"{name} is the current model version of project {' and '.join(projects)}: go back with"
+                f" `av2t models rollback --project {projects[0]}`, or promote another one, first"
+            )
+        others = [each for each in installed(models_dir) if each.name != name]
+        tuned = [each for each in others if each.card.get("onto_parent")]
+        if children := [each.name for each in tuned if each.card.get("parent") == name]:
+            raise WeightsError(f"{' and '.join(children)} load onto {name}: delete those first")
+        for project, pointer in pointers.items():
+            if name in pointer.history:
+                _write(models_dir, project, _without(pointer, name))
+        version.directory.rename(models_dir / f".{name}.deleted")  # gone at once, whenever this process ends
+        for left in models_dir.glob(".*.deleted"):
+            shutil.rmtree(left)
+        shared = {path for each in others for path, _ in each.own_files}
+        for path, _ in version.own_files[:-1]:
+            if path not in shared:
+                path.unlink(missing_ok=True)
+    return version
+
+
+def _without(pointer: Pointer, name: str) -> Pointer:
+    """What was current before and after it may be the same, and is there once."""
+    names = [each for each, _ in groupby(each for each in (*pointer.history, pointer.current) if each != name)]
+    return Pointer(current=names[-1], history=tuple(names[:-1]))
+
+
+def _path(models_dir: Path, project: int) -> Path:
+    return models_dir / PROJECTS_FOLDER / f"{project}.json"
+
+
+@contextmanager
+def _changing(models_dir: Path) -> Iterator[None]:
+    """Within it no other process changes a pointer, or deletes a version. WeightsError: the folder is not writable."""
+    folder = models_dir / PROJECTS_FOLDER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, by a kill too
+            yield
+    except OSError as error:
+        raise disk_error(error, folder) from error
+
+
+def _write(models_dir: Path, project: int, pointer: Pointer) -> None:
+    path = _path(models_dir, project)
+    aside = path.with_suffix(".part")
+    with aside.open("w") as file:
+        json.dump(asdict(pointer), file)
+        file.flush()
+        os.fsync(file.fileno())  # a rename may reach the disk before what it names
+    aside.replace(path)
