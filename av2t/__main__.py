@@ -23,6 +23,8 @@ COMMANDS = {
     "retry": ("av2t.retry", "queue failed tasks again"),
     "doctor": ("av2t.doctor", "find out what is not as it must be, and what to do about it"),
     "weights": ("av2t.weights", "pull, import and list the published models' weights"),
+    "finetune": ("av2t.finetune", "learn from what people corrected in a project"),
+    "models": ("av2t.models", "list, compare, choose, delete, export and import model versions"),
     "compose": ("av2t.compose", "compose training clips from cut-outs and recordings"),
     "data": ("av2t.data", "look through a data set before training or evaluation"),
     "pretrain": ("av2t.pretrain", "make the embedded model from nothing, of cut-outs"),

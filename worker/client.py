@@ -58,6 +58,7 @@ class TaskState:
 
     id: int
     labelled: bool  # it has an annotation
+    touched: bool  # or one was begun, or the task was skipped
     model_versions: frozenset[str]  # that it has predictions of
 
 
@@ -152,7 +153,7 @@ class LabelStudioClient:
     def tasks(self, project: int) -> Iterator[TaskState]:
         """The project's tasks in the order of their ids, page by page."""
         # Only these fields: the predictions themselves are hundreds of kilobytes for each clip.
-        wanted = "id,total_annotations,predictions_model_versions"
+        wanted = "id,total_annotations,cancelled_annotations,draft_exists,predictions_model_versions"
         with self._errors(f"the tasks of project {project}"):
             for found in self._sdk.tasks.list(
                 project=project, fields="all", include=wanted, page_size=TASKS_ON_A_PAGE, query='{"ordering": ["id"]}'
@@ -160,6 +161,7 @@ class LabelStudioClient:
                 yield TaskState(
                     id=int(found.id),
                     labelled=bool(found.total_annotations),
+                    touched=bool(found.total_annotations or found.cancelled_annotations or found.draft_exists),
                     model_versions=frozenset(filter(None, (found.predictions_model_versions or "").split(","))),
                 )
 

@@ -25,8 +25,8 @@ from av2t_core.predictor import Predictor
 from av2t_core.versions import resolve
 from worker import totals
 from worker.client import LabelStudioClient
-from worker.clip_cache import ClipCache
-from worker.failures import GoneError, TransientError
+from worker.connection import connected
+from worker.failures import GoneError
 from worker.kept import Kept
 from worker.looking import RATE_DIGITS, look
 from worker.progress import Progress
@@ -35,8 +35,6 @@ from worker.settings import Settings
 from worker.totals import Stopwatch
 
 log = logging.getLogger("av2t.worker")
-
-LONGEST_WAIT = 30  # seconds between two looks for a Label Studio that is not there yet
 
 
 @dataclass
@@ -60,25 +58,7 @@ _context: Context | None = None
 def set_up(settings: Settings) -> None:
     """Reach Label Studio, however long it takes, and load the model. AV2TError: the key or the model cannot be used."""
     global _context
-    client = LabelStudioClient(
-        settings.label_studio_url,
-        settings.require_api_key(),
-        max_clip_mb=settings.max_clip_mb,
-        cache=ClipCache(settings.clips_dir, settings.cache_mb * 10**6) if settings.cache_mb else None,
-    )
-    log.info("connected to Label Studio at %s as %s", settings.label_studio_url, _wait_for(client))
-    _context = Context(settings=settings, client=client, predictor=_load(settings.model, settings))
-
-
-def _wait_for(client: LabelStudioClient) -> str:
-    wait = 1
-    while True:
-        try:
-            return client.check()
-        except TransientError as error:
-            log.warning("%s Looking again in %d s.", error, wait)
-            time.sleep(wait)
-            wait = min(2 * wait, LONGEST_WAIT)
+    _context = Context(settings=settings, client=connected(settings), predictor=_load(settings.model, settings))
 
 
 def _load(name: str, settings: Settings) -> Predictor:
@@ -138,7 +118,7 @@ def _preannotate(
     data, url = found.data, found.clip_url(targets.video)
     with TemporaryDirectory(prefix="av2t-") as name:
         folder = Path(name)
-        clip = folder / _file_name(url)
+        clip = folder / file_name(url)
         with stopwatch.stage("fetch"):
             client.fetch(url, task, clip)
         filled = [variable for variable in targets.frame_variables if data.get(variable)]
@@ -168,6 +148,7 @@ def _preannotate(
         client.set_task_data(task, _additions(targets, frames, seen.info))
     with stopwatch.stage("push"):
         client.create_prediction(task, model_version, seen.score, seen.result)
+    progress.note_score(project, task, seen.score)
     kept.forget()
     if seen.sheet is not None:
         progress.keep(seen.sheet)
@@ -195,7 +176,8 @@ def _additions(targets: Targets, frames: list[str], info: ClipInfo) -> Callable[
     return lambda data: {name: value for name, value in wanted.items() if value and not data.get(name)}
 
 
-def _file_name(url: str) -> str:
+def file_name(url: str) -> str:
+    """What the file of the clip at `url` is called in a folder of ours: as people know it."""
     parts = urlsplit(url)
     path = parse_qs(parts.query).get("d", [parts.path])[0]  # /data/local-files/?d=folder/clip.mp4
     return Path(path).name[-100:] or "clip"

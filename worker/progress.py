@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 from rq.job import Job
 
 from av2t_core.sheet import ContactSheet
-from worker import signs
+from worker import scores, signs
 from worker.sheets import keep_sheet
 
 log = logging.getLogger("av2t.worker")
@@ -25,18 +25,25 @@ class Progress:
         self.job = job
         self._shown = 0.0
 
-    def show(self, done: int, total: int | None, *, now: bool = False) -> None:
-        """`done` of `total` keyframes, None where the clip does not say how many there will be."""
+    def show(self, done: int, total: int | None, *, now: bool = False, **more: Any) -> None:
+        """`done` of `total` keyframes, None where nobody knows how many there will be; and what else is told."""
         signs.alive()
         if now or time.monotonic() - self._shown >= INTERVAL:
             self._shown = time.monotonic()
-            self._save(done=done, total=total)
+            self._save(done=done, total=total, **more)
 
     def mark(self, step: str) -> bool:
         """Note that a step begins; whether an earlier try of the job had begun it too."""
         before = self.job is not None and bool(self.job.meta.get(step))
         self._save(**{step: True})
         return before
+
+    def note_score(self, project: int, task: int, score: float) -> None:
+        if self.job is not None:
+            try:
+                scores.note(self.job.connection, project, task, score)
+            except RedisError as error:
+                log.warning("the score of %s was not noted: %s", self.job.id, error)
 
     def keep(self, sheet: ContactSheet) -> None:
         if self.job is not None:

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass
 from redis import Redis
 
 from av2t_core.errors import AV2TError, WeightsError
-from av2t_core.versions import resolve
+from av2t_core.pointers import current
+from av2t_core.versions import find, resolve
+from worker import scores
 from worker.queue import reachable
 from worker.settings import Settings
 
@@ -28,15 +30,31 @@ class Project:
     chosen: str = ""
 
     def model_version(self, settings: Settings) -> str:
-        """The one that it has chosen, if it is one of ours; else the current one. WeightsError: there is none."""
+        """The one that it has chosen in Label Studio, if it is one of ours; else the one that a training or a person
+        has given it; else that of the settings. WeightsError: that one is not there, or cannot predict.
+        """
         if self.chosen:
             try:
-                version = resolve(self.chosen, settings.models_dir)
-                version.check()
-                return version.name
+                version = find(self.chosen, settings.models_dir)
+                if version is not None:
+                    version.check()
+                    return version.name
             except WeightsError:
                 pass  # another model's, or the title of its backend: then it is shown what the backend has now
-        return resolve(settings.model, settings.models_dir).name
+        name = current(settings.models_dir, self.id)
+        if name is None:
+            return resolve(settings.model, settings.models_dir).name
+        try:
+            version = find(name, settings.models_dir)
+            if version is None:
+                raise WeightsError(f"there is no model version {name!r}")
+            version.check()
+        except WeightsError as error:
+            raise WeightsError(
+                f"project {self.id} is to use {name}, which cannot be used: {error}. Choose another model version with"
+                f" `av2t models promote NAME --project {self.id}`"
+            ) from None
+        return name
 
 
 def keep(connection: Redis, project: Project) -> None:
@@ -68,3 +86,4 @@ def forget(connection: Redis, project: int) -> None:
     """QueueError."""
     with reachable(connection):
         connection.hdel(KEY, str(project))
+        scores.forget(connection, project)

@@ -1,20 +1,30 @@
 """What no event told of: Label Studio's come at most once, and none comes while the backend is away."""
 
 import logging
+import re
 from threading import Event, Thread
+from typing import TYPE_CHECKING
 
 from redis import Redis
 
-from av2t_core.errors import AV2TError
+from av2t_core.errors import AV2TError, WeightsError
+from av2t_core.presets import PRESETS
+from av2t_core.versions import installed
+from worker import scores
 from worker.failures import GoneError, TransientError
-from worker.projects import all_known, forget
+from worker.projects import Project, all_known, forget, known
 from worker.queue import connect, enqueue_preannotation, reachable
 from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.client import LabelStudioClient
 
 log = logging.getLogger("av2t.worker")
 
 KEY = "av2t:reconciled"
 LOOK = 15  # seconds between two looks at whether it is time
+# Names of model versions that this project makes: those of presets, and those of a project's trainings.
+_OURS = re.compile(rf"({'|'.join(map(re.escape, PRESETS))})(-.*)?|.*-p\d+-\d+")
 
 
 class Reconciler(Thread):
@@ -43,6 +53,7 @@ class Reconciler(Thread):
 def reconcile(connection: Redis, settings: Settings) -> int:
     """Queue the tasks of all connected projects that nobody has labelled and that lack a prediction; how many.
 
+    Where the settings say so, those come after them that nobody has touched and that have one of an earlier version.
     AV2TError or TransientError: Label Studio or Redis cannot be used.
     """
     projects, found = all_known(connection), 0
@@ -58,19 +69,71 @@ def reconcile(connection: Redis, settings: Settings) -> int:
                 if not client.is_connected(project.id):
                     continue
                 version = project.model_version(settings)
-                missed = [
-                    task.id
-                    for task in client.tasks(project.id)
-                    if not task.labelled and version not in task.model_versions
-                ]
+                missed, outdated = _lacking(client, settings, project.id, version)
             except GoneError:
                 forget(connection, project.id)
                 continue
+            except WeightsError as error:  # a project without a usable model version leaves the others theirs
+                log.warning("%s", error)
+                continue
+            if settings.repredict == "always":
+                missed += _by_score(connection, project.id, outdated)
             new = enqueue_preannotation(connection, project.id, missed, version).new
             if new:
                 log.info("project %d: %d tasks without a prediction of %s were queued", project.id, new, version)
             found += new
     return found
+
+
+def outdated_tasks(
+    connection: Redis, client: "LabelStudioClient", settings: Settings, project: int
+) -> tuple[str, list[int]]:
+    """The project's current version, and the tasks that nobody has touched and that have a prediction of ours, but none
+    of that version: those of the lowest score first, those whose score is not known last.
+
+    AV2TError, TransientError or GoneError.
+    """
+    version = (known(connection, project) or Project(id=project, label_config="")).model_version(settings)
+    _, outdated = _lacking(client, settings, project, version)
+    return version, _by_score(connection, project, outdated)
+
+
+def repredict(connection: Redis, client: "LabelStudioClient", settings: Settings, project: int) -> int:
+    """Queue `outdated_tasks` for the current version; how many. Their old predictions stay.
+
+    Label Studio, which shows those of one version alone, is made to ask the backend which that is. The same errors.
+    """
+    client.is_connected(project)  # by which Label Studio calls /setup
+    version, tasks = outdated_tasks(connection, client, settings, project)
+    new = enqueue_preannotation(connection, project, tasks, version).new
+    if new:
+        log.info("project %d: %d tasks that nobody has touched were queued for %s", project, new, version)
+    return new
+
+
+def _lacking(
+    client: "LabelStudioClient", settings: Settings, project: int, version: str
+) -> tuple[list[int], list[int]]:
+    """The tasks without a prediction of this version: those that nobody has labelled and that have none of ours at all,
+    and those that nobody has touched and that have one of ours."""
+    ours = {each.name for each in installed(settings.models_dir)}
+    missed, outdated = [], []
+    for task in client.tasks(project):
+        if version in task.model_versions:
+            continue
+        if any(name in ours or _OURS.fullmatch(name) for name in task.model_versions):
+            if not task.touched:
+                outdated.append(task.id)
+        elif not task.labelled:
+            missed.append(task.id)
+    return missed, outdated
+
+
+def _by_score(connection: Redis, project: int, tasks: list[int]) -> list[int]:
+    """The lowest first, those of which none is known last. QueueError."""
+    with reachable(connection):
+        score = scores.known(connection, project, tasks)
+    return sorted(tasks, key=lambda task: score.get(task, 1.1))
 
 
 def _is_due(connection: Redis, minutes: int) -> bool:

@@ -101,6 +101,12 @@ class Settings(BaseSettings):
         "How often the workers look through the connected projects for tasks of which no event told; 0 is never.",
         ge=0,
     )
+    repredict: Literal["always", "ask", "never"] = _variable(
+        "AV2T_REPREDICT",
+        "always",
+        "Whether tasks that nobody has touched are predicted anew by a project's new model version: always, never, or"
+        " ask, which is when a person says so.",
+    )
     silence_dbfs: float = _variable(
         "AV2T_SILENCE_DBFS",
         -60.0,

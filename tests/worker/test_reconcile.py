@@ -1,26 +1,43 @@
 """What no event told of is found: against a real Label Studio and a real Redis, with a real backend that goes away."""
 
+import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import httpx
 import pytest
 from redis import Redis
 
+from av2t.process import answers
 from av2t.studio_project import StudioProject
 from av2t_core.errors import ConfigError
-from tests.backend.conftest import running
+from av2t_core.pointers import promote
+from av2t_core.versions import resolve
+from tests.backend.conftest import running, start_backend
 from tests.conftest import EMBEDDED, LabelStudioServer, queued_tasks
+from worker import scores
+from worker.client import LabelStudioClient
 from worker.projects import Project, all_known, keep
-from worker.reconcile import reconcile
+from worker.reconcile import outdated_tasks, reconcile, repredict
 from worker.settings import Settings
 
 
 @pytest.fixture
-def settings(label_studio: LabelStudioServer, redis_url: str) -> Settings:
+def settings(label_studio: LabelStudioServer, redis_url: str, tmp_path: Path) -> Settings:
     return Settings.load(
-        label_studio_url=label_studio.url, label_studio_api_key=label_studio.api_key, redis_url=redis_url
+        label_studio_url=label_studio.url,
+        label_studio_api_key=label_studio.api_key,
+        redis_url=redis_url,
+        data_dir=tmp_path / "data",
     )
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[LabelStudioClient]:
+    with LabelStudioClient(settings.label_studio_url, settings.require_api_key(), max_clip_mb=1) as client:
+        yield client
 
 
 @pytest.fixture
@@ -47,6 +64,106 @@ def test_tasks_that_were_missed_are_queued_once(
     assert reconcile(redis, settings) == 3
     assert queued_tasks(redis) == [others, *missed]
     assert reconcile(redis, settings) == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tasks:
+    """Of a project whose model version has changed. All but `fresh` have a prediction of the earlier version."""
+
+    untouched: tuple[int, int, int]  # the scores of the first two are 0.9 and 0.2, that of the third is not known
+    fresh: int
+    touched: tuple[int, int, int]
+
+
+@pytest.fixture
+def tasks(label_studio: LabelStudioServer, project: int, redis: Redis, settings: Settings) -> Tasks:
+    first, second, third, fresh, labelled, begun, skipped = label_studio.add_tasks(project, 7)
+    for task in (first, second, third, labelled, begun, skipped):
+        label_studio.sdk.predictions.create(task=task, result=[], score=0.5, model_version=EMBEDDED)
+    scores.note(redis, project, first, 0.9)
+    scores.note(redis, project, second, 0.2)
+    label_studio.sdk.annotations.create(id=labelled, result=[])
+    label_studio.request("POST", f"/api/tasks/{begun}/drafts", json={"result": [], "lead_time": 1})
+    label_studio.sdk.annotations.create(id=skipped, result=[], was_cancelled=True)
+    settings.models_dir.mkdir(parents=True)
+    shutil.copytree(resolve(EMBEDDED).directory, settings.models_dir / f"{EMBEDDED}-p{project}-1")
+    promote(settings.models_dir, project, f"{EMBEDDED}-p{project}-1")
+    return Tasks(untouched=(first, second, third), fresh=fresh, touched=(labelled, begun, skipped))
+
+
+def test_a_new_version_predicts_what_nobody_has_touched_the_least_sure_first(
+    tasks: Tasks, redis: Redis, settings: Settings, project: int
+) -> None:
+    high, low, unknown = tasks.untouched
+    assert reconcile(redis, settings) == 4
+    assert queued_tasks(redis) == [tasks.fresh, low, high, unknown]
+    assert reconcile(redis, settings) == 0
+
+
+@pytest.mark.parametrize("choice", ["ask", "never"])
+def test_unless_the_settings_say_otherwise(
+    tasks: Tasks,
+    redis: Redis,
+    settings: Settings,
+    client: LabelStudioClient,
+    project: int,
+    choice: Literal["ask", "never"],
+) -> None:
+    settings = settings.model_copy(update={"repredict": choice})
+    high, low, unknown = tasks.untouched
+    assert reconcile(redis, settings) == 1
+    assert queued_tasks(redis) == [tasks.fresh]
+    version = f"{EMBEDDED}-p{project}-1"
+    assert outdated_tasks(redis, client, settings, project) == (version, [low, high, unknown])
+    assert repredict(redis, client, settings, project) == 3
+    assert queued_tasks(redis) == [tasks.fresh, low, high, unknown]
+    assert repredict(redis, client, settings, project) == 0
+
+
+def test_predictions_of_versions_that_are_gone_are_ours_too(
+    label_studio: LabelStudioServer, project: int, redis: Redis, settings: Settings
+) -> None:
+    *ours, others = label_studio.add_tasks(project, 5)
+    for task, version in zip(ours, ("tiny-1", "sam2-l-ms3", "mine-1-p9-2", "sam1-h"), strict=True):
+        label_studio.sdk.predictions.create(task=task, result=[], score=0.5, model_version=version)
+    label_studio.sdk.predictions.create(task=others, result=[], score=0.5, model_version="yolo-p1")
+    assert reconcile(redis, settings.model_copy(update={"repredict": "never"})) == 1
+    assert queued_tasks(redis) == [others]
+
+
+def test_label_studio_learns_of_the_new_version(
+    tasks: Tasks,
+    label_studio: LabelStudioServer,
+    redis: Redis,
+    settings: Settings,
+    client: LabelStudioClient,
+    project: int,
+) -> None:
+    [connected] = label_studio.sdk.ml.list(project=project)
+    log = settings.data_dir / "backend.log"
+    port = int(connected.url.rpartition(":")[2])
+    again = start_backend(settings.redis_url, log, port, AV2T_DATA_DIR=str(settings.data_dir))
+    try:
+        again.wait_until(lambda: answers(f"{connected.url}/health"), timeout=60)
+        repredict(redis, client, settings, project)
+    finally:
+        again.stop()
+    response = label_studio.request("GET", f"/api/ml/{connected.id}")
+    assert response.json()["model_version"] == f"{EMBEDDED}-p{project}-1"
+
+
+def test_a_project_whose_version_is_gone_is_left_alone_and_the_others_are_not(
+    tasks: Tasks,
+    redis: Redis,
+    settings: Settings,
+    project: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shutil.rmtree(settings.models_dir / f"{EMBEDDED}-p{project}-1")
+    keep(redis, Project(id=999_999, label_config="<View/>"))
+    assert reconcile(redis, settings) == 0
+    assert f"project {project} is to use {EMBEDDED}-p{project}-1, which cannot be used" in caplog.text
+    assert [each.id for each in all_known(redis)] == [project]  # the other one, which is no project, was looked at
 
 
 def test_a_project_that_is_not_connected_any_more_is_left_alone(
