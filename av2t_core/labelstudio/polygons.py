@@ -1,4 +1,4 @@
-"""A mask as the polygons of its parts."""
+"""A mask as the polygons of its parts, and what a polygon covers."""
 
 from collections.abc import Sequence
 
@@ -37,6 +37,24 @@ def polygons(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
                 child = int(tree[0][child][0])
             rings.append(_keyhole(simple[index], [hole for hole in holes if len(hole) >= 3]))
     return sorted((ring for ring in rings if len(ring) >= 3), key=_area, reverse=True)
+
+
+def filled(ring: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Ring (n, 2) of x, y in pixels to the mask (H, W) of the pixels whose middles it winds around, as the page fills.
+
+    Where the ring goes over to a hole and back by the same line, neither counts: the hole stays one.
+    """
+    height, width = shape
+    (x, y), (next_x, next_y) = ring.T, np.roll(ring, -1, axis=0).T
+    # Of each edge the rows whose middles it passes, those of its upper end with it and those of its lower end without.
+    top, bottom = (np.clip(np.ceil(end(y, next_y) - 0.5), 0, height).astype(int) for end in (np.minimum, np.maximum))
+    count = bottom - top
+    row = np.arange(count.sum()) + np.repeat(top - np.cumsum(count) + count, count)
+    x, y, right, down = (np.repeat(each, count) for each in (x, y, next_x - x, next_y - y))
+    column = np.clip(np.ceil(x + (row + 0.5 - y) / down * right - 0.5), 0, width).astype(int)
+    winding = np.zeros((height, width + 1), np.int32)  # the last column is for what lies beside the picture
+    np.add.at(winding, (row, column), np.sign(down).astype(np.int32))
+    return np.asarray(winding.cumsum(axis=1)[:, :width] != 0)
 
 
 def _simplified(contour: MatLike, epsilon: float) -> NDArray[np.float64]:
