@@ -1,6 +1,7 @@
 """The ML-backend protocol over HTTP: label-studio-ml's routes, with a manager, checks and error answers of ours."""
 
 import logging
+from dataclasses import asdict
 from hmac import compare_digest
 from http import HTTPStatus
 from typing import Any
@@ -17,11 +18,12 @@ from av2t_core.errors import AV2TError
 from backend import bodies, status
 from backend.bodies import BodyError
 from backend.frame import api
-from backend.manager import Manager, NotSupportedError, UnknownProjectError
+from backend.manager import Manager, UnknownProjectError
 from backend.metrics import CONTENT_TYPE, exposition
 from worker.queue import QueueError, reachable, retry_job, stop_job
 from worker.settings import Settings
 from worker.sheets import sheet
+from worker.trainings import training
 
 log = logging.getLogger(__name__)
 
@@ -116,14 +118,27 @@ def metrics() -> Response:
     return Response(exposed, content_type=CONTENT_TYPE)
 
 
-# The frame's own answer UP whatever happens, and nothing.
-server.view_functions |= {"health": health, "metrics": metrics}
+def train() -> tuple[Response, int]:
+    job, new = api._manager.train(**request.get_json())
+    return jsonify({"job": job, "status": "queued"}), HTTPStatus.ACCEPTED if new else HTTPStatus.OK
+
+
+# The frame's own answer UP whatever happens, answer nothing, and take annotations with the call.
+server.view_functions |= {"health": health, "metrics": metrics, "_train": train}
 
 
 @server.get("/versions")
 def versions() -> Response:
     """Label Studio asks with GET, which the frame refuses with a 405 that is shown as an error."""
     return jsonify({"versions": api._manager.versions()})
+
+
+@server.get("/train/<job>")
+def training_state(job: str) -> Response:
+    found = training(server.config["REDIS"], job)
+    if found is None:
+        raise NotFound(f"there is no training {job}, or it ended more than 30 days ago")
+    return jsonify(status.plain(asdict(found)))
 
 
 @server.get("/status.json")
@@ -176,8 +191,6 @@ def refused(error: AV2TError) -> Response:
             return _answer(HTTPStatus.BAD_REQUEST, str(error), field=error.field)
         case UnknownProjectError():
             return _answer(HTTPStatus.NOT_FOUND, str(error))
-        case NotSupportedError():
-            return _answer(HTTPStatus.NOT_IMPLEMENTED, str(error))
         case QueueError():
             log.error("%s", error)
             return _answer(HTTPStatus.SERVICE_UNAVAILABLE, str(error))

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from av2t_core.errors import AV2TError
+from worker.trainings import MOST_EPOCHS, Extra
 
 Id = Annotated[int, Field(strict=True, ge=1, le=2**63 - 1)]
 Text = Annotated[str, Field(strict=True)]
@@ -48,7 +49,14 @@ class Predict(BaseModel):
 
 
 class Train(BaseModel):
-    params: dict[str, Any] = {}
+    """Not Label Studio's, so a name that is none of these is a mistake."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    project: Id
+    base_version: Text | None = None
+    epochs: Annotated[int, Field(strict=True, ge=1, le=MOST_EPOCHS)] | None = None
+    also: list[Extra] = []
 
 
 class Versions(BaseModel):
@@ -72,11 +80,16 @@ class ProjectUpdated(BaseModel):
     project: ConfiguredProject
 
 
+class ToldProject(Project):
+    label_config: Text | None = None
+    model_version: Text | None = None
+
+
 class StartTraining(BaseModel):
-    project: Project
+    project: ToldProject
 
 
-# By the view's name in label_studio_ml.api.
+# By the view's name, which is label_studio_ml.api's.
 BODIES: dict[str, type[BaseModel]] = {
     "_setup": Setup,
     "_predict": Predict,
@@ -108,6 +121,12 @@ def check(view: str, body: object) -> None:
 def project_id(key: str) -> int:
     """The id in a checked ProjectKey."""
     return int(key.partition(".")[0])
+
+
+def project_in(key: str) -> int:
+    """The id in what a request's address names as its project. BodyError if that is none."""
+    _validate(Versions, {"project": key})
+    return project_id(key)
 
 
 def _validate(model: type[BaseModel], body: dict[str, Any]) -> None:

@@ -13,23 +13,18 @@ from redis import Redis
 from av2t_core.errors import AV2TError
 from av2t_core.labelstudio.config import parse_label_config
 from av2t_core.versions import installed, resolve
-from backend.bodies import project_id
+from backend.bodies import project_id, project_in
 from backend.frame import LabelStudioMLBase
 from worker.projects import Project, keep, known
 from worker.queue import Enqueued, enqueue_preannotation, forget_tasks
 from worker.settings import Settings
+from worker.trainings import Extra, enqueue_training, is_training
 
 log = logging.getLogger(__name__)
-
-NO_TRAINING = "This version does not train from annotations yet; the corrected masks stay in Label Studio"
 
 
 class UnknownProjectError(AV2TError):
     """A call for a project that has not been set up, and that brings no label config with it."""
-
-
-class NotSupportedError(AV2TError):
-    """A call of the protocol that this version does not serve."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,13 +101,30 @@ class Manager:
             self._remark(f"{event} was refused: {error}")
             raise
 
-    def train(self, *_: Any, **__: Any) -> None:
-        """/train."""
-        raise NotSupportedError(NO_TRAINING)
+    def train(
+        self, project: int, base_version: str | None = None, epochs: int | None = None, also: Sequence[Extra] = ()
+    ) -> tuple[str, bool]:
+        """/train: the job of the project's training that waits now, and whether it is new.
 
-    def is_training(self, _project: str | None) -> dict[str, bool]:
-        """/is_training."""
-        return {"is_training": False}
+        UnknownProjectError, WeightsError: there is no such model version. QueueError.
+        """
+        if known(self._connection, project) is None:
+            raise UnknownProjectError(
+                f"Project {project} is not set up: add this backend to its settings in Label Studio first"
+            )
+        base = None
+        if base_version is not None:
+            version = resolve(base_version, self._settings.models_dir)
+            version.check()
+            base = version.name
+        job, new = enqueue_training(self._connection, project, base_version=base, epochs=epochs, also=also)
+        log.info("Project %d: %s %s", project, job, "was queued" if new else "waits already")
+        return job, new
+
+    def is_training(self, project: str | None) -> dict[str, bool]:
+        """/is_training, of a project or of any."""
+        chosen = None if project is None else project_in(project)
+        return {"is_training": is_training(self._connection, chosen)}
 
     def current_version(self) -> str:
         """That of projects that have chosen none."""
@@ -143,8 +155,10 @@ class Manager:
             case "PROJECT_UPDATED":
                 return {"status": "updated", "model_version": self._told(data["project"]).model_version}
             case "START_TRAINING":
-                self._remark(f"Training was asked for project {data['project']['id']}. {NO_TRAINING}")
-                return {"status": "not supported", "reason": NO_TRAINING}
+                if data["project"].get("label_config") is not None:
+                    self._told(data["project"])
+                job, new = self.train(data["project"]["id"])
+                return {"status": "queued", "job": job, "new": new}
             case _:
                 return {"status": "ignored"}
 

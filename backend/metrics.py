@@ -7,8 +7,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from redis import Redis
 
-from worker.queue import reachable
-from worker.queue_views import Overview, oldest_waiting, overview
+from worker.queue import TRAIN, reachable
+from worker.queue_views import Counts, Overview, counts, oldest_waiting, overview, workers
 from worker.totals import Totals, totals
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -20,8 +20,11 @@ def exposition(connection: Redis, model_version: str) -> bytes:
         counted = totals(connection)
     state, oldest = overview(connection), oldest_waiting(connection)
     age = (datetime.now(UTC) - oldest).total_seconds() if oldest else 0.0
+    training, trainers = counts(connection, TRAIN), workers(connection, TRAIN)
     registry = CollectorRegistry()
-    registry.register(_Collected([*_state(state, age, model_version), *_counted(counted)]))
+    registry.register(
+        _Collected([*_state(state, age, model_version), *_trainings(training, len(trainers)), *_counted(counted)])
+    )
     return generate_latest(registry)
 
 
@@ -46,7 +49,7 @@ def _state(state: Overview, age: float, model_version: str) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "av2t_oldest_waiting_seconds", "How long the task at the queue's head has waited.", value=age
     )
-    yield GaugeMetricFamily("av2t_workers", "Workers that listen.", value=len(state.workers))
+    yield GaugeMetricFamily("av2t_workers", "Workers that listen for tasks.", value=len(state.workers))
     memory = GaugeMetricFamily(
         "av2t_worker_gpu_memory_bytes", "The most that a worker's model has held of its GPU.", labels=["worker"]
     )
@@ -55,6 +58,20 @@ def _state(state: Overview, age: float, model_version: str) -> Iterator[Metric]:
             memory.add_metric([worker.name], worker.gpu_memory)
     yield memory
     yield InfoMetricFamily("av2t_model", "The model version that the backend offers.", {"version": model_version})
+
+
+def _trainings(training: Counts, trainers: int) -> Iterator[Metric]:
+    described = "Trainings by state; done and failed ones of the last 30 days."
+    trainings = GaugeMetricFamily("av2t_trainings", described, labels=["state"])
+    for name, number in (
+        ("waiting", training.queued),
+        ("running", training.running),
+        ("done", training.finished),
+        ("failed", training.failed),
+    ):
+        trainings.add_metric([name], number)
+    yield trainings
+    yield GaugeMetricFamily("av2t_trainers", "Workers that listen for trainings.", value=trainers)
 
 
 def _counted(counted: Totals) -> Iterator[Metric]:

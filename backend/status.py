@@ -9,13 +9,16 @@ from redis import Redis
 
 from backend.manager import Manager
 from worker.projects import all_known
-from worker.queue_views import failed_jobs, finished_jobs, overview
+from worker.queue import TRAIN
+from worker.queue_views import failed_jobs, finished_jobs, overview, workers
 from worker.settings import Settings
 from worker.sheets import having_sheets
+from worker.trainings import trainings
 
 # More rows help nobody, and the counts say how many there are.
 MAX_FAILURES = 100
 MAX_FINISHED = 20
+MAX_TRAININGS = 20
 
 _templates = Environment(loader=PackageLoader("backend"), autoescape=True, undefined=StrictUndefined)
 
@@ -35,9 +38,10 @@ def snapshot(connection: Redis, manager: Manager, settings: Settings) -> dict[st
     def with_link(row: dict[str, Any]) -> dict[str, Any]:
         return {**row, "link": f"{link(row['project'])}?task={row['task']}"}
 
-    queue = _plain(asdict(overview(connection)))
-    failures = [_plain(asdict(job)) for job in failed_jobs(connection, limit=MAX_FAILURES)]
+    queue = plain(asdict(overview(connection)))
+    failures = [plain(asdict(job)) for job in failed_jobs(connection, limit=MAX_FAILURES)]
     done = finished_jobs(connection, limit=MAX_FINISHED)
+    learnt = trainings(connection, limit=MAX_TRAININGS)
     pictured = having_sheets(connection, [job.id for job in done])
     return {
         **queue,
@@ -47,8 +51,10 @@ def snapshot(connection: Redis, manager: Manager, settings: Settings) -> dict[st
         ],
         "running": [with_link(row) for row in queue["running"]],
         "failures": [with_link(row) for row in failures],
-        "done": [{**with_link(_plain(asdict(job))), "sheet": job.id in pictured} for job in done],
-        "remarks": [_plain(asdict(remark)) for remark in manager.remarks()],
+        "done": [{**with_link(plain(asdict(job))), "sheet": job.id in pictured} for job in done],
+        "trainings": [{**plain(asdict(each)), "told": each.told, "link": link(each.project)} for each in learnt],
+        "trainers": plain([asdict(worker) for worker in workers(connection, TRAIN)]),
+        "remarks": [plain(asdict(remark)) for remark in manager.remarks()],
     }
 
 
@@ -57,9 +63,10 @@ def page(data: dict[str, Any]) -> str:
     return _templates.get_template("status.html").render(data)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """As JSON has it."""
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value.isoformat(timespec="seconds") if hasattr(value, "isoformat") else value

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from redis import Redis
 from redis.lock import Lock
@@ -18,8 +18,10 @@ from worker.queue import TRAIN, blank_job, fetch, flat, open_queue, reachable, s
 from worker.queue_views import State, reason, state
 
 FUNCTION = "worker.finetuning.finetune"
-EXTRAS = ("mask-decoder",)
+Extra = Literal["mask-decoder"]
 """What can be trained beside the adapters and the projector, if it is asked for."""
+
+MOST_EPOCHS = 1000
 
 JOB_TIMEOUT = 3 * 24 * 3600  # an upper bound: tens of clips take minutes
 RESULT_TTL = 30 * 24 * 3600
@@ -105,12 +107,12 @@ def enqueue_training(
     *,
     base_version: str | None = None,
     epochs: int | None = None,
-    also: Sequence[str] = (),
+    also: Sequence[Extra] = (),
 ) -> tuple[str, bool]:
     """The id of the project's training that waits now, and whether it is new. Raises QueueError.
 
     `base_version`: the model version to start from, the project's current one where None; `epochs`: how many at most;
-    `also`: what is trained beside the adapters and the projector, of EXTRAS. One that waits already stays as it was
+    `also`: what is trained beside the adapters and the projector. One that waits already stays as it was
     asked for.
     """
     with reachable(connection):

@@ -20,6 +20,9 @@ CALLS = [
     ("GET", "/versions"),
     ("POST", "/predict"),
     ("POST", "/webhook"),
+    ("POST", "/train"),
+    ("GET", "/train/train-3-1"),
+    ("GET", "/is_training"),
     ("POST", "/stop"),
 ]
 

@@ -9,7 +9,8 @@ from redis import Redis
 
 from tests.backend.conftest import CONFIG, Backend
 from tests.conftest import LabelStudioServer, wait_until
-from worker.queue import job_id, open_queue
+from worker.queue import TRAIN, job_id, open_queue
+from worker.trainings import trainings
 
 
 def add_backend(label_studio: LabelStudioServer, backend: Backend, project: int) -> dict[str, Any]:
@@ -47,8 +48,8 @@ def test_road_of_a_task(label_studio: LabelStudioServer, backend: Backend, redis
     assert label_studio.request("GET", f"/api/tasks/{task.id}").json()["predictions"] == []
 
     label_studio.request("POST", f"/api/ml/{added['id']}/train", json={})
-    remark = backend.http.get("/status.json").json()["remarks"][0]["sentence"]
-    assert remark.startswith(f"Training was asked for project {project.id}.")
+    wait_until(lambda: open_queue(redis, TRAIN).get_job_ids(), what="the training")
+    assert [each.project for each in trainings(redis)] == [project.id]
 
     label_studio.request("DELETE", f"/api/tasks/{task.id}")
     wait_until(lambda: not open_queue(redis).get_job_ids(), what="the end of the deleted task's job")

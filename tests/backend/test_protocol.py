@@ -12,8 +12,9 @@ from av2t_core.versions import resolve
 from tests.backend.conftest import CONFIG, Backend, running
 from tests.conftest import EMBEDDED, queued_tasks
 from worker.projects import KEY, MOST
-from worker.queue import open_queue
+from worker.queue import TRAIN, open_queue
 from worker.queue_views import State, overview, states
+from worker.trainings import stop_trainings
 
 PROJECT = {"id": 3, "label_config": CONFIG}
 
@@ -159,14 +160,70 @@ def test_other_events_are_acknowledged(backend: Backend, action: str) -> None:
     assert answer.json() == {"status": "ignored"}
 
 
-def test_training_is_honest(backend: Backend) -> None:
-    answer = backend.post("/webhook", action="START_TRAINING", project=PROJECT)
-    assert answer.is_success
-    assert answer.json()["status"] == "not supported"
-    remark = backend.http.get("/status.json").json()["remarks"][0]
-    assert remark["sentence"].startswith("Training was asked for project 3.")
-    assert backend.post("/train", annotations=[{}], project="3.17").status_code == 501
-    assert backend.http.get("/is_training", params={"project": "3.17"}).json() == {"is_training": False}
+def test_a_training_is_asked_for_once(backend: Backend, redis: Redis) -> None:
+    backend.set_up(project=3)
+    asked = backend.post("/train", project=3, base_version="tiny", epochs=4, also=["mask-decoder"])
+    assert (asked.status_code, asked.json()) == (202, {"job": "train-3-1", "status": "queued"})
+    again = backend.post("/train", project=3)
+    assert (again.status_code, again.json()) == (200, {"job": "train-3-1", "status": "queued"})
+
+    answer = backend.http.get("/train/train-3-1")
+    assert answer.status_code == 200
+    known = answer.json()
+    assert known["enqueued_at"].endswith("+00:00")
+    assert {name: known[name] for name in ("job", "project", "state", "base_version", "epochs", "also")} == {
+        "job": "train-3-1",
+        "project": 3,
+        "state": "waiting",
+        "base_version": EMBEDDED,
+        "epochs": 4,
+        "also": ["mask-decoder"],
+    }
+    for name in ("stage", "done", "total", "epoch", "loss", "eta", "version", "result", "error", "ended_at"):
+        assert known[name] is None
+
+
+def test_the_button_in_label_studio_asks_for_one_too(backend: Backend, redis: Redis) -> None:
+    # A project of which nothing was heard before is told with it.
+    event = {"action": "START_TRAINING", "project": PROJECT}
+    for new in (True, False):
+        assert backend.post("/webhook", **event).json() == {"status": "queued", "job": "train-3-1", "new": new}
+    assert open_queue(redis, TRAIN).get_job_ids() == ["train-3-1"]
+    assert backend.post("/predict", project="3.17", tasks=tasks(1)).is_success
+
+
+def test_is_training(backend: Backend, redis: Redis) -> None:
+    def says(**project: str) -> bool:
+        answer: dict[str, bool] = backend.http.get("/is_training", params=project).json()
+        return answer["is_training"]
+
+    backend.set_up(project=3)
+    assert not says(project="3.17")
+    backend.post("/train", project=3).raise_for_status()
+    assert says(project="3.17")
+    assert says()
+    assert not says(project="33.17")
+    stop_trainings(redis)
+    assert not says()
+    refused = backend.http.get("/is_training", params={"project": "x"})
+    assert (refused.status_code, refused.json()["field"]) == (400, "project")
+
+
+def test_a_training_of_what_there_is_not(backend: Backend, redis: Redis) -> None:
+    unknown = backend.post("/train", project=3)
+    assert unknown.status_code == 404
+    assert unknown.json()["error"].startswith("Project 3 is not set up")
+    assert backend.post("/webhook", action="START_TRAINING", project={"id": 3}).status_code == 404
+    # Nobody sees what a webhook answers.
+    assert "START_TRAINING was refused: Project 3" in backend.http.get("/status.json").json()["remarks"][0]["sentence"]
+    backend.set_up(project=3)
+    version = backend.post("/train", project=3, base_version="mine-7")
+    assert version.status_code == 422
+    assert "'mine-7'" in version.json()["error"]
+    assert len(open_queue(redis, TRAIN)) == 0
+    nothing = backend.http.get("/train/train-3-1")
+    assert nothing.status_code == 404
+    assert "there is no training train-3-1" in nothing.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +258,16 @@ def test_training_is_honest(backend: Backend) -> None:
         ("/webhook", {"action": "TASKS_DELETED"}, "tasks"),
         ("/webhook", {"action": "START_TRAINING", "project": 3}, "project"),
         ("/versions", {}, "project"),
-        ("/train", {"annotations": [], "params": 1}, "params"),
+        ("/webhook", {"action": "START_TRAINING", "project": {"id": 3, "label_config": 1}}, "project.label_config"),
+        ("/train", {}, "project"),
+        ("/train", {"project": "3.17"}, "project"),
+        ("/train", {"project": 3, "base_version": 7}, "base_version"),
+        ("/train", {"project": 3, "epochs": 0}, "epochs"),
+        ("/train", {"project": 3, "epochs": "5"}, "epochs"),
+        ("/train", {"project": 3, "epochs": 10**6}, "epochs"),
+        ("/train", {"project": 3, "also": "mask-decoder"}, "also"),
+        ("/train", {"project": 3, "also": ["mask-decoder", "encoder"]}, "also[1]"),
+        ("/train", {"project": 3, "epoch": 5}, "epoch"),
     ],
 )
 def test_malformed_body_names_the_field(backend: Backend, path: str, body: dict[str, Any], field: str) -> None:
@@ -212,7 +278,7 @@ def test_malformed_body_names_the_field(backend: Backend, path: str, body: dict[
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'"x"', b"null", b"\xff", b"[" * 100_000])
-@pytest.mark.parametrize("path", ["/setup", "/predict", "/webhook"])
+@pytest.mark.parametrize("path", ["/setup", "/predict", "/webhook", "/train"])
 def test_body_that_is_no_object(backend: Backend, path: str, body: bytes) -> None:
     answer = backend.http.post(path, content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400

@@ -12,9 +12,10 @@ from rq import SimpleWorker
 from rq.job import Job
 
 from tests.backend.conftest import CONFIG, Backend
-from worker import queue, totals
-from worker.queue import enqueue_preannotation, job_id, open_queue
+from worker import queue, totals, trainings
+from worker.queue import TRAIN, enqueue_preannotation, job_id, open_queue
 from worker.sheets import MOST, having_sheets, keep_sheet
+from worker.trainings import enqueue_training
 
 SENTENCE = '<script>alert("clip.mp4")</script> has no video stream'
 
@@ -163,7 +164,87 @@ def predicted(**_: object) -> dict[str, object]:
     return {"outcome": "predicted", "keyframes": 100, "remarks": ["It is long."]}
 
 
-@pytest.mark.usefixtures("_one_failed_two_waiting")
+def training(redis: Redis, project: int, **meta: object) -> Job:
+    """One that runs and has told this of itself."""
+    id, _ = enqueue_training(redis, project)
+    job = Job.fetch(id, connection=redis, serializer="json")
+    queue = open_queue(redis, TRAIN)
+    worker = SimpleWorker([queue], name=f"trainer-{project}", connection=redis, serializer="json")
+    worker.register_birth()
+    redis.lrem(queue.key, 1, id)
+    worker.prepare_execution(job)
+    worker.prepare_job_execution(job)
+    job.meta |= meta
+    job.save_meta()
+    return job
+
+
+@pytest.fixture
+def _trainings(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of project 3 has ended well, one of project 4 badly, one of project 5 runs and one of project 3 waits."""
+    for project, function in ((3, learnt), (4, refused)):
+        monkeypatch.setattr(trainings, "FUNCTION", f"{__name__}.{function.__name__}")
+        enqueue_training(redis, project)
+        worker = SimpleWorker([open_queue(redis, TRAIN)], connection=redis, serializer="json")
+        worker.work(burst=True, logging_level="ERROR")
+        monkeypatch.undo()
+    job = Job.fetch("train-4-2", connection=redis, serializer="json")
+    job.meta["error"] = SENTENCE
+    job.save_meta()
+    training(redis, 5, stage="training", done=40, total=100, epoch=2, epochs=5, loss=0.1234, eta=75.0, version="v-5")
+    enqueue_training(redis, 3)
+
+
+def learnt(**_: object) -> dict[str, object]:
+    return {"version": "tiny-1-p3-1", "promoted": False, "sentence": "It is kept, but not better.", "metrics": {}}
+
+
+def refused(**_: object) -> None:
+    raise ValueError
+
+
+@pytest.mark.usefixtures("_trainings")
+def test_trainings(backend: Backend, redis: Redis) -> None:
+    state = backend.http.get("/status.json").json()
+    rows = {row["job"]: (row["state"], row["told"]) for row in state["trainings"]}
+    assert rows == {
+        "train-3-4": ("waiting", "waiting"),
+        "train-5-3": ("running", "training, 40 of 100, epoch 2 of 5, loss 0.123, 1 min left"),
+        "train-4-2": ("failed", SENTENCE),
+        "train-3-1": ("done", "It is kept, but not better."),
+    }
+    assert [worker["name"] for worker in state["trainers"]] == ["trainer-5"]
+    assert (state["workers"], state["queued"], state["failed"]) == ([], 0, 0)
+
+    page = Page(backend.http.get("/").text)
+    assert "script" not in page.tags
+    for sentence in (said for _, said in rows.values()):
+        assert sentence in " ".join(page.text.split())
+    assert page.buttons == ["train-3-4", "train-5-3"]
+    assert press(backend, "stop", "train-3-4") == 303
+    assert backend.http.get("/train/train-3-4").json()["error"] == "Stopped by a person."
+    assert Page(backend.http.get("/").text).buttons == ["train-5-3"]
+
+    ended = backend.http.get("/train/train-3-1").json()
+    assert (ended["state"], ended["result"]["promoted"]) == ("done", False)
+
+
+def test_a_training_that_nobody_works_on(backend: Backend, redis: Redis) -> None:
+    enqueue_training(redis, 3)
+    assert "No worker listens for trainings" in Page(backend.http.get("/").text).text
+
+
+@pytest.mark.usefixtures("_trainings")
+def test_command_with_trainings(redis_url: str) -> None:
+    said = av2t(redis_url, "status").stdout
+    assert "training, 40 of 100, epoch 2 of 5, loss 0.123, 1 min left" in said
+    assert "trainer-5" in said
+    assert "It is kept, but not better." not in av2t(redis_url, "status", "--project", "4").stdout
+    data = json.loads(av2t(redis_url, "status", "--json").stdout)
+    assert [row["job"] for row in data["trainings"]] == ["train-3-4", "train-5-3", "train-4-2", "train-3-1"]
+
+
+@pytest.mark.usefixtures("_one_failed_two_waiting", "_trainings")
 def test_metrics(backend: Backend, redis: Redis) -> None:
     totals.add(redis, "predicted", 5, {"fetch": 0.5, "predict": 2.0})
     totals.add(redis, "predicted", 7, {"predict": 1.0})
@@ -176,6 +257,8 @@ def test_metrics(backend: Backend, redis: Redis) -> None:
     }
     assert samples["av2t_tasks", "waiting"] == 2
     assert samples["av2t_tasks", "failed"] == 1
+    assert [samples["av2t_trainings", state] for state in ("waiting", "running", "done", "failed")] == [1, 1, 1, 1]
+    assert (samples["av2t_trainers",], samples["av2t_workers",]) == (1, 0)
     assert samples["av2t_oldest_waiting_seconds",] >= 0
     assert samples["av2t_model_info", backend.http.get("/health").json()["model_version"]] == 1
     assert samples["av2t_ended_tasks_total", "predicted"] == 2
