@@ -1,4 +1,4 @@
-"""Label Studio, as the worker's jobs need it: clips in, frames and predictions out.
+"""Label Studio, as the worker's jobs need it: clips and annotations in, frames and predictions out.
 
 Every failure leaves here as one of three: AV2TError (nobody helps it by trying again), TransientError (may pass), or
 GoneError. No message carries a token, a header or the query of a URL, which may hold a signature.
@@ -9,9 +9,11 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from email.utils import parsedate_to_datetime
+from heapq import merge
 from pathlib import Path
-from time import time
+from time import monotonic, time
 from typing import Any, Self
 from urllib.parse import urljoin, urlsplit
 
@@ -31,7 +33,9 @@ TIMEOUT = httpx.Timeout(60, connect=10)
 REDIRECTS = 5
 # Label Studio takes at most 100 files and 250 MB in one request as it comes.
 FILES_IN_A_REQUEST = 20
-TASKS_ON_A_PAGE = 500
+# Tasks on a page of a project's list. Pages grow while they come quickly, and shrink where they come slowly (seconds).
+FIRST_PAGE, LARGEST_PAGE = 20, 100
+QUICK, SLOW = 1.0, 5.0
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -50,6 +54,36 @@ class Task:
                 " clip again or correct the task's data."
             )
         return url
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledTask(Task):
+    """A task that somebody has submitted or skipped.
+
+    `updated_at` changes with whatever is done to it: an annotation is made, changed, marked as ground truth, skipped or
+    deleted, and also its data or its predictions.
+    """
+
+    updated_at: datetime
+    annotations: int  # without those by which it was skipped
+    skipped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotation:
+    """What somebody has submitted for a task.
+
+    `updated_at` changes when it is edited and when it is marked as ground truth; not when it ceases to be that, because
+    another one of its task, of which there is one at most, was marked.
+    """
+
+    id: int
+    updated_at: datetime
+    ground_truth: bool
+    was_cancelled: bool  # the task was skipped
+    completed_by: int | None  # a user's id
+    parent_prediction: int | None  # the id of the prediction that it began with
+    result: Sequence[Any]  # its regions, as Label Studio has them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,16 +188,87 @@ class LabelStudioClient:
         """The project's tasks in the order of their ids, page by page."""
         # Only these fields: the predictions themselves are hundreds of kilobytes for each clip.
         wanted = "id,total_annotations,cancelled_annotations,draft_exists,predictions_model_versions"
-        with self._errors(f"the tasks of project {project}"):
-            for found in self._sdk.tasks.list(
-                project=project, fields="all", include=wanted, page_size=TASKS_ON_A_PAGE, query='{"ordering": ["id"]}'
-            ):
-                yield TaskState(
-                    id=int(found.id),
-                    labelled=bool(found.total_annotations),
-                    touched=bool(found.total_annotations or found.cancelled_annotations or found.draft_exists),
-                    model_versions=frozenset(filter(None, (found.predictions_model_versions or "").split(","))),
-                )
+        for found in self._listed(project, wanted):
+            yield TaskState(
+                id=found["id"],
+                labelled=bool(found["total_annotations"]),
+                touched=bool(found["total_annotations"] or found["cancelled_annotations"] or found["draft_exists"]),
+                model_versions=frozenset(filter(None, (found["predictions_model_versions"] or "").split(","))),
+            )
+
+    def labelled_tasks(self, project: int) -> Iterator[LabelledTask]:
+        """The project's tasks that have an annotation or were skipped, in the order of their ids, page by page."""
+        wanted = "id,data,updated_at,total_annotations,cancelled_annotations"
+        some, none = _condition("total_annotations", "greater", 0), _condition("total_annotations", "equal", 0)
+        skipped = _condition("cancelled_annotations", "greater", 0)
+        # Two lists, for among conditions Label Studio has no "or" beside the "and" that pages need.
+        both = self._listed(project, wanted, some), self._listed(project, wanted, none, skipped)
+        for found in merge(*both, key=lambda task: int(task["id"])):
+            yield LabelledTask(
+                id=found["id"],
+                project=project,
+                data=found["data"],
+                updated_at=datetime.fromisoformat(found["updated_at"]),
+                annotations=found["total_annotations"],
+                skipped=found["cancelled_annotations"],
+            )
+
+    def _listed(self, project: int, fields: str, *conditions: Mapping[str, object]) -> Iterator[dict[str, Any]]:
+        """These fields of the project's tasks that fulfil the conditions, in the order of their ids.
+
+        Whichever the fields, Label Studio reads all annotations and predictions of a page's tasks: where a task has
+        9 MB of them, that takes it half a second and 70 MB for each. A page begins after the last one's ids, not at an
+        offset, so that no task is passed over when another one goes meanwhile.
+        """
+        size, last = FIRST_PAGE, 0
+        while True:
+            signs.alive()
+            filters = {"conjunction": "and", "items": [_condition("id", "greater", last), *conditions]}
+            query = json.dumps({"filters": filters, "ordering": ["id"]})
+            asked = {"project": project, "fields": "all", "include": fields, "page_size": size, "query": query}
+            began = monotonic()
+            with self._errors(f"the tasks of project {project}"):
+                try:
+                    # A storage's URIs stay what they are: what they are resolved to does not last.
+                    page = self._ask("/api/tasks", {**asked, "resolve_uri": "false"})
+                except httpx.ReadTimeout:
+                    if size == 1:
+                        raise
+                    size = max(size // 4, 1)
+                    continue
+            took = monotonic() - began
+            yield from page["tasks"]
+            if page["total"] <= len(page["tasks"]):
+                return
+            last = page["tasks"][-1]["id"]
+            if took < QUICK:
+                size = min(2 * size, LARGEST_PAGE)
+            elif took > SLOW:
+                size = max(size // 2, 1)
+
+    def annotations(self, task: int) -> list[Annotation]:
+        """What was submitted for the task, the oldest first; not drafts, nor that it was skipped. GoneError."""
+        with self._errors(f"the annotations of task {task}", gone=True):
+            # Not by the SDK, which would have every number of the masks looked at.
+            found = self._ask(f"/api/tasks/{task}/annotations/")
+        return [
+            Annotation(
+                id=each["id"],
+                updated_at=datetime.fromisoformat(each["updated_at"]),
+                ground_truth=bool(each["ground_truth"]),
+                was_cancelled=bool(each["was_cancelled"]),
+                completed_by=each["completed_by"],
+                parent_prediction=each["parent_prediction"],
+                result=each["result"] or [],
+            )
+            for each in found
+        ]
+
+    def _ask(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
+        headers = {"Authorization": self._authorization()}
+        response = self._http.get(self._url + path, params=params, headers=headers)
+        self._check_answer(response, 200)
+        return response.json()
 
     def set_task_data(self, task: int, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
         """Set what `change` returns for the task's present data, and leave the rest of it as it is."""
@@ -366,9 +471,9 @@ class LabelStudioClient:
         newest_first = sorted(found, key=lambda upload: -int(upload.id or 0))
         return {upload.file.rpartition("/")[2].partition("-")[2]: f"/data/{upload.file}" for upload in newest_first}
 
-    def _check_answer(self, response: httpx.Response) -> None:
-        """ApiError, as the SDK would raise it, if what was to be made was not."""
-        if response.status_code != 201:
+    def _check_answer(self, response: httpx.Response, wanted: int = 201) -> None:
+        """ApiError, as the SDK would raise it, for another status than the one that is wanted."""
+        if response.status_code != wanted:
             raise ApiError(
                 status_code=response.status_code, headers=dict(response.headers), body={"detail": _detail(response)}
             )
@@ -411,6 +516,11 @@ class LabelStudioClient:
             f"Label Studio at {self._url} refuses the {self.key_kind} in LABEL_STUDIO_API_KEY ({detail}); "
             "create a new one on its page Account & Settings."
         )
+
+
+def _condition(field: str, operator: str, value: int) -> dict[str, object]:
+    """Of tasks, as Label Studio's data manager writes it."""
+    return {"filter": f"filter:tasks:{field}", "operator": operator, "type": "Number", "value": value}
 
 
 def _backend(found: MlBackend, hook: Webhook | None) -> Backend:
