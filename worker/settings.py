@@ -128,6 +128,18 @@ class Settings(BaseSettings):
         ge=5,
     )
     max_clip_mb: int = _variable("AV2T_MAX_CLIP_MB", 2048, "The largest clip that the worker fetches, in MB.", ge=1)
+    annotations_by: Literal["ground-truth", "newest"] = _variable(
+        "AV2T_ANNOTATION",
+        "ground-truth",
+        "Which of a task's annotations a training learns from: newest, or the one marked as ground-truth, and the"
+        " newest where none is.",
+    )
+    boxes_are_masks: bool = _variable(
+        "AV2T_BOX_HINTS",
+        False,
+        "Whether a training takes a rectangle that no mask lies in for a mask of its whole area: True or False, which"
+        " leaves out clips that have one.",
+    )
 
     @model_validator(mode="after")
     def _check_basic_authentication(self) -> Self:
