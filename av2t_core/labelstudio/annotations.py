@@ -224,6 +224,8 @@ def _bitmask(region: Mapping[str, Any], value: Mapping[str, Any], shape: Size) -
         )
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            image.verify()  # its checksums, which loading does not look at
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
             transparent = image.has_transparency_data
             alpha = np.asarray(image.convert("RGBA").getchannel("A"))
     except (OSError, SyntaxError, ValueError, zlib.error, struct.error):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from av2t_core.labelstudio.polygons import polygons
+from av2t_core.labelstudio.polygons import filled, polygons
 
 UP = 4
 
@@ -32,8 +32,9 @@ def test_they_stay_within_a_pixel_at_720_lines(height: int) -> None:
     smooth = cv2.GaussianBlur(noise, (0, 0), height / 24)
     mask = smooth > 0.3 * smooth.std()
     rings = polygons(mask)
-    wrong = drawn(rings, mask.shape) ^ mask
-    assert distance_to_edge(mask)[wrong].max(initial=0) <= max(0.5, height / 720)
+    again = np.logical_or.reduce([filled(ring, mask.shape) for ring in rings])
+    for wrong in (drawn(rings, mask.shape) ^ mask, again ^ mask):
+        assert distance_to_edge(mask)[wrong].max(initial=0) <= max(0.5, height / 720)
     count, _ = cv2.connectedComponents(mask.view(np.uint8))
     assert len(rings) == count - 1
     assert sum(map(len, rings)) < 2000
@@ -45,6 +46,7 @@ def test_a_hole_is_cut_out() -> None:
     mask[5:8, 5:8] = mask[10:15, 10:15] = False
     (ring,) = polygons(mask)
     assert (drawn([ring], mask.shape) == mask).all()
+    assert (filled(ring, mask.shape) == mask).all()
 
 
 def test_the_smallest_and_none() -> None:
@@ -53,6 +55,7 @@ def test_the_smallest_and_none() -> None:
     mask[3, 4] = True
     (ring,) = polygons(mask)
     assert (drawn([ring], mask.shape) == mask).all()
+    assert (filled(ring, mask.shape) == mask).all()
 
 
 def test_the_largest_part_is_first() -> None:
@@ -60,3 +63,27 @@ def test_the_largest_part_is_first() -> None:
     mask[2:5, 2:5] = mask[2:18, 10:38] = True
     first, second = polygons(mask)
     assert first[:, 0].min() > 9 > second[:, 0].max()
+
+
+def test_filled_are_the_pixels_whose_middles_lie_inside() -> None:
+    ring = np.array([[1.5, 1.5], [4.5, 1.5], [4.5, 3.5], [1.5, 3.5]])
+    for each in (ring, ring[::-1]):  # on the edge: what lies right of it and below
+        assert np.argwhere(filled(each, (6, 6))).tolist() == [[y, x] for y in (1, 2) for x in (1, 2, 3)]
+    assert filled(ring + 0.01, (6, 6)).sum() == 6
+    assert filled(ring - 0.01, (6, 6)).sum() == 6
+    triangle = np.array([[0, 0], [4, 0], [0, 4]])
+    assert filled(triangle, (4, 4)).tolist() == [[x + y + 1 < 4 for x in range(4)] for y in range(4)]
+
+
+def test_what_lies_beside_the_picture_is_cut_off() -> None:
+    around = np.array([[-50.0, -50], [50, -50], [50, 50], [-50, 50]])
+    assert filled(around, (7, 9)).all()
+    for shift in ([100, 0], [0, 100], [-100, 0], [0, -100]):
+        assert not filled(around + shift, (7, 9)).any()
+
+
+def test_where_a_ring_crosses_itself_it_is_filled_as_the_page_does() -> None:
+    """By how often it winds around, not by how often it is crossed: the middle of a five-pointed star belongs to it."""
+    angles = np.arange(5) * 4 * np.pi / 5
+    star = 10 + 9 * np.stack([np.sin(angles), -np.cos(angles)], axis=-1)
+    assert filled(star, (20, 20))[9:11, 9:11].all()
