@@ -59,34 +59,30 @@ def chosen(annotations: Sequence[Annotation], prefer: Literal["ground-truth", "n
 def annotated_tasks(
     client: LabelStudioClient, project: int, targets: Targets, settings: Settings
 ) -> Iterator[AnnotatedTask | Skipped]:
-    """Every task that somebody has submitted or skipped, in the order of their ids.
+    """Every task that somebody has submitted or skipped, in the order of their ids, one in memory at a time.
 
     AV2TError: the project has nothing to draw masks with, or Label Studio refuses; TransientError.
     """
     if not can_hold_masks(targets, boxes=settings.boxes_are_masks):
         have = ", ".join(dict.fromkeys(control.tag for control in targets.controls))
         raise AV2TError(
-            f"The label config of project {project} has {have}, with which nobody can draw masks to learn from: give it"
-            " BrushLabels, BitmaskLabels or PolygonLabels on the frames, or for RectangleLabels set AV2T_BOX_HINTS=true."
+            f"The label config of project {project} has {have}, with which nobody can draw masks to learn from: give"
+            " it BrushLabels, BitmaskLabels or PolygonLabels, or for RectangleLabels set AV2T_BOX_HINTS=true."
         )
     for task in client.labelled_tasks(project):
         try:
             yield _annotated(client, task, targets, settings)
         except GoneError:
             yield Skipped(task=task.id, reason="It was deleted meanwhile.")
-        except (AnnotationError, MediaError, _Unusable) as error:
+        except (AnnotationError, MediaError) as error:
             yield Skipped(task=task.id, reason=str(error))
-
-
-class _Unusable(Exception):
-    """Why a task cannot be learnt from, in a sentence."""
 
 
 def _annotated(client: LabelStudioClient, task: LabelledTask, targets: Targets, settings: Settings) -> AnnotatedTask:
     url = task.clip_url(targets.video)
     annotation = chosen(client.annotations(task.id), settings.annotations_by) if task.annotations else None
     if annotation is None:
-        raise _Unusable("It was skipped." if task.skipped else "Its annotation was deleted meanwhile.")
+        raise AnnotationError("It was skipped." if task.skipped else "Its annotation was deleted meanwhile.")
     return AnnotatedTask(
         task=task.id,
         url=url,
@@ -104,10 +100,10 @@ def _pages(task: LabelledTask, targets: Targets) -> int:
     for variable in targets.frame_variables:
         frames = task.data.get(variable)
         if not isinstance(frames, list) or not frames:
-            raise _Unusable(f'It has no frames in "{variable}", so nobody could draw on them.')
+            raise AnnotationError(f'It has no frames in "{variable}", so nobody could draw on them.')
         counts.add(len(frames))
     if len(counts) != 1:
-        raise _Unusable(
+        raise AnnotationError(
             f"It has lists of {' and '.join(map(str, sorted(counts)))} frames, which must be of one length."
         )
     return counts.pop()
