@@ -111,7 +111,7 @@ def _observe(
     truths: deque[list[Mask]] = deque()  # windows are read ahead, in another thread
 
     def windows() -> Iterator[Window]:
-        for window, truth in _compose(cutouts, clips, seed):
+        for window, truth in composed(cutouts, clips, seed):
             truths.append(truth)
             yield window
 
@@ -120,8 +120,11 @@ def _observe(
             yield prediction, truths.popleft()
 
 
-def _compose(cutouts: Cutouts, clips: int, seed: int) -> Iterator[tuple[Window, list[Mask]]]:
-    """Of every fourth clip one thing sounds all the time; in the others two or three take turns."""
+def composed(cutouts: Cutouts, clips: int, seed: int) -> Iterator[tuple[Window, list[Mask]]]:
+    """Windows of clips, and the masks of the things in view that sound there.
+
+    Of every fourth clip one thing sounds all the time; in the others two or three take turns.
+    """
     for index in range(clips):
         rng = np.random.default_rng([seed, index])
         recipe = SetRecipe(layout="ms3" if index % 4 else "s4", clips=clips, labels=cutouts.labels)

@@ -1,0 +1,383 @@
+"""The job that makes a model version of what people corrected. It runs in the process that holds the model.
+
+As every job it can be done again: what was pulled and what was learnt are kept in AV2T_DATA_DIR/finetune until the
+version is there, and a version that is there already is not made a second time.
+"""
+
+import hashlib
+import logging
+import platform
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version as release
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from av2t_core.labelstudio.annotations import AnnotationError, Labelled, read_annotation
+from redis import Redis
+from rq import get_current_job
+from rq.job import Job
+
+from av2t_core.checkpoint import save_version
+from av2t_core.disk import writing
+from av2t_core.errors import AV2TError, MediaError
+from av2t_core.labelstudio.config import Targets, parse_label_config
+from av2t_core.media import Clip, Window
+from av2t_core.pointers import promote
+from av2t_core.predictor import Predictor
+from av2t_core.training import holdout
+from av2t_core.training.examples import Examples, examples_of
+from av2t_core.training.finetuning import FineTuneRecipe, FineTuning
+from av2t_core.training.folder import RunFolder
+from av2t_core.training.judging import Keyframes, Metrics, as_card, compare, judge_clip
+from av2t_core.training.replay import replay_of
+from av2t_core.training.trainer import recompute_blocks
+from av2t_core.versions import Version, file_hash, find, fine_tuned_name, resolve
+from worker import signs
+from worker.annotations import AnnotatedTask, Skipped, annotated_tasks
+from worker.client import LabelStudioClient
+from worker.connection import connected
+from worker.failures import GoneError, Interrupted
+from worker.jobs import file_name
+from worker.progress import Progress
+from worker.projects import Project, known
+from worker.reconcile import repredict
+from worker.settings import Settings
+
+log = logging.getLogger("av2t.worker")
+
+LEAST_CLIPS = 5
+"""With fewer annotated clips nothing can be learnt and measured at once."""
+
+
+@dataclass
+class _Context:
+    settings: Settings
+    client: LabelStudioClient
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pulled:
+    """An annotated clip that can be used. `sha256`: of the clip's file; `examples`: where they are kept."""
+
+    task: AnnotatedTask
+    sha256: str
+    examples: Path
+
+
+_context: _Context | None = None
+
+
+def set_up(settings: Settings) -> None:
+    """Reach Label Studio, however long it takes. The model is that of each job. AV2TError: the key cannot be used."""
+    global _context
+    _context = _Context(settings=settings, client=connected(settings))
+
+
+def finetune(
+    project: int, base_version: str | None = None, epochs: int | None = None, also: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Make a model version of the project's annotations: {"version", "promoted", "sentence", "metrics"}.
+
+    AV2TError: too few clips, or nothing that can be started from.
+    """
+    if _context is None:
+        raise RuntimeError("set_up comes first")
+    job = get_current_job()
+    assert job is not None, "the number of the version is that of the job"
+    recipe = FineTuneRecipe(also=tuple(also))
+    if epochs is not None:
+        recipe = replace(recipe, epochs=epochs)
+    return _FineTune(_context, job, project, recipe).run(base_version)
+
+
+class _FineTune:
+    """One training of a project."""
+
+    def __init__(self, context: _Context, job: Job, project: int, recipe: FineTuneRecipe) -> None:
+        self.settings, self.client = context.settings, context.client
+        self.connection: Redis = job.connection
+        self.project, self.recipe = project, recipe
+        self.number = int(job.id.rpartition("-")[2])
+        self.progress = Progress(job)
+        self.folder = context.settings.data_dir / "finetune" / str(project)
+
+    def run(self, base_version: str | None) -> dict[str, Any]:
+        base = self._base(base_version)
+        name = fine_tuned_name(base, self.project, self.number)
+        version = find(name, self.settings.models_dir)
+        if version is None:
+            version = self._make(base, name)
+        else:
+            log.info("project %d: %s is there already", self.project, name)
+        return self._adopt(version)
+
+    def _base(self, name: str | None) -> Version:
+        if name is None:
+            project = known(self.connection, self.project) or Project(id=self.project, label_config="")
+            name = project.model_version(self.settings)
+        base = resolve(name, self.settings.models_dir)
+        base.check()
+        return base
+
+    def _make(self, base: Version, name: str) -> Version:
+        started = time.monotonic()
+        log.info("project %d: %s is made, from %s", self.project, name, base.name)
+        targets = parse_label_config(self.client.label_config(self.project))
+        self.progress.show(0, None, now=True, stage="pulling", version=name, epochs=self.recipe.epochs)
+        # Every annotated clip has been looked at before a model is loaded, for most mistakes show here.
+        tasks = list(annotated_tasks(self.client, self.project, targets, self.settings))
+        usable = [task for task in tasks if isinstance(task, AnnotatedTask)]
+        _require(self.project, len(usable), tasks)
+        predictor = Predictor.load(
+            base.name,
+            self.settings.device,
+            models_dir=self.settings.models_dir,
+            precision=self.settings.precision,
+            silence_dbfs=self.settings.silence_dbfs,
+            least_score=self.settings.least_score,
+        )
+        pulled, skipped = self._pull(usable, targets, base, predictor)
+        skipped += [task for task in tasks if isinstance(task, Skipped)]
+        _require(self.project, len(pulled), skipped)
+        trained = {clip["sha256"] for each in base.chain for clip in _clips(each.card) if clip["use"] == "training"}
+        apart = holdout.held_out([clip.sha256 for clip in pulled], trained)
+        held_out = [clip for clip in pulled if clip.sha256 in apart]
+        own = [clip for clip in pulled if clip.sha256 not in apart]
+        self.progress.show(0, None, now=True, clips=len(own), held_out=len(held_out))
+        before = self._judge(predictor, held_out, targets, first=True)
+        learned, curve = self._learn(predictor, base, name, own)
+        after = self._judge(predictor, held_out, targets, first=False)
+        verdict = compare(before, after)
+        metrics = as_card(Metrics.of(before), Metrics.of(after), verdict, len(held_out))
+        card = {
+            "preset": base.card["preset"],
+            "feature": base.card.get("feature", "mul"),
+            "labels": base.card["labels"],
+            "parent": base.name,
+            "parent_sha256": base.card["sha256"],
+            "onto_parent": True,
+            "project": self.project,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - started),
+            "recipe": asdict(self.recipe),
+            "learning_curve": curve,
+            "data": _data(own, held_out, skipped),
+            "metrics": metrics | {"agreement": _agreement(usable)},
+            "verdict": {"better": verdict.better, "sentence": verdict.sentence},
+            "software": {"av2t": release("av2t-sam"), "torch": torch.__version__, "python": platform.python_version()},
+        }
+        if base.card.get("calibration"):
+            card["calibration"] = base.card["calibration"]
+        models_dir = self.settings.models_dir
+        with writing(models_dir):
+            save_version(models_dir / name, card, {f"model.{key}": tensor for key, tensor in learned.items()})
+        for folder in self.folder.glob(f"{name}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        log.info("project %d: %s: %s", self.project, name, verdict.sentence)
+        return resolve(name, models_dir)
+
+    def _pull(
+        self, tasks: Sequence[AnnotatedTask], targets: Targets, base: Version, predictor: Predictor
+    ) -> tuple[list[_Pulled], list[Skipped]]:
+        """The clips, with what the model reads of them and their masks kept as examples."""
+        pulled: list[_Pulled] = []
+        skipped: list[Skipped] = []
+        folder = self.folder / "clips"
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        wanted = set()
+        for done, task in enumerate(tasks):
+            self.progress.show(done, len(tasks), stage="pulling")
+            if signs.stop_wanted():
+                raise Interrupted
+            path = folder / f"{self._key(task, base)}.safetensors"
+            wanted.add(path.name)
+            try:
+                sha256 = _sha256_of(path) or self._examples(task, targets, predictor, path)
+            except GoneError:
+                skipped.append(Skipped(task=task.task, reason="it is gone"))
+            except (MediaError, AnnotationError) as error:
+                skipped.append(Skipped(task=task.task, reason=str(error)))
+            else:
+                pulled.append(_Pulled(task=task, sha256=sha256, examples=path))
+        for path in folder.iterdir():
+            if path.name not in wanted:  # of annotations that have changed or are gone
+                path.unlink(missing_ok=True)
+        for each in skipped:
+            log.info("task %d of project %d is left out: %s", each.task, self.project, each.reason)
+        return pulled, skipped
+
+    def _examples(self, task: AnnotatedTask, targets: Targets, predictor: Predictor, path: Path) -> str:
+        """Make and keep those of a clip; the sha256 of its file. MediaError, AnnotationError, GoneError."""
+        with self._opened(task, targets) as (sha256, windows, labelled):
+            examples = examples_of(predictor.loaded, windows, labelled.masks)
+        assert examples is not None  # a clip has one window at least
+        with writing(path):
+            examples.save(path, sha256=sha256)
+        return sha256
+
+    @contextmanager
+    def _opened(self, task: AnnotatedTask, targets: Targets) -> Iterator[tuple[str, Iterator[Window], Labelled]]:
+        """The sha256 of the clip's file, its windows as for a prediction, and what the person said of them."""
+        settings = self.settings
+        with TemporaryDirectory(prefix="av2t-") as name:
+            path = Path(name) / file_name(task.url)
+            self.client.fetch(task.url, task.task, path)
+            try:
+                with Clip(path, per_second=settings.keyframes_per_second, most=settings.max_keyframes) as clip:
+                    windows = self._living(clip.windows())
+                    first = next(windows)
+                    labelled = read_annotation(
+                        targets,
+                        task.result,
+                        shape=first.image.shape[:2],
+                        pages=task.pages,
+                        boxes=settings.boxes_are_masks,
+                    )
+                    yield file_hash(path), chain([first], windows), labelled
+            except MediaError as error:
+                raise MediaError(str(error).replace(str(path), path.name)) from None
+
+    def _living(self, windows: Iterator[Window]) -> Iterator[Window]:
+        for window in windows:
+            signs.alive()
+            yield window
+
+    def _judge(
+        self, predictor: Predictor, clips: Sequence[_Pulled], targets: Targets, *, first: bool
+    ) -> list[Keyframes]:
+        """The held-out clips, by the version that there was (`first`) and by the one that there is now."""
+        found = []
+        for done, clip in enumerate(clips):
+            self.progress.show(done + len(clips) * (not first), 2 * len(clips), stage="judging")
+            if signs.stop_wanted():
+                raise Interrupted
+            with self._opened(clip.task, targets) as (_, windows, labelled):
+                found.append(judge_clip(predictor, windows, labelled.masks))
+        return found
+
+    def _learn(
+        self, predictor: Predictor, base: Version, name: str, own: Sequence[_Pulled]
+    ) -> tuple[dict[str, torch.Tensor], list[float]]:
+        """Train the predictor's model in its place: what has learned, and the mean loss of each epoch."""
+        loaded = predictor.loaded
+        replayed = replay_of(base, loaded)
+        examples = [found for clip in own if (found := Examples.load(clip.examples)) is not None]
+        large = not base.card["preset"].startswith("tiny")
+        if large:
+            recompute_blocks(loaded.model)
+        folder = RunFolder(self._run_folder(name, base, own))
+        with folder.alone({"base": base.name, "recipe": asdict(self.recipe)}):
+            tuning = FineTuning(
+                loaded,
+                examples,
+                [replayed] if replayed is not None else [],
+                self.recipe,
+                folder,
+                at_once=2 if large else self.recipe.batch,
+            )
+            began, first = time.monotonic(), None
+            with closing(tuning.run()) as steps:
+                for at in steps:
+                    first = at.step - 1 if first is None else first
+                    left = (time.monotonic() - began) / (at.step - first) * (at.steps - at.step)
+                    self.progress.show(
+                        at.step,
+                        at.steps,
+                        now=at.step == at.steps,
+                        stage="training",
+                        epoch=at.epoch,
+                        epochs=at.epochs,
+                        loss=round(at.mean_loss, 4),
+                        eta=round(left),
+                    )
+                    if signs.stop_wanted():
+                        raise Interrupted
+            curve = [round(entry["loss"], 4) for entry in folder.entries() if "step" not in entry]
+        self.progress.show(0, None, now=True, eta=None)
+        return {key: tensor.cpu().clone() for key, tensor in tuning.trained().items()}, curve
+
+    def _adopt(self, version: Version) -> dict[str, Any]:
+        """Have the project use it, if it is better; all of this may have been done before."""
+        verdict = version.card["verdict"]
+        if verdict["better"]:
+            promote(self.settings.models_dir, self.project, version.name)
+            self.client.is_connected(self.project)  # by which Label Studio asks which version that is
+            log.info("project %d uses %s from now on", self.project, version.name)
+            if self.settings.repredict == "always":
+                repredict(self.connection, self.client, self.settings, self.project)
+        return {
+            "version": version.name,
+            "promoted": verdict["better"],
+            "sentence": verdict["sentence"],
+            "metrics": version.card["metrics"],
+        }
+
+    def _key(self, task: AnnotatedTask, base: Version) -> str:
+        """Of a clip's examples: all that they depend on. The encoders are those of the root."""
+        settings, root = self.settings, base.chain[-1]
+        parts = (task.task, task.url, task.annotation, task.updated_at, task.pages, root.name, root.card["sha256"])
+        chosen = (settings.keyframes_per_second, settings.max_keyframes, settings.boxes_are_masks, release("av2t-sam"))
+        return hashlib.sha256(repr((parts, chosen)).encode()).hexdigest()[:32]
+
+    def _run_folder(self, name: str, base: Version, own: Sequence[_Pulled]) -> Path:
+        """Of one training: what it is of is in its name, so that other annotations begin another one."""
+        learns_from = (base.name, asdict(self.recipe), [(clip.sha256, clip.examples.name) for clip in own])
+        return self.folder / f"{name}-{hashlib.sha256(repr(learns_from).encode()).hexdigest()[:8]}"
+
+
+def _require(project: int, usable: int, tasks: Sequence[object]) -> None:
+    """AV2TError: too few."""
+    if usable < LEAST_CLIPS:
+        left_out = [f"task {task.task}: {task.reason}" for task in tasks if isinstance(task, Skipped)]
+        more = f" Left out: {'; '.join(left_out[:3])}." if left_out else ""
+        raise AV2TError(
+            f"Project {project} has {usable} annotated clip{'' if usable == 1 else 's'} that can be used, and training"
+            f" needs {LEAST_CLIPS}: annotate {LEAST_CLIPS - usable} more.{more}"
+        )
+
+
+def _sha256_of(path: Path) -> str | None:
+    """Of the clip that these examples are of; None if they are not there."""
+    notes = Examples.notes(path)
+    return notes.get("sha256") if notes else None
+
+
+def _clips(card: Mapping[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = card.get("data", {}).get("clips", [])
+    return found
+
+
+def _data(own: Sequence[_Pulled], held_out: Sequence[_Pulled], skipped: Sequence[Skipped]) -> dict[str, Any]:
+    """Every clip's use, or why it has none, for the card."""
+    used = [
+        {"task": clip.task.task, "annotation": clip.task.annotation, "sha256": clip.sha256, "use": use}
+        for use, clips in (("training", own), ("held out", held_out))
+        for clip in clips
+    ]
+    left_out = [{"task": each.task, "use": "left out", "reason": each.reason} for each in skipped]
+    return {"rule": holdout.RULE, "clips": sorted(used + left_out, key=lambda clip: int(str(clip["task"])))}
+
+
+def _agreement(tasks: Sequence[AnnotatedTask]) -> dict[str, Any]:
+    """How much of what was pre-annotated people left as it was."""
+    counts: Counter[str] = Counter()
+    for task in tasks:
+        counts.update(task.origins)
+    accepted, changed, added = (counts[name] for name in ("prediction", "prediction-changed", "manual"))
+    total = accepted + changed + added
+    return {
+        "regions_accepted": accepted,
+        "regions_changed": changed,
+        "regions_added": added,
+        "accepted": round(accepted / total, 4) if total else None,
+    }
