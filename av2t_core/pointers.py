@@ -17,7 +17,7 @@ from pathlib import Path
 
 from av2t_core.disk import disk_error
 from av2t_core.errors import WeightsError
-from av2t_core.versions import BUILT_IN, PROJECTS_FOLDER, Version, check_name, find, installed
+from av2t_core.versions import BUILT_IN, PROJECTS_FOLDER, check_name, find, installed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +60,10 @@ def read_all(models_dir: Path) -> dict[int, Pointer]:
     return {project: pointer for project in projects if (pointer := read(models_dir, project))}
 
 
-def promote(models_dir: Path, project: int, name: str) -> None:
-    """Have the project use this version from now on.
+def promote(models_dir: Path, project: int, name: str) -> str | None:
+    """Have the project use this version from now on; to which one a rollback goes, None if to none.
 
-    Before the first one it used the root of that version's chain, as far as can be known here: a rollback goes there.
+    Before the first one the project used the root of that version's chain, as far as can be known here.
     WeightsError: there is no such version, or it cannot predict.
     """
     with _changing(models_dir):
@@ -79,10 +79,11 @@ def promote(models_dir: Path, project: int, name: str) -> None:
             root = version.chain[-1].name
             history: tuple[str, ...] = () if root == name else (root,)
         elif before.current == name:
-            return
+            history = before.history
         else:
             history = (*before.history, before.current)
         _write(models_dir, project, Pointer(current=name, history=history))
+    return history[-1] if history else None
 
 
 def rollback(models_dir: Path, project: int) -> str:
@@ -106,8 +107,8 @@ def rollback(models_dir: Path, project: int) -> str:
         return name
 
 
-def delete(models_dir: Path, name: str) -> Version:
-    """Take the version away, and its parts that no other one names; what it was.
+def delete(models_dir: Path, name: str) -> int:
+    """Take the version away, and its parts that no other one names; how many bytes are free for it.
 
     WeightsError: there is none, it ships with the package, a project uses it, or another version loads onto it.
     """
@@ -126,18 +127,20 @@ def delete(models_dir: Path, name: str) -> Version:
         others = [each for each in installed(models_dir) if each.name != name]
         tuned = [each for each in others if each.card.get("onto_parent")]
         if children := [each.name for each in tuned if each.card.get("parent") == name]:
-            raise WeightsError(f"{' and '.join(children)} load onto {name}: delete those first")
+            verb = "loads" if len(children) == 1 else "load"
+            raise WeightsError(f"{' and '.join(children)} {verb} onto {name}, and must be deleted first")
         for project, pointer in pointers.items():
             if name in pointer.history:
                 _write(models_dir, project, _without(pointer, name))
+        shared = {path for each in others for path, _ in each.own_files}
+        own = [path for path, _ in version.own_files if path not in shared]
+        freed = sum(path.stat().st_size for path in own if path.exists())
         version.directory.rename(models_dir / f".{name}.deleted")  # gone at once, whenever this process ends
         for left in models_dir.glob(".*.deleted"):
             shutil.rmtree(left)
-        shared = {path for each in others for path, _ in each.own_files}
-        for path, _ in version.own_files[:-1]:
-            if path not in shared:
-                path.unlink(missing_ok=True)
-    return version
+        for path in own:
+            path.unlink(missing_ok=True)
+    return freed
 
 
 def _without(pointer: Pointer, name: str) -> Pointer:

@@ -112,8 +112,8 @@ def test_a_rollback_to_what_is_gone_or_harmed(models_dir: Path) -> None:
     ("name", "why"),
     [
         ("mine-1-p3-2", "is the current model version of project 3 and 12: go back with `av2t models rollback"),
-        ("mine-1-p3-1", "mine-1-p3-2 load onto mine-1-p3-1: delete those first"),
-        ("mine-1", "mine-1-p3-1 load onto mine-1"),
+        ("mine-1-p3-1", "mine-1-p3-2 loads onto mine-1-p3-1, and must be deleted first"),
+        ("mine-1", "mine-1-p3-1 loads onto mine-1, and must"),
         (EMBEDDED, "ships with the package"),
         ("mine-9", "there is no model version"),
     ],
@@ -130,7 +130,8 @@ def test_what_is_deleted_is_gone_from_histories_too(models_dir: Path) -> None:
     for name in ("mine-1-p3-1", "mine-1-p3-2", "mine-1-p3-1"):
         promote(models_dir, 3, name)
     (models_dir / ".left-1.deleted").mkdir()  # by one that was killed
-    assert delete(models_dir, "mine-1-p3-2").name == "mine-1-p3-2"
+    size = (models_dir / "mine-1-p3-2/weights.safetensors").stat().st_size
+    assert delete(models_dir, "mine-1-p3-2") == size
     assert read(models_dir, 3) == Pointer(current="mine-1-p3-1", history=("mine-1",))
     assert find("mine-1-p3-2", models_dir) is None
     assert sorted(path.name for path in models_dir.iterdir()) == ["mine-1", "mine-1-p3-1", "projects"]
@@ -140,7 +141,7 @@ def test_parts_that_others_need_stay(tmp_path: Path) -> None:
     ones, twos = (save_part(tmp_path, "frozen", {"model.x": torch.full((3,), value)}) for value in (1.0, 2.0))
     make(tmp_path, "mine-1", parts=[ones, twos])
     make(tmp_path, "mine-2", parts=[ones])
-    delete(tmp_path, "mine-1")
+    assert delete(tmp_path, "mine-1") > 2 * 3 * 4  # its own weights, and one of the two parts
     assert [path.name for path in (tmp_path / "parts").iterdir()] == [ones["file"]]
     resolve("mine-2", tmp_path).verify()
 

@@ -1,0 +1,102 @@
+"""`av2t models promote`, `rollback`, `delete`, `export` and `import`: what changes something."""
+
+import argparse
+import sys
+
+from av2t.console import note
+from av2t_core import pointers
+from av2t_core.bundle import export_version, import_version
+from av2t_core.disk import in_gigabytes
+from av2t_core.errors import AV2TError, WeightsError
+from av2t_core.versions import resolve
+from worker.failures import GoneError, TransientError
+from worker.projects import Project, known
+from worker.queue import connect, enqueue_preannotation
+from worker.reconcile import outdated_tasks
+from worker.settings import Settings
+
+
+def promote(args: argparse.Namespace) -> int:
+    settings = Settings.load()
+    before = pointers.promote(settings.models_dir, args.project, args.name)
+    back = f"; `av2t models rollback --project {args.project}` goes back to {before}" if before else ""
+    print(f"Project {args.project} uses {args.name}{back}", flush=True)
+    _follow(settings, args.project, args.name)
+    return 0
+
+
+def rollback(args: argparse.Namespace) -> int:
+    settings = Settings.load()
+    left = pointers.current(settings.models_dir, args.project)
+    name = pointers.rollback(settings.models_dir, args.project)
+    print(f"Project {args.project} uses {name} again, and no longer {left}", flush=True)
+    _follow(settings, args.project, name)
+    return 0
+
+
+def _follow(settings: Settings, project: int, name: str) -> None:
+    """Tell Label Studio, and queue what nobody has touched if that is wanted. It is only noted if either is away: the
+    workers and Label Studio find out by themselves."""
+    try:
+        connection, key = connect(settings.redis_url, timeout=5), settings.require_api_key()
+        from worker.client import LabelStudioClient  # seconds, and most of these commands need none
+
+        with LabelStudioClient(settings.label_studio_url, key, max_clip_mb=settings.max_clip_mb) as client:
+            client.is_connected(project)  # by which Label Studio asks the backend what it has
+            used = (known(connection, project) or Project(id=project, label_config="")).model_version(settings)
+            if used != name:
+                note(
+                    f"in Label Studio the project is pinned to {used} and goes on with that: choose the backend in the"
+                    " project's Settings > Predictions to end that"
+                )
+                return
+            tasks = [] if settings.repredict == "never" else outdated_tasks(connection, client, settings, project)[1]
+        if not tasks:
+            return
+        if settings.repredict == "ask" and not _agrees(len(tasks)):
+            note(
+                f"predictions of earlier versions stay as they are on {len(tasks)} tasks that nobody has touched;"
+                f" `av2t submit --project {project} --only-unlabeled` has them predicted by {name}"
+            )
+            return
+        print(f"Tasks queued for {name}: {enqueue_preannotation(connection, project, tasks, name).new}")
+    except (AV2TError, TransientError, GoneError) as error:
+        note(f"Label Studio was not told, and no task was queued: {error}")
+
+
+def _agrees(tasks: int) -> bool:
+    """Whether a person who is there says yes."""
+    if not sys.stdin.isatty():
+        return False
+    return input(f"Predict {tasks} tasks that nobody has touched anew? [y/N] ").strip().lower() in {"y", "yes"}
+
+
+def delete(args: argparse.Namespace) -> int:
+    settings = Settings.load()
+    if settings.model == args.name:
+        raise WeightsError(f"AV2T_MODEL is {args.name}: set it to another one first")
+    freed = pointers.delete(settings.models_dir, args.name)
+    print(f"{args.name} is gone, and {in_gigabytes(freed)} with it")
+    return 0
+
+
+def export(args: argparse.Namespace) -> int:
+    version = resolve(args.name, Settings.load().models_dir)
+    export_version(version, args.file)
+    needs = f"; the other machine needs {version.base.name}, too" if version.base else ""
+    print(f"{args.file} holds {version.name}, {in_gigabytes(args.file.stat().st_size)}{needs}")
+    return 0
+
+
+def bring(args: argparse.Namespace) -> int:
+    models_dir = Settings.load().models_dir
+    version, new = import_version(args.file, models_dir)
+    if not new:
+        print(f"{version.name} is in {models_dir} already")
+        return 0
+    project = version.card.get("project", "N")
+    print(
+        f"{version.name} is in {models_dir}: `av2t models show {version.name}` tells of it,"
+        f" `av2t models promote {version.name} --project {project}` has a project use it"
+    )
+    return 0
