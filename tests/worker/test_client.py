@@ -1,10 +1,15 @@
 """The client against a real Label Studio; what Label Studio does not do on demand comes from a small HTTP server."""
 
+import json
+import re
 import threading
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import jwt
@@ -14,7 +19,7 @@ from PIL import Image
 
 from av2t_core.errors import AV2TError, ConfigError, MediaError
 from tests.conftest import LabelStudioServer
-from worker.client import LabelStudioClient
+from worker.client import Annotation, LabelStudioClient
 from worker.clip_cache import ClipCache
 from worker.failures import GoneError, TransientError
 
@@ -25,17 +30,23 @@ KEY = "legacy-token-of-nobody"
 
 
 class Server:
-    """Answers as it is told, and keeps what it was asked."""
+    """Answers as it is told, and keeps what it was asked. `silent`: what it is asked in vain."""
 
     def __init__(self) -> None:
         self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
         self.asked: list[tuple[str, dict[str, str]]] = []
+        self.silent: re.Pattern[str] | None = None
+        self._closing = threading.Event()
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 server.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
-                status, headers, body = server.answers.get(self.path, (404, {}, b""))
+                if server.silent and server.silent.search(self.path):
+                    server._closing.wait()
+                    return
+                found = server.answers.get(self.path) or server.answers.get(urlsplit(self.path).path)
+                status, headers, body = found or (404, {}, b"")
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(body)), **headers}.items():
                     self.send_header(name, value)
@@ -51,6 +62,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self._http.server_port}"
 
     def close(self) -> None:
+        self._closing.set()
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -330,12 +342,148 @@ def test_one_prediction_for_each_version(client: LabelStudioClient, task: int) -
     assert client.predictions(task, "tiny-2") == [other]
 
 
+# Annotations
+
+
+def annotate(label_studio: LabelStudioServer, task: int, **fields: Any) -> int:
+    found = label_studio.request("POST", f"/api/tasks/{task}/annotations/", json={"result": [], **fields})
+    return int(found.json()["id"])
+
+
+def change(label_studio: LabelStudioServer, annotation: int, **fields: Any) -> None:
+    label_studio.request("PATCH", f"/api/annotations/{annotation}/", json=fields)
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.client.FIRST_PAGE", 2)
+    monkeypatch.setattr("worker.client.LARGEST_PAGE", 2)
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_a_projects_tasks_come_page_by_page(
+    client: LabelStudioClient, label_studio: LabelStudioServer, project: int
+) -> None:
+    assert list(client.tasks(project)) == []
+    assert list(client.labelled_tasks(project)) == []
+    ids = label_studio.add_tasks(project, 7)
+    annotate(label_studio, ids[1])
+    annotate(label_studio, ids[2], was_cancelled=True)
+    for task in ids[3:6]:
+        annotate(label_studio, task)
+    annotate(label_studio, ids[5])
+    annotate(label_studio, ids[5], was_cancelled=True)
+    client.create_prediction(ids[0], "tiny-1", 0.5, [])
+    label_studio.add_tasks(int(label_studio.make_project(CONFIG).id), 1)
+    label_studio.request("PATCH", f"/api/tasks/{ids[4]}/", json={"data": {"video": "s3://bucket/a.mp4"}})
+
+    tasks = list(client.tasks(project))
+    assert [task.id for task in tasks] == ids
+    assert [task.labelled for task in tasks] == [False, True, False, True, True, True, False]
+    assert [task.touched for task in tasks] == [False, True, True, True, True, True, False]
+    assert [set(task.model_versions) for task in tasks] == [{"tiny-1"}, *[set()] * 6]
+    labelled = list(client.labelled_tasks(project))
+    assert [(task.id, task.annotations, task.skipped) for task in labelled] == [
+        (ids[1], 1, 0),
+        (ids[2], 0, 1),
+        (ids[3], 1, 0),
+        (ids[4], 1, 0),
+        (ids[5], 2, 1),
+    ]
+    assert labelled[3].data == {"video": "s3://bucket/a.mp4"}
+    assert labelled[3].project == project
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_no_task_is_passed_over_when_an_earlier_one_goes(
+    client: LabelStudioClient, label_studio: LabelStudioServer, project: int
+) -> None:
+    ids = label_studio.add_tasks(project, 5)
+    for task in ids:
+        annotate(label_studio, task)
+    seen = []
+    for labelled in client.labelled_tasks(project):
+        seen.append(labelled.id)
+        if labelled.id == ids[1]:
+            label_studio.sdk.tasks.delete(id=str(ids[0]))
+    assert seen == ids
+
+
+def test_an_annotation_as_it_was_submitted(
+    client: LabelStudioClient, label_studio: LabelStudioServer, task: int
+) -> None:
+    assert client.annotations(task) == []
+    prediction = client.create_prediction(task, "tiny-1", 0.5, [])
+    result = [{"id": "a", "type": "choices", "from_name": "b", "to_name": "c", "value": {"choices": ["d"]}}]
+    annotation = annotate(label_studio, task, result=result, parent_prediction=prediction)
+    annotate(label_studio, task, was_cancelled=True)
+    label_studio.request("POST", f"/api/tasks/{task}/drafts", json={"result": result, "lead_time": 1})
+    (found,) = client.annotations(task)
+    assert found.id == annotation
+    assert found.result == result
+    assert found.parent_prediction == prediction
+    assert found.completed_by == label_studio.sdk.users.whoami().id
+    assert (found.ground_truth, found.was_cancelled) == (False, False)
+
+
+def test_when_an_annotation_was_changed(
+    client: LabelStudioClient, label_studio: LabelStudioServer, project: int, task: int
+) -> None:
+    first, second = annotate(label_studio, task), annotate(label_studio, task)
+    steps: list[Callable[[], object]] = [
+        lambda: None,
+        lambda: change(label_studio, first, result=[{"id": "a"}]),
+        lambda: change(label_studio, first, ground_truth=True),
+        lambda: change(label_studio, second, ground_truth=True),  # which ends that of the first
+    ]
+    listed: list[datetime] = []
+    states: list[list[Annotation]] = []
+    for step in steps:
+        step()
+        listed += [labelled.updated_at for labelled in client.labelled_tasks(project)]
+        states.append(client.annotations(task))
+    assert [[each.ground_truth for each in state] for state in states] == [
+        [False, False],
+        [False, False],
+        [True, False],
+        [False, True],
+    ]
+    assert all(now > before for before, now in pairwise(listed))
+    changed = [[new.updated_at > old.updated_at for old, new in zip(*pair, strict=True)] for pair in pairwise(states)]
+    assert changed == [[True, False], [True, False], [False, True]]
+
+
+def test_a_page_that_does_not_come_in_time_is_asked_for_smaller(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.client.TIMEOUT", httpx.Timeout(1.0))
+    server = serve()
+    listed = {"id": 7, "total_annotations": 1, "cancelled_annotations": 0, "draft_exists": False}
+    body = json.dumps({"total": 1, "tasks": [{**listed, "predictions_model_versions": ""}]}).encode()
+    server.answers["/api/tasks"] = (200, {"Content-Type": "application/json"}, body)
+    server.silent = re.compile("page_size=(20|5)&")
+    with client_of(server.url) as client:
+        assert [task.id for task in client.tasks(1)] == [7]
+        assert len(server.asked) == 3
+        server.silent = re.compile("page_size")
+        with pytest.raises(TransientError, match="cannot be reached"):
+            list(client.tasks(1))
+
+
+def test_a_list_of_tasks_that_fails(client: LabelStudioClient, serve: Serve) -> None:
+    with pytest.raises(AV2TError, match=r"refuses the tasks of project 987654 \(404"):
+        list(client.labelled_tasks(987654))
+    server = serve()
+    server.answers["/api/tasks"] = (502, {}, b"")
+    with client_of(server.url) as other, pytest.raises(TransientError, match="answers 502 for the tasks of project 1"):
+        list(other.tasks(1))
+
+
 def test_a_task_that_is_gone(client: LabelStudioClient, label_studio: LabelStudioServer, task: int) -> None:
     label_studio.sdk.tasks.delete(id=str(task))
     calls: list[Callable[[], object]] = [
         lambda: client.task(task),
         lambda: client.set_task_data(task, lambda _: {"a": 1}),
         lambda: client.create_prediction(task, "tiny-1", 0.5, []),
+        lambda: client.annotations(task),
     ]
     for call in calls:
         with pytest.raises(GoneError):
