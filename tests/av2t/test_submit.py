@@ -11,10 +11,12 @@ import pytest
 from redis import Redis
 
 from av2t.process import Process
+from av2t_core.pointers import promote
 from av2t_core.versions import resolve
 from tests.av2t.test_cli import assert_refused
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, queued_tasks
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
+from worker import scores
 from worker.queue_views import State, states
 from worker.totals import STAGES, totals
 
@@ -77,6 +79,16 @@ def test_the_version_that_the_project_chose(
     assert other.stdout == f"Tasks queued for {EMBEDDED}: 1\n"
 
 
+def test_the_version_that_was_promoted_for_the_project(
+    label_studio: LabelStudioServer, environment: dict[str, str], project: int, redis: "Redis"
+) -> None:
+    label_studio.add_tasks(project, 1)
+    models_dir = Path(environment["AV2T_DATA_DIR"]) / "models"
+    shutil.copytree(resolve(EMBEDDED).directory, models_dir / "mine-1")
+    promote(models_dir, project, "mine-1")
+    assert submit(environment, "--project", project, "--detach").stdout == "Tasks queued for mine-1: 1\n"
+
+
 def test_it_watches_until_the_worker_has_done_all(
     label_studio: LabelStudioServer, environment: dict[str, str], project: int, redis: "Redis", tmp_path: Path
 ) -> None:
@@ -99,6 +111,7 @@ def test_it_watches_until_the_worker_has_done_all(
         bad: State.FAILED,
         10**9: State.GONE,
     }
+    assert list(scores.known(redis, project, [good, bad])) == [good]
     counted = totals(redis)
     assert (counted.outcomes, counted.keyframes) == ({"predicted": 1}, 1)
     assert all(counted.seconds[stage] > 0 for stage in STAGES)
