@@ -111,8 +111,8 @@ def compare(args: argparse.Namespace) -> int:
     if one["held out"] and other["held out"] and one["held out"] != other["held out"]:
         lines += [
             "",
-            f"They were judged on different clips, {common['held out']} of which are the same: hold each against what was"
-            " there before it.",
+            f"They were judged on different clips, {common['held out']} of which are the same: hold each against what"
+            " was there before it.",
         ]
     if common["training"]:
         lines += ["", f"Clips that both were trained on: {common['training']}."]
