@@ -11,13 +11,18 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 
 from av2t_core.errors import AV2TError
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Terminated(BaseException):
+    """SIGTERM, or the terminal was closed. Not an Exception, so that nothing on the way takes it for a failure."""
 
 
 class ProcessDiedError(AV2TError):
@@ -46,7 +51,7 @@ class Process:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,
-                preexec_fn=lambda: _die_with(starter),
+                preexec_fn=lambda: die_with(starter),
             )
 
     @property
@@ -108,11 +113,26 @@ class Process:
             os.killpg(self._popen.pid, number)
 
 
-def _die_with(starter: int) -> None:
+def die_with(starter: int) -> None:
     """Runs in the child before its program starts: SIGKILL when the starter's main thread ends."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != starter:  # it died before prctl was called
         os._exit(1)
+
+
+@contextlib.contextmanager
+def signals_raise() -> Iterator[None]:
+    """Within the block, SIGTERM and a closed terminal raise Terminated where the program is, as Ctrl-C does."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    previous = {number: signal.signal(number, terminate) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def check_port(port: int, *, purpose: str, option: str) -> None:

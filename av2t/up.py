@@ -1,4 +1,4 @@
-"""`av2t up`: Redis, the backend, one worker and Label Studio under one supervisor."""
+"""`av2t up`: Redis, the backend, a worker for tasks, one for trainings and Label Studio under one supervisor."""
 
 from __future__ import annotations
 
@@ -12,28 +12,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 
 from redis import Redis
 
 from av2t import label_studio
 from av2t.demo import Demo
 from av2t.options import DEMO_CLIPS
-from av2t.process import Process, answers, check_port
+from av2t.process import Process, Terminated, answers, check_port, signals_raise
 from av2t.redis_server import redis_url, start_redis
 from av2t.supervisor import Supervisor
 from av2t_core.errors import AV2TError
 from av2t_core.versions import resolve
-from worker.queue import connect
-from worker.queue_views import overview
+from worker.queue import PREANNOTATE, TRAIN, connect
+from worker.queue_views import overview, workers
 from worker.settings import Settings
 
 # Label Studio's database, the uploads and the queue need this much at least; its environment takes 800 MB once.
 DISK_SPACE_MB = 1500
-
-
-class Terminated(BaseException):
-    """SIGTERM, or the terminal was closed. Not an Exception, so that nothing on the way takes it for a failure."""
 
 
 class Progress:
@@ -90,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     resolve(settings.model, settings.models_dir).check()
     ready = False
     try:
-        with _signals_raise(), _owned(Path(settings.data_dir)), Supervisor() as supervisor:
+        with signals_raise(), _owned(Path(settings.data_dir)), Supervisor() as supervisor:
             stack = Stack(args, settings, supervisor, Progress())
             stack.start()
             missing = stack.demo().run(supervisor.check) if args.demo else []
@@ -151,12 +146,14 @@ class Stack:
             "AV2T_BACKEND_PORT": str(self._settings.backend_port),
         }
         backend = self._start_own("backend", environment)
-        worker = self._start_own("worker", environment)
+        worker = self._start_own("worker", environment, "--queues", "preannotate")
+        trainer = self._start_own("worker", environment, "--queues", "train", name="trainer")
         self._wait(backend, lambda: answers(f"{self._backend_url}/health"), f"ready at {self._backend_url}")
         if not self._args.no_label_studio:
             self._wait(studio, lambda: answers(f"{self._studio_url}/health"), f"ready at {self._studio_url}")
         with connect(self._redis_url) as redis:
-            self._wait(worker, lambda: _listens(redis, worker), "ready")
+            self._wait(trainer, lambda: _listens(redis, TRAIN, trainer), "ready")
+            self._wait(worker, lambda: _listens(redis, PREANNOTATE, worker), "ready")
 
     def demo(self) -> Demo:
         return Demo(
@@ -212,11 +209,12 @@ class Stack:
         port = self._args.label_studio_port
         return self._supervisor.add(label_studio.start(environment, data_dir, port, self._account, log))
 
-    def _start_own(self, command: str, environment: dict[str, str]) -> Process:
+    def _start_own(self, command: str, environment: dict[str, str], *options: str, name: str | None = None) -> Process:
+        name = name or command
         # -P: a folder of the same name where this was started is not what is meant.
-        line = [sys.executable, "-P", "-m", "av2t", command]
+        line = [sys.executable, "-P", "-m", "av2t", command, *options]
         return self._supervisor.add(
-            Process(f"The {command}", line, log=self._logs / f"{command}.log", environment=environment)
+            Process(f"The {name}", line, log=self._logs / f"{name}.log", environment=environment)
         )
 
     def _wait(self, process: Process, ready: Callable[[], bool], state: str) -> None:
@@ -224,8 +222,8 @@ class Stack:
         self._progress(f"{process.name}: {state} ({process.age:.1f} s)")
 
 
-def _listens(redis: Redis, worker: Process) -> bool:
-    return any(each.pid == worker.pid for each in overview(redis).workers)
+def _listens(redis: Redis, queue: str, worker: Process) -> bool:
+    return any(each.pid == worker.pid for each in workers(redis, queue))
 
 
 def _port(text: str) -> int:
@@ -271,18 +269,3 @@ def _owned(data_dir: Path) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
-
-
-@contextlib.contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Within the block, SIGTERM and a closed terminal raise Terminated where the program is, as Ctrl-C does."""
-
-    def terminate(number: int, frame: FrameType | None) -> None:
-        raise Terminated
-
-    previous = {number: signal.signal(number, terminate) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

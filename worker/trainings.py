@@ -89,12 +89,16 @@ class Training:
                 return f"{self.error} It will be tried again." if self.error else "waiting"
         if self.stage is None:
             return "starting"
-        parts = [self.stage]
-        if self.total:
-            parts.append(f"{self.done or 0} of {self.total}")
+        progress = f"{self.done or 0} of {self.total}" if self.total else ""
+        return ", ".join(filter(None, [self.stage, progress, self.measured]))
+
+    @property
+    def measured(self) -> str:
+        """Of a stage, beside how much of it is done."""
+        parts = []
         if self.stage == "training" and self.epoch is not None:
             parts.append(f"epoch {self.epoch} of {self.epochs or '?'}")
-        if self.loss is not None:
+        if self.stage == "training" and self.loss is not None:
             parts.append(f"loss {self.loss:.3f}")
         if self.eta is not None:
             parts.append(f"{duration(self.eta)} left")

@@ -4,6 +4,7 @@ from redis import Redis
 from av2t.__main__ import main
 from worker.queue import enqueue_preannotation
 from worker.queue_views import failed_jobs
+from worker.trainings import enqueue_training, is_training
 
 
 def test_tasks_are_stopped_and_can_be_queued_again(
@@ -20,6 +21,21 @@ def test_tasks_are_stopped_and_can_be_queued_again(
     assert capsys.readouterr().out == "Failed tasks queued again: 3\n"
 
 
+def test_a_training_is_stopped_by_its_project(
+    redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    enqueue_training(redis, 3)
+    # What is said of tasks is not said of trainings.
+    assert main(["cancel", "--all"]) == 0
+    assert main(["cancel", "--training", "4"]) == 0
+    assert main(["cancel", "--training", "3"]) == 0
+    assert capsys.readouterr().out == "Tasks stopped: 0\nTrainings stopped: 0\nTrainings stopped: 1\n"
+    assert not is_training(redis)
+    assert main(["retry"]) == 0
+    assert capsys.readouterr().out == "Failed tasks queued again: 0\n"
+
+
 def test_what_is_to_be_stopped_has_to_be_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cancel"]) == 2
-    assert "one of the arguments --task --project --all is required" in capsys.readouterr().err
+    assert "one of the arguments --task --project --all --training is required" in capsys.readouterr().err

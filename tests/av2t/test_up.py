@@ -53,7 +53,7 @@ def test_killed_it_leaves_nothing_running_and_the_next_start_goes_on(stack: Up) 
         again.wait_for(READY)
         again.send(signal.SIGTERM)
         assert again.wait() == 0
-    assert (stack.data_dir / "logs" / "previous" / "worker.log").exists()
+    assert {"worker.log", "trainer.log"} <= {log.name for log in (stack.data_dir / "logs" / "previous").iterdir()}
 
 
 def test_a_program_that_dies_ends_all_and_its_last_words_are_shown(stack: Up) -> None:

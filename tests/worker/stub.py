@@ -9,14 +9,16 @@ import signal
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 from redis import Redis
 from rq import get_current_job
 
 from av2t_core.errors import AV2TError
 from worker import signs
+from worker.devices import room
 from worker.failures import Interrupted, TransientError
 from worker.settings import Settings
 from worker.worker import DUTIES, run_worker
@@ -31,14 +33,16 @@ def _redis() -> "Redis":
     return connection
 
 
-def set_up(settings: Settings) -> None:
+def set_up(settings: Settings) -> str | None:
     connection = Redis.from_url(settings.redis_url)
     connection.rpush("loaded", os.getpid())
     if connection.exists("refuse"):
         raise AV2TError("The model is not there.")
     while connection.exists("slow"):
         time.sleep(0.02)
+    gpu = connection.get("gpu")
     connection.close()
+    return gpu.decode() if isinstance(gpu, bytes) else None
 
 
 def note(name: str) -> None:
@@ -76,6 +80,30 @@ def train(*, project: int, **_: object) -> dict[str, object]:
     job.save_meta()
     work(str(project))
     return {"version": "tiny-1-p3-1", "promoted": True, "sentence": "It is better.", "metrics": {"iou": 0.5}}
+
+
+@dataclass(frozen=True)
+class FullGpu:
+    """One with room for one model: it is free once no process of the list `loaded` but this one runs."""
+
+    uuid: str
+
+    def free(self) -> int:
+        loaded = [int(pid) for pid in _redis().lrange("loaded", 0, -1)]
+        return 0 if any(pid != os.getpid() and psutil.pid_exists(pid) for pid in loaded) else 100
+
+
+def train_on_gpu(*, project: int, **_: object) -> None:
+    """As `train`, on a GPU that cannot hold it beside another model."""
+    connection = _redis()
+    gpu = connection.get("gpu")
+    assert isinstance(gpu, bytes)
+    with room(connection, FullGpu(gpu.decode()), needed=50):
+        work(str(project))
+
+
+def refuse_to_train(*, project: int, **_: object) -> None:
+    raise AV2TError(f"Project {project} has 3 annotated clips, and 2 more are needed.")
 
 
 def wait_for(path: str) -> None:
