@@ -26,6 +26,7 @@ from av2t_core.versions import resolve
 from worker import totals
 from worker.client import LabelStudioClient
 from worker.connection import connected
+from worker.devices import gpu_of
 from worker.failures import GoneError
 from worker.kept import Kept
 from worker.looking import RATE_DIGITS, look
@@ -55,10 +56,14 @@ class Context:
 _context: Context | None = None
 
 
-def set_up(settings: Settings) -> None:
-    """Reach Label Studio, however long it takes, and load the model. AV2TError: the key or the model cannot be used."""
+def set_up(settings: Settings) -> str | None:
+    """Reach Label Studio, however long it takes, and load the model; the UUID of its GPU, None on a CPU. AV2TError: the
+    key or the model cannot be used.
+    """
     global _context
     _context = Context(settings=settings, client=connected(settings), predictor=_load(settings.model, settings))
+    gpu = gpu_of(settings.device)
+    return gpu.uuid if gpu else None
 
 
 def _load(name: str, settings: Settings) -> Predictor:

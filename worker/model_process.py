@@ -50,13 +50,15 @@ class ModelProcess:
 
     def __init__(self, settings: Settings, worker_name: str, queue: str, set_up: str, folder: Path) -> None:
         """`queue`: the name of the one that its jobs are of. `set_up`: the function ("module:function") that makes the
-        process ready, given the settings. `folder`: what the process leaves there is removed when it ends.
+        process ready, given the settings, and returns the UUID of the GPU that its model is on, None for a CPU.
+        `folder`: what the process leaves there is removed when it ends.
         """
         self._files = folder / "files"
         self._arguments = (settings, worker_name, queue, set_up, self._files)
         self._process: multiprocessing.process.BaseProcess | None = None
         self._channel: Connection[Any, Any] | None = None
         self.ready = False
+        self.gpu = ""  # the one that the model is on, or was
 
     @property
     def pid(self) -> int:
@@ -90,10 +92,12 @@ class ModelProcess:
         wait([self._channel, self._process.sentinel], timeout)
         try:
             if self._channel.poll():
-                message, reason = self._channel.recv()
+                message, said = self._channel.recv()
                 if message == "refused":
                     self.kill()
-                    raise AV2TError(reason)
+                    raise AV2TError(said)
+                if message == "ready":
+                    self.gpu = said
                 self.ready = True
                 return message  # type: ignore[no-any-return]  # what `_main` and the job send
         except (EOFError, OSError):
@@ -212,13 +216,13 @@ def _main(
     log_to_stderr(settings)
     module, _, function = set_up.partition(":")
     try:
-        getattr(import_module(module), function)(settings)
+        gpu: str | None = getattr(import_module(module), function)(settings)
     except AV2TError as error:
         channel.send(("refused", str(error)))
         return
     connection = connect(settings.redis_url, timeout=REDIS_TIMEOUT)
     runner = _JobRunner(open_queue(connection, queue), worker_name, settings.secret)
-    channel.send(("ready", ""))
+    channel.send(("ready", gpu or ""))
     signs.listen(channel)
     while True:
         try:

@@ -28,6 +28,7 @@ from rq.worker import BaseWorker, WorkerStatus
 from rq.worker_registration import clean_worker_registry
 
 from av2t_core.errors import AV2TError
+from worker.devices import lease_key
 from worker.logs import about, log_to_stderr
 from worker.model_process import LEASE, REDIS_TIMEOUT, ModelProcess
 from worker.queue import (
@@ -199,10 +200,30 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
             self._lost_redis = True
             raise StopRequested from None
 
-    def dequeue_job_and_maintain_ttl(self, *arguments: Any) -> Any:
-        """RQ's own waits for a Redis that refuses it, but not for one that answers too late."""
+    def dequeue_job_and_maintain_ttl(self, timeout: int | None, max_idle_time: int | None = None) -> Any:
+        """RQ's own waits for a Redis that refuses it, but not for one that answers too late; and as long as no job
+        comes, it does not return to look whether somebody else needs the GPU."""
         with self._ending_without_redis():
-            return super().dequeue_job_and_maintain_ttl(*arguments)
+            while self._duty.warm and self._model.gpu:
+                self._make_room()
+                result = super().dequeue_job_and_maintain_ttl(timeout, None if timeout is None else 1)
+                if result is not None or timeout is None:
+                    return result
+            return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
+
+    def _make_room(self) -> None:
+        """Wait, with the model put down, while a training has the GPU for itself."""
+        lease = lease_key(self._model.gpu)
+        if not self.connection.exists(lease):
+            return
+        log.info("worker %s puts its model down: a training needs its GPU", self.name)
+        self._model.stop(timeout=2)
+        while self.connection.exists(lease):
+            self.heartbeat()
+            if self.should_run_maintenance_tasks:
+                self.run_maintenance_tasks()
+            time.sleep(1)
+        log.info("worker %s goes on: its GPU is free again", self.name)
 
     def teardown(self) -> None:
         """RQ's own fails without Redis; where it is left out, the worker is forgotten when its key runs out."""
