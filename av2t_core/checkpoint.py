@@ -153,10 +153,13 @@ def matrices(model: AV2TSam) -> Iterator[str]:
             yield from (f"{name}.{parameter}" for parameter, _ in module.named_parameters())
 
 
-def save_version(directory: Path, card: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def save_version(
+    directory: Path, card: Mapping[str, Any], tensors: Mapping[str, Tensor], beside: Sequence[Path] = ()
+) -> None:
     """Written aside and renamed into place. The hash of a parent that it loads onto goes onto its card.
 
-    WeightsError: the directory exists, or that parent does not.
+    `beside`: files of which copies are to lie beside the weights. WeightsError: the directory exists, or that parent
+    does not.
     """
     if directory.exists():
         raise WeightsError(f"{directory} exists; a model version is never changed, choose another name")
@@ -169,6 +172,8 @@ def save_version(directory: Path, card: Mapping[str, Any], tensors: Mapping[str,
         sha256 = _save(aside / "weights.safetensors", tensors)
         text = json.dumps({**card, "sha256": sha256}, indent=2, ensure_ascii=False)
         (aside / "card.json").write_text(text + "\n")
+        for file in beside:
+            shutil.copyfile(file, aside / file.name)
         aside.rename(directory)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -21,7 +21,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from av2t_core.labelstudio.annotations import AnnotationError, Labelled, read_annotation
 from redis import Redis
 from rq import get_current_job
 from rq.job import Job
@@ -29,6 +28,7 @@ from rq.job import Job
 from av2t_core.checkpoint import save_version
 from av2t_core.disk import writing
 from av2t_core.errors import AV2TError, MediaError
+from av2t_core.labelstudio.annotations import AnnotationError, Labelled, read_annotation
 from av2t_core.labelstudio.config import Targets, parse_label_config
 from av2t_core.media import Clip, Window
 from av2t_core.pointers import promote
@@ -220,7 +220,12 @@ class _FineTune:
         """Make and keep those of a clip; the sha256 of its file. MediaError, AnnotationError, GoneError."""
         with self._opened(task, targets) as (sha256, windows, labelled):
             examples = examples_of(predictor.loaded, windows, labelled.masks)
-        assert examples is not None  # a clip has one window at least
+        count = len(examples) if examples is not None else 0
+        if count != task.pages or examples is None:
+            raise AnnotationError(
+                f"it was annotated on {task.pages} frames, and the clip has {count} keyframes now: set"
+                " AV2T_KEYFRAMES_PER_SECOND and AV2T_MAX_KEYFRAMES to what they were, or annotate it anew"
+            )
         with writing(path):
             examples.save(path, sha256=sha256)
         return sha256
@@ -270,7 +275,6 @@ class _FineTune:
     ) -> tuple[dict[str, torch.Tensor], list[float]]:
         """Train the predictor's model in its place: what has learned, and the mean loss of each epoch."""
         loaded = predictor.loaded
-        replayed = replay_of(base, loaded)
         examples = [found for clip in own if (found := Examples.load(clip.examples)) is not None]
         large = not base.card["preset"].startswith("tiny")
         if large:
@@ -280,7 +284,7 @@ class _FineTune:
             tuning = FineTuning(
                 loaded,
                 examples,
-                [replayed] if replayed is not None else [],
+                replay_of(base),
                 self.recipe,
                 folder,
                 at_once=2 if large else self.recipe.batch,

@@ -1,7 +1,8 @@
 """Fine-tuning on what people corrected: the paper's loss and optimiser, with settings fit for tens of clips.
 
 The projector and the adapters learn, and nothing else: where they stand, all that the model knows of pictures, sounds
-and edges is frozen. Half of each batch are examples of what the model learnt before, so that it is not forgotten.
+and edges is frozen. What they said of a replay of what the model learnt before, they are held to, so that it is not
+forgotten.
 """
 
 from collections.abc import Generator, Sequence
@@ -21,6 +22,7 @@ from av2t_core.training.examples import Examples
 from av2t_core.training.folder import Position, RunFolder
 from av2t_core.training.losses import frame_losses
 from av2t_core.training.plan import TrainingError
+from av2t_core.training.replay import Drift, Replay
 
 MASK_DECODER = "mask-decoder"
 """What may learn, too: all that the paper trains, SAM's mask decoder and what writes its prompt among it."""
@@ -31,14 +33,13 @@ Row = tuple[Examples, int]
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuneRecipe:
-    """`batch`, in keyframes, `replay` of which (a share) are of what the model learnt before.
-
-    An epoch is once through the project's own keyframes. `lr` rises over the first steps and falls along a cosine.
+    """`batch` is in keyframes; `lr` rises over the first steps and falls along a cosine; `replay`: the weight of Drift
+    beside the paper's loss.
     """
 
     epochs: int = 30
     batch: int = 16
-    replay: float = 0.5
+    replay: float = 10.0
     lr: float = 1e-3
     weight_decay: float = 0.01
     seed: int = 123
@@ -68,26 +69,26 @@ class FineTuning:
         self,
         loaded: Loaded,
         own: Sequence[Examples],
-        before: Sequence[Examples],
+        replay: Replay | None,
         recipe: FineTuneRecipe,
         folder: RunFolder,
         *,
         at_once: int,
     ) -> None:
-        """`own`: of each clip, one or more. `before`: of what the model learnt before, as far as that is at hand.
+        """`own`: of each clip, one or more. `replay`: None where nothing of what the model learnt before is at hand.
 
         `at_once`: keyframes that go through the model together, which is for its memory and changes nothing else.
         """
         self.loaded, self.recipe, self.folder, self._at_once = loaded, recipe, folder, at_once
-        self._own, self._before = _rows(own), _rows(before)
+        self._own = [(examples, index) for examples in own for index in range(len(examples))]
         model = loaded.model
         self.parameters: dict[str, nn.Parameter] = {}
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(recipe.learns(name))
             if parameter.requires_grad:
                 self.parameters[name] = parameter
-        self._replayed = round(recipe.batch * recipe.replay) if self._before else 0
-        self._steps_of_epoch = ceil(len(self._own) / (recipe.batch - self._replayed))
+        self._drift = Drift(model, replay.to(loaded.device)) if replay is not None else None
+        self._steps_of_epoch = ceil(len(self._own) / recipe.batch)
         self.optimiser = AdamW(self.parameters.values(), lr=recipe.lr, weight_decay=recipe.weight_decay)
 
     @property
@@ -147,10 +148,9 @@ class FineTuning:
         done = epoch * self._steps_of_epoch + step
         # What is drawn depends on where it stands alone, so that it is the same after an interruption.
         rng = np.random.default_rng([self.recipe.seed, done])
-        size = self.recipe.batch - self._replayed
+        size = self.recipe.batch
         order = np.random.default_rng([self.recipe.seed, epoch, 1]).permutation(len(self._own))
         chosen = [self._own[index] for index in order[step * size : (step + 1) * size]]
-        chosen += [self._before[index] for index in rng.integers(len(self._before), size=self._replayed)]
         mirrored = rng.random(len(chosen)) < 0.5
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.lr * _pace(done, self.steps)
@@ -161,6 +161,8 @@ class FineTuning:
             losses = self._losses(chosen[some], mirrored[some]) / len(chosen)
             torch.autograd.backward(losses.sum())
             total += losses.detach().cpu()
+        if self._drift is not None:
+            torch.autograd.backward(self.recipe.replay * self._drift())
         if not total.isfinite().all():
             raise TrainingError(f"the loss is {total.tolist()} in step {done + 1}: look at the annotations' clips")
         self.optimiser.step()
@@ -191,10 +193,6 @@ class FineTuning:
             torch.stack([row["a"] for row in read]).to(self.loaded.device),
             turned("target"),
         ]
-
-
-def _rows(some: Sequence[Examples]) -> list[Row]:
-    return [(examples, index) for examples in some for index in range(len(examples))]
 
 
 def _pace(step: int, steps: int) -> float:

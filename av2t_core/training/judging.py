@@ -100,7 +100,7 @@ def compare(old: Sequence[Keyframes], new: Sequence[Keyframes], seed: int = 0) -
     difference = float((gains * weights).sum() / weights.sum())
     differences = difference + (differences - difference) * _wider(len(old))
     low, high = np.quantile(differences, [1 - _SURE, _SURE])
-    better = len(old) > 1 and low > 0
+    better = bool(len(old) > 1 and low > 0)
     said = f"{difference:+.3f} IoU on {len(old)} held-out clip{'' if len(old) == 1 else 's'}"
     between = f"between {low:+.3f} and {high:+.3f} in 90 of 100 draws of them"
     if better:

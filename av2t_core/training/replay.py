@@ -1,92 +1,84 @@
-"""What a model version learnt before: a small fixed set of its own training's frames, kept beside its weights.
+"""What a model version learnt before: embeddings of a small fixed set of its training's frames and sounds.
 
-    <version>/replay.safetensors    frames (JPEG, at the side of SAM's input), masks (PNG, SIZE x SIZE) and embeddings
-                                    of the seconds of sound; the card has its hash
+    <version>/replay.safetensors    v (n, image_width) and a (n, audio_width) of n windows, halves; the card has a hash
 
-A fine-tuning repeats them, so that old sounds are not forgotten.
+A fine-tuning changes what becomes of them on their way into SAM, and nothing behind that. Where the text tokens and the
+adapters' additions of an embedding stay as they were, so does the mask: no picture is needed to see to that, and none
+is kept.
 """
 
-from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from av2t_core.avsbench import FRAMES as CLIP_FRAMES
 from av2t_core.checkpoint import Loaded
 from av2t_core.compose.cutouts import Cutouts
 from av2t_core.errors import WeightsError
-from av2t_core.soundtrack import Sound
+from av2t_core.model.av2t_sam import AV2TSam
+from av2t_core.model.inputs import to_device
 from av2t_core.training.calibrating import composed
-from av2t_core.training.examples import Examples, images_of, shrunk
 from av2t_core.versions import Version, file_hash
 
 FILE = "replay.safetensors"
-FRAMES = 80
-_QUALITY = 70
+CLIPS = 120
 
-Frame = tuple[NDArray[np.uint8], Sound, NDArray[np.bool_]]
-"""A picture (H, W, 3), its second of sound, and the mask (H, W) of what sounds."""
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """Embeddings of n windows."""
+
+    v: Tensor  # (n, image_width)
+    a: Tensor  # (n, audio_width)
+
+    def to(self, device: torch.device) -> "Replay":
+        return Replay(v=self.v.to(device), a=self.a.to(device))
 
 
 @torch.inference_mode()
-def keep(path: Path, loaded: Loaded, frames: Iterable[Frame]) -> str:
-    """Write the set; its sha256, for the card. The sounds are kept as embeddings by this version's audio encoder."""
-    side = loaded.model.config.sam.image_size
-    tensors, heard = {}, []
-    for index, (image, sound, mask) in enumerate(frames):
-        small = np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
-        tensors[f"frame.{index:04d}"] = _encoded(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-        tensors[f"mask.{index:04d}"] = _encoded(".png", 255 * shrunk(mask), [cv2.IMWRITE_PNG_BILEVEL, 1])
-        heard.append(loaded.audio_encoder.encode([sound]))
-    save_file(tensors | {"a": torch.cat(heard).half().cpu()}, path)
+def keep(path: Path, loaded: Loaded, cutouts: Cutouts, clips: int = CLIPS, seed: int = 3) -> str:
+    """Write the set, of clips that are composed of what is there for training; its sha256, for the card."""
+    v, a = [], []
+    for window, _ in composed(cutouts.part("train"), clips, seed):
+        v.append(loaded.image_encoder.encode(to_device([window.image], loaded.device)))
+        a.append(loaded.audio_encoder.encode([window.sound]))
+    save_file({"v": torch.cat(v).half().cpu(), "a": torch.cat(a).half().cpu()}, path)
     path.chmod(0o644)
     return file_hash(path)
 
 
-def draw(cutouts: Cutouts, count: int = FRAMES, seed: int = 3) -> Iterator[Frame]:
-    """Of composed clips, one frame of each, from what is there for training."""
-    windows = composed(cutouts.part("train"), count, seed)
-    for index, (window, masks) in enumerate(windows):
-        if index % CLIP_FRAMES == index // CLIP_FRAMES % CLIP_FRAMES:
-            nothing = np.zeros(window.image.shape[:2], np.bool_)
-            yield window.image, window.sound, np.logical_or.reduce([nothing, *masks])
-
-
-def replay_of(version: Version, loaded: Loaded) -> Examples | None:
-    """The set of the version, or of what it loads onto; None where there is none. `loaded`: the version, to encode it.
-
-    WeightsError: the file is missing or damaged.
-    """
+def replay_of(version: Version) -> Replay | None:
+    """The set of the version, or of what it loads onto; None where there is none. WeightsError: it is damaged."""
     for each in version.chain:
         if sha256 := each.card.get("replay_sha256"):
             path = each.directory / FILE
-            if not path.is_file() or file_hash(path) != sha256:
-                raise WeightsError(f"{path} is missing or damaged; {each.remedy}")
-            return _read(path, loaded)
+            try:
+                if file_hash(path) != sha256:
+                    raise WeightsError(f"{path} is damaged: its sha256 is not the one on the card; {each.remedy}")
+                return Replay(**{name: tensor.float() for name, tensor in load_file(path).items()})
+            except (OSError, SafetensorError) as error:
+                raise WeightsError(f"{path} cannot be read ({error}); {each.remedy}") from None
     return None
 
 
-@torch.inference_mode()
-def _read(path: Path, loaded: Loaded) -> Examples:
-    with safe_open(path, "pt") as file:
-        names = sorted(key.removeprefix("frame.") for key in file.keys() if key.startswith("frame."))  # noqa: SIM118
-        images = [_decoded(file.get_tensor(f"frame.{name}"), cv2.IMREAD_COLOR)[..., ::-1] for name in names]
-        targets = [_decoded(file.get_tensor(f"mask.{name}"), cv2.IMREAD_GRAYSCALE) > 0 for name in names]
-        a = file.get_tensor("a").float()
-    sam, multimodal, v = images_of(loaded, [np.ascontiguousarray(image) for image in images])
-    return Examples(sam=sam, multimodal=multimodal, v=v, a=a, target=torch.from_numpy(np.stack(targets)).byte())
+class Drift:
+    """How far a model that learns has come from what it said of a replay when this was made."""
 
+    def __init__(self, model: AV2TSam, replay: Replay) -> None:
+        self._model, self._replay = model, replay
+        with torch.no_grad():
+            self._before = self._said()
+        self._sizes = [said.square().mean() for said in self._before]
 
-def _encoded(kind: str, image: NDArray[np.uint8], options: list[int]) -> Tensor:
-    _, data = cv2.imencode(kind, image, options)
-    return torch.from_numpy(data)
+    def __call__(self) -> Tensor:
+        """The mean square change of the text tokens and of each block's additions, as a share of their mean square."""
+        each = zip(self._said(), self._before, self._sizes, strict=True)
+        return torch.stack([(now - before).square().mean() / size for now, before, size in each]).mean()
 
-
-def _decoded(data: Tensor, flags: int) -> NDArray[np.uint8]:
-    return np.asarray(cv2.imdecode(data.numpy(), flags), np.uint8)
+    def _said(self) -> list[Tensor]:
+        f = self._model.projector.feature(self._replay.v, self._replay.a)
+        additions = self._model.adapters(f) if self._model.adapters is not None else []
+        return [self._model.projector.tokens(f), *additions]

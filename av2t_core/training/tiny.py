@@ -32,6 +32,7 @@ from av2t_core.model.efficientnet import EfficientNetLite
 from av2t_core.model.inputs import multimodal_images, normalise_sam
 from av2t_core.predictor import Predictor
 from av2t_core.presets import TINY
+from av2t_core.training import replay
 from av2t_core.training.calibrating import CLIPS, fit
 from av2t_core.training.evaluation import evaluate
 from av2t_core.training.imagenet import imagenet_weights
@@ -114,10 +115,11 @@ def keep_version(
     settled: bool = True,
     frames: int = 150,
     clips: int = CLIPS,
+    replayed_clips: int = replay.CLIPS,
 ) -> None:
-    """The stages' results as a model version, with its calibration and with what it scores.
+    """The stages' results as a model version, with its calibration, with what it scores, and some of what it learnt.
 
-    On `clips` clips the one, on `frames` frames the other, all of which no stage has seen.
+    On `clips` clips the first, on `frames` frames the second, all of which no stage has seen.
 
     `settled` False: as it was before the last stage, when the held-out photographs and recordings were new to it.
     """
@@ -129,6 +131,7 @@ def keep_version(
     loaded = fill(build("tiny", labels=cutouts.labels), tensors.items(), torch.device("cpu"), "fp32")
     calibration = fit(Predictor(directory.name, loaded), cutouts, clips)
     predictor = Predictor(directory.name, loaded, calibration=calibration)
+    replayed = out / replay.FILE
     card = {
         "preset": "tiny",
         "labels": cutouts.labels,
@@ -136,8 +139,9 @@ def keep_version(
         "recipe": asdict(recipe),
         "calibration": asdict(calibration),
         "metrics": evaluate(predictor, cutouts.part("val"), frames),
+        "replay_sha256": replay.keep(replayed, loaded, cutouts, replayed_clips),
     }
-    save_version(directory, card, tensors)
+    save_version(directory, card, tensors, [replayed])
 
 
 class Run:

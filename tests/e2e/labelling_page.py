@@ -57,6 +57,21 @@ class LabellingPage:
         expect(self.page.locator(".lsf-tree__node").first).to_be_visible(timeout=60_000)
         self._settle()
 
+    def open_label_stream(self, project: int) -> None:
+        """The first task that waits for somebody, with what is predicted of it."""
+        self.page.goto(f"{self.url}/projects/{project}/data?labeling=1")
+        expect(self._paging).to_be_visible(timeout=60_000)
+        expect(self.page.locator(".lsf-tree__node").first).to_be_visible(timeout=60_000)
+        self._settle()
+
+    def start_training(self, project: int) -> None:
+        """Press the button of the project's settings, and see that Label Studio has sent it on."""
+        self.page.goto(f"{self.url}/projects/{project}/settings/ml")
+        self.page.get_by_label("Machine learning model options").click()
+        self.page.get_by_text("Start Training", exact=True).click()
+        self.page.get_by_role("button", name="Start Training").click()
+        expect(self.page.get_by_text("Request Sent!")).to_be_visible(timeout=30_000)
+
     @property
     def pages(self) -> int:
         return int(self._paging.inner_text().split("of")[1])

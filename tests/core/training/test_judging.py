@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
@@ -6,8 +6,9 @@ import pytest
 from av2t_core.training.judging import Keyframes, Metrics, compare
 
 
-def clip(ious: Sequence[float], masked: Sequence[float] = ()) -> Keyframes:
-    return Keyframes(ious=tuple(ious), fs=tuple(ious), masked=tuple(masked))
+def clip(ious: Iterable[float], masked: Sequence[float] = ()) -> Keyframes:
+    values = tuple(ious)
+    return Keyframes(ious=values, fs=values, masked=tuple(masked))
 
 
 def test_metrics_are_means_over_keyframes_not_over_clips() -> None:

@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 from av2t_core.calibration import Calibration
 from av2t_core.compose.cutouts import Cutouts
 from av2t_core.predictor import Predictor
+from av2t_core.presets import TINY
 from av2t_core.training.imagenet import imagenet_weights
+from av2t_core.training.replay import replay_of
 from av2t_core.training.tiny import STAGES, TinyRecipe, keep_version, train_tiny
 from av2t_core.versions import resolve
 from tests.conftest import EMBEDDED, wait_until
@@ -48,9 +50,11 @@ def test_every_stage_leaves_its_result(run: Path) -> None:
 
 def test_the_result_becomes_a_model_version(run: Path) -> None:
     directory = run / "tiny-test"
-    keep_version(Cutouts.load(CUTOUTS), run, recipe=SHORT, directory=directory, frames=4, clips=2)
+    keep_version(Cutouts.load(CUTOUTS), run, recipe=SHORT, directory=directory, frames=4, clips=2, replayed_clips=1)
     before = run / "tiny-test-held-out"
-    keep_version(Cutouts.load(CUTOUTS), run, recipe=SHORT, directory=before, settled=False, frames=4, clips=2)
+    keep_version(
+        Cutouts.load(CUTOUTS), run, recipe=SHORT, directory=before, settled=False, frames=4, clips=2, replayed_clips=1
+    )
     assert (before / "weights.safetensors").read_bytes() != (directory / "weights.safetensors").read_bytes()
     card = json.loads((directory / "card.json").read_text())
     assert card["labels"] == list(Cutouts.load(CUTOUTS).labels)
@@ -58,6 +62,10 @@ def test_the_result_becomes_a_model_version(run: Path) -> None:
     predictor = Predictor.load("tiny-test", "cpu", models_dir=run)
     assert predictor.model_version == "tiny-test"
     assert predictor.calibration == Calibration.of(card)
+    replayed = replay_of(resolve("tiny-test", run))
+    assert replayed is not None
+    assert replayed.v.shape == (5, TINY.image_width)
+    assert replayed.a.shape == (5, TINY.audio_width)
 
 
 def test_the_stem_stays_as_imagenet_taught_it_and_the_rest_learns(run: Path) -> None:
@@ -89,6 +97,7 @@ def test_a_killed_stage_goes_on_where_it_was(run: Path, tmp_path: Path) -> None:
 from pathlib import Path
 from av2t_core.compose.cutouts import Cutouts
 from av2t_core.training.imagenet import imagenet_weights
+from av2t_core.training.replay import replay_of
 from av2t_core.training.tiny import TinyRecipe, train_tiny
 if __name__ == "__main__":
     train_tiny(Cutouts.load(Path({str(CUTOUTS)!r})), Path({str(tmp_path)!r}), recipe={SHORT!r}, stages=["audio"],
