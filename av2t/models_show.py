@@ -135,7 +135,7 @@ def _summary(version: Version, pointers: Pointers, settings: Settings) -> dict[s
         "loads_onto": card.get("parent") if card.get("onto_parent") else None,
         "project": card.get("project"),
         "created": card.get("created", made),
-        "bytes": sum(path.stat().st_size for path, _ in version.own_files if path.is_file()),
+        "bytes": sum(path.stat().st_size for path, _ in version.kept_files if path.is_file()),
         "lacks": _lack(version),
         "built_in": built_in,
         "held_out_clips": metrics.get("held_out_clips"),

@@ -3,6 +3,7 @@
     SHA256SUMS                         of every other member, as `sha256sum --check` takes them
     <name>/card.json
     <name>/weights.safetensors
+    <name>/replay.safetensors          if its card has that one's hash
     parts/<part>-<hash>.safetensors    those that its card names
 
 Nothing is compressed, for weights hardly shrink, so a bundle unpacks to no more than its own size. Of a parent that the
@@ -44,8 +45,11 @@ def export_version(version: Version, target: Path) -> None:
     if target.exists():
         raise WeightsError(f"{target} exists: name another file")
     version.check_files()
+    for path, _ in version.kept_files:
+        if not path.is_file():
+            raise WeightsError(f"{path} is missing; {version.remedy}")
     card = version.directory / "card.json"
-    files = {card: hashlib.sha256(card.read_bytes()).hexdigest(), **dict(version.own_files)}
+    files = {card: hashlib.sha256(card.read_bytes()).hexdigest(), **dict(version.kept_files)}
     aside = target.with_name(f".{target.name}.part")
     try:
         with ZipFile(aside, "w", ZIP_STORED) as archive:
@@ -110,7 +114,7 @@ class _Bundle:
         if not text or card is None or hashes.pop(f"{name}/card.json") != hashlib.sha256(text).hexdigest():
             raise refused
         version = Version(name=name, directory=models_dir / name, card=card)
-        if hashes != {_member(version, path): sha256 for path, sha256 in version.own_files}:
+        if hashes != {_member(version, path): sha256 for path, sha256 in version.kept_files}:
             raise refused
         return cls(file=file, archive=archive, card=text, version=version)
 
@@ -135,8 +139,8 @@ class _Bundle:
                 return False
             if version.directory.exists():
                 raise WeightsError(f"{version.directory} exists and is no model version: take it away")
-            new = [(path, sha256) for path, sha256 in version.own_files if not path.exists()]
-            for path, sha256 in version.own_files:
+            new = [(path, sha256) for path, sha256 in version.kept_files if not path.exists()]
+            for path, sha256 in version.kept_files:
                 if (path, sha256) not in new and file_hash(path) != sha256:
                     raise WeightsError(f"{path} is damaged, or another part of the same name, and stays as it is")
             require_space(models_dir, sum(self._size(path) for path, _ in new), name)
@@ -152,7 +156,7 @@ class _Bundle:
                     if base is not None:
                         _require_fit(version, shapes[version.weights], _shapes(path for path, _ in base.files))
                     for path, _ in new:
-                        if path != version.weights:
+                        if path.parent != version.directory:
                             (aside / path.name).rename(path)
                     aside.rename(version.directory)
             finally:
@@ -175,11 +179,12 @@ def _card(text: bytes) -> dict[str, Any] | None:
         card = json.loads(text)
         parts = [(part["file"], part["sha256"]) for part in card.get("parts", ())]
         names = [_PART.fullmatch(file) for file, _ in parts]
+        replay = [card["replay_sha256"]] if card.get("replay_sha256") else []
         fits = (
             isinstance(card["preset"], str)
             and isinstance(card["labels"], list)
             and len({file for file, _ in parts}) == len(parts)
-            and all(_SHA256.fullmatch(sha256) for sha256 in (card["sha256"], *(sha256 for _, sha256 in parts)))
+            and all(_SHA256.fullmatch(sha256) for sha256 in (card["sha256"], *replay, *(sha256 for _, sha256 in parts)))
             and all(name and part_file(name[1], part[1]) == part[0] for name, part in zip(names, parts, strict=True))
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -1,6 +1,7 @@
 """Model versions: a directory with the weights and a card; its name is the `model_version` that Label Studio sees.
 
     <name>/weights.safetensors        what was trained
+    <name>/replay.safetensors         some of what it learnt, if its card has that one's hash
     <name>/card.json                  preset, feature, labels, parent, parts, metrics, the weights' hash
     parts/<part>-<hash>.safetensors   what was not, shared by the versions whose cards name it
 
@@ -21,6 +22,7 @@ from av2t_core.errors import WeightsError
 from av2t_core.presets import NO_ADAPTER, PRESETS
 
 BUILT_IN = Path(__file__).parent / "weights"
+REPLAY_FILE = "replay.safetensors"
 PARTS_FOLDER = "parts"
 DOWNLOADS_FOLDER = "downloads"
 PROJECTS_FOLDER = "projects"
@@ -45,6 +47,12 @@ class Version:
             *((parts / part["file"], part["sha256"]) for part in self.card.get("parts", ())),
             (self.weights, self.card["sha256"]),
         ]
+
+    @property
+    def kept_files(self) -> list[tuple[Path, str]]:
+        """`own_files`, and what lies beside the weights for trainings that start from it."""
+        replay = self.card.get("replay_sha256")
+        return [*self.own_files, *([(self.directory / REPLAY_FILE, replay)] if replay else [])]
 
     @property
     def files(self) -> list[tuple[Path, str]]:

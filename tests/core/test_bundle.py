@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from av2t_core.bundle import export_version, import_version
 from av2t_core.checkpoint import load_version, save_part, save_version
 from av2t_core.errors import WeightsError
-from av2t_core.versions import Version, find, resolve
+from av2t_core.versions import Version, file_hash, find, resolve
 from tests.conftest import EMBEDDED, wait_until
 
 CPU = torch.device("cpu")
@@ -119,6 +120,23 @@ def test_what_a_version_shares_with_others_goes_along_and_is_kept_once(here: Pat
     import_version(tmp_path / "mine-2.zip", there)
     resolve("mine-2", there).verify()
     assert (there / "parts" / ones["file"]).stat().st_ino == before.st_ino
+
+
+def test_what_a_training_repeats_goes_along(here: Path, there: Path, tmp_path: Path) -> None:
+    save_file({"frame": torch.ones(3)}, tmp_path / "replay.safetensors")
+    card = {"preset": "tiny", "labels": [], "replay_sha256": file_hash(tmp_path / "replay.safetensors")}
+    save_version(here / "mine-1", card, {"model.y": torch.ones(2)})
+    with pytest.raises(WeightsError, match=r"mine-1/replay\.safetensors is missing"):
+        export_version(resolve("mine-1", here), tmp_path / "mine-1.zip")
+    shutil.copy(tmp_path / "replay.safetensors", here / "mine-1")
+    export_version(resolve("mine-1", here), tmp_path / "mine-1.zip")
+    version, _ = import_version(tmp_path / "mine-1.zip", there)
+    assert [(path, file_hash(path)) for path, _ in version.kept_files] == version.kept_files
+    assert sorted(path.name for path in version.directory.iterdir()) == [
+        "card.json",
+        "replay.safetensors",
+        "weights.safetensors",
+    ]
 
 
 def test_a_part_that_is_there_and_damaged_is_not_replaced(here: Path, there: Path, tmp_path: Path) -> None:
