@@ -49,6 +49,8 @@ def judge(error: BaseException, job: Job, secret: str) -> Verdict:
             return Verdict(sentence="The disk of the worker's machine is full; make room in its TMPDIR.", final=False)
         case AV2TError():
             return Verdict(sentence=str(error), final=True)
+        case GoneError():
+            return Verdict(sentence=f"There is no {error} in Label Studio any more.", final=True)
         case BaseTimeoutException():
             return Verdict(sentence=f"The job took longer than {job.timeout} s and was ended.", final=True)
         case TransientError():

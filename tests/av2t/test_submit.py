@@ -96,7 +96,8 @@ def test_it_watches_until_the_worker_has_done_all(
     clip = write_clip(tmp_path / "clip.mp4", at_rate(4, 1), sounds=[Sound(samples=sound)], sound_codec="aac")
     (tmp_path / "broken.mp4").write_text("no clip")
     good, bad = (int(label_studio.upload(project, path).id) for path in (clip, tmp_path / "broken.mp4"))
-    worker = Process("worker", [sys.executable, "-m", "av2t", "worker"], log=tmp_path / "log", environment=environment)
+    command = [sys.executable, "-m", "av2t", "worker", "--queues", "preannotate"]
+    worker = Process("worker", command, log=tmp_path / "log", environment=environment)
     try:
         done = submit(environment, "--project", project)
     finally:

@@ -178,7 +178,7 @@ class Plant:
         }
         with (self.folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "av2t", "worker", "--name", name],
+                [sys.executable, "-m", "av2t", "worker", "--queues", "preannotate", "--name", name],
                 cwd=ROOT,
                 env=environment,
                 stdin=subprocess.DEVNULL,

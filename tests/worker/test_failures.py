@@ -5,7 +5,7 @@ from rq.job import Job
 from rq.timeouts import JobTimeoutException
 
 from av2t_core.errors import AV2TError, MediaError, MemoryShortError
-from worker.failures import LONGEST_DELAY, TransientError, Verdict, delay, judge, redact
+from worker.failures import LONGEST_DELAY, GoneError, TransientError, Verdict, delay, judge, redact
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJ0b2tlbl90eXBlIjoiYWNjZXNzIn0.c2lnbmF0dXJl"
 
@@ -20,6 +20,11 @@ class Task(Job):  # type: ignore[misc]  # rq has no types
 @pytest.mark.parametrize("error", [AV2TError("No."), MediaError("No.")])
 def test_what_a_person_has_to_mend_is_final(error: Exception) -> None:
     assert judge(error, Task(), "") == Verdict(sentence="No.", final=True)
+
+
+def test_what_is_gone_does_not_come_back() -> None:
+    verdict = judge(GoneError("project 3"), Task(), "")
+    assert verdict == Verdict(sentence="There is no project 3 in Label Studio any more.", final=True)
 
 
 def test_a_job_that_took_too_long_would_do_so_again() -> None:

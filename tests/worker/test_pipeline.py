@@ -344,9 +344,8 @@ def test_a_worker_killed_in_the_middle_of_a_clip_leaves_exactly_one_prediction(
             "AV2T_DATA_DIR": str(tmp_path / "data"),
         }
         with log.open("wb") as file:
-            return subprocess.Popen(
-                [sys.executable, "-m", "av2t", "worker"], cwd=ROOT, env=environment, stdout=file, stderr=file
-            )
+            command = [sys.executable, "-m", "av2t", "worker", "--queues", "preannotate"]
+            return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
 
     first = start(tmp_path / "first.log")
     second = None
