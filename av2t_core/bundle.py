@@ -25,7 +25,7 @@ from av2t_core.disk import require_space, writing
 from av2t_core.errors import WeightsError, misfit
 from av2t_core.model_folder import alone
 from av2t_core.presets import PRESETS
-from av2t_core.versions import BUILT_IN, Version, check_name, file_hash, find, part_file
+from av2t_core.versions import BUILT_IN, NAMES, Version, check_name, file_hash, find, part_file
 
 SUMS = "SHA256SUMS"
 LARGEST_TEXT = 32 * 10**6  # bytes; a card names every clip that it knows of
@@ -194,7 +194,8 @@ def _card(text: bytes) -> dict[str, Any] | None:
 
 def _require_fit(version: Version, shapes: _Shapes, onto: _Shapes) -> None:
     """WeightsError: it holds a tensor that what it loads onto does not have, or has in another shape."""
-    if problems := [f"{key} {shape}" for key, shape in shapes.items() if onto.get(key) != shape]:
+    learnt = {key: shape for key, shape in shapes.items() if not key.startswith(NAMES)}
+    if problems := [f"{key} {shape}" for key, shape in learnt.items() if onto.get(key) != shape]:
         raise misfit(f"{version.card['parent']} that {version.name} loads onto", problems)
 
 

@@ -3,7 +3,7 @@
 A version's tensors are those of the parent that it loads onto, if it does, those of its parts, which several versions
 share, and its own; the later ones go over the earlier ones:
 
-    model.<name in AV2TSam>    image_encoder.<name>    audio_encoder.<name>
+    model.<name in AV2TSam>    image_encoder.<name>    audio_encoder.<name>    names.<name in LearnedNamer>
 """
 
 import json
@@ -21,14 +21,14 @@ from torch import Tensor, nn
 
 from av2t_core.empty import empty_weights
 from av2t_core.encoders import AudioEncoder, ImageEncoder
-from av2t_core.encoders.naming import Namer, Reader, ReadNamer
+from av2t_core.encoders.naming import LearnedNamer, Namer, Reader, ReadNamer
 from av2t_core.encoders.tiny import TinyAudioEncoder, TinyEncodersConfig, TinyImageEncoder, TinyNamer
 from av2t_core.errors import WeightsError
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import Feature
 from av2t_core.model.reference import UNREAD
 from av2t_core.presets import PRESETS, Preset
-from av2t_core.versions import PARTS_FOLDER, Version, file_hash, part_file
+from av2t_core.versions import NAMES, PARTS_FOLDER, Version, file_hash, part_file
 
 Precision = Literal["fp32", "bf16"]
 
@@ -47,7 +47,7 @@ class Loaded:
     model: AV2TSam
     image_encoder: ImageEncoder
     audio_encoder: AudioEncoder
-    namer: TinyNamer | None
+    namer: Namer | None
     device: torch.device
     precision: Precision
 
@@ -78,7 +78,7 @@ def fill_version(
 ) -> Loaded:
     """As `fill`, for the weights of this version. WeightsError: they do not fit."""
     try:
-        return fill(empty, weights, device, precision)
+        return fill(empty, weights, device, precision, version.names)
     except (RuntimeError, SafetensorError) as error:
         raise WeightsError(
             f"{version.directory} does not fit the preset {version.card['preset']!r}: {error}"
@@ -93,9 +93,9 @@ def build(preset: str, feature: Feature = "mul", labels: Sequence[str] = ()) -> 
         image, audio = _encoders(described, tuple(labels))
     for encoder, width in ((image, described.model.image_width), (audio, described.model.audio_width)):
         assert encoder.width == width, f"{preset}: {type(encoder).__name__} gives {encoder.width}, not {width}"
-    namer = (
-        TinyNamer(image, audio) if isinstance(image, TinyImageEncoder) and isinstance(audio, TinyAudioEncoder) else None
-    )
+    namer: Namer | None = None
+    if isinstance(image, TinyImageEncoder) and isinstance(audio, TinyAudioEncoder):
+        namer = TinyNamer(image, audio)
     return Loaded(
         model=model,
         image_encoder=image,
@@ -106,8 +106,17 @@ def build(preset: str, feature: Feature = "mul", labels: Sequence[str] = ()) -> 
     )
 
 
-def fill(empty: Loaded, weights: Iterable[tuple[str, Tensor]], device: torch.device, precision: Precision) -> Loaded:
-    """The model with these weights, later ones over earlier ones of the same name. RuntimeError: they do not fit."""
+def fill(
+    empty: Loaded,
+    weights: Iterable[tuple[str, Tensor]],
+    device: torch.device,
+    precision: Precision,
+    names: Sequence[str] = (),
+) -> Loaded:
+    """The model with these weights, later ones over earlier ones of the same name. RuntimeError: they do not fit.
+
+    `names`: what it has learnt to call things, beside what it knows of itself.
+    """
     narrow = {f"model.{name}" for name in matrices(empty.model)} if precision == "bf16" else set()
     tensors: dict[str, Tensor] = {}
     for key, tensor in weights:
@@ -122,7 +131,27 @@ def fill(empty: Loaded, weights: Iterable[tuple[str, Tensor]], device: torch.dev
         unread = [key for key in state if name == "model" and UNREAD.match(key)]
         module.load_state_dict({key: t for key, t in state.items() if key not in unread}, assign=True)
         module.to(device).eval().requires_grad_(False)
-    return replace(empty, device=device, precision=precision)
+    filled = replace(empty, device=device, precision=precision)
+    if not names:
+        return filled
+    learnt = {key.removeprefix(NAMES): tensor for key, tensor in tensors.items() if key.startswith(NAMES)}
+    return with_names(filled, names, learnt)
+
+
+def with_names(loaded: Loaded, names: Sequence[str], tensors: Mapping[str, Tensor]) -> Loaded:
+    """The model that calls things so, beside the names that it knows of itself and in place of others that were learnt.
+
+    `tensors`: LearnedNamer's, on the model's device. RuntimeError: they do not fit.
+    """
+    known = loaded.namer.known if isinstance(loaded.namer, LearnedNamer) else loaded.namer
+    if known is None:
+        raise RuntimeError("its names were learnt beside those of a model that has some")
+    with empty_weights():
+        namer = LearnedNamer(
+            known, names, audio_width=loaded.audio_encoder.width, image_width=loaded.image_encoder.width
+        )
+    namer.load_state_dict(tensors, assign=True)
+    return replace(loaded, namer=namer.eval().requires_grad_(False))
 
 
 def randomise(empty: Loaded, device: torch.device, precision: Precision, seed: int = 0) -> Loaded:

@@ -290,7 +290,7 @@ class Predictor:
         counts = [len(some) for some in parts]
         if namer is None or not any(counts):
             return [[{}] * count for count in counts]
-        crops = [_crop(window.image, part) for window, some in zip(windows, parts, strict=True) for part in some]
+        crops = [crop(window.image, part) for window, some in zip(windows, parts, strict=True) for part in some]
         v = torch.cat(
             [
                 self.loaded.image_encoder.encode(to_device(crops[i : i + LARGEST_BATCH], self.loaded.device))
@@ -351,7 +351,7 @@ def _parts(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
     return [parts == i for i in range(1, count) if stats[i, cv2.CC_STAT_AREA] >= SMALLEST_PART * mask.size]
 
 
-def _crop(image: NDArray[np.uint8], part: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def crop(image: NDArray[np.uint8], part: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """The part's surroundings: its box with a fifth of it on every side."""
     x, y, width, height = cv2.boundingRect(part.view(np.uint8))
     margin = max(width, height) // 5

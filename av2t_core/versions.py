@@ -26,6 +26,8 @@ REPLAY_FILE = "replay.safetensors"
 PARTS_FOLDER = "parts"
 DOWNLOADS_FOLDER = "downloads"
 PROJECTS_FOLDER = "projects"
+NAMES = "names."
+"""What the tensors begin with by which a version names things beside those that it knew."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
 
 
@@ -93,6 +95,11 @@ class Version:
                 raise WeightsError(f"{names}: a model version cannot load onto itself; delete {self.directory}")
             chain.append(base)
         return chain
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What it or what it loads onto has learnt to call things, beside what it knew. WeightsError as for `chain`."""
+        return next((tuple(version.card["names"]) for version in self.chain if version.card.get("names")), ())
 
     @property
     def caution(self) -> str | None:

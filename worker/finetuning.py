@@ -25,7 +25,7 @@ from redis import Redis
 from rq import get_current_job
 from rq.job import Job
 
-from av2t_core.checkpoint import save_version
+from av2t_core.checkpoint import save_version, with_names
 from av2t_core.disk import writing
 from av2t_core.errors import AV2TError, MediaError
 from av2t_core.labelstudio.annotations import AnnotationError, Labelled, read_annotation
@@ -34,13 +34,14 @@ from av2t_core.media import Clip, Window
 from av2t_core.pointers import promote
 from av2t_core.predictor import Predictor
 from av2t_core.training import holdout
-from av2t_core.training.examples import Examples, examples_of
+from av2t_core.training.examples import ClipExamples, Thing, examples_of
 from av2t_core.training.finetuning import FineTuneRecipe, FineTuning
 from av2t_core.training.folder import RunFolder
 from av2t_core.training.judging import Keyframes, Metrics, as_card, compare, judge_clip
+from av2t_core.training.names import fit_names, learnable
 from av2t_core.training.replay import replay_of
 from av2t_core.training.trainer import recompute_blocks
-from av2t_core.versions import Version, file_hash, find, fine_tuned_name, resolve
+from av2t_core.versions import NAMES, Version, file_hash, find, fine_tuned_name, resolve
 from worker import signs
 from worker.annotations import AnnotatedTask, Skipped, annotated_tasks
 from worker.client import LabelStudioClient
@@ -66,11 +67,16 @@ class _Context:
 
 @dataclass(frozen=True, kw_only=True)
 class _Pulled:
-    """An annotated clip that can be used. `sha256`: of the clip's file; `examples`: where they are kept."""
+    """An annotated clip that can be used. `key`: what its examples depend on."""
 
     task: AnnotatedTask
-    sha256: str
-    examples: Path
+    key: str
+    examples: ClipExamples
+
+    @property
+    def sha256(self) -> str:
+        """Of the clip's file."""
+        return self.examples.sha256
 
 
 _context: _Context | None = None
@@ -154,7 +160,11 @@ class _FineTune:
         own = [clip for clip in pulled if clip.sha256 not in apart]
         self.progress.show(0, None, now=True, clips=len(own), held_out=len(held_out))
         before = self._judge(predictor, held_out, targets, first=True)
+        names, named = _learn_names(targets, base, predictor, own)
         learned, curve = self._learn(predictor, base, name, own)
+        if names:
+            on_device = {key: tensor.to(predictor.loaded.device) for key, tensor in named.items()}
+            predictor.loaded = with_names(predictor.loaded, names, on_device)
         after = self._judge(predictor, held_out, targets, first=False)
         verdict = compare(before, after)
         metrics = as_card(Metrics.of(before), Metrics.of(after), verdict, len(held_out))
@@ -177,9 +187,13 @@ class _FineTune:
         }
         if base.card.get("calibration"):
             card["calibration"] = base.card["calibration"]
+        if names:
+            card["names"] = names
+        tensors = {f"model.{key}": tensor for key, tensor in learned.items()}
+        tensors |= {f"{NAMES}{key}": tensor for key, tensor in named.items()}
         models_dir = self.settings.models_dir
         with writing(models_dir):
-            save_version(models_dir / name, card, {f"model.{key}": tensor for key, tensor in learned.items()})
+            save_version(models_dir / name, card, tensors)
         for folder in self.folder.glob(f"{name}-*"):
             shutil.rmtree(folder, ignore_errors=True)
         log.info("project %d: %s: %s", self.project, name, verdict.sentence)
@@ -202,13 +216,13 @@ class _FineTune:
             path = folder / f"{self._key(task, base)}.safetensors"
             wanted.add(path.name)
             try:
-                sha256 = _sha256_of(path) or self._examples(task, targets, predictor, path)
+                examples = ClipExamples.load(path) or self._examples(task, targets, predictor, path)
             except GoneError:
                 skipped.append(Skipped(task=task.task, reason="it is gone"))
             except (MediaError, AnnotationError) as error:
                 skipped.append(Skipped(task=task.task, reason=str(error)))
             else:
-                pulled.append(_Pulled(task=task, sha256=sha256, examples=path))
+                pulled.append(_Pulled(task=task, key=path.name, examples=examples))
         for path in folder.iterdir():
             if path.name not in wanted:  # of annotations that have changed or are gone
                 path.unlink(missing_ok=True)
@@ -216,19 +230,22 @@ class _FineTune:
             log.info("task %d of project %d is left out: %s", each.task, self.project, each.reason)
         return pulled, skipped
 
-    def _examples(self, task: AnnotatedTask, targets: Targets, predictor: Predictor, path: Path) -> str:
-        """Make and keep those of a clip; the sha256 of its file. MediaError, AnnotationError, GoneError."""
+    def _examples(self, task: AnnotatedTask, targets: Targets, predictor: Predictor, path: Path) -> ClipExamples:
+        """Make and keep those of a clip. MediaError, AnnotationError, GoneError."""
         with self._opened(task, targets) as (sha256, windows, labelled):
-            examples = examples_of(predictor.loaded, windows, labelled.masks)
-        count = len(examples) if examples is not None else 0
-        if count != task.pages or examples is None:
+            things: dict[int, list[Thing]] = {}
+            for each in labelled.things:
+                things.setdefault(each.page, []).append((each.labels, each.mask))
+            examples = examples_of(predictor.loaded, windows, labelled.masks, things, sha256)
+        count = len(examples.keyframes)
+        if count != task.pages:
             raise AnnotationError(
                 f"it was annotated on {task.pages} frames, and the clip has {count} keyframes now: set"
                 " AV2T_KEYFRAMES_PER_SECOND and AV2T_MAX_KEYFRAMES to what they were, or annotate it anew"
             )
         with writing(path):
-            examples.save(path, sha256=sha256)
-        return sha256
+            examples.save(path)
+        return examples
 
     @contextmanager
     def _opened(self, task: AnnotatedTask, targets: Targets) -> Iterator[tuple[str, Iterator[Window], Labelled]]:
@@ -263,7 +280,7 @@ class _FineTune:
         """The held-out clips, by the version that there was (`first`) and by the one that there is now."""
         found = []
         for done, clip in enumerate(clips):
-            self.progress.show(done + len(clips) * (not first), 2 * len(clips), stage="judging")
+            self.progress.show(done + len(clips) * (not first), 2 * len(clips), now=done == 0, stage="judging")
             if signs.stop_wanted():
                 raise Interrupted
             with self._opened(clip.task, targets) as (_, windows, labelled):
@@ -275,7 +292,6 @@ class _FineTune:
     ) -> tuple[dict[str, torch.Tensor], list[float]]:
         """Train the predictor's model in its place: what has learned, and the mean loss of each epoch."""
         loaded = predictor.loaded
-        examples = [found for clip in own if (found := Examples.load(clip.examples)) is not None]
         large = not base.card["preset"].startswith("tiny")
         if large:
             recompute_blocks(loaded.model)
@@ -283,7 +299,7 @@ class _FineTune:
         with folder.alone({"base": base.name, "recipe": asdict(self.recipe)}):
             tuning = FineTuning(
                 loaded,
-                examples,
+                [clip.examples.keyframes for clip in own],
                 replay_of(base),
                 self.recipe,
                 folder,
@@ -335,7 +351,7 @@ class _FineTune:
 
     def _run_folder(self, name: str, base: Version, own: Sequence[_Pulled]) -> Path:
         """Of one training: what it is of is in its name, so that other annotations begin another one."""
-        learns_from = (base.name, asdict(self.recipe), [(clip.sha256, clip.examples.name) for clip in own])
+        learns_from = (base.name, asdict(self.recipe), [clip.key for clip in own])
         return self.folder / f"{name}-{hashlib.sha256(repr(learns_from).encode()).hexdigest()[:8]}"
 
 
@@ -350,10 +366,32 @@ def _require(project: int, usable: int, tasks: Sequence[object]) -> None:
         )
 
 
-def _sha256_of(path: Path) -> str | None:
-    """Of the clip that these examples are of; None if they are not there."""
-    notes = Examples.notes(path)
-    return notes.get("sha256") if notes else None
+def _learn_names(
+    targets: Targets, base: Version, predictor: Predictor, own: Sequence[_Pulled]
+) -> tuple[tuple[str, ...], dict[str, torch.Tensor]]:
+    """The project's labels that the model has no name for and cannot read, and the tensors by which it has from now on.
+
+    Of the clips that it learns from alone, like all the rest.
+    """
+    namer = predictor.loaded.namer
+    known = {name.casefold() for name in base.chain[-1].card["labels"]}
+    labels = [label for control in targets.controls for label in control.labels]
+    unknown = [
+        label.name
+        for label in labels
+        if not known & {name.casefold() for name in (label.name, *label.predicted_values)}
+    ]
+    sounds, things = [], []
+    for clip in own:
+        heard: dict[int, set[str]] = {}
+        for (number, names), v in zip(clip.examples.labels, clip.examples.things, strict=True):
+            heard.setdefault(number, set()).update(names)
+            things.append((v, frozenset(names)))
+        sounds += [(a, frozenset(heard.get(number, ()))) for number, a in enumerate(clip.examples.keyframes.a)]
+    names = learnable(tuple(dict.fromkeys(unknown)), sounds)
+    if namer is None or not names:
+        return (), {}
+    return names, fit_names(names, sounds, things, replay_of(base))
 
 
 def _clips(card: Mapping[str, Any]) -> list[dict[str, Any]]:

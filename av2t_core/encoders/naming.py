@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 _SLOPE = 100.0
@@ -50,3 +50,35 @@ class ReadNamer:
 
     def seen(self, v: Tensor) -> Tensor:
         return (_SLOPE * F.normalize(v, dim=-1) @ self._looks.T).softmax(dim=-1)
+
+
+class LearnedNamer(nn.Module):
+    """Names that were learnt from what people labelled, beside those that a model knows of itself.
+
+    `weight` and `bias` of each half are lines on embeddings of unit length that give log-odds.
+    """
+
+    def __init__(self, known: Namer, names: Sequence[str], *, audio_width: int, image_width: int) -> None:
+        super().__init__()
+        self.labels = (*known.labels, *names)
+        self.hearing = nn.Linear(audio_width, len(names))
+        self.seeing = nn.Linear(image_width, len(names))
+        self._known = (known,)  # not by itself, for what it consists of belongs to other modules
+
+    @property
+    def known(self) -> Namer:
+        """The names that the model knows of itself."""
+        return self._known[0]
+
+    def silence(self, a: Tensor) -> Tensor:
+        """What is heard by one of the learnt names is not silence, whatever else it is taken for."""
+        return torch.minimum(self.known.silence(a), 1 - self._heard(a).amax(dim=-1))
+
+    def heard(self, a: Tensor) -> Tensor:
+        return torch.cat([self.known.heard(a), self._heard(a)], dim=-1)
+
+    def seen(self, v: Tensor) -> Tensor:
+        return torch.cat([self.known.seen(v), self.seeing(F.normalize(v, dim=-1)).sigmoid()], dim=-1)
+
+    def _heard(self, a: Tensor) -> Tensor:
+        return self.hearing(F.normalize(a, dim=-1)).sigmoid()  # type: ignore[no-any-return]

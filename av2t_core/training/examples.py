@@ -4,6 +4,7 @@ Windows come from the same code that prediction uses, and are brought to the mod
 then are they rounded to bytes, to be kept.
 """
 
+import json
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
@@ -24,6 +25,9 @@ from av2t_core.avsbench import SIZE
 from av2t_core.checkpoint import Loaded
 from av2t_core.media import Window
 from av2t_core.model.inputs import SAM_MEAN, SAM_STD, multimodal_images, sam_images, to_device
+from av2t_core.predictor import crop
+
+Mask = NDArray[np.bool_]
 
 _AT_ONCE = 8  # windows
 _NOTHING = np.zeros((SIZE, SIZE), np.uint8)
@@ -51,45 +55,79 @@ class Examples:
         """One or more."""
         return cls(**{f.name: torch.cat([getattr(each, f.name) for each in some]) for f in fields(cls)})
 
+
+@dataclass(frozen=True, kw_only=True)
+class ClipExamples:
+    """Those of one clip, and the things that people labelled in it.
+
+    `sha256`: of the clip's file. `things`: (m, image_width), v of each thing's surroundings; `labels`: the number of
+    its keyframe, and what it is called.
+    """
+
+    sha256: str
+    keyframes: Examples
+    things: Tensor
+    labels: tuple[tuple[int, tuple[str, ...]], ...]
+
     @classmethod
     def load(cls, path: Path) -> Self | None:
         """What `save` wrote; None if it is not there, or not whole. Mapped: what is not read takes no memory."""
         try:
-            return cls(**load_file(path))
-        except (OSError, SafetensorError, TypeError):
-            return None
-
-    @staticmethod
-    def notes(path: Path) -> dict[str, str] | None:
-        """What was noted beside them; None as for `load`."""
-        try:
             with safe_open(path, "pt") as file:
-                return file.metadata() or {}
-        except (OSError, SafetensorError):
+                notes = json.loads(file.metadata()["notes"])
+            tensors = load_file(path)
+            things = tensors.pop("things")
+            labels = tuple((number, tuple(names)) for number, names in notes["labels"])
+            return cls(sha256=notes["sha256"], keyframes=Examples(**tensors), things=things, labels=labels)
+        except (OSError, SafetensorError, TypeError, KeyError, ValueError):
             return None
 
-    def save(self, path: Path, **notes: str) -> None:
+    def save(self, path: Path) -> None:
         """Written aside and renamed."""
         aside = path.with_name(f"{path.name}.part")
-        save_file({f.name: getattr(self, f.name).contiguous() for f in fields(self)}, aside, notes)
+        tensors = {f.name: getattr(self.keyframes, f.name).contiguous() for f in fields(Examples)}
+        notes = json.dumps({"sha256": self.sha256, "labels": self.labels})
+        save_file(tensors | {"things": self.things.contiguous()}, aside, {"notes": notes})
         aside.replace(path)
 
 
-@torch.inference_mode()
-def examples_of(loaded: Loaded, windows: Iterable[Window], masks: Mapping[int, NDArray[np.bool_]]) -> Examples | None:
-    """`masks`: by the number of the window, from 0, at native size; nothing sounds in a window without one.
+Thing = tuple[tuple[str, ...], Mask]
+"""What a person calls it, and its mask (H, W)."""
 
-    None if there is no window. May raise what `windows` raises.
+
+@torch.inference_mode()
+def examples_of(
+    loaded: Loaded,
+    windows: Iterable[Window],
+    masks: Mapping[int, Mask],
+    things: Mapping[int, Sequence[Thing]],
+    sha256: str,
+) -> ClipExamples:
+    """`masks`, `things`: by the number of the window, from 0, at native size; nothing sounds in a window without one.
+
+    One window at least. May raise what `windows` raises.
     """
     found: list[Examples] = []
+    crops: list[Tensor] = []
+    labels: list[tuple[int, tuple[str, ...]]] = []
     count = 0
     with closing(_batches(windows)) as batches:
         for batch in batches:
             truths = [masks.get(count + n) for n in range(len(batch))]
             targets = np.stack([_NOTHING if truth is None else shrunk(truth) for truth in truths])
-            count += len(batch)
             found.append(_examples(loaded, batch, targets))
-    return Examples.together(found) if found else None
+            for number, window in enumerate(batch, start=count):
+                for names, mask in things.get(number, ()):
+                    crops.append(loaded.image_encoder.encode(to_device([crop(window.image, mask)], loaded.device)))
+                    labels.append((number, names))
+            count += len(batch)
+    width = loaded.image_encoder.width
+    return ClipExamples(
+        sha256=sha256,
+        keyframes=Examples.together(found),
+        things=torch.cat(crops).float().cpu().clone() if crops else torch.zeros(0, width),
+        labels=tuple(labels),
+    )
 
 
 def _batches(windows: Iterable[Window]) -> Generator[list[Window]]:
@@ -128,6 +166,6 @@ def _bytes(images: Tensor) -> Tensor:
     return images.round().clamp(0, 255).to(torch.uint8).cpu()
 
 
-def shrunk(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def shrunk(mask: Mask) -> NDArray[np.uint8]:
     """(H, W) to (SIZE, SIZE) of 0 and 1."""
     return np.asarray(cv2.resize(mask.view(np.uint8), (SIZE, SIZE), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)

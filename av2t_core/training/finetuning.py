@@ -37,10 +37,10 @@ class FineTuneRecipe:
     beside the paper's loss.
     """
 
-    epochs: int = 30
-    batch: int = 16
+    epochs: int = 20
+    batch: int = 10
     replay: float = 10.0
-    lr: float = 1e-3
+    lr: float = 4e-3
     weight_decay: float = 0.01
     seed: int = 123
     also: tuple[str, ...] = ()

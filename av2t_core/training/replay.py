@@ -21,9 +21,8 @@ from av2t_core.errors import WeightsError
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.inputs import to_device
 from av2t_core.training.calibrating import composed
-from av2t_core.versions import Version, file_hash
+from av2t_core.versions import REPLAY_FILE, Version, file_hash
 
-FILE = "replay.safetensors"
 CLIPS = 120
 
 
@@ -54,7 +53,7 @@ def replay_of(version: Version) -> Replay | None:
     """The set of the version, or of what it loads onto; None where there is none. WeightsError: it is damaged."""
     for each in version.chain:
         if sha256 := each.card.get("replay_sha256"):
-            path = each.directory / FILE
+            path = each.directory / REPLAY_FILE
             try:
                 if file_hash(path) != sha256:
                     raise WeightsError(f"{path} is damaged: its sha256 is not the one on the card; {each.remedy}")

@@ -39,7 +39,7 @@ from av2t_core.training.imagenet import imagenet_weights
 from av2t_core.training.loop import Loop
 from av2t_core.training.samples import draw_frames, draw_hearing, draw_sound, sounding_mask
 from av2t_core.training.taggers import DenseHead, DenseTagger, Tagger, candidates_loss, pixel_loss, tagging_loss
-from av2t_core.versions import resolve
+from av2t_core.versions import REPLAY_FILE, resolve
 
 STAGES = ("audio", "image", "trunk", "joint", "settle")
 # The last blocks of the image encoder, at S/32, learn the classes; those before stay as ImageNet taught them.
@@ -131,7 +131,7 @@ def keep_version(
     loaded = fill(build("tiny", labels=cutouts.labels), tensors.items(), torch.device("cpu"), "fp32")
     calibration = fit(Predictor(directory.name, loaded), cutouts, clips)
     predictor = Predictor(directory.name, loaded, calibration=calibration)
-    replayed = out / replay.FILE
+    replayed = out / REPLAY_FILE
     card = {
         "preset": "tiny",
         "labels": cutouts.labels,

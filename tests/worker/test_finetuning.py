@@ -17,17 +17,20 @@ from av2t_core.checkpoint import load_version
 from av2t_core.compose.cutouts import Cutouts
 from av2t_core.errors import AV2TError
 from av2t_core.labelstudio.controls import BrushLabels
+from av2t_core.media import Clip
 from av2t_core.pointers import current, promote
+from av2t_core.predictor import Predictor
 from av2t_core.versions import Version, resolve
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
 from worker import finetuning, signs
 from worker.failures import Interrupted
+from worker.queue import TRAIN, open_queue
 from worker.settings import Settings
 from worker.trainings import enqueue_training, training
 
 CONFIG = """<View><Video name="clip" value="$video"/>
-<BrushLabels name="what" toName="pages"><Label value="dog"/></BrushLabels>
+<BrushLabels name="what" toName="pages"><Label value="dog"/><Label value="sheet"/></BrushLabels>
 <Image name="pages" valueList="$stills"/></View>"""
 HEIGHT, WIDTH = 60, 80
 CLIPS = 6
@@ -49,7 +52,7 @@ def bright_square(path: Path, seed: int) -> NDArray[np.bool_]:
 
 @dataclass
 class Annotated:
-    """A project whose clips somebody has annotated."""
+    """A project of which somebody has annotated clips."""
 
     server: LabelStudioServer
     redis: Redis
@@ -57,7 +60,7 @@ class Annotated:
     id: int
     tasks: list[int]
 
-    def annotate(self, path: Path, mask: NDArray[np.bool_] | None) -> int:
+    def annotate(self, path: Path, mask: NDArray[np.bool_] | None, label: str = "dog") -> int:
         """A new task with the clip; `mask` on both of its frames, or "nothing sounds" on both."""
         task = self.server.upload(self.id, path)
         self.server.sdk.tasks.update(id=str(task.id), data={**task.data, "stills": ["/data/1.jpg", "/data/2.jpg"]})
@@ -72,7 +75,7 @@ class Annotated:
                     "origin": "manual",
                 },
                 **{"item_index": page, "original_width": WIDTH, "original_height": HEIGHT, "image_rotation": 0},
-                "value": {**each, "brushlabels": ["dog"]},
+                "value": {**each, "brushlabels": [label]},
             }
             for page in range(2)
             for each in value
@@ -88,6 +91,7 @@ class Annotated:
     def train(self, job: Job) -> dict[str, Any]:
         """As a worker does it, in this process."""
         result: dict[str, Any] = job.perform()
+        self.redis.lrem(open_queue(self.redis, TRAIN).key, 0, job.id)
         return result
 
 
@@ -163,7 +167,7 @@ def test_the_card_says_what_became_of_each_clip(project: Annotated, clips: Seque
     assert card["metrics"]["agreement"] == {
         "regions_accepted": 0,
         "regions_changed": 0,
-        "regions_added": 2 * CLIPS + 2,
+        "regions_added": 2 * CLIPS,
         "accepted": 0.0,
     }
 
@@ -178,22 +182,36 @@ def test_with_too_few_clips_it_says_how_many_are_missing(
     assert not empty.settings.models_dir.exists()
 
 
+def test_a_label_that_the_model_did_not_know_is_learnt(
+    empty: Annotated, clips: Sequence[tuple[Path, NDArray[np.bool_]]]
+) -> None:
+    for path, mask in clips:
+        empty.annotate(path, mask, "sheet")
+    version = of(empty, empty.train(empty.request(epochs=1))["version"])
+    assert version.names == ("sheet",)
+    assert {name for name in load_file(version.weights) if name.startswith("names.")}
+    predictor = Predictor.load(version.name, "cpu", models_dir=empty.settings.models_dir)
+    with Clip(clips[0][0]) as clip:
+        [first, *_] = predictor.predict(clip.windows())
+    assert predictor.labels[-1] == "sheet"
+    assert all(next(iter(thing.names)) == "sheet" for thing in first.objects)
+    again = of(empty, empty.train(empty.request(epochs=1, base_version=version.name))["version"])
+    assert again.names == ("sheet",)
+
+
 def test_what_was_interrupted_ends_as_if_it_had_not_been(project: Annotated, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = of(project, project.train(project.request(epochs=3))["version"])
 
-    job = project.request(epochs=3)
-    steps = 0
+    job = project.request(epochs=3, base_version=EMBEDDED)
+    folder = project.settings.data_dir / "finetune" / str(project.id)
 
-    def stop() -> bool:
-        nonlocal steps
-        steps += bool(job.get_meta().get("stage") == "training")
-        return steps == 2
+    def after_two_steps() -> bool:
+        return any(log.read_text().count('"step"') == 2 for log in folder.glob(f"{EMBEDDED}-*/log.jsonl"))
 
     with monkeypatch.context() as patch:
-        patch.setattr(signs, "stop_wanted", stop)
+        patch.setattr(signs, "stop_wanted", after_two_steps)
         with pytest.raises(Interrupted):
             project.train(job)
-    assert steps == 2
     again = of(project, project.train(job)["version"])
 
     assert again.name != whole.name
@@ -201,7 +219,7 @@ def test_what_was_interrupted_ends_as_if_it_had_not_been(project: Annotated, mon
     tensors, expected = load_file(again.weights), load_file(whole.weights)
     assert tensors.keys() == expected.keys()
     assert all(tensor.equal(expected[name]) for name, tensor in tensors.items())
-    assert not list((project.settings.data_dir / "finetune" / str(project.id)).glob(f"{EMBEDDED}-*"))
+    assert not list(folder.glob(f"{EMBEDDED}-*"))
 
 
 def test_a_version_that_is_there_is_not_made_again(project: Annotated, monkeypatch: pytest.MonkeyPatch) -> None:
