@@ -32,7 +32,8 @@ from av2t_core.labelstudio.annotations import AnnotationError, Labelled, read_an
 from av2t_core.labelstudio.config import Targets, parse_label_config
 from av2t_core.media import Clip, Window
 from av2t_core.pointers import promote
-from av2t_core.predictor import Predictor
+from av2t_core.predictor import BYTES_PER_PIXEL, Predictor
+from av2t_core.presets import PRESETS
 from av2t_core.training import holdout
 from av2t_core.training.examples import ClipExamples, Thing, examples_of
 from av2t_core.training.finetuning import FineTuneRecipe, FineTuning
@@ -46,6 +47,7 @@ from worker import signs
 from worker.annotations import AnnotatedTask, Skipped, annotated_tasks
 from worker.client import LabelStudioClient
 from worker.connection import connected
+from worker.devices import gpu_of, room
 from worker.failures import GoneError, Interrupted
 from worker.jobs import file_name
 from worker.progress import Progress
@@ -55,6 +57,8 @@ from worker.settings import Settings
 
 log = logging.getLogger("av2t.worker")
 
+AT_ONCE = 2  # keyframes of SAM's own size that go through the model together
+TRAINING_BYTES_PER_PIXEL = 4 * BYTES_PER_PIXEL
 LEAST_CLIPS = 5
 """With fewer annotated clips nothing can be learnt and measured at once."""
 
@@ -121,7 +125,8 @@ class _FineTune:
         name = fine_tuned_name(base, self.project, self.number)
         version = find(name, self.settings.models_dir)
         if version is None:
-            version = self._make(base, name)
+            with room(self.connection, gpu_of(self.settings.device), _memory(base)):
+                version = self._make(base, name)
         else:
             log.info("project %d: %s is there already", self.project, name)
         return self._adopt(version)
@@ -292,8 +297,7 @@ class _FineTune:
     ) -> tuple[dict[str, torch.Tensor], list[float]]:
         """Train the predictor's model in its place: what has learned, and the mean loss of each epoch."""
         loaded = predictor.loaded
-        large = not base.card["preset"].startswith("tiny")
-        if large:
+        if _is_large(base):
             recompute_blocks(loaded.model)
         folder = RunFolder(self._run_folder(name, base, own))
         with folder.alone({"base": base.name, "recipe": asdict(self.recipe)}):
@@ -303,7 +307,7 @@ class _FineTune:
                 replay_of(base),
                 self.recipe,
                 folder,
-                at_once=2 if large else self.recipe.batch,
+                at_once=AT_ONCE if _is_large(base) else self.recipe.batch,
             )
             began, first = time.monotonic(), None
             with closing(tuning.run()) as steps:
@@ -353,6 +357,17 @@ class _FineTune:
         """Of one training: what it is of is in its name, so that other annotations begin another one."""
         learns_from = (base.name, asdict(self.recipe), [clip.key for clip in own])
         return self.folder / f"{name}-{hashlib.sha256(repr(learns_from).encode()).hexdigest()[:8]}"
+
+
+def _is_large(version: Version) -> bool:
+    return PRESETS[version.card["preset"]].gains_by_bf16
+
+
+def _memory(base: Version) -> int:
+    """Bytes that a training from this version takes on a GPU; generous, and not measured yet."""
+    weights = sum(path.stat().st_size for path, _ in base.files)
+    pixels = PRESETS[base.card["preset"]].model.sam.image_size ** 2
+    return 2 * weights + AT_ONCE * pixels * TRAINING_BYTES_PER_PIXEL
 
 
 def _require(project: int, usable: int, tasks: Sequence[object]) -> None:
