@@ -14,13 +14,14 @@ UV := $(shell command -v uv || echo .uv/bin/uv)
 export UV_PYTHON := $(PYTHON)
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help demo test test-full test-faults soak check lint audit format
+.PHONY: help demo test test-full test-circle test-faults soak check lint audit format
 
 help:
 	@echo 'make demo    start everything with demo clips in it; make demo ARGS=--help shows the options'
 	@echo 'make test    check the code and run every test; make test ARGS="-k queue" runs some'
 	@echo 'make test-full  the paper'"'"'s models at their real size: some ten minutes and 12 GB of memory'
-	@echo 'make test-faults  every fault at every moment of a job, and the soak: half an hour'
+	@echo 'make test-circle  clips are corrected, Start Training is pressed, and the masks get better: ten minutes'
+	@echo 'make test-faults  every fault at every moment of a job, and the soak: three quarters of an hour'
 	@echo 'make soak     200 tasks and a random fault every five seconds for ten minutes'
 	@echo 'make check   check the code and its dependencies: style, types, lock file, known vulnerabilities'
 	@echo 'make format  write the code in the project'"'"'s style'
@@ -34,6 +35,10 @@ test: lint
 
 test-full: .venv/dev
 	.venv/bin/pytest -m full -s $(ARGS)
+
+test-circle: .venv/dev
+	.ci/get_browser
+	.venv/bin/pytest -m circle -s tests/e2e/test_fine_tuning.py $(ARGS)
 
 # AV2T_SEED=7 make soak repeats a run; AV2T_TASKS and AV2T_FAULTS make it shorter or longer.
 test-faults: .venv/dev
