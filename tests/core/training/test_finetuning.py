@@ -122,7 +122,7 @@ def test_it_is_held_to_what_it_said_before(loaded: Loaded, tmp_path: Path, repla
     held = load_version(resolve(EMBEDDED), torch.device("cpu"))
     drift = Drift(held.model, replay)
     learn(tuning(held, tmp_path / "held", recipe, replay=replay))
-    assert drift().item() < 0.2 * free
+    assert drift().item() < 0.5 * free
 
 
 def test_a_loss_that_is_none_ends_it_before_anything_is_kept(loaded: Loaded, tmp_path: Path) -> None:
