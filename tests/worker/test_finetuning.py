@@ -1,5 +1,7 @@
 """From annotations in a real Label Studio to a model version; the trainings are as short as they can be."""
 
+import os
+import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +23,14 @@ from av2t_core.media import Clip
 from av2t_core.pointers import current, promote
 from av2t_core.predictor import Predictor
 from av2t_core.versions import Version, resolve
-from tests.conftest import EMBEDDED, ROOT, LabelStudioServer
+from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, wait_until
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
+from tests.up import python_m_av2t
+from tests.worker.test_trainings import model_processes
 from worker import finetuning, signs
 from worker.failures import Interrupted
 from worker.queue import TRAIN, open_queue
+from worker.queue_views import State
 from worker.settings import Settings
 from worker.trainings import enqueue_training, training
 
@@ -205,11 +210,8 @@ def test_what_was_interrupted_ends_as_if_it_had_not_been(project: Annotated, mon
     job = project.request(epochs=3, base_version=EMBEDDED)
     folder = project.settings.data_dir / "finetune" / str(project.id)
 
-    def after_two_steps() -> bool:
-        return any(log.read_text().count('"step"') == 2 for log in folder.glob(f"{EMBEDDED}-*/log.jsonl"))
-
     with monkeypatch.context() as patch:
-        patch.setattr(signs, "stop_wanted", after_two_steps)
+        patch.setattr(signs, "stop_wanted", lambda: _steps(folder) == 2)
         with pytest.raises(Interrupted):
             project.train(job)
     again = of(project, project.train(job)["version"])
@@ -220,6 +222,44 @@ def test_what_was_interrupted_ends_as_if_it_had_not_been(project: Annotated, mon
     assert tensors.keys() == expected.keys()
     assert all(tensor.equal(expected[name]) for name, tensor in tensors.items())
     assert not list(folder.glob(f"{EMBEDDED}-*"))
+
+
+def test_killed_in_the_middle_it_ends_as_if_it_had_not_been(project: Annotated) -> None:
+    whole = of(project, project.train(project.request(epochs=6))["version"])
+
+    job = project.request(epochs=6, base_version=EMBEDDED)
+    folder = project.settings.data_dir / "finetune" / str(project.id)
+    environment = {
+        "LABEL_STUDIO_URL": project.settings.label_studio_url,
+        "LABEL_STUDIO_API_KEY": project.settings.secret,
+        "REDIS_URL": project.settings.redis_url,
+        "AV2T_DATA_DIR": str(project.settings.data_dir),
+        "AV2T_DEVICE": "cpu",
+    }
+    command = [*python_m_av2t(), "worker", "--queues", "train", "--burst"]
+    with subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.PIPE, text=True) as worker:
+        wait_until(lambda: _steps(folder) >= 3, 120, "the third step")
+        [model] = model_processes(worker.pid)
+        model.kill()
+        steps = _steps(folder)
+        _, errors = worker.communicate(timeout=180)
+        assert worker.returncode == 0, errors
+    assert steps < 6
+
+    assert "the model's process died" in errors.lower()
+    told = training(project.redis, job.id)
+    assert told is not None
+    assert told.state is State.DONE
+    assert told.version
+    again = of(project, told.version)
+    assert again.card["learning_curve"] == whole.card["learning_curve"]
+    expected = load_file(whole.weights)
+    assert all(tensor.equal(expected[name]) for name, tensor in load_file(again.weights).items())
+
+
+def _steps(folder: Path) -> int:
+    """How many a training that runs has done."""
+    return sum(log.read_text().count('"step"') for log in folder.glob(f"{EMBEDDED}-*/log.jsonl"))
 
 
 def test_a_version_that_is_there_is_not_made_again(project: Annotated, monkeypatch: pytest.MonkeyPatch) -> None:
