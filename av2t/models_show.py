@@ -68,7 +68,7 @@ def show(args: argparse.Namespace) -> int:
         "project": found["project"],
         "made": found["created"] and _time(found["created"]),
         "preset": f"{card['preset']}, feature {card.get('feature', 'mul')}",
-        "names": _labels(card.get("labels", ())),
+        "names": _labels((*card.get("names", ()), *card.get("labels", ()))),
         "size": f"{in_gigabytes(found['bytes'])} in {version.directory}",
         "lacks": found["lacks"],
     }
