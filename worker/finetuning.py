@@ -10,14 +10,12 @@ import platform
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version as release
-from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -27,29 +25,27 @@ from rq.job import Job
 
 from av2t_core.checkpoint import save_version, with_names
 from av2t_core.disk import writing
-from av2t_core.errors import AV2TError, MediaError
-from av2t_core.labelstudio.annotations import AnnotationError, Labelled, read_annotation
+from av2t_core.errors import AV2TError
 from av2t_core.labelstudio.config import Targets, parse_label_config
-from av2t_core.media import Clip, Window
 from av2t_core.pointers import promote
 from av2t_core.predictor import BYTES_PER_PIXEL, Predictor
 from av2t_core.presets import PRESETS
 from av2t_core.training import holdout
-from av2t_core.training.examples import ClipExamples, Thing, examples_of
 from av2t_core.training.finetuning import FineTuneRecipe, FineTuning
 from av2t_core.training.folder import RunFolder
 from av2t_core.training.judging import Keyframes, Metrics, as_card, compare, judge_clip
 from av2t_core.training.names import fit_names, learnable
 from av2t_core.training.replay import replay_of
 from av2t_core.training.trainer import recompute_blocks
-from av2t_core.versions import NAMES, Version, file_hash, find, fine_tuned_name, resolve
+from av2t_core.versions import NAMES, Version, find, fine_tuned_name, resolve
 from worker import signs
+from worker.annotated_clips import AnnotatedClips, PulledClip
 from worker.annotations import AnnotatedTask, Skipped, annotated_tasks
 from worker.client import LabelStudioClient
 from worker.connection import connected
 from worker.devices import gpu_of, room
-from worker.failures import GoneError, Interrupted
-from worker.jobs import file_name
+from worker.failures import Interrupted
+from worker.jobs import load_predictor
 from worker.progress import Progress
 from worker.projects import Project, known
 from worker.reconcile import repredict
@@ -67,20 +63,6 @@ LEAST_CLIPS = 5
 class _Context:
     settings: Settings
     client: LabelStudioClient
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Pulled:
-    """An annotated clip that can be used. `key`: what its examples depend on."""
-
-    task: AnnotatedTask
-    key: str
-    examples: ClipExamples
-
-    @property
-    def sha256(self) -> str:
-        """Of the clip's file."""
-        return self.examples.sha256
 
 
 _context: _Context | None = None
@@ -148,15 +130,9 @@ class _FineTune:
         tasks = list(annotated_tasks(self.client, self.project, targets, self.settings))
         usable = [task for task in tasks if isinstance(task, AnnotatedTask)]
         _require(self.project, len(usable), tasks)
-        predictor = Predictor.load(
-            base.name,
-            self.settings.device,
-            models_dir=self.settings.models_dir,
-            precision=self.settings.precision,
-            silence_dbfs=self.settings.silence_dbfs,
-            least_score=self.settings.least_score,
-        )
-        pulled, skipped = self._pull(usable, targets, base, predictor)
+        predictor = load_predictor(base.name, self.settings)
+        annotated = AnnotatedClips(self.client, self.settings, targets, self.folder / "clips", self.progress)
+        pulled, skipped = annotated.pull(usable, base, predictor.loaded)
         skipped += [task for task in tasks if isinstance(task, Skipped)]
         _require(self.project, len(pulled), skipped)
         trained = {clip["sha256"] for each in base.chain for clip in _clips(each.card) if clip["use"] == "training"}
@@ -164,13 +140,13 @@ class _FineTune:
         held_out = [clip for clip in pulled if clip.sha256 in apart]
         own = [clip for clip in pulled if clip.sha256 not in apart]
         self.progress.show(0, None, now=True, clips=len(own), held_out=len(held_out))
-        before = self._judge(predictor, held_out, targets, first=True)
+        before = self._judge(predictor, annotated, held_out, first=True)
         names, named = _learn_names(targets, base, predictor, own)
         learned, curve = self._learn(predictor, base, name, own)
         if names:
             on_device = {key: tensor.to(predictor.loaded.device) for key, tensor in named.items()}
             predictor.loaded = with_names(predictor.loaded, names, on_device)
-        after = self._judge(predictor, held_out, targets, first=False)
+        after = self._judge(predictor, annotated, held_out, first=False)
         verdict = compare(before, after)
         metrics = as_card(Metrics.of(before), Metrics.of(after), verdict, len(held_out))
         card = {
@@ -204,83 +180,8 @@ class _FineTune:
         log.info("project %d: %s: %s", self.project, name, verdict.sentence)
         return resolve(name, models_dir)
 
-    def _pull(
-        self, tasks: Sequence[AnnotatedTask], targets: Targets, base: Version, predictor: Predictor
-    ) -> tuple[list[_Pulled], list[Skipped]]:
-        """The clips, with what the model reads of them and their masks kept as examples."""
-        pulled: list[_Pulled] = []
-        skipped: list[Skipped] = []
-        folder = self.folder / "clips"
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        wanted = set()
-        for done, task in enumerate(tasks):
-            self.progress.show(done, len(tasks), stage="pulling")
-            if signs.stop_wanted():
-                raise Interrupted
-            path = folder / f"{self._key(task, base)}.safetensors"
-            wanted.add(path.name)
-            try:
-                examples = ClipExamples.load(path) or self._examples(task, targets, predictor, path)
-            except GoneError:
-                skipped.append(Skipped(task=task.task, reason="it is gone"))
-            except (MediaError, AnnotationError) as error:
-                skipped.append(Skipped(task=task.task, reason=str(error)))
-            else:
-                pulled.append(_Pulled(task=task, key=path.name, examples=examples))
-        for path in folder.iterdir():
-            if path.name not in wanted:  # of annotations that have changed or are gone
-                path.unlink(missing_ok=True)
-        for each in skipped:
-            log.info("task %d of project %d is left out: %s", each.task, self.project, each.reason)
-        return pulled, skipped
-
-    def _examples(self, task: AnnotatedTask, targets: Targets, predictor: Predictor, path: Path) -> ClipExamples:
-        """Make and keep those of a clip. MediaError, AnnotationError, GoneError."""
-        with self._opened(task, targets) as (sha256, windows, labelled):
-            things: dict[int, list[Thing]] = {}
-            for each in labelled.things:
-                things.setdefault(each.page, []).append((each.labels, each.mask))
-            examples = examples_of(predictor.loaded, windows, labelled.masks, things, sha256)
-        count = len(examples.keyframes)
-        if count != task.pages:
-            raise AnnotationError(
-                f"it was annotated on {task.pages} frames, and the clip has {count} keyframes now: set"
-                " AV2T_KEYFRAMES_PER_SECOND and AV2T_MAX_KEYFRAMES to what they were, or annotate it anew"
-            )
-        with writing(path):
-            examples.save(path)
-        return examples
-
-    @contextmanager
-    def _opened(self, task: AnnotatedTask, targets: Targets) -> Iterator[tuple[str, Iterator[Window], Labelled]]:
-        """The sha256 of the clip's file, its windows as for a prediction, and what the person said of them."""
-        settings = self.settings
-        with TemporaryDirectory(prefix="av2t-") as name:
-            path = Path(name) / file_name(task.url)
-            self.client.fetch(task.url, task.task, path)
-            try:
-                with Clip(path, per_second=settings.keyframes_per_second, most=settings.max_keyframes) as clip:
-                    windows = self._living(clip.windows())
-                    first = next(windows)
-                    labelled = read_annotation(
-                        targets,
-                        task.result,
-                        shape=first.image.shape[:2],
-                        pages=task.pages,
-                        boxes=settings.boxes_are_masks,
-                    )
-                    yield file_hash(path), chain([first], windows), labelled
-            except MediaError as error:
-                raise MediaError(str(error).replace(str(path), path.name)) from None
-
-    def _living(self, windows: Iterator[Window]) -> Iterator[Window]:
-        for window in windows:
-            signs.alive()
-            yield window
-
     def _judge(
-        self, predictor: Predictor, clips: Sequence[_Pulled], targets: Targets, *, first: bool
+        self, predictor: Predictor, annotated: AnnotatedClips, clips: Sequence[PulledClip], *, first: bool
     ) -> list[Keyframes]:
         """The held-out clips, by the version that there was (`first`) and by the one that there is now."""
         found = []
@@ -288,12 +189,12 @@ class _FineTune:
             self.progress.show(done + len(clips) * (not first), 2 * len(clips), now=done == 0, stage="judging")
             if signs.stop_wanted():
                 raise Interrupted
-            with self._opened(clip.task, targets) as (_, windows, labelled):
+            with annotated.opened(clip.task) as (_, windows, labelled):
                 found.append(judge_clip(predictor, windows, labelled.masks))
         return found
 
     def _learn(
-        self, predictor: Predictor, base: Version, name: str, own: Sequence[_Pulled]
+        self, predictor: Predictor, base: Version, name: str, own: Sequence[PulledClip]
     ) -> tuple[dict[str, torch.Tensor], list[float]]:
         """Train the predictor's model in its place: what has learned, and the mean loss of each epoch."""
         loaded = predictor.loaded
@@ -346,14 +247,7 @@ class _FineTune:
             "metrics": version.card["metrics"],
         }
 
-    def _key(self, task: AnnotatedTask, base: Version) -> str:
-        """Of a clip's examples: all that they depend on. The encoders are those of the root."""
-        settings, root = self.settings, base.chain[-1]
-        parts = (task.task, task.url, task.annotation, task.updated_at, task.pages, root.name, root.card["sha256"])
-        chosen = (settings.keyframes_per_second, settings.max_keyframes, settings.boxes_are_masks, release("av2t-sam"))
-        return hashlib.sha256(repr((parts, chosen)).encode()).hexdigest()[:32]
-
-    def _run_folder(self, name: str, base: Version, own: Sequence[_Pulled]) -> Path:
+    def _run_folder(self, name: str, base: Version, own: Sequence[PulledClip]) -> Path:
         """Of one training: what it is of is in its name, so that other annotations begin another one."""
         learns_from = (base.name, asdict(self.recipe), [clip.key for clip in own])
         return self.folder / f"{name}-{hashlib.sha256(repr(learns_from).encode()).hexdigest()[:8]}"
@@ -382,7 +276,7 @@ def _require(project: int, usable: int, tasks: Sequence[object]) -> None:
 
 
 def _learn_names(
-    targets: Targets, base: Version, predictor: Predictor, own: Sequence[_Pulled]
+    targets: Targets, base: Version, predictor: Predictor, own: Sequence[PulledClip]
 ) -> tuple[tuple[str, ...], dict[str, torch.Tensor]]:
     """The project's labels that the model has no name for and cannot read, and the tensors by which it has from now on.
 
@@ -414,7 +308,7 @@ def _clips(card: Mapping[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _data(own: Sequence[_Pulled], held_out: Sequence[_Pulled], skipped: Sequence[Skipped]) -> dict[str, Any]:
+def _data(own: Sequence[PulledClip], held_out: Sequence[PulledClip], skipped: Sequence[Skipped]) -> dict[str, Any]:
     """Every clip's use, or why it has none, for the card."""
     used = [
         {"task": clip.task.task, "annotation": clip.task.annotation, "sha256": clip.sha256, "use": use}

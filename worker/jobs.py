@@ -49,7 +49,7 @@ class Context:
     def predictor_of(self, model_version: str) -> Predictor:
         """The model of the job's version; another one than the last job's is loaded in its place."""
         if self.predictor.model_version != model_version:
-            self.predictor = _load(model_version, self.settings)
+            self.predictor = load_predictor(model_version, self.settings)
         return self.predictor
 
 
@@ -61,12 +61,15 @@ def set_up(settings: Settings) -> str | None:
     key or the model cannot be used.
     """
     global _context
-    _context = Context(settings=settings, client=connected(settings), predictor=_load(settings.model, settings))
+    _context = Context(
+        settings=settings, client=connected(settings), predictor=load_predictor(settings.model, settings)
+    )
     gpu = gpu_of(settings.device)
     return gpu.uuid if gpu else None
 
 
-def _load(name: str, settings: Settings) -> Predictor:
+def load_predictor(name: str, settings: Settings) -> Predictor:
+    """A model version as the settings have it. WeightsError, ConfigError as for `Predictor.load`."""
     started = time.monotonic()
     if caution := resolve(name, settings.models_dir).caution:
         log.warning("%s", caution)
