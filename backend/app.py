@@ -15,12 +15,14 @@ from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, NotFound, 
 from werkzeug.wrappers import Response as BaseResponse
 
 from av2t_core.errors import AV2TError
+from av2t_core.pointers import promote, rollback
 from backend import bodies, status
 from backend.bodies import BodyError
 from backend.frame import api
 from backend.manager import Manager, UnknownProjectError
 from backend.metrics import CONTENT_TYPE, exposition
 from worker.queue import QueueError, reachable, retry_job, stop_job
+from worker.reconcile import reconcile_soon
 from worker.settings import Settings
 from worker.sheets import sheet
 from worker.trainings import training
@@ -51,7 +53,7 @@ def create_app(settings: Settings, connection: Redis) -> Flask:
 
 
 # The page's own; all else that is posted is the protocol's JSON.
-BUTTONS = {"retry", "stop"}
+BUTTONS = {"retry", "stop", "use", "take_back", "predict_anew"}
 
 
 @server.before_request
@@ -168,6 +170,37 @@ def retry() -> BaseResponse:
 @server.post("/stop")
 def stop() -> BaseResponse:
     stop_job(server.config["REDIS"], request.form.get("id", ""))
+    return redirect("./", HTTPStatus.SEE_OTHER)
+
+
+@server.post("/use")
+def use() -> BaseResponse:
+    """What the project PROJECT in "PROJECT/NAME" predicts with from now on."""
+    project, _, name = request.form.get("id", "").partition("/")
+    promote(server.config["SETTINGS"].models_dir, _project(project), name)
+    return _done(None)
+
+
+@server.post("/take-back")
+def take_back() -> BaseResponse:
+    rollback(server.config["SETTINGS"].models_dir, _project(request.form.get("id", "")))
+    return _done(None)
+
+
+@server.post("/predict-anew")
+def predict_anew() -> BaseResponse:
+    return _done(_project(request.form.get("id", "")))
+
+
+def _project(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise BodyError("id", f"{text!r} is no number of a project")
+    return int(text)
+
+
+def _done(repredict: int | None) -> BaseResponse:
+    """A worker, which has the key, makes Label Studio ask for the version, and queues what is to be predicted."""
+    reconcile_soon(server.config["REDIS"], repredict)
     return redirect("./", HTTPStatus.SEE_OTHER)
 
 

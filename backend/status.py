@@ -7,8 +7,10 @@ from urllib.parse import urlsplit
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from redis import Redis
 
+from av2t_core.pointers import read
+from av2t_core.versions import installed
 from backend.manager import Manager
-from worker.projects import all_known
+from worker.projects import Project, all_known
 from worker.queue import TRAIN
 from worker.queue_views import failed_jobs, finished_jobs, overview, workers
 from worker.settings import Settings
@@ -46,15 +48,34 @@ def snapshot(connection: Redis, manager: Manager, settings: Settings) -> dict[st
     return {
         **queue,
         "model_version": manager.current_version(),
-        "projects": [
-            {"id": each.id, "model_version": each.model_version(settings), "link": link(each.id)} for each in projects
-        ],
+        "projects": [{**_project(each, settings), "link": link(each.id)} for each in projects],
         "running": [with_link(row) for row in queue["running"]],
         "failures": [with_link(row) for row in failures],
         "done": [{**with_link(plain(asdict(job))), "sheet": job.id in pictured} for job in done],
         "trainings": [{**plain(asdict(each)), "told": each.told, "link": link(each.project)} for each in learnt],
         "trainers": plain([asdict(worker) for worker in workers(connection, TRAIN)]),
         "remarks": [plain(asdict(remark)) for remark in manager.remarks()],
+    }
+
+
+def _project(project: Project, settings: Settings) -> dict[str, Any]:
+    """`versions`: those that were made for it, the newest first, but for the one that it uses. `earlier`: whether it
+    used another one before. `pinned`: its settings in Label Studio name the one that it uses. `outdated`: whether
+    tasks that an earlier one has predicted wait for a person to say so."""
+    models_dir = settings.models_dir
+    current = project.model_version(settings)
+    pointer = read(models_dir, project.id)
+    own = [each for each in installed(models_dir) if each.card.get("project") == project.id and each.name != current]
+    return {
+        "id": project.id,
+        "model_version": current,
+        "pinned": pointer is not None and pointer.current != current,
+        "earlier": bool(pointer and pointer.history),
+        "outdated": pointer is not None and settings.repredict == "ask",
+        "versions": [
+            {"name": each.name, "sentence": each.card.get("verdict", {}).get("sentence", "")}
+            for each in sorted(own, key=lambda each: str(each.card.get("created")), reverse=True)
+        ],
     }
 
 

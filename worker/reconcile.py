@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("av2t.worker")
 
 KEY = "av2t:reconciled"
+WANTED = "av2t:repredict"
+"""The projects of which a person wants the tasks that nobody has touched predicted anew."""
 LOOK = 15  # seconds between two looks at whether it is time
 # Names of model versions that this project makes: those of presets, and those of a project's trainings.
 _OURS = re.compile(rf"({'|'.join(map(re.escape, PRESETS))})(-.*)?|.*-p\d+-\d+")
@@ -76,13 +78,22 @@ def reconcile(connection: Redis, settings: Settings) -> int:
             except WeightsError as error:  # a project without a usable model version leaves the others theirs
                 log.warning("%s", error)
                 continue
-            if settings.repredict == "always":
+            if settings.repredict == "always" or _is_wanted(connection, project.id):
                 missed += _by_score(connection, project.id, outdated)
             new = enqueue_preannotation(connection, project.id, missed, version).new
             if new:
                 log.info("project %d: %d tasks without a prediction of %s were queued", project.id, new, version)
             found += new
     return found
+
+
+def reconcile_soon(connection: Redis, repredict: int | None = None) -> None:
+    """Have a worker look through the projects within LOOK seconds; `repredict`: of that one the tasks that nobody has
+    touched are predicted anew, whatever the settings say. QueueError."""
+    with reachable(connection):
+        if repredict is not None:
+            connection.sadd(WANTED, repredict)
+        connection.delete(KEY)
 
 
 def outdated_tasks(
@@ -134,6 +145,12 @@ def _by_score(connection: Redis, project: int, tasks: list[int]) -> list[int]:
     with reachable(connection):
         score = scores.known(connection, project, tasks)
     return sorted(tasks, key=lambda task: score.get(task, 1.1))
+
+
+def _is_wanted(connection: Redis, project: int) -> bool:
+    """Whether a person wants its tasks predicted anew, who is served once. QueueError."""
+    with reachable(connection):
+        return bool(connection.srem(WANTED, project))
 
 
 def _is_due(connection: Redis, minutes: int) -> bool:

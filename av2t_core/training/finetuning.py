@@ -27,17 +27,22 @@ from av2t_core.training.replay import Drift, Replay
 MASK_DECODER = "mask-decoder"
 """What may learn, too: all that the paper trains, SAM's mask decoder and what writes its prompt among it."""
 
+_LEAST_EPOCHS = 3
+
 Row = tuple[Examples, int]
 """A keyframe: the index among its clip's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuneRecipe:
-    """`batch` is in keyframes; `lr` rises over the first steps and falls along a cosine; `replay`: the weight of Drift
+    """`epochs`: at most; with many keyframes fewer, three at least, so that no more than `steps` steps come of them.
+
+    `batch` is in keyframes; `lr` rises over the first steps and falls along a cosine; `replay`: the weight of Drift
     beside the paper's loss.
     """
 
     epochs: int = 20
+    steps: int = 2000
     batch: int = 10
     replay: float = 10.0
     lr: float = 4e-3
@@ -92,14 +97,18 @@ class FineTuning:
         self.optimiser = AdamW(self.parameters.values(), lr=recipe.lr, weight_decay=recipe.weight_decay)
 
     @property
+    def epochs(self) -> int:
+        return min(self.recipe.epochs, max(_LEAST_EPOCHS, self.recipe.steps // self._steps_of_epoch))
+
+    @property
     def steps(self) -> int:
-        return self._steps_of_epoch * self.recipe.epochs
+        return self._steps_of_epoch * self.epochs
 
     def run(self) -> Generator[Learned]:
         """Learn, step by step. Who stops it in between finds it again where it was. TrainingError: it diverges."""
         position = self._go_on()
         try:
-            while position.epoch < self.recipe.epochs:
+            while position.epoch < self.epochs:
                 loss = self._learn(position.epoch, position.step)
                 position.step += 1
                 position.bce += (loss[0] - position.bce) / position.step
@@ -117,7 +126,7 @@ class FineTuning:
                     step=done,
                     steps=self.steps,
                     epoch=epoch,
-                    epochs=self.recipe.epochs,
+                    epochs=self.epochs,
                     loss=sum(loss),
                     mean_loss=mean,
                 )

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,8 +13,11 @@ from redis import Redis
 from rq import SimpleWorker
 from rq.job import Job
 
-from tests.backend.conftest import CONFIG, Backend
-from worker import queue, totals, trainings
+from av2t_core.checkpoint import save_version
+from av2t_core.versions import resolve
+from tests.backend.conftest import CONFIG, Backend, running
+from tests.conftest import EMBEDDED
+from worker import queue, reconcile, totals, trainings
 from worker.queue import TRAIN, enqueue_preannotation, job_id, open_queue
 from worker.sheets import MOST, having_sheets, keep_sheet
 from worker.trainings import enqueue_training
@@ -125,6 +130,53 @@ def test_another_site_cannot_press_them(backend: Backend, redis: Redis, headers:
 
 def test_an_older_browser_can_press_them(backend: Backend) -> None:
     assert press(backend, "stop", "none", **{"Sec-Fetch-Site": "", "Origin": backend.url}) == 303
+
+
+def test_which_version_a_project_uses(redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    models_dir = tmp_path / "data" / "models"
+    for number in (1, 2):
+        save_version(models_dir / f"{EMBEDDED}-p3-{number}", tuned(number), {})
+    environment = {"AV2T_DATA_DIR": str(tmp_path / "data"), "AV2T_REPREDICT": "ask"}
+    with running(redis_url, tmp_path / "backend.log", **environment) as backend:
+        backend.set_up(3)
+
+        def uses() -> str:
+            [project] = backend.http.get("/status.json").json()["projects"]
+            assert backend.post("/setup", project="3.1", schema=CONFIG).json() == {
+                "model_version": project["model_version"]
+            }
+            return str(project["model_version"])
+
+        assert uses() == EMBEDDED
+        page = Page(backend.http.get("/").text)
+        assert page.buttons == [f"3/{EMBEDDED}-p3-2", f"3/{EMBEDDED}-p3-1"]
+        assert "It is better <2>" in page.text
+
+        redis.set(reconcile.KEY, "")
+        assert press(backend, "use", f"3/{EMBEDDED}-p3-1") == 303
+        assert uses() == f"{EMBEDDED}-p3-1"
+        assert not redis.exists(reconcile.KEY)  # so that a worker sees to the rest at once
+        assert Page(backend.http.get("/").text).buttons == ["3", "3", f"3/{EMBEDDED}-p3-2"]
+        assert press(backend, "predict-anew", "3") == 303
+        assert redis.smembers(reconcile.WANTED) == {b"3"}
+        assert press(backend, "take-back", "3") == 303
+        assert uses() == EMBEDDED
+
+        assert press(backend, "take-back", "3") == 422
+        assert press(backend, "use", "3/none") == 422
+        assert press(backend, "use", "../x/tiny") == 400
+        assert press(backend, "use", f"3/{EMBEDDED}-p3-1", **{"Sec-Fetch-Site": "cross-site"}) == 403
+        assert uses() == EMBEDDED
+
+
+def tuned(number: int) -> dict[str, Any]:
+    """The card of a version that a training of project 3 has made."""
+    card = resolve(EMBEDDED).card
+    return {
+        **{name: card[name] for name in ("preset", "labels")},
+        **{"parent": EMBEDDED, "onto_parent": True, "project": 3, "created": f"2026-01-0{number}T00:00:00+00:00"},
+        "verdict": {"better": True, "sentence": f"It is better <{number}>"},
+    }
 
 
 def test_what_was_done_last_and_what_is_to_be_said_of_it(

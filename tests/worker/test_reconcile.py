@@ -20,7 +20,8 @@ from tests.conftest import EMBEDDED, LabelStudioServer, queued_tasks
 from worker import scores
 from worker.client import LabelStudioClient
 from worker.projects import Project, all_known, keep
-from worker.reconcile import outdated_tasks, reconcile, repredict
+from worker.queue import open_queue, stop_job
+from worker.reconcile import outdated_tasks, reconcile, reconcile_soon, repredict
 from worker.settings import Settings
 
 
@@ -98,6 +99,18 @@ def test_a_new_version_predicts_what_nobody_has_touched_the_least_sure_first(
     assert reconcile(redis, settings) == 4
     assert queued_tasks(redis) == [tasks.fresh, low, high, unknown]
     assert reconcile(redis, settings) == 0
+
+
+def test_whoever_is_asked_may_say_so_once(tasks: Tasks, redis: Redis, settings: Settings, project: int) -> None:
+    asking = settings.model_copy(update={"repredict": "ask"})
+    high, low, unknown = tasks.untouched
+    reconcile_soon(redis, repredict=project)
+    reconcile(redis, asking)
+    assert queued_tasks(redis) == [tasks.fresh, low, high, unknown]
+    for job in open_queue(redis).get_job_ids():
+        stop_job(redis, job)
+    reconcile(redis, asking)
+    assert queued_tasks(redis) == [tasks.fresh]
 
 
 @pytest.mark.parametrize("choice", ["ask", "never"])

@@ -87,6 +87,13 @@ def test_it_tells_how_far_it_is(loaded: Loaded, tmp_path: Path) -> None:
     assert told[1].mean_loss == pytest.approx((told[0].loss + told[1].loss) / 2)
 
 
+def test_many_keyframes_are_seen_less_often(loaded: Loaded, tmp_path: Path) -> None:
+    """Two steps an epoch: three keyframes in batches of two."""
+    for steps, epochs in ((2000, 20), (10, 5), (2, 3)):
+        tuned = tuning(loaded, tmp_path / "run", FineTuneRecipe(batch=2, steps=steps))
+        assert (tuned.epochs, tuned.steps) == (epochs, 2 * epochs)
+
+
 def test_how_many_go_through_the_model_together_changes_nothing(loaded: Loaded, tmp_path: Path) -> None:
     together = tuning(loaded, tmp_path / "a")
     learn(together)
