@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from av2t_core.avsbench import SIZE
-from av2t_core.checkpoint import Loaded, load_version
+from av2t_core.checkpoint import Loaded, build, load_version
+from av2t_core.model.reference import to_reference_state_dict
 from av2t_core.model.trained import is_trained
 from av2t_core.training.examples import Examples
 from av2t_core.training.finetuning import MASK_DECODER, FineTuneRecipe, FineTuning, Learned
@@ -73,6 +74,18 @@ def test_nothing_learns_but_what_is_asked_for(loaded: Loaded, tmp_path: Path, al
     own = {name for name in before if name.startswith(("projector.", "adapters."))}
     assert own <= changed <= tuned.trained().keys()
     assert tuned.trained().keys() == ({name for name in before if is_trained(name)} if also else own)
+
+
+@pytest.mark.parametrize("preset", ["sam2-l", "sam1-h"])
+def test_the_reference_has_its_names_for_what_learns(preset: str) -> None:
+    """So that a version of the paper's models can be given back to its authors' code."""
+    model = build(preset).model
+    theirs = dict(zip(model.state_dict(), to_reference_state_dict(model), strict=True))
+    learned = {name for name in theirs if RECIPE.learns(name)}
+    assert {theirs[name] for name in learned} == {
+        name for name in theirs.values() if name.startswith(("projector.", "audio_prompt_generator."))
+    }
+    assert learned < {name for name in theirs if replace(RECIPE, also=(MASK_DECODER,)).learns(name)}
 
 
 def test_it_tells_how_far_it_is(loaded: Loaded, tmp_path: Path) -> None:
