@@ -5,7 +5,7 @@ It starts from a version of the same segmenter and encoders: EVF-SAM for the pap
 trains from nothing.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from itertools import chain
 from pathlib import Path
@@ -51,7 +51,12 @@ def load_start(
 
 
 def keep_trained(
-    models_dir: Path, name: str, start: Version, card: Mapping[str, Any], trained: Mapping[str, Tensor]
+    models_dir: Path,
+    name: str,
+    start: Version,
+    card: Mapping[str, Any],
+    trained: Mapping[str, Tensor],
+    beside: Sequence[Path] = (),
 ) -> None:
     """A model version of what was trained, by the names of `is_trained`, over what was not. WeightsError: it exists."""
     parts = list(start.card.get("parts", ())) if start.directory.parent == models_dir else []
@@ -70,6 +75,7 @@ def keep_trained(
             models_dir / name,
             {**card, "labels": start.card["labels"], "parent": start.name, "parts": parts},
             {f"model.{key}": tensor for key, tensor in trained.items()},
+            beside,
         )
 
 

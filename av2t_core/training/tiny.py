@@ -24,16 +24,17 @@ from torch import Tensor, distributed, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
-from av2t_core.checkpoint import build, fill, read_tensors, save_version
+from av2t_core.avsbench import FRAMES
+from av2t_core.checkpoint import Loaded, build, fill, read_tensors, save_version
 from av2t_core.compose.cutouts import Cutouts
 from av2t_core.encoders.tiny import TinyAudioEncoder, TinyEncodersConfig, TinyImageEncoder
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.efficientnet import EfficientNetLite
-from av2t_core.model.inputs import multimodal_images, normalise_sam
+from av2t_core.model.inputs import multimodal_images, normalise_sam, to_device
 from av2t_core.predictor import Predictor
 from av2t_core.presets import TINY
 from av2t_core.training import replay
-from av2t_core.training.calibrating import CLIPS, fit
+from av2t_core.training.calibrating import CLIPS, composed, fit
 from av2t_core.training.evaluation import evaluate
 from av2t_core.training.imagenet import imagenet_weights
 from av2t_core.training.loop import Loop
@@ -115,7 +116,7 @@ def keep_version(
     settled: bool = True,
     frames: int = 150,
     clips: int = CLIPS,
-    replayed_clips: int = replay.CLIPS,
+    replayed_clips: int = replay.WINDOWS // FRAMES,
 ) -> None:
     """The stages' results as a model version, with its calibration, with what it scores, and some of what it learnt.
 
@@ -139,9 +140,19 @@ def keep_version(
         "recipe": asdict(recipe),
         "calibration": asdict(calibration),
         "metrics": evaluate(predictor, cutouts.part("val"), frames),
-        "replay_sha256": replay.keep(replayed, loaded, cutouts, replayed_clips),
+        "replay_sha256": replay.keep(replayed, _embeddings(loaded, cutouts, replayed_clips)),
     }
     save_version(directory, card, tensors, [replayed])
+
+
+@torch.inference_mode()
+def _embeddings(loaded: Loaded, cutouts: Cutouts, clips: int) -> replay.Replay:
+    """Of clips that are composed of what is there for training."""
+    v, a = [], []
+    for window, _ in composed(cutouts.part("train"), clips, seed=3):
+        v.append(loaded.image_encoder.encode(to_device([window.image], loaded.device)))
+        a.append(loaded.audio_encoder.encode([window.sound]))
+    return replay.Replay(v=torch.cat(v), a=torch.cat(a))
 
 
 class Run:

@@ -14,9 +14,11 @@ from tqdm import tqdm
 from av2t_core.training.folder import RunFolder
 from av2t_core.training.paper import accelerator
 from av2t_core.training.plan import Plan, TrainingError
+from av2t_core.training.replay import WINDOWS, keep
 from av2t_core.training.start import keep_trained, load_start
 from av2t_core.training.store import TensorStore
 from av2t_core.training.trainer import Bar, Schedule, Trainer
+from av2t_core.versions import REPLAY_FILE
 
 
 def train_version(
@@ -62,7 +64,9 @@ def train_version(
         if first:
             software = {"av2t": version("av2t-sam"), "torch": torch.__version__, "python": platform.python_version()}
             card = {**plan.card, "metrics": metrics, "software": software}
-            keep_trained(plan.models_dir, plan.name, plan.start, card, run.best())
+            replayed = folder / REPLAY_FILE
+            card["replay_sha256"] = keep(replayed, trainer.some_embeddings(WINDOWS))
+            keep_trained(plan.models_dir, plan.name, plan.start, card, run.best(), [replayed])
         shared.wait_for_everyone()
     # A model whose blocks are computed twice refers to itself; its memory is for the next one.
     del trainer, loaded

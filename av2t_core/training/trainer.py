@@ -8,6 +8,7 @@ from functools import partial
 from math import ceil
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -20,12 +21,13 @@ from av2t_core.checkpoint import Loaded
 from av2t_core.memory import resident_peak, start_peak
 from av2t_core.metrics import avsbench_iou
 from av2t_core.model.av2t_sam import AV2TSam
-from av2t_core.training.batches import Part, Read, batches, inputs, read_parts
+from av2t_core.training.batches import Part, Read, batches, inputs, read, read_parts
 from av2t_core.training.curve import draw_curve
 from av2t_core.training.folder import Entry, Position, RunFolder
-from av2t_core.training.frozen import FrozenResults
+from av2t_core.training.frozen import Frozen, FrozenResults
 from av2t_core.training.paper import PaperTraining, trained_parameters
 from av2t_core.training.plan import PaperRecipe
+from av2t_core.training.replay import Replay
 from av2t_core.training.store import TensorStore
 
 Bar = Callable[[str, int | None, str], Any]
@@ -96,6 +98,20 @@ class Trainer:
         if self._speaks:
             draw_curve(self.folder.entries(), self.folder.path.name, self.folder.path / "curve.png")
         return position
+
+    def some_embeddings(self, windows: int) -> Replay:
+        """Of about so many of the training clips' frames, for trainings that start from this one; always the same."""
+        found: list[Frozen] = []
+        for index in np.random.default_rng(self.recipe.seed).permutation(len(self.clips)):
+            clip = self.clips[index]
+            frozen = self.results.stored(clip)
+            if frozen is None:
+                one = read(clip, self.results)
+                frozen = self.results.compute(clip, one.images, one.sounds)
+            found.append(frozen)
+            if sum(len(each.a) for each in found) >= windows:
+                break
+        return Replay(v=torch.cat([each.v.cpu() for each in found]), a=torch.cat([each.a.cpu() for each in found]))
 
     def _go_on(self) -> Position:
         state = self.folder.load()

@@ -19,6 +19,7 @@ from av2t.__main__ import main
 from av2t_core.checkpoint import build
 from av2t_core.model.trained import is_trained
 from av2t_core.predictor import Predictor
+from av2t_core.training.replay import replay_of
 from av2t_core.versions import resolve
 from tests import micro_published as published
 from tests.av2t.test_cli import assert_refused, av2t
@@ -104,6 +105,11 @@ def test_what_was_trained_is_a_model_version_that_predicts(root: Path, whole: Ru
     assert all(torch.equal(tensor, start[key]) for key, tensor in frozen.items())
     predictor = Predictor.load("mine", "cpu", models_dir=whole.data_dir / "models")
     assert predictor.labels == tuple(resolve(EMBEDDED).card["labels"])
+    # What a training that starts from it is to remember: all of its training's frames, for they are few.
+    replayed = replay_of(version)
+    assert replayed is not None
+    assert replayed.a.shape == (8 * 5, model.config.audio_width)
+    assert replayed.v.shape == (8 * 5, model.config.image_width)
     # A training never becomes the default by itself.
     assert resolve("tiny", whole.data_dir / "models").name == EMBEDDED
 
