@@ -31,7 +31,7 @@ demo: .venv/demo
 
 test: lint
 	.ci/get_browser
-	OMP_NUM_THREADS=1 .venv/bin/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 test-full: .venv/dev
 	.venv/bin/pytest -m full -s $(ARGS)
