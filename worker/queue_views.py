@@ -142,13 +142,12 @@ def overview(connection: Redis, project: int | None = None) -> Overview:
     """Counts, running jobs (of one project, or all) and workers of pre-annotation. Raises QueueError."""
     with reachable(connection):
         queue = open_queue(connection)
-        counts = _counts(queue, "" if project is None else f"preannotate-{project}-")
-        started = fetch(connection, queue.started_job_registry.get_job_ids(cleanup=False))
+        counts, started = _counts(queue, "" if project is None else f"preannotate-{project}-")
         return Overview(
             queued=counts.queued,
             finished=counts.finished,
             failed=counts.failed,
-            running=tuple(_running(job) for job in started if project in (None, job.kwargs["project"])),
+            running=tuple(_running(job) for job in fetch(connection, started)),
             workers=_workers(queue),
         )
 
@@ -156,7 +155,7 @@ def overview(connection: Redis, project: int | None = None) -> Overview:
 def counts(connection: Redis, queue: str) -> Counts:
     """Of all jobs of the queue of this name. Raises QueueError."""
     with reachable(connection):
-        return _counts(open_queue(connection, queue), "")
+        return _counts(open_queue(connection, queue), "")[0]
 
 
 def workers(connection: Redis, queue: str = PREANNOTATE) -> tuple[WorkerState, ...]:
@@ -183,23 +182,29 @@ def reason(job: Job) -> str:
     return recorded.strip().rpartition("\n")[2] or "Unknown: the worker left no reason"
 
 
-def _counts(queue: Queue, start: str) -> Counts:
-    """Of the jobs whose ids begin with `start`; without one nothing is listed, which a long queue would be slow to."""
+def _counts(queue: Queue, start: str) -> tuple[Counts, list[str]]:
+    """Of the jobs whose ids begin with `start`, and the ids of those that run.
+
+    All of one moment: a job that is put back meanwhile would else be seen neither running nor waiting. Without `start`
+    the long lists are only counted.
+    """
     scheduled, started = queue.scheduled_job_registry, queue.started_job_registry
-    registries = (scheduled, started, queue.finished_job_registry, queue.failed_job_registry)
-    with queue.connection.pipeline(transaction=False) as pipe:
-        if start:
-            pipe.lrange(queue.key, 0, -1)
-            for registry in registries:
-                pipe.zrange(registry.key, 0, -1)
-            found = [sum(each.startswith(start.encode()) for each in ids) for ids in pipe.execute()]
-        else:
-            pipe.llen(queue.key)
-            for registry in registries:
-                pipe.zcard(registry.key)
-            found = pipe.execute()
-    waiting, later, running, finished, failed = found
-    return Counts(queued=waiting + later, running=running, finished=finished, failed=failed)
+    with queue.connection.pipeline(transaction=True) as pipe:
+        pipe.zrange(started.key, 0, -1)
+        pipe.lrange(queue.intermediate_queue_key, 0, -1)
+        pipe.lrange(queue.key, 0, -1) if start else pipe.llen(queue.key)
+        for registry in (scheduled, queue.finished_job_registry, queue.failed_job_registry):
+            pipe.zrange(registry.key, 0, -1) if start else pipe.zcard(registry.key)
+        executions, popped, *found = pipe.execute()
+    # A job may have one entry for each of its executions, and what was just popped may run already.
+    running = {started.parse_job_id(each) for each in executions}
+    popped = {each.decode() for each in popped} - running
+    if start:
+        found = [sum(each.startswith(start.encode()) for each in ids) for ids in found]
+    waiting, later, finished, failed = found
+    ours = sorted(each for each in running if each.startswith(start))
+    waiting += later + sum(each.startswith(start) for each in popped)
+    return Counts(queued=waiting, running=len(ours), finished=finished, failed=failed), ours
 
 
 def _identity(job: Job) -> dict[str, Any]:

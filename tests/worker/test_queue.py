@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from threading import Event, Thread
 
 import pytest
 from redis import Redis
@@ -212,3 +214,32 @@ def test_redis_down_is_one_sentence() -> None:
     assert str(error.value).startswith("Redis at 127.0.0.1:1/2 cannot be used (")
     assert "REDIS_URL" in str(error.value)
     assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize("project", [None, 3])
+def test_a_job_that_is_put_back_is_never_out_of_sight(redis: Redis, redis_url: str, project: int | None) -> None:
+    """Taken and put back again and again, as by workers that die, it waits or runs whenever one looks."""
+    enqueue_preannotation(redis, 3, [1], "tiny-1")
+    waiting, stopped = queue.open_queue(redis), Event()
+    [id] = waiting.get_job_ids()
+
+    def take_and_put_back() -> None:
+        with connect(redis_url, timeout=5) as other:
+            while not stopped.is_set():
+                other.lmove(waiting.key, waiting.intermediate_queue_key, "LEFT", "RIGHT")
+                other.zadd(waiting.started_job_registry.key, {f"{id}:execution": time.time() + 60})
+                other.lrem(waiting.intermediate_queue_key, 0, id)
+                with other.pipeline(transaction=True) as pipe:
+                    pipe.zrem(waiting.started_job_registry.key, f"{id}:execution")
+                    pipe.lpush(waiting.key, id)
+                    pipe.execute()
+
+    thread = Thread(target=take_and_put_back)
+    thread.start()
+    try:
+        seen = [overview(redis, project) for _ in range(300)]
+    finally:
+        stopped.set()
+        thread.join()
+    assert {state.queued + len(state.running) for state in seen} == {1}
+    assert {state.queued for state in seen} == {0, 1}
