@@ -75,7 +75,7 @@ def show(args: argparse.Namespace) -> int:
     lines = table(version.name, [[name, str(value)] for name, value in about.items() if value])[1:]
     if "after" in card.get("metrics", {}):
         lines += table(f"On {_clips(found['held_out_clips'])} that it has not learnt from", _before_and_after(version))
-        lines += table("What people did with what was pre-annotated", _pairs(card["metrics"].get("agreement")))
+        lines += table("What people did with what was pre-annotated", _agreement(card["metrics"].get("agreement", {})))
     else:
         lines += table("Metrics", _pairs(card.get("metrics")))
     lines += table("Clips", _uses(version))
@@ -210,6 +210,11 @@ def _before_and_after(version: Version) -> list[list[str]]:
         gains = [(METRICS[name], _points(value)) for name, value in difference.items() if name in METRICS]
         rows += [[f"gained in {text}", gain, between] for text, gain in gains]
     return rows
+
+
+def _agreement(found: Mapping[str, Any]) -> list[list[str]]:
+    share = found.get("accepted")
+    return _pairs(found if share is None else {**found, "accepted": f"{share:.0%}"})
 
 
 def _pairs(fields: Mapping[str, Any] | None) -> list[list[str]]:
