@@ -10,7 +10,7 @@ from av2t_core.disk import in_gigabytes
 from av2t_core.errors import AV2TError, WeightsError
 from av2t_core.versions import resolve
 from worker.failures import GoneError, TransientError
-from worker.projects import Project, known
+from worker.projects import model_version
 from worker.queue import connect, enqueue_preannotation
 from worker.reconcile import outdated_tasks
 from worker.settings import Settings
@@ -43,7 +43,7 @@ def _follow(settings: Settings, project: int, name: str) -> None:
 
         with LabelStudioClient(settings.label_studio_url, key, max_clip_mb=settings.max_clip_mb) as client:
             client.is_connected(project)  # by which Label Studio asks the backend what it has
-            used = (known(connection, project) or Project(id=project, label_config="")).model_version(settings)
+            used = model_version(connection, project, settings)
             if used != name:
                 note(
                     f"in Label Studio the project is pinned to {used} and goes on with that: choose the backend in the"

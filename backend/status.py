@@ -1,5 +1,6 @@
 """The status page: what runs, what waits and what failed, as HTML for people and as JSON for scripts."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlsplit
@@ -8,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from redis import Redis
 
 from av2t_core.pointers import read
-from av2t_core.versions import installed
+from av2t_core.versions import Version, installed
 from backend.manager import Manager
 from worker.projects import Project, all_known
 from worker.queue import TRAIN
@@ -44,11 +45,12 @@ def snapshot(connection: Redis, manager: Manager, settings: Settings) -> dict[st
     failures = [plain(asdict(job)) for job in failed_jobs(connection, limit=MAX_FAILURES)]
     done = finished_jobs(connection, limit=MAX_FINISHED)
     learnt = trainings(connection, limit=MAX_TRAININGS)
+    versions = installed(settings.models_dir)
     pictured = having_sheets(connection, [job.id for job in done])
     return {
         **queue,
         "model_version": manager.current_version(),
-        "projects": [{**_project(each, settings), "link": link(each.id)} for each in projects],
+        "projects": [{**_project(each, settings, versions), "link": link(each.id)} for each in projects],
         "running": [with_link(row) for row in queue["running"]],
         "failures": [with_link(row) for row in failures],
         "done": [{**with_link(plain(asdict(job))), "sheet": job.id in pictured} for job in done],
@@ -58,14 +60,13 @@ def snapshot(connection: Redis, manager: Manager, settings: Settings) -> dict[st
     }
 
 
-def _project(project: Project, settings: Settings) -> dict[str, Any]:
+def _project(project: Project, settings: Settings, versions: Sequence[Version]) -> dict[str, Any]:
     """`versions`: those that were made for it, the newest first, but for the one that it uses. `earlier`: whether it
     used another one before. `pinned`: its settings in Label Studio name the one that it uses. `outdated`: whether
     tasks that an earlier one has predicted wait for a person to say so."""
-    models_dir = settings.models_dir
     current = project.model_version(settings)
-    pointer = read(models_dir, project.id)
-    own = [each for each in installed(models_dir) if each.card.get("project") == project.id and each.name != current]
+    pointer = read(settings.models_dir, project.id)
+    own = [each for each in versions if each.card.get("project") == project.id and each.name != current]
     return {
         "id": project.id,
         "model_version": current,

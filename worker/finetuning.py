@@ -35,7 +35,7 @@ from av2t_core.training.finetuning import FineTuneRecipe, FineTuning
 from av2t_core.training.folder import RunFolder
 from av2t_core.training.judging import Keyframes, Metrics, as_card, compare, judge_clip
 from av2t_core.training.names import fit_names, learnable
-from av2t_core.training.replay import replay_of
+from av2t_core.training.replay import Replay, replay_of
 from av2t_core.training.trainer import recompute_blocks
 from av2t_core.versions import NAMES, Version, find, fine_tuned_name, resolve
 from worker import signs
@@ -47,7 +47,7 @@ from worker.devices import gpu_of, room
 from worker.failures import Interrupted
 from worker.jobs import load_predictor
 from worker.progress import Progress
-from worker.projects import Project, known
+from worker.projects import model_version
 from worker.reconcile import repredict
 from worker.settings import Settings
 
@@ -115,8 +115,7 @@ class _FineTune:
 
     def _base(self, name: str | None) -> Version:
         if name is None:
-            project = known(self.connection, self.project) or Project(id=self.project, label_config="")
-            name = project.model_version(self.settings)
+            name = model_version(self.connection, self.project, self.settings)
         base = resolve(name, self.settings.models_dir)
         base.check()
         return base
@@ -141,8 +140,9 @@ class _FineTune:
         own = [clip for clip in pulled if clip.sha256 not in apart]
         self.progress.show(0, None, now=True, clips=len(own), held_out=len(held_out))
         before = self._judge(predictor, annotated, held_out, first=True)
-        names, named = _learn_names(targets, base, predictor, own)
-        learned, curve = self._learn(predictor, base, name, own)
+        replay = replay_of(base)
+        names, named = _learn_names(targets, base, predictor, own, replay)
+        learned, curve = self._learn(predictor, base, name, own, replay)
         if names:
             on_device = {key: tensor.to(predictor.loaded.device) for key, tensor in named.items()}
             predictor.loaded = with_names(predictor.loaded, names, on_device)
@@ -154,7 +154,6 @@ class _FineTune:
             "feature": base.card.get("feature", "mul"),
             "labels": base.card["labels"],
             "parent": base.name,
-            "parent_sha256": base.card["sha256"],
             "onto_parent": True,
             "project": self.project,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -194,7 +193,7 @@ class _FineTune:
         return found
 
     def _learn(
-        self, predictor: Predictor, base: Version, name: str, own: Sequence[PulledClip]
+        self, predictor: Predictor, base: Version, name: str, own: Sequence[PulledClip], replay: Replay | None
     ) -> tuple[dict[str, torch.Tensor], list[float]]:
         """Train the predictor's model in its place: what has learned, and the mean loss of each epoch."""
         loaded = predictor.loaded
@@ -205,7 +204,7 @@ class _FineTune:
             tuning = FineTuning(
                 loaded,
                 [clip.examples.keyframes for clip in own],
-                replay_of(base),
+                replay,
                 self.recipe,
                 folder,
                 at_once=AT_ONCE if _is_large(base) else self.recipe.batch,
@@ -276,7 +275,7 @@ def _require(project: int, usable: int, tasks: Sequence[object]) -> None:
 
 
 def _learn_names(
-    targets: Targets, base: Version, predictor: Predictor, own: Sequence[PulledClip]
+    targets: Targets, base: Version, predictor: Predictor, own: Sequence[PulledClip], replay: Replay | None
 ) -> tuple[tuple[str, ...], dict[str, torch.Tensor]]:
     """The project's labels that the model has no name for and cannot read, and the tensors by which it has from now on.
 
@@ -300,7 +299,7 @@ def _learn_names(
     names = learnable(tuple(dict.fromkeys(unknown)), sounds)
     if namer is None or not names:
         return (), {}
-    return names, fit_names(names, sounds, things, replay_of(base))
+    return names, fit_names(names, sounds, things, replay)
 
 
 def _clips(card: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -57,6 +57,11 @@ class Project:
         return name
 
 
+def model_version(connection: Redis, project: int, settings: Settings) -> str:
+    """The one that the project uses, whether it has been set up or not. QueueError, or WeightsError as above."""
+    return (known(connection, project) or Project(id=project, label_config="")).model_version(settings)
+
+
 def keep(connection: Redis, project: Project) -> None:
     """In place of what was known of it. AV2TError: there are too many. QueueError."""
     fields = asdict(project)

@@ -246,10 +246,16 @@ def fetch(connection: Redis, ids: Sequence[str]) -> list[Job]:
 def under_way(connection: Redis, name: str) -> list[Job]:
     """The jobs of the queue of this name that wait, also for a further try, or run. RedisError."""
     queue = open_queue(connection, name)
-    later, started = queue.scheduled_job_registry, queue.started_job_registry
-    # What goes on meanwhile moves from the left to the right of these, and is not missed.
-    waiting = [*later.get_job_ids(cleanup=False), *queue.get_job_ids(), *queue.intermediate_queue.get_job_ids()]
-    return fetch(connection, [*waiting, *started.get_job_ids(cleanup=False)])
+    started = queue.started_job_registry
+    # All of one moment, for a job may be put back meanwhile.
+    with connection.pipeline(transaction=True) as pipe:
+        pipe.zrange(queue.scheduled_job_registry.key, 0, -1)
+        pipe.lrange(queue.key, 0, -1)
+        pipe.lrange(queue.intermediate_queue_key, 0, -1)
+        pipe.zrange(started.key, 0, -1)
+        *waiting, executions = pipe.execute()
+    ids = [id.decode() for some in waiting for id in some]
+    return fetch(connection, [*ids, *map(started.parse_job_id, executions)])
 
 
 def flat(fields: Mapping[str, Any]) -> list[Any]:

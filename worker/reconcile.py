@@ -12,7 +12,7 @@ from av2t_core.presets import PRESETS
 from av2t_core.versions import installed
 from worker import scores
 from worker.failures import GoneError, TransientError
-from worker.projects import Project, all_known, forget, known
+from worker.projects import all_known, forget, model_version
 from worker.queue import connect, enqueue_preannotation, reachable
 from worker.settings import Settings
 
@@ -104,7 +104,7 @@ def outdated_tasks(
 
     AV2TError, TransientError or GoneError.
     """
-    version = (known(connection, project) or Project(id=project, label_config="")).model_version(settings)
+    version = model_version(connection, project, settings)
     _, outdated = _lacking(client, settings, project, version)
     return version, _by_score(connection, project, outdated)
 

@@ -16,7 +16,7 @@ from av2t_core.training.replay import Replay
 LEAST = 3
 """Of so many keyframes at least a name is learnt."""
 
-_DECAY = 0.02  # of the lines' squared lengths: few examples leave much open
+_DECAY = 0.0002  # of the lines' squared lengths: few examples leave much open
 _STEPS = 100
 
 Labelled = Sequence[tuple[Tensor, frozenset[str]]]
@@ -55,7 +55,7 @@ def _lines(names: Sequence[str], examples: Labelled) -> Tensor:
     def loss() -> Tensor:
         optimiser.zero_grad()
         wrong = F.binary_cross_entropy_with_logits(x @ lines.T, y, weight=weight, reduction="sum")
-        value = wrong + _DECAY * 0.01 * lines[:, :-1].square().sum()
+        value = wrong + _DECAY * lines[:, :-1].square().sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
