@@ -14,12 +14,13 @@ UV := $(shell command -v uv || echo .uv/bin/uv)
 export UV_PYTHON := $(PYTHON)
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help demo test test-full test-circle test-faults soak check lint audit format
+.PHONY: help demo test test-full test-gpu test-circle test-faults soak check lint audit format
 
 help:
 	@echo 'make demo    start everything with demo clips in it; make demo ARGS=--help shows the options'
 	@echo 'make test    check the code and run every test; make test ARGS="-k queue" runs some'
 	@echo 'make test-full  the paper'"'"'s models at their real size: some ten minutes and 12 GB of memory'
+	@echo 'make test-gpu   what only a GPU can show: two minutes'
 	@echo 'make test-circle  clips are corrected, Start Training is pressed, and the masks get better: ten minutes'
 	@echo 'make test-faults  every fault at every moment of a job, and the soak: three quarters of an hour'
 	@echo 'make soak     200 tasks and a random fault every five seconds for ten minutes'
@@ -35,6 +36,9 @@ test: lint
 
 test-full: .venv/dev
 	.venv/bin/pytest -m full -s $(ARGS)
+
+test-gpu: .venv/dev
+	.venv/bin/pytest -m gpu -s tests/gpu $(ARGS)
 
 test-circle: .venv/dev
 	.ci/get_browser

@@ -16,7 +16,7 @@ from av2t_core.versions import resolve
 from worker.settings import Settings
 
 if TYPE_CHECKING:
-    from av2t_core.benchmark import Cost, Speed
+    from av2t_core.benchmark import Cost, Memory, Speed
     from av2t_core.predictor import Predictor
 
 DEMO_CLIP = DEMO_CLIPS / "violin-owl.mp4"
@@ -25,11 +25,13 @@ DESCRIPTION = """\
 Measure how fast a model version is, and how much memory it takes.
 
 VIDEO is played again and again until --keyframes of it are masked; its silent seconds are left out, for the model does
-not look at them. One batch goes before and is not counted. The whole is what a user waits for, from the file to masks
-of its size, without loading the model. The stages are measured in a pass of their own, one after the other.
+not look at them. One batch, or on a GPU as many keyframes, goes before and is not counted. The whole is what a user
+waits for, from the file to masks of its size, without loading the model. The stages are measured in a pass of their
+own, one after the other.
 
 --plain adds a run in fp32, one keyframe after the other, without decoding ahead and with every attention matrix spelled
-out. `av2t evaluate` measures how right a model version is."""
+out. --fine-tune adds what /train does with the model once the clips are fetched. `av2t evaluate` measures how right a
+model version is."""
 
 EXAMPLE = """examples:
   av2t bench --model tiny --plain
@@ -62,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("video", metavar="VIDEO", type=Path, nargs="?", default=DEMO_CLIP, help="default: a demo clip")
     add_model(parser)
     parser.add_argument("--plain", action="store_true", help="run it the plain way, too, and print the ratio")
+    parser.add_argument("--fine-tune", action="store_true", help="measure how fast it learns, too, as /train has it do")
     parser.add_argument("--random-weights", action="store_true", help="of the preset NAME; its masks mean nothing")
     parser.add_argument("--keyframes", metavar="N", type=count, default=32, help="how many (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
@@ -90,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
         numbers |= {"model_version": predictor.model_version, "device": str(device), "machine": machine(device)}
         numbers.setdefault("loading", _loading(cost))  # a second time, memory and files are at hand already
         numbers[way] = _numbers(predictor, speed)
+        if args.fine_tune and way == "fast":
+            numbers["fine_tuning"] = _fine_tuning(predictor, args)
         del predictor  # before the next one is loaded
     if args.plain:
         fast, plain = (numbers[way]["frames_per_second"]["whole"] for way in ways)
@@ -117,18 +122,32 @@ def _loading(cost: "Cost") -> dict[str, float]:
     }
 
 
+def _fine_tuning(predictor: "Predictor", args: argparse.Namespace) -> dict[str, Any]:
+    from av2t_core.benchmark import measure_fine_tuning
+
+    with progress_bar("fine-tuning", None, "steps") as bar:
+
+        def show(step: int, steps: int) -> None:
+            bar.total = steps
+            bar.update(step - bar.n)
+
+        learning = measure_fine_tuning(predictor, args.video, args.keyframes, show)
+    rate = learning.keyframes / learning.seconds
+    return {"frames_per_second": _rounded(rate), "memory_mb": _megabytes(learning.memory)}
+
+
+def _megabytes(memory: "Memory") -> dict[str, int | None]:
+    each = {"host_peak": memory.host, "host_mapped": memory.mapped, "device_peak": memory.device}
+    return {what: None if size is None else round(size / 1e6) for what, size in each.items()}
+
+
 def _numbers(predictor: "Predictor", speed: "Speed") -> dict[str, Any]:
     seconds = {**speed.stages, "whole": speed.seconds}
-    memory = {
-        "host_peak": speed.host_peak,
-        "host_mapped": speed.host_mapped,
-        "device_peak": speed.device_peak,
-    }
     return {
         "precision": predictor.loaded.precision,
         "batch_size": predictor.batch_size,
         "frames_per_second": {stage: _rounded(speed.keyframes / taken) for stage, taken in seconds.items()},
-        "memory_mb": {what: None if size is None else round(size / 1e6) for what, size in memory.items()},
+        "memory_mb": _megabytes(speed.memory),
     }
 
 
@@ -161,6 +180,11 @@ def _text(numbers: Mapping[str, Any], ways: Sequence[str]) -> str:
             values = [numbers[way][group][key] for way in ways]
             if None not in values:
                 lines.append(_row(f"  {label}", *values))
+    if "fine_tuning" in numbers:
+        learning = numbers["fine_tuning"]
+        sizes = {ROWS["memory_mb"][key]: size for key, size in learning["memory_mb"].items() if size is not None}
+        told = "; ".join(f"{label} {size} MB" for label, size in sizes.items())
+        lines += ["", f"fine-tuning: {learning['frames_per_second']} frames a second; {told}"]
     if "ratio" in numbers:
         lines += ["", f"{numbers['ratio']} times as fast as plain"]
     return "\n".join(lines)

@@ -8,11 +8,12 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
@@ -28,15 +29,31 @@ STAGES = ("decoding", "clip", "clap", "beit3", "sam_image_encoder", "mask_decode
 
 
 @dataclass(frozen=True, kw_only=True)
+class Memory:
+    """The most that was held at once, in bytes."""
+
+    host: int  # the process's resident memory, all that it holds and maps included
+    mapped: int  # what of it are pages of files, which the kernel takes back when memory runs short
+    device: int | None  # allocated on the GPU; None without one
+
+
+@dataclass(frozen=True, kw_only=True)
 class Speed:
     """What one way of running took. Bytes; seconds for all `keyframes` together."""
 
     keyframes: int
     seconds: float  # from the file to masks at native size
     stages: Mapping[str, float]  # seconds of each of STAGES
-    host_peak: int  # the process's resident memory, all that it holds and maps included
-    host_mapped: int  # what of it are pages of files, which the kernel takes back when memory runs short
-    device_peak: int | None  # allocated on the GPU; None without one
+    memory: Memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning:
+    """What fine-tuning took. Seconds for all `keyframes` together."""
+
+    keyframes: int
+    seconds: float
+    memory: Memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +101,8 @@ def repeated(path: Path, keyframes: Sequence[int], count: int) -> Iterator[Windo
 
 
 def measure(predictor: Predictor, path: Path, keyframes: int, on_keyframe: Callable[[], object]) -> Speed:
-    """As `av2t predict` runs, after one batch that does not count. `on_keyframe` is called `steps` times."""
+    """As `av2t predict` runs, after some that do not count: a batch, and as many on a GPU. `on_keyframe` is called
+    `steps` times."""
     return _measure(predictor, path, keyframes, predictor.predict, on_keyframe)
 
 
@@ -102,6 +120,34 @@ def measure_plain(predictor: Predictor, path: Path, keyframes: int, on_keyframe:
 
     with eager_attention(predictor.loaded.model.segmenter.sam):
         return _measure(predictor, path, keyframes, one_by_one, on_keyframe)
+
+
+def measure_fine_tuning(
+    predictor: Predictor, path: Path, keyframes: int, on_step: Callable[[int, int], object]
+) -> Learning:
+    """As /train learns, the keyframes being at hand, and after as many that do not count. `on_step` gets the step that
+    is done and how many there are.
+
+    The predictor's model learns that nothing sounds, and is of no use afterwards.
+    """
+    # They bring all that trains.
+    from av2t_core.training.examples import examples_of
+    from av2t_core.training.finetuning import FineTuneRecipe, FineTuning
+    from av2t_core.training.folder import RunFolder
+
+    loaded = predictor.loaded
+    windows = repeated(path, audible_keyframes(predictor, path, keyframes), keyframes)
+    examples = examples_of(loaded, windows, {}, {}, sha256="").keyframes
+    with TemporaryDirectory(prefix="av2t-bench-") as folder:
+        tuning = FineTuning(loaded, [examples], None, FineTuneRecipe(epochs=2), RunFolder(Path(folder)))
+        with closing(tuning.run()) as steps:
+            for at in islice(steps, tuning.steps // 2):
+                on_step(at.step, at.steps)
+            _start_peaks(loaded.device)
+            began = time.perf_counter()
+            for at in steps:
+                on_step(at.step, at.steps)
+        return Learning(keyframes=keyframes, seconds=time.perf_counter() - began, memory=_peaks(loaded.device))
 
 
 def steps(predictor: Predictor, keyframes: int) -> int:
@@ -131,27 +177,22 @@ def _measure(
     windows = partial(repeated, path, audible_keyframes(predictor, path, keyframes))
     for _ in predict(windows(_warm_up(predictor, keyframes))):
         on_keyframe()
-    start_peak()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    _start_peaks(device)
     began = time.perf_counter()
     for _ in predict(windows(keyframes)):  # its masks are on the host, so nothing is still under way
         on_keyframe()
-    seconds = time.perf_counter() - began
-    host_peak, host_mapped = resident_peak(), resident_files()
-    device_peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    seconds, memory = time.perf_counter() - began, _peaks(device)
     return Speed(
         keyframes=keyframes,
         seconds=seconds,
         stages=_stages(predictor, windows(keyframes), on_keyframe),
-        host_peak=host_peak,
-        host_mapped=host_mapped,
-        device_peak=device_peak,
+        memory=memory,
     )
 
 
 def _warm_up(predictor: Predictor, keyframes: int) -> int:
-    return min(predictor.batch_size, keyframes)
+    """How many go before. A GPU's libraries load and choose their kernels by the shapes that they meet."""
+    return keyframes if predictor.loaded.device.type == "cuda" else min(predictor.batch_size, keyframes)
 
 
 def _stages(predictor: Predictor, windows: Iterator[Window], on_keyframe: Callable[[], object]) -> dict[str, float]:
@@ -202,6 +243,18 @@ def _stopwatch(seconds: dict[str, float], stage: str, loaded: Loaded) -> Iterato
     yield
     _wait_for(loaded.device)
     seconds[stage] += time.perf_counter() - began
+
+
+def _start_peaks(device: torch.device) -> None:
+    start_peak()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peaks(device: torch.device) -> Memory:
+    """Since `_start_peaks`."""
+    on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    return Memory(host=resident_peak(), mapped=resident_files(), device=on_device)
 
 
 def _wait_for(device: torch.device) -> None:

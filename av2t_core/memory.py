@@ -1,4 +1,4 @@
-"""What this process takes of the machine's memory, as Linux counts it."""
+"""What this process takes of the machine's memory, as Linux counts it, and whether torch says that it is too little."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +25,12 @@ def start_peak() -> int:
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     return resident()
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Of a GPU torch says so by a class of its own, or its libraries by a status; of a host's memory in words."""
+    said = str(error)
+    return type(error).__name__ == "OutOfMemoryError" or "ALLOC_FAILED" in said or "can't allocate memory" in said
 
 
 def _status(field: str) -> int:

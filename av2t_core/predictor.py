@@ -20,6 +20,7 @@ from av2t_core.checkpoint import Loaded, Precision, build, load_version, randomi
 from av2t_core.encoders.naming import Namer
 from av2t_core.errors import ConfigError, MemoryShortError
 from av2t_core.media import Keyframe, Window
+from av2t_core.memory import is_out_of_memory
 from av2t_core.model.inputs import multimodal_images, sam_images, to_device
 from av2t_core.model.segmenter import best_mask, lifted
 from av2t_core.objects import Detection, Tracker, joined
@@ -35,8 +36,9 @@ LARGEST_BATCH = 16
 # A CPU gains nothing by more, its memory has other uses, and progress should be seen.
 LARGEST_BATCH_ON_CPU = 4
 LARGEST_PIXELS_ON_CPU = 2 * 1024 * 1024  # of SAM's square inputs
-# What a keyframe takes while it is computed, for each pixel of SAM's square input; generous, by SAM2-L in fp32.
-BYTES_PER_PIXEL = 1500
+# What a keyframe takes while it is computed, for each pixel of SAM's square input: of SAM2-L in fp32, the largest.
+BYTES_PER_PIXEL = 500
+BYTES_PER_PIXEL_ON_CPU = 1500  # generous
 # A mask or a part of one below this share of the frame is noise of the coarse grid.
 SMALLEST_PART = 0.001
 # A name that is less likely than the likeliest by more than this is none for the thing.
@@ -192,7 +194,7 @@ class Predictor:
             try:
                 done += compute(some)
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if len(some) == 1:
                     raise MemoryShortError(
@@ -392,10 +394,11 @@ def _fitting_batch(loaded: Loaded) -> int:
     """How many keyframes a batch may have by the memory that is free, as far as that can be told beforehand."""
     device, pixels = loaded.device, loaded.model.config.sam.image_size**2
     if device.type == "cuda":
-        free, largest = torch.cuda.mem_get_info(device)[0], LARGEST_BATCH
+        free, largest, each = torch.cuda.mem_get_info(device)[0], LARGEST_BATCH, BYTES_PER_PIXEL * pixels
     else:
-        free, largest = _available_memory(), min(LARGEST_BATCH_ON_CPU, LARGEST_PIXELS_ON_CPU // pixels)
-    return int(max(1, min(largest, free // 2 // (BYTES_PER_PIXEL * pixels))))
+        free, each = _available_memory(), BYTES_PER_PIXEL_ON_CPU * pixels
+        largest = min(LARGEST_BATCH_ON_CPU, LARGEST_PIXELS_ON_CPU // pixels)
+    return max(1, min(largest, free // 2 // each))
 
 
 def _available_memory() -> int:
@@ -403,8 +406,3 @@ def _available_memory() -> int:
     with open("/proc/meminfo") as file:
         kilobytes = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
     return kilobytes * 1024
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Of a GPU torch says so by a class of its own; of a host's memory in words."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -16,13 +16,19 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from av2t_core.checkpoint import Loaded
+from av2t_core.errors import MemoryShortError
+from av2t_core.memory import is_out_of_memory
 from av2t_core.model.inputs import normalise_sam
 from av2t_core.model.trained import is_trained
 from av2t_core.training.examples import Examples
 from av2t_core.training.folder import Position, RunFolder
 from av2t_core.training.losses import frame_losses
 from av2t_core.training.plan import TrainingError
+from av2t_core.training.recomputing import recompute_blocks
 from av2t_core.training.replay import Drift, Replay
+
+PIXELS_KEPT = 2 * 1024**2
+"""Of SAM's input in a batch, up to which all that a gradient needs is kept; of more it is computed twice."""
 
 MASK_DECODER = "mask-decoder"
 """What may learn, too: all that the paper trains, SAM's mask decoder and what writes its prompt among it."""
@@ -78,13 +84,17 @@ class FineTuning:
         recipe: FineTuneRecipe,
         folder: RunFolder,
         *,
-        at_once: int,
+        at_once: int | None = None,
     ) -> None:
         """`own`: of each clip, one or more. `replay`: None where nothing of what the model learnt before is at hand.
 
-        `at_once`: keyframes that go through the model together, which is for its memory and changes nothing else.
+        `at_once`: keyframes that go through the model together, None for the whole batch. It is for the memory, changes
+        nothing else, and is halved whenever it proves too large.
         """
-        self.loaded, self.recipe, self.folder, self._at_once = loaded, recipe, folder, at_once
+        self.loaded, self.recipe, self.folder = loaded, recipe, folder
+        self.at_once = at_once or recipe.batch
+        if recipe.batch * loaded.model.config.sam.image_size**2 > PIXELS_KEPT:
+            recompute_blocks(loaded.model)
         self._own = [(examples, index) for examples in own for index in range(len(examples))]
         model = loaded.model
         self.parameters: dict[str, nn.Parameter] = {}
@@ -105,7 +115,10 @@ class FineTuning:
         return self._steps_of_epoch * self.epochs
 
     def run(self) -> Generator[Learned]:
-        """Learn, step by step. Who stops it in between finds it again where it was. TrainingError: it diverges."""
+        """Learn, step by step. Who stops it in between finds it again where it was.
+
+        TrainingError: it diverges. MemoryShortError: not even one keyframe at a time.
+        """
         position = self._go_on()
         try:
             while position.epoch < self.epochs:
@@ -163,20 +176,41 @@ class FineTuning:
         mirrored = rng.random(len(chosen)) < 0.5
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.lr * _pace(done, self.steps)
-        self.optimiser.zero_grad()
-        total = torch.zeros(2)
-        for first in range(0, len(chosen), self._at_once):
-            some = slice(first, first + self._at_once)
-            losses = self._losses(chosen[some], mirrored[some]) / len(chosen)
-            torch.autograd.backward(losses.sum())
-            total += losses.detach().cpu()
-        if self._drift is not None:
-            torch.autograd.backward(self.recipe.replay * self._drift())
+        total = self._gradients(chosen, mirrored)
+        while total is None:
+            self.at_once = max(1, self.at_once // 2)
+            total = self._gradients(chosen, mirrored)
         if not total.isfinite().all():
             raise TrainingError(f"the loss is {total.tolist()} in step {done + 1}: look at the annotations' clips")
         self.optimiser.step()
         bce, iou = total.tolist()
         return bce, iou
+
+    def _gradients(self, rows: Sequence[Row], mirrored: NDArray[np.bool_]) -> Tensor | None:
+        """Those of a batch in place of any earlier ones; its losses (2,), None where the memory does not suffice.
+
+        MemoryShortError: not even for one keyframe at a time.
+        """
+        self.optimiser.zero_grad()
+        total = torch.zeros(2)
+        try:
+            for first in range(0, len(rows), self.at_once):
+                some = slice(first, first + self.at_once)
+                losses = self._losses(rows[some], mirrored[some]) / len(rows)
+                torch.autograd.backward(losses.sum())
+                total += losses.detach().cpu()
+            if self._drift is not None:
+                torch.autograd.backward(self.recipe.replay * self._drift())
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if self.at_once == 1:
+                raise MemoryShortError(
+                    f"to learn from one keyframe needs more memory than {self.loaded.device} has left; free some, or"
+                    " use a smaller model"
+                ) from error
+            return None
+        return total
 
     def _losses(self, rows: Sequence[Row], mirrored: NDArray[np.bool_]) -> Tensor:
         """(2,): see `frame_losses`, the sum over the keyframes."""

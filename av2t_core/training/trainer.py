@@ -4,15 +4,12 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from functools import partial
 from math import ceil
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
-from torch.utils.checkpoint import checkpoint
 from torch.utils.tensorboard import SummaryWriter
 
 from av2t_core.ahead import read_ahead
@@ -20,13 +17,13 @@ from av2t_core.avsbench import LabelledClip
 from av2t_core.checkpoint import Loaded
 from av2t_core.memory import resident_peak, start_peak
 from av2t_core.metrics import avsbench_iou
-from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.training.batches import Part, Read, batches, inputs, read, read_parts
 from av2t_core.training.curve import draw_curve
 from av2t_core.training.folder import Entry, Position, RunFolder
 from av2t_core.training.frozen import Frozen, FrozenResults
 from av2t_core.training.paper import PaperTraining, trained_parameters
 from av2t_core.training.plan import PaperRecipe
+from av2t_core.training.recomputing import recompute_blocks
 from av2t_core.training.replay import Replay
 from av2t_core.training.store import TensorStore
 
@@ -252,13 +249,3 @@ class Trainer:
             return None
         done = position.epoch * self.steps + position.step
         return SummaryWriter(str(self.folder.path / "tensorboard"), purge_step=done + 1)
-
-
-def recompute_blocks(model: AV2TSam) -> None:
-    """From now on each block of the two encoders keeps its input alone, and computes again what its gradient needs.
-
-    What an adapter adds to a block's input is added before. Nothing in the blocks is random.
-    """
-    blocks: list[nn.Module] = [*model.segmenter.blocks, *model.segmenter.multimodal.encoder.layers]
-    for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)

@@ -13,7 +13,7 @@ from tests.core.model.micro import MICRO
 
 
 def test_the_embedded_model_is_measured_both_ways() -> None:
-    measured = av2t("bench", "--plain", "--json", "--keyframes", 2, "--device", "cpu")
+    measured = av2t("bench", "--plain", "--fine-tune", "--json", "--keyframes", 2, "--device", "cpu")
     assert measured.returncode == 0, measured.stderr
     numbers = json.loads(measured.stdout)
     assert (numbers["model_version"][:5], numbers["device"], numbers["keyframes"]) == ("tiny-", "cpu", 2)
@@ -24,6 +24,8 @@ def test_the_embedded_model_is_measured_both_ways() -> None:
         assert tuple(numbers[way]["frames_per_second"]) == (*STAGES, "whole")
         assert all(rate > 0 for rate in numbers[way]["frames_per_second"].values())
         assert numbers[way]["memory_mb"].keys() == {"host_peak", "host_mapped", "device_peak"}
+    assert numbers["fine_tuning"]["frames_per_second"] > 0
+    assert numbers["fine_tuning"]["memory_mb"]["host_peak"] > 0
     assert (numbers["plain"]["precision"], numbers["plain"]["batch_size"]) == ("fp32", 1)
     rates = [numbers[way]["frames_per_second"]["whole"] for way in ("fast", "plain")]
     assert numbers["ratio"] == pytest.approx(rates[0] / rates[1], rel=1e-3)
@@ -49,7 +51,8 @@ def test_a_preset_is_measured_without_its_weights(
     assert "plain" not in text
     assert "GPU" not in text
     assert main([*command, "--json"]) == 0
-    assert not {"plain", "ratio"} & json.loads(capsys.readouterr().out).keys()
+    assert "fine-tuning" not in text
+    assert not {"plain", "ratio", "fine_tuning"} & json.loads(capsys.readouterr().out).keys()
 
 
 def test_what_is_no_video_is_one_line(tmp_path: Path) -> None:

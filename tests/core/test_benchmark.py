@@ -61,8 +61,8 @@ def test_every_stage_takes_its_time(clip: Path, predictor: Predictor, way: Calla
     assert tuple(speed.stages) == STAGES
     assert all(seconds > 0 for seconds in speed.stages.values())
     assert speed.seconds > 0
-    assert speed.host_peak > speed.host_mapped > 0
-    assert speed.device_peak is None
+    assert speed.memory.host > speed.memory.mapped > 0
+    assert speed.memory.device is None
 
 
 def test_measuring_leaves_the_model_as_it_was(clip: Path, predictor: Predictor) -> None:

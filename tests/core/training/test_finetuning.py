@@ -9,6 +9,7 @@ from torch import Tensor
 
 from av2t_core.avsbench import SIZE
 from av2t_core.checkpoint import Loaded, build, load_version
+from av2t_core.errors import MemoryShortError
 from av2t_core.model.reference import to_reference_state_dict
 from av2t_core.model.trained import is_trained
 from av2t_core.training.examples import Examples
@@ -115,6 +116,35 @@ def test_how_many_go_through_the_model_together_changes_nothing(loaded: Loaded, 
     learn(other)
     for name, tensor in other.trained().items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-4, rtol=1e-3)
+
+
+def bounded(loaded: Loaded, most: int) -> list[int]:
+    """Memory runs out in batches larger than `most`: really, but for the amount. Returns the sizes that are tried."""
+    sizes: list[int] = []
+
+    def look(_: object, batch: tuple[Tensor, ...]) -> None:
+        sizes.append(len(batch[0]))
+        if sizes[-1] > most:
+            torch.empty(1 << 50)
+
+    loaded.model.register_forward_pre_hook(look)
+    return sizes
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_size_kept(loaded: Loaded, tmp_path: Path) -> None:
+    learn(tuning(loaded, tmp_path / "a"))
+    small = load_version(resolve(EMBEDDED), torch.device("cpu"))
+    sizes = bounded(small, 1)
+    learn(tuning(small, tmp_path / "b"))
+    assert sizes == [2, 1, 1, 1, 1, 1, 1]
+    for name, tensor in small.model.state_dict().items():
+        torch.testing.assert_close(tensor, loaded.model.state_dict()[name], atol=1e-4, rtol=1e-3)
+
+
+def test_memory_that_is_too_small_for_one_keyframe_is_said(loaded: Loaded, tmp_path: Path) -> None:
+    bounded(loaded, 0)
+    with pytest.raises(MemoryShortError, match="one keyframe needs more memory than cpu has left"):
+        learn(tuning(loaded, tmp_path / "run"))
 
 
 @pytest.mark.parametrize("after", [1, 2, 3])

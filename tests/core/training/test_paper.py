@@ -18,7 +18,7 @@ from av2t_core.model.reference import to_reference_state_dict
 from av2t_core.presets import SAM1_H, SAM2_L
 from av2t_core.training.paper import Inputs, PaperTraining, accelerator, trained_parameters
 from av2t_core.training.plan import PaperRecipe, TrainingError
-from av2t_core.training.trainer import recompute_blocks
+from av2t_core.training.recomputing import recompute_blocks
 from tests.core.model.micro import BACKBONES, GOLDEN, Backbone, inputs, micro
 from tests.data.golden import by_name
 
