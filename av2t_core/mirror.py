@@ -17,6 +17,7 @@ from av2t_core.errors import StoreAwayError, WeightsError
 from av2t_core.store import Entry, Mark, Store, mark_of
 from av2t_core.versions import (
     BUILT_IN,
+    LARGEST_CARD,
     PARTS_FOLDER,
     PROJECTS_FOLDER,
     REPLAY_FILE,
@@ -67,9 +68,10 @@ class Mirror:
         cards, projects, others = {}, {}, []
         for member, entry in entries.items():
             name, _, file = member.partition("/")
-            if file == "card.json" and _is_name(name):
+            small = entry.size <= LARGEST_CARD
+            if small and file == "card.json" and _is_name(name):
                 cards[name] = entry
-            elif found := _POINTER.fullmatch(member):
+            elif small and (found := _POINTER.fullmatch(member)):
                 projects[int(found[1])] = entry
             elif not _BESIDE.fullmatch(member) and not Path(member).name.startswith("."):
                 others.append(repr(member))
@@ -127,9 +129,9 @@ class Mirror:
     def _drop(self, store: Store, cards: Mapping[str, Entry]) -> None:
         """What was in the store, and has been deleted."""
         for version in installed(self._models_dir):
-            mark = None if version.name in cards else mark_of(version.directory)
-            # It may have been pushed after the store was listed.
-            if mark and mark.url == store.url and store.read(f"{version.name}/card.json") is None:
+            if version.name in cards or not store.has(version):
+                continue
+            if store.read(f"{version.name}/card.json") is None:  # else it was pushed after the store was listed
                 log.info("model version %s was deleted from the model store %s, and here", version.name, store.url)
                 self._take_away(version)
 

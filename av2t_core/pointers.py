@@ -74,7 +74,7 @@ def promote(models_dir: Path, project: int, name: str, store: Store | None = Non
         if version is None:
             raise WeightsError(f"there is no model version {name!r}: `av2t models list` shows what there is")
         version.check()
-        if store and not version.in_store and version.directory.parent != BUILT_IN:
+        if store and version.directory.parent != BUILT_IN and not store.has(version):
             raise WeightsError(f"{name} is not in the model store {store.url}: `av2t models push {name}` first")
         try:
             if store:
@@ -145,7 +145,7 @@ def delete(models_dir: Path, name: str, store: Store | None = None) -> int:
         for project, pointer in pointers.items():
             if name in pointer.history:
                 _write(models_dir, project, _without(pointer, name), store)
-        if store and version.in_store:
+        if store and store.has(version):
             files = [version.directory / "card.json", *_own(version, others), version.directory / REPLAY_FILE]
             store.remove(version.member(path) for path in files)
         return take_away(version, others)

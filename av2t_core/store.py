@@ -111,6 +111,11 @@ class Store:
             with self._asking(member), suppress(FileNotFoundError):
                 files.rm_file(self._path(member))
 
+    def has(self, version: Version) -> bool:
+        """As far as it is known here. WeightsError: what notes it is damaged."""
+        mark = mark_of(version.directory)
+        return mark is not None and mark.url == self.url
+
     def check(self) -> None:
         """StoreAwayError, or WeightsError: it cannot be listed or written."""
         self.listing()
@@ -261,6 +266,7 @@ def fetch(version: Version, progress: Progress = quiet) -> None:
             try:
                 with progress(f"fetch {member}", size) as bar, aside.open("wb") as file:
                     found = write_blocks(store.blocks(member, bar), file)
+                    os.fsync(file.fileno())  # a rename may reach the disk before what it names
                 if found != sha256:
                     raise WeightsError(
                         f"{member} is damaged in the model store {store.url}: its sha256 is not the one on the card;"

@@ -131,6 +131,8 @@ class Version:
         """How a file that is missing or damaged is got again."""
         if self.directory.parent == BUILT_IN:
             return "install the package again"
+        if self.in_store:
+            return "delete it, and it is fetched from the model store again"
         command = self.card.get("source", {}).get("command")
         return f"delete {self.directory} and run `{command}`" if command else "bring it back from a copy"
 

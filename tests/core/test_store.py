@@ -20,7 +20,7 @@ from av2t_core.checkpoint import load_version, save_part, save_version
 from av2t_core.errors import StoreAwayError, WeightsError
 from av2t_core.mirror import Mirror
 from av2t_core.store import FETCHING, Store, fetch
-from av2t_core.versions import Version, find, resolve
+from av2t_core.versions import STORE_MARK, Version, find, resolve
 from tests import s3
 from tests.conftest import EMBEDDED, wait_until
 from tests.core.test_bundle import CPU, NAME, tune
@@ -65,6 +65,13 @@ def with_part(models_dir: Path, name: str, value: float = 1.0) -> Version:
     card = {"preset": "tiny", "labels": [], "parts": [part]}
     save_version(models_dir / name, card, {"model.y": torch.ones(2)})
     return resolve(name, models_dir)
+
+
+def moved(store: Store, models_dir: Path, url: str) -> Store:
+    """The store at another address, where nothing need be, and the version NAME as it would be marked if it were."""
+    path = models_dir / NAME / STORE_MARK
+    path.write_text(path.read_text().replace(store.url, url))
+    return Store(url)
 
 
 def refresh(models_dir: Path, store: Store) -> None:
@@ -116,16 +123,19 @@ def test_a_refresh_reads_new_cards_alone(
     store.push(tune(here))
     pointers.promote(here, 3, NAME, store)
     read: list[str] = []
-    monkeypatch.setattr(Store, "read", lambda self, member: (read.append(member), real(self, member))[1])
+    real = Store.read
+
+    def told(self: Store, member: str) -> bytes | None:
+        read.append(member)
+        return real(self, member)
+
+    monkeypatch.setattr(Store, "read", told)
     mirror = Mirror(there, store)
     mirror.refresh()
     assert read == [f"{NAME}/card.json", "projects/3.json"]
     mirror.refresh()
     Mirror(here, store).refresh()
     assert read[2:] == ["projects/3.json"]  # of the machine that has not read it yet
-
-
-real = Store.read
 
 
 def test_what_was_pushed_half_is_not_there_and_the_next_push_completes_it(
@@ -276,7 +286,7 @@ def test_without_the_store_nothing_is_changed_and_what_is_here_works(
     folder: Store, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder.push(tune(here))
-    away = Store(f"ftp://127.0.0.1:{free_port()}/models")
+    away = moved(folder, here, f"ftp://127.0.0.1:{free_port()}/models")
     mirror = Mirror(here, away)
     for change in (
         mirror.refresh,
@@ -356,11 +366,42 @@ def test_what_has_not_the_form_of_a_stores_own_is_left_out_and_said_once(
     assert len(caplog.records) == 1
 
 
-def test_a_card_that_is_too_large_is_not_read(folder: Store, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("av2t_core.store.LARGEST_CARD", 100)
-    folder.write_text("mine/card.json", b" " * 101)
+def test_a_card_that_is_too_large_is_not_read(
+    folder: Store, here: Path, there: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.push(tune(here))
+    folder.write_text("mine/card.json", b" " * 2001)
+    for module in ("mirror", "store"):
+        monkeypatch.setattr(f"av2t_core.{module}.LARGEST_CARD", 2000)
+    refresh(there, folder)
+    assert [path.parent.name for path in there.glob("*/card.json")] == [NAME]
+    assert "'mine/card.json'" in caplog.text
     with pytest.raises(WeightsError, match="too large"):
-        refresh(there, folder)
+        folder.read("mine/card.json")
+
+
+def test_one_that_was_damaged_here_is_fetched_again(folder: Store, here: Path, there: Path) -> None:
+    folder.push(tune(here))
+    refresh(there, folder)
+    version = resolve(NAME, there)
+    version.weights.write_bytes(b"damaged")
+    with pytest.raises(WeightsError, match="delete it, and it is fetched from the model store again"):
+        load_version(version, CPU)
+    version.weights.unlink()
+    load_version(version, CPU)
+
+
+def test_another_store_has_what_is_pushed_to_it(folder: Store, here: Path, tmp_path: Path) -> None:
+    version = tune(here)
+    folder.push(version)
+    other = Store(f"file://{tmp_path / 'other'}")
+    other.push(with_part(here, "mine-1"))
+    refresh(here, other)
+    assert find(NAME, here)
+    with pytest.raises(WeightsError, match="is not in the model store"):
+        pointers.promote(here, 3, NAME, other)
+    other.push(version)
+    pointers.promote(here, 3, NAME, other)
 
 
 FETCH = """
@@ -388,7 +429,10 @@ def test_two_processes_fetch_once(folder: Store, here: Path, there: Path) -> Non
     with subprocess.Popen(command, **pipes) as one, subprocess.Popen(command, **pipes) as other:  # type: ignore[call-overload]
         assert one.stdout.readline() == other.stdout.readline() == "ready\n"
         wait_until(lambda: any(path.name != "lock" for path in (there / FETCHING).glob("*")))
-        said = [process.communicate("go\n", timeout=60)[0] for process in (one, other)]
+        for process in (one, other):  # the one that waits has to be told, too, if it should not wait
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        said = [process.communicate(timeout=60)[0] for process in (one, other)]
     assert sorted(said) == ["done\n", "fetching\ndone\n"]
     resolve(NAME, there).verify()
 
