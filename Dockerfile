@@ -8,14 +8,14 @@ COPY pyproject.toml uv.lock ./
 
 # The dependencies are layers of their own, before the code, which changes more often.
 FROM source AS backend-environment
-RUN uv sync --locked --no-dev --no-install-project
+RUN uv sync --locked --no-dev --extra s3 --no-install-project
 COPY . .
-RUN uv sync --locked --no-dev --no-editable
+RUN uv sync --locked --no-dev --extra s3 --no-editable
 
 FROM source AS worker-environment
-RUN uv sync --locked --no-dev --extra model --no-install-project
+RUN uv sync --locked --no-dev --extra model --extra s3 --no-install-project
 COPY . .
-RUN uv sync --locked --no-dev --extra model --no-editable
+RUN uv sync --locked --no-dev --extra model --extra s3 --no-editable
 
 FROM python:3.12-slim AS base
 RUN useradd --uid 10001 --no-create-home av2t && install --directory --owner av2t --group av2t /data

@@ -24,7 +24,7 @@ COMMANDS = {
     "retry": ("av2t.retry", "queue failed tasks again"),
     "doctor": ("av2t.doctor", "find out what is not as it must be, and what to do about it"),
     "weights": ("av2t.weights", "pull, import and list the published models' weights"),
-    "models": ("av2t.models", "list, compare, choose, delete, export and import model versions"),
+    "models": ("av2t.models", "list, compare, choose, delete, push, export and import model versions"),
     "compose": ("av2t.compose", "compose training clips from cut-outs and recordings"),
     "data": ("av2t.data", "look through a data set before training or evaluation"),
     "pretrain": ("av2t.pretrain", "make the embedded model from nothing, of cut-outs"),
@@ -33,6 +33,13 @@ COMMANDS = {
     "scores": ("av2t.scores", "measure how far a model version's scores can be trusted"),
     "reproduce": ("av2t.reproduce", "train and measure the models of the paper's tables"),
     "bench": ("av2t.bench", "measure how fast a model version is, and how much memory it takes"),
+}
+
+# With a model store they begin with what it has; the first ones run the model of --model here.
+_RUN_MODEL = {"predict", "evaluate", "scores", "bench"}
+_USE_MODELS = {
+    *_RUN_MODEL,
+    *("up", "backend", "worker", "submit", "finetune", "weights", "models", "train", "reproduce"),
 }
 
 _EPILOG = """examples:
@@ -92,7 +99,12 @@ def _run(arguments: Sequence[str]) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(parser)
-        status: int = module.run(parser.parse_args(arguments[1:]))
+        args = parser.parse_args(arguments[1:])
+        if command in _USE_MODELS:
+            from av2t.mirror import refresh
+
+            refresh(args, runs_model=command in _RUN_MODEL)
+        status: int = module.run(args)
     except ModuleNotFoundError as error:
         if error.name is None or find_spec(error.name.partition(".")[0]) is not None:
             raise

@@ -26,9 +26,9 @@ from worker.queue_views import overview
 from worker.settings import Settings
 
 DESCRIPTION = """\
-Go through the settings, the packages, Redis, the workers, the model's weights, the GPU, the backend and Label Studio,
-and, with --project, through what that project needs. For each thing that is not as it must be it says what to do.
-Nothing is changed. Run it where the worker runs, with the worker's environment."""
+Go through the settings, the packages, Redis, the workers, the model store, the model's weights, the GPU, the backend
+and Label Studio, and, with --project, through what that project needs. For each thing that is not as it must be it says
+what to do. Nothing is changed. Run it where the worker runs, with the worker's environment."""
 
 EXAMPLES = """\
 examples:
@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
 def _examine(settings: Settings, project: int | None) -> Iterator[Finding]:
     yield from _checked("packages", _packages)
     yield from _checked("Redis", lambda: _redis(settings))
+    yield from _checked("model store", lambda: _store(settings))
     yield from _checked("model", lambda: _model(settings))
     yield from _checked("device", lambda: _device(settings))
     yield from _checked("backend", lambda: _backend(settings))
@@ -151,9 +152,20 @@ def _config(connection: Redis, name: str) -> str:
         return "unknown"
 
 
+def _store(settings: Settings) -> Findings:
+    if settings.store is None:
+        return
+    settings.store.check()
+    settings.mirror().refresh()
+    yield "ok", f"{settings.store.url} answers, and can be written."
+
+
 def _model(settings: Settings) -> Findings:
     found = resolve(settings.model, settings.models_dir)
     found.check()
+    if any(not path.is_file() for path, _ in found.files):
+        yield "ok", f"{found.name}, of the preset {found.card['preset']}; its weights come from the store when wanted."
+        return
     found.verify()
     yield "ok", f"{found.name}, of the preset {found.card['preset']}; its weights are whole."
     if found.caution:

@@ -12,7 +12,9 @@ The model versions: what each was trained on and how good it is, and which one a
 
 A version is named after the one that it came from, its project and its training: tiny-6-p3-7 was made of tiny-6 by
 training 7, of what people annotated in project 3. It is never changed. A project uses the version that it is pinned to
-in Label Studio, else the one that was promoted, by a training or here, else AV2T_MODEL."""
+in Label Studio, else the one that was promoted, by a training or here, else AV2T_MODEL.
+
+With a model store (AV2T_MODELS_URL) all of this is said and done of what is there, for all machines that share it."""
 
 _EXAMPLES = """\
 examples:
@@ -22,12 +24,14 @@ examples:
   av2t models promote tiny-6-p3-6 --project 3
   av2t models rollback --project 3
   av2t models export tiny-6-p3-7 barks.zip
+  av2t models push tiny-6-p3-7
 
 `av2t models COMMAND --help` tells more about one of them."""
 
 _LIST = """\
 List the model versions: what each loads onto, its project, when it was made, how large it is by itself, and its IoU
-where something sounds, on clips that it has not learnt from, beside that of the version that it was trained from."""
+where something sounds, on clips that it has not learnt from, beside that of the version that it was trained from. With
+a model store it says where each version is."""
 
 _SHOW = """\
 Show what a model version's card says: what it was trained on and how, what that did to its masks, and why it was
@@ -55,6 +59,10 @@ again. Tasks are queued as by `av2t models promote`."""
 _DELETE = """\
 Delete a model version, and the parts that no other one needs. One that a project uses, or that another version loads
 onto, is not deleted. Its predictions stay in Label Studio."""
+
+_PUSH = """\
+Bring model versions that are on this machine, and what they load onto, into the model store (AV2T_MODELS_URL). What is
+made while there is one gets there by itself; this is for what was there before, or could not be brought there."""
 
 _EXPORT = """\
 Write a model version into one file, for `av2t models import` on another machine. It holds what is the version's own:
@@ -98,6 +106,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         changing.add_argument("--project", type=count, metavar="N", required=True)
     delete = command("delete", models_change.delete, "delete one that nothing uses", _DELETE)
     delete.add_argument("name", metavar="NAME")
+    push = command("push", models_change.push, "bring some into the model store", _PUSH)
+    push.add_argument("names", metavar="NAME", nargs="+")
     export = command("export", models_change.export, "write one into a file", _EXPORT, _EXPORT_EXAMPLES)
     export.add_argument("name", metavar="NAME")
     export.add_argument("file", metavar="FILE", type=Path, help="that is made, for example barks.zip")

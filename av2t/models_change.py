@@ -1,14 +1,15 @@
-"""`av2t models promote`, `rollback`, `delete`, `export` and `import`: what changes something."""
+"""`av2t models promote`, `rollback`, `delete`, `push`, `export` and `import`: what changes something."""
 
 import argparse
 import sys
 
 from av2t.console import note
+from av2t.mirror import share
 from av2t_core import pointers
 from av2t_core.bundle import export_version, import_version
 from av2t_core.disk import in_gigabytes
-from av2t_core.errors import AV2TError, WeightsError
-from av2t_core.versions import resolve
+from av2t_core.errors import AV2TError, ConfigError, WeightsError
+from av2t_core.versions import BUILT_IN, resolve
 from worker.failures import GoneError, TransientError
 from worker.projects import model_version
 from worker.queue import connect, enqueue_preannotation
@@ -18,7 +19,7 @@ from worker.settings import Settings
 
 def promote(args: argparse.Namespace) -> int:
     settings = Settings.load()
-    before = pointers.promote(settings.models_dir, args.project, args.name)
+    before = pointers.promote(settings.models_dir, args.project, args.name, settings.store)
     back = f"; `av2t models rollback --project {args.project}` goes back to {before}" if before else ""
     print(f"Project {args.project} uses {args.name}{back}", flush=True)
     _follow(settings, args.project, args.name)
@@ -28,7 +29,7 @@ def promote(args: argparse.Namespace) -> int:
 def rollback(args: argparse.Namespace) -> int:
     settings = Settings.load()
     left = pointers.current(settings.models_dir, args.project)
-    name = pointers.rollback(settings.models_dir, args.project)
+    name = pointers.rollback(settings.models_dir, args.project, settings.store)
     print(f"Project {args.project} uses {name} again, and no longer {left}", flush=True)
     _follow(settings, args.project, name)
     return 0
@@ -75,8 +76,19 @@ def delete(args: argparse.Namespace) -> int:
     settings = Settings.load()
     if settings.model == args.name:
         raise WeightsError(f"AV2T_MODEL is {args.name}: set it to another one first")
-    freed = pointers.delete(settings.models_dir, args.name)
+    freed = pointers.delete(settings.models_dir, args.name, settings.store)
     print(f"{args.name} is gone, and {in_gigabytes(freed)} with it")
+    return 0
+
+
+def push(args: argparse.Namespace) -> int:
+    settings = Settings.load()
+    if settings.store is None:
+        raise ConfigError("AV2T_MODELS_URL is not set: it names the model store that versions are pushed to")
+    for version in [resolve(name, settings.models_dir) for name in args.names]:
+        if version.directory.parent == BUILT_IN:
+            raise WeightsError(f"{version.name} ships with the package: whoever installs that has it")
+        share(version)
     return 0
 
 
@@ -93,10 +105,13 @@ def bring(args: argparse.Namespace) -> int:
     version, new = import_version(args.file, models_dir)
     if not new:
         print(f"{version.name} is in {models_dir} already")
+        share(version)
         return 0
     project = version.card.get("project", "N")
     print(
         f"{version.name} is in {models_dir}: `av2t models show {version.name}` tells of it,"
-        f" `av2t models promote {version.name} --project {project}` has a project use it"
+        f" `av2t models promote {version.name} --project {project}` has a project use it",
+        flush=True,
     )
+    share(version)
     return 0

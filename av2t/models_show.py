@@ -35,10 +35,13 @@ def show_all(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
         return 0
-    head = ["name", "loads onto", "project", "made", "size", "IoU where it sounds", "used by"]
+    where = settings.store is not None
+    head = ["name", *(["where"] if where else [])]
+    head += ["loads onto", "project", "made", "size", "IoU where it sounds", "used by"]
     rows = [
         [
             each["name"],
+            *([_where(each)] if where else []),
             each["loads_onto"] or "-",
             str(each["project"] or "-"),
             _time(each["created"]),
@@ -70,6 +73,7 @@ def show(args: argparse.Namespace) -> int:
         "preset": f"{card['preset']}, feature {card.get('feature', 'mul')}",
         "names": _labels((*card.get("names", ()), *card.get("labels", ()))),
         "size": f"{in_gigabytes(found['bytes'])} in {version.directory}",
+        "where": _where(found) if settings.store else None,
         "lacks": found["lacks"],
     }
     lines = table(version.name, [[name, str(value)] for name, value in about.items() if value])[1:]
@@ -137,6 +141,8 @@ def _summary(version: Version, pointers: Pointers, settings: Settings) -> dict[s
         "created": card.get("created", made),
         "bytes": sum(path.stat().st_size for path, _ in version.kept_files if path.is_file()),
         "lacks": _lack(version),
+        "here": all(path.is_file() for path, _ in version.own_files),
+        "in_store": version.in_store,
         "built_in": built_in,
         "held_out_clips": metrics.get("held_out_clips"),
         "before": metrics.get("before") or {},
@@ -145,6 +151,14 @@ def _summary(version: Version, pointers: Pointers, settings: Settings) -> dict[s
         "current_of": [project for project, pointer in pointers.items() if pointer.current == version.name],
         "is_default": _default(settings) == version.name,
     }
+
+
+def _where(found: Mapping[str, Any]) -> str:
+    if found["built_in"]:
+        return "package"
+    return (
+        " and ".join(place for place, there in (("here", found["here"]), ("store", found["in_store"])) if there) or "-"
+    )
 
 
 def _lack(version: Version) -> str | None:

@@ -4,12 +4,14 @@ import argparse
 from pathlib import Path
 
 from av2t.console import note, progress_bar
+from av2t.mirror import share
 from av2t.options import count, number, positive
 from av2t_core.avsbench import LAYOUTS
 from av2t_core.errors import ConfigError
 from av2t_core.presets import NO_ADAPTER, PRESETS
 from av2t_core.published import FEATURES
 from av2t_core.training.plan import PaperRecipe, Plan, make_plan
+from av2t_core.versions import resolve
 from worker.settings import Settings
 
 DESCRIPTION = """\
@@ -112,8 +114,10 @@ def run(args: argparse.Namespace) -> int:
     if metrics is not None:
         print(
             f"model version {plan.name} in {plan.models_dir / plan.name}: validation mIoU {metrics['val_miou']}, of"
-            f" epoch {metrics['best_epoch']}\nlearning curve: {folder / 'curve.png'}"
+            f" epoch {metrics['best_epoch']}\nlearning curve: {folder / 'curve.png'}",
+            flush=True,
         )
+        share(resolve(plan.name, plan.models_dir))
     return 0
 
 

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from av2t import weights_import, weights_list, weights_pull
+from av2t.mirror import share
 from av2t_core import published
 from av2t_core.disk import in_gigabytes
 from av2t_core.versions import Version
@@ -84,7 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     made = args.action(args, Settings.load().models_dir)
     if made is not None:
-        print(_report(made))
+        print(_report(made), flush=True)
+        share(made)
     return 0
 
 

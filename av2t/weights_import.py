@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from av2t.console import note
+from av2t.mirror import BARS
 from av2t_core import published
 from av2t_core.disk import require_space
 from av2t_core.errors import WeightsError
@@ -52,7 +53,7 @@ def take(args: argparse.Namespace, models_dir: Path) -> Version | None:
         if model and version:
             keep_model(models_dir, model.label, model.kind, model.state, version, parts)  # type: ignore[arg-type]
     if version:
-        return whole(models_dir, version.name)
+        return whole(models_dir, version.name, BARS)
     print(f"{' and '.join(given)} of {args.preset} are in {models_dir}; import the model's own checkpoint next")
     return None
 

@@ -58,6 +58,7 @@ def _version(version: Version) -> dict[str, Any]:
         "bytes": _size(version.weights),
         "parts": [part["file"] for part in version.card.get("parts", ())],
         "lacks": _lacking(version),
+        "in_store": version.in_store,
         "built_in": version.directory.parent == BUILT_IN,
         "parent": version.card.get("parent"),
         "source": version.card.get("source"),
@@ -66,7 +67,7 @@ def _version(version: Version) -> dict[str, Any]:
 
 def _lacking(version: Version) -> list[str]:
     """The files that it should have and has not, and the parent that it loads onto if that is gone."""
-    missing = [str(path) for path, _ in version.own_files if not path.is_file()]
+    missing = [str(path) for path, _ in version.own_files if not path.is_file() and not version.in_store]
     with suppress(WeightsError):
         _ = version.base
         return missing
@@ -100,7 +101,8 @@ def _row(version: dict[str, Any]) -> list[str]:
         origin = f"trained from {version['parent']}"
     else:
         origin = "ships with the package" if version["built_in"] else (version["source"] or {}).get("command", "")
-    return [version["name"], version["kind"], _shown(version["bytes"]), "; ".join([*lacks, origin])]
+    size = "in the store" if version["bytes"] is None and version["in_store"] else _shown(version["bytes"])
+    return [version["name"], version["kind"], size, "; ".join([*lacks, origin])]
 
 
 def _shown(size: int | None) -> str:

@@ -5,11 +5,11 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from av2t.console import note, progress_bar
+from av2t.console import note
+from av2t.mirror import BARS
 from av2t_core import published
 from av2t_core.disk import in_gigabytes, require_space
 from av2t_core.errors import WeightsError
@@ -35,12 +35,12 @@ if TYPE_CHECKING:  # they bring torch and an HTTP client, for which nobody who i
 def pull(args: argparse.Namespace, models_dir: Path) -> Version | None:
     """The version that was made, or None if it was there. WeightsError."""
     version, wanted = _what_to_pull(args)
-    if whole(models_dir, version.name):
+    if whole(models_dir, version.name, BARS):
         print(f"{version.name} is in {models_dir} already")
         return None
     with alone(models_dir):
         _fetch_and_keep(args, models_dir, version, wanted)
-    return whole(models_dir, version.name)
+    return whole(models_dir, version.name, BARS)
 
 
 def _what_to_pull(args: argparse.Namespace) -> tuple[NewVersion, Published]:
@@ -134,7 +134,7 @@ def _fetched(
     """The state dict in these files, and what errors call it. They are removed once the caller has converted it."""
     from av2t_core import hub
 
-    paths = [hub.download(file, downloads, partial(progress_bar, unit="B")) for file in files]
+    paths = [hub.download(file, downloads, BARS) for file in files]
     label = f"{files[0].name} of {files[0].repository}"
     note(f"converting {label}")
     from av2t_core.conversion import kind_of

@@ -12,28 +12,23 @@ used before it is checked, and nothing that is there is replaced. Nothing here i
 """
 
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
-from av2t_core.disk import require_space, writing
+from av2t_core.disk import read_blocks, require_space, write_blocks, writing
 from av2t_core.errors import WeightsError, misfit
 from av2t_core.model_folder import alone
 from av2t_core.presets import PRESETS
-from av2t_core.versions import BUILT_IN, NAMES, Version, check_name, file_hash, find, part_file
+from av2t_core.store import fetch
+from av2t_core.versions import BUILT_IN, LARGEST_CARD, NAMES, Version, check_name, file_hash, find, parse_card
 
 SUMS = "SHA256SUMS"
-LARGEST_TEXT = 32 * 10**6  # bytes; a card names every clip that it knows of
 
 _SUM = re.compile(r"([0-9a-f]{64})  (\S+)")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_PART = re.compile(r"([a-z0-9][a-z0-9_.-]{0,99})-[0-9a-f]{8}\.safetensors")
-_BLOCK = 2**20
 
 _Shapes = dict[str, list[int]]  # of tensors, by their names
 
@@ -45,6 +40,7 @@ def export_version(version: Version, target: Path) -> None:
     if target.exists():
         raise WeightsError(f"{target} exists: name another file")
     version.check_files()
+    fetch(version)
     for path, _ in version.kept_files:
         if not path.is_file():
             raise WeightsError(f"{path} is missing; {version.remedy}")
@@ -53,14 +49,14 @@ def export_version(version: Version, target: Path) -> None:
     aside = target.with_name(f".{target.name}.part")
     try:
         with ZipFile(aside, "w", ZIP_STORED) as archive:
-            sums = "".join(f"{sha256}  {_member(version, path)}\n" for path, sha256 in files.items())
+            sums = "".join(f"{sha256}  {version.member(path)}\n" for path, sha256 in files.items())
             archive.writestr(_info(SUMS), sums)
             for path, sha256 in files.items():
                 with (
                     path.open("rb") as source,
-                    archive.open(_info(_member(version, path)), "w", force_zip64=True) as to,
+                    archive.open(_info(version.member(path)), "w", force_zip64=True) as to,
                 ):
-                    if _copy(source, to) != sha256:
+                    if write_blocks(read_blocks(source), to) != sha256:
                         raise WeightsError(
                             f"{path} is damaged: its sha256 is not the one on the card; {version.remedy}"
                         )
@@ -110,11 +106,11 @@ class _Bundle:
             raise refused
         name = check_name(names[0])
         text = _text(archive, f"{name}/card.json")
-        card = _card(text) if text else None
+        card = parse_card(text) if text else None
         if not text or card is None or hashes.pop(f"{name}/card.json") != hashlib.sha256(text).hexdigest():
             raise refused
         version = Version(name=name, directory=models_dir / name, card=card)
-        if hashes != {_member(version, path): sha256 for path, sha256 in version.kept_files}:
+        if hashes != {version.member(path): sha256 for path, sha256 in version.kept_files}:
             raise refused
         return cls(file=file, archive=archive, card=text, version=version)
 
@@ -129,6 +125,7 @@ class _Bundle:
         base = version.base
         if base is not None:
             base.check_files()
+            fetch(base)
         with alone(models_dir):
             if (there := find(name, models_dir)) is not None:
                 if there.card != version.card:
@@ -164,32 +161,13 @@ class _Bundle:
         return True
 
     def _size(self, path: Path) -> int:
-        return self.archive.getinfo(_member(self.version, path)).file_size
+        return self.archive.getinfo(self.version.member(path)).file_size
 
     def _extract(self, path: Path, sha256: str, to: Path) -> None:
-        name = _member(self.version, path)
+        name = self.version.member(path)
         with self.archive.open(name) as source, to.open("wb") as copy:
-            if _copy(source, copy) != sha256:
+            if write_blocks(read_blocks(source), copy) != sha256:
                 raise WeightsError(f"{name} in {self.file} is damaged: export it again")
-
-
-def _card(text: bytes) -> dict[str, Any] | None:
-    """None if it is not one whose names and hashes can be used."""
-    try:
-        card = json.loads(text)
-        parts = [(part["file"], part["sha256"]) for part in card.get("parts", ())]
-        names = [_PART.fullmatch(file) for file, _ in parts]
-        replay = [card["replay_sha256"]] if card.get("replay_sha256") else []
-        fits = (
-            isinstance(card["preset"], str)
-            and isinstance(card["labels"], list)
-            and len({file for file, _ in parts}) == len(parts)
-            and all(_SHA256.fullmatch(sha256) for sha256 in (card["sha256"], *replay, *(sha256 for _, sha256 in parts)))
-            and all(name and part_file(name[1], part[1]) == part[0] for name, part in zip(names, parts, strict=True))
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return None
-    return card if fits else None
 
 
 def _require_fit(version: Version, shapes: _Shapes, onto: _Shapes) -> None:
@@ -213,10 +191,6 @@ def _shapes(paths: Iterable[Path]) -> _Shapes:
     return shapes
 
 
-def _member(version: Version, path: Path) -> str:
-    return path.relative_to(version.directory.parent).as_posix()
-
-
 def _info(name: str) -> ZipInfo:
     """With a date that is always the same, so that two exports of a version are."""
     info = ZipInfo(name)
@@ -232,15 +206,6 @@ def _is_plain(member: ZipInfo) -> bool:
 def _text(archive: ZipFile, name: str) -> bytes | None:
     """None where it is not there, or too large."""
     try:
-        return archive.read(name) if archive.getinfo(name).file_size <= LARGEST_TEXT else None
+        return archive.read(name) if archive.getinfo(name).file_size <= LARGEST_CARD else None
     except KeyError:
         return None
-
-
-def _copy(source: IO[bytes], to: IO[bytes]) -> str:
-    """The sha256 of what was copied."""
-    digest = hashlib.sha256()
-    while block := source.read(_BLOCK):
-        digest.update(block)
-        to.write(block)
-    return digest.hexdigest()

@@ -28,6 +28,7 @@ from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import Feature
 from av2t_core.model.reference import UNREAD
 from av2t_core.presets import PRESETS, Preset
+from av2t_core.store import fetch
 from av2t_core.versions import NAMES, PARTS_FOLDER, Version, file_hash, part_file
 
 Precision = Literal["fp32", "bf16"]
@@ -59,7 +60,8 @@ class Loaded:
 
 
 def load_version(version: Version, device: torch.device, precision: Precision = "fp32") -> Loaded:
-    """WeightsError: a file is missing or not the one that the card speaks of, or they do not fit the preset."""
+    """What of it is only in a model store is fetched. WeightsError: a file is missing or not the one that the card
+    speaks of, or they do not fit the preset. StoreAwayError."""
     card = version.card
     if card["preset"] not in PRESETS:
         raise WeightsError(
@@ -67,6 +69,7 @@ def load_version(version: Version, device: torch.device, precision: Precision = 
             f" it knows {', '.join(PRESETS)}"
         )
     version.check()
+    fetch(version)
     version.verify()
     empty = build(card["preset"], card.get("feature", "mul"), card["labels"])
     pairs = (pair for path, _ in version.files for pair in read_tensors(path, device))

@@ -1,14 +1,27 @@
-"""Room on a disk for large files: looked for before, and said when it runs out."""
+"""Large files on a disk: the room for them, looked for before and said when it runs out, and their way there."""
 
 import errno
+import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import IO, Protocol
 
 from av2t_core.errors import WeightsError
+
+_BLOCK = 2**20
+
+
+class Bar(Protocol):
+    def update(self, n: int, /) -> object:
+        """So many bytes more; fewer where n is negative."""
+
+
+Progress = Callable[[str, int], AbstractContextManager[Bar]]
+"""Called for each step that takes its time, with what it does and the number of bytes."""
 
 
 def require_space(folder: Path, needed: int, purpose: str) -> None:
@@ -51,3 +64,18 @@ def writing(folder: Path) -> Iterator[None]:
         if number is None:
             raise
         raise disk_error(OSError(int(number[1]), os.strerror(int(number[1]))), folder) from None
+
+
+def read_blocks(file: IO[bytes]) -> Iterator[bytes]:
+    """All of the file."""
+    while block := file.read(_BLOCK):
+        yield block
+
+
+def write_blocks(blocks: Iterable[bytes], file: IO[bytes]) -> str:
+    """The sha256 of what was written."""
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(block)
+        file.write(block)
+    return digest.hexdigest()

@@ -19,6 +19,10 @@ class WeightsError(AV2TError):
     """A model version or its weights are missing or do not fit."""
 
 
+class StoreAwayError(WeightsError):
+    """The model store does not answer; it may later."""
+
+
 class MemoryShortError(AV2TError):
     """The memory that is free does not suffice; it may, once others have freed theirs."""
 

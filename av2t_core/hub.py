@@ -10,10 +10,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import urlsplit
 
 import httpx2  # what huggingface_hub speaks HTTP with; its errors come through
@@ -27,21 +25,13 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, but not in __all__
 
-from av2t_core.disk import disk_error
+from av2t_core.disk import Progress, disk_error
 from av2t_core.errors import WeightsError
 
 FIRST_ANSWER = 2.5  # seconds that the hub has to answer at all, whatever keeps it from it
 TIMEOUT = httpx2.Timeout(10, read=30)
 RETRIES = 4  # in a row without a byte
 _PASSING = {408, 429, 500, 502, 503, 504}
-
-
-class Bar(Protocol):
-    def update(self, n: int, /) -> object:
-        """So many bytes more; fewer where n is negative."""
-
-
-Progress = Callable[[str, int], AbstractContextManager[Bar]]
 
 
 @dataclass(frozen=True, kw_only=True)

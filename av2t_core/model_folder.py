@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from av2t_core import published
-from av2t_core.disk import disk_error, writing
+from av2t_core.disk import Progress, disk_error, writing
 from av2t_core.errors import WeightsError
 from av2t_core.model.config import Feature
+from av2t_core.store import fetch, quiet
 from av2t_core.versions import PARTS_FOLDER, Version, file_hash, part_file, resolve
 
 if TYPE_CHECKING:  # it brings torch, and who has no weights should not wait for that
@@ -56,11 +57,15 @@ def alone(models_dir: Path) -> Iterator[None]:
         yield
 
 
-def whole(models_dir: Path, name: str) -> Version | None:
-    """The version of this name if it is in the folder with all its files. WeightsError: its card cannot be read."""
+def whole(models_dir: Path, name: str, progress: Progress = quiet) -> Version | None:
+    """The version of this name if it is in the folder with all its files, which are fetched if a model store has them.
+
+    WeightsError: its card cannot be read. StoreAwayError.
+    """
     if not (models_dir / name / "card.json").exists():
         return None
     version = resolve(name, models_dir)
+    fetch(version, progress)
     return version if all(path.is_file() for path, _ in version.files) else None
 
 

@@ -4,6 +4,7 @@
     <name>/replay.safetensors         some of what it learnt, if its card has that one's hash
     <name>/card.json                  preset, feature, labels, parent, parts, metrics, the weights' hash
     parts/<part>-<hash>.safetensors   what was not, shared by the versions whose cards name it
+    <name>/.store                     if it is in a model store, which then has what is missing here (see `store`)
 
 A version that a project's annotations have made holds nothing else: its card says `onto_parent`, and its tensors go
 over those of its parent. A version is written aside and renamed into place, and never changed afterwards. Nothing here
@@ -26,9 +27,14 @@ REPLAY_FILE = "replay.safetensors"
 PARTS_FOLDER = "parts"
 DOWNLOADS_FOLDER = "downloads"
 PROJECTS_FOLDER = "projects"
+STORE_MARK = ".store"
 NAMES = "names."
 """What the tensors begin with by which a version names things beside those that it knew."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
+LARGEST_CARD = 32 * 10**6  # bytes; it names every clip that it knows of
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PART = re.compile(r"([a-z0-9][a-z0-9_.-]{0,99})-[0-9a-f]{8}\.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +69,15 @@ class Version:
         WeightsError as for `chain`.
         """
         return [file for version in reversed(self.chain) for file in version.own_files]
+
+    def member(self, path: Path) -> str:
+        """How a file of it is called in the folder of the versions."""
+        return path.relative_to(self.directory.parent).as_posix()
+
+    @property
+    def in_store(self) -> bool:
+        """Whether a model store has it, too."""
+        return (self.directory / STORE_MARK).is_file()
 
     @property
     def base(self) -> "Version | None":
@@ -116,6 +131,8 @@ class Version:
         """How a file that is missing or damaged is got again."""
         if self.directory.parent == BUILT_IN:
             return "install the package again"
+        if self.in_store:
+            return "delete it, and it is fetched from the model store again"
         command = self.card.get("source", {}).get("command")
         return f"delete {self.directory} and run `{command}`" if command else "bring it back from a copy"
 
@@ -129,14 +146,15 @@ class Version:
         self.check_files()
 
     def check_files(self) -> None:
-        """WeightsError if one of its files is missing."""
+        """WeightsError if one of its files is missing, here and in the model store."""
         for version in self.chain:
             for path, _ in version.own_files:
-                if not path.is_file():
+                if not path.is_file() and not version.in_store:
                     raise WeightsError(f"{path}, of model version {version.name}, is missing; {version.remedy}")
 
     def verify(self) -> None:
-        """WeightsError: a file of it is missing, or not the one that the card speaks of. Reads all of them."""
+        """WeightsError: a file of it is missing, or not the one that the card speaks of. Reads all of them, which
+        `store.fetch` has brought here."""
         self.check_files()
         for version in self.chain:
             for path, sha256 in version.own_files:
@@ -205,6 +223,25 @@ def installed(models_dir: Path) -> list[Version]:
 def fine_tuned_name(parent: Version, project: int, number: int) -> str:
     """What the version is called that a project's training of this number makes from `parent`. WeightsError."""
     return check_name(f"{parent.chain[-1].name}-p{project}-{number}")
+
+
+def parse_card(text: bytes) -> dict[str, Any] | None:
+    """None if it is no card whose names and hashes can be used; it may be from anybody."""
+    try:
+        card = json.loads(text)
+        parts = [(part["file"], part["sha256"]) for part in card.get("parts", ())]
+        names = [_PART.fullmatch(file) for file, _ in parts]
+        replay = [card["replay_sha256"]] if card.get("replay_sha256") else []
+        fits = (
+            isinstance(card["preset"], str)
+            and isinstance(card["labels"], list)
+            and len({file for file, _ in parts}) == len(parts)
+            and all(_SHA256.fullmatch(sha256) for sha256 in (card["sha256"], *replay, *(sha256 for _, sha256 in parts)))
+            and all(name and part_file(name[1], part[1]) == part[0] for name, part in zip(names, parts, strict=True))
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    return card if fits else None
 
 
 def part_file(name: str, sha256: str) -> str:

@@ -49,6 +49,7 @@ def create_app(settings: Settings, connection: Redis) -> Flask:
     api._manager.current_version()
     server.config["SETTINGS"] = settings
     server.config["REDIS"] = connection
+    server.config["MANAGER"] = api._manager
     return server
 
 
@@ -177,13 +178,15 @@ def stop() -> BaseResponse:
 def use() -> BaseResponse:
     """What the project PROJECT in "PROJECT/NAME" predicts with from now on."""
     project, _, name = request.form.get("id", "").partition("/")
-    promote(server.config["SETTINGS"].models_dir, _project(project), name)
+    settings: Settings = server.config["SETTINGS"]
+    promote(settings.models_dir, _project(project), name, settings.store)
     return _done(None)
 
 
 @server.post("/take-back")
 def take_back() -> BaseResponse:
-    rollback(server.config["SETTINGS"].models_dir, _project(request.form.get("id", "")))
+    settings: Settings = server.config["SETTINGS"]
+    rollback(settings.models_dir, _project(request.form.get("id", "")), settings.store)
     return _done(None)
 
 

@@ -70,6 +70,7 @@ class Manager:
     def __init__(self, connection: Redis, settings: Settings) -> None:
         self._connection = connection
         self._settings = settings
+        self.mirror = settings.mirror()
         self._lock = Lock()
         self._remarks: deque[Remark] = deque(maxlen=20)
 

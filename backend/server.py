@@ -1,16 +1,22 @@
 """The backend's process: a production WSGI server around the application, until a signal ends it."""
 
 import errno
+import logging
 import signal
 import sys
+import time
+from threading import Thread
 
 from redis import Redis
 from waitress import create_server
 
-from av2t_core.errors import ConfigError
+from av2t_core.errors import AV2TError, ConfigError
+from av2t_core.mirror import Mirror
 from backend.app import MAX_BODY_MB, create_app
 from worker.queue import QueueError, reachable, redis_address
 from worker.settings import Settings
+
+log = logging.getLogger(__name__)
 
 THREADS = 8
 
@@ -18,6 +24,9 @@ THREADS = 8
 def serve(settings: Settings, connection: Redis) -> None:
     """Serve until SIGTERM or SIGINT. Raises AV2TError if the address or the model version cannot be used."""
     app = create_app(settings, connection)
+    mirror = app.config["MANAGER"].mirror
+    if mirror.store:
+        Thread(target=_follow, args=(mirror, settings.models_refresh), name="av2t-mirror", daemon=True).start()
     host, port = settings.backend_host, settings.backend_port
     try:
         # A little above the application's own limit, which answers with a sentence.
@@ -36,6 +45,20 @@ def serve(settings: Settings, connection: Redis) -> None:
     print(f"The backend listens on http://{host}:{port}, its queue is in Redis at {_state(connection)}", flush=True)
     # Ends on SystemExit and KeyboardInterrupt, after the requests at hand.
     server.run()
+
+
+def _follow(mirror: Mirror, seconds: int) -> None:
+    """Have what the model store has, beside all that is answered meanwhile."""
+    while True:
+        was_away = mirror.away is not None
+        try:
+            mirror.refresh()
+            if was_away:
+                log.info("the model store answers again")
+        except AV2TError as error:
+            if not was_away:
+                log.warning("%s", error)
+        time.sleep(seconds)
 
 
 def _state(connection: Redis) -> str:

@@ -50,6 +50,7 @@ def snapshot(connection: Redis, manager: Manager, settings: Settings) -> dict[st
     return {
         **queue,
         "model_version": manager.current_version(),
+        "store": _store(manager),
         "projects": [{**_project(each, settings, versions), "link": link(each.id)} for each in projects],
         "running": [with_link(row) for row in queue["running"]],
         "failures": [with_link(row) for row in failures],
@@ -57,6 +58,18 @@ def snapshot(connection: Redis, manager: Manager, settings: Settings) -> dict[st
         "trainings": [{**plain(asdict(each)), "told": each.told, "link": link(each.project)} for each in learnt],
         "trainers": plain([asdict(worker) for worker in workers(connection, TRAIN)]),
         "remarks": [plain(asdict(remark)) for remark in manager.remarks()],
+    }
+
+
+def _store(manager: Manager) -> dict[str, Any] | None:
+    """None without a model store; `away_since`: since when it has not been reached, and `error`: why."""
+    if manager.mirror.store is None:
+        return None
+    away = manager.mirror.away
+    return {
+        "url": manager.mirror.store.url,
+        "away_since": plain(away.since) if away else None,
+        "error": away.sentence if away else None,
     }
 
 

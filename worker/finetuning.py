@@ -1,7 +1,7 @@
 """The job that makes a model version of what people corrected. It runs in the process that holds the model.
 
 As every job it can be done again: what was pulled and what was learnt are kept in AV2T_DATA_DIR/finetune until the
-version is there, and a version that is there already is not made a second time.
+version is there, and a version that is there already, or in the model store, is not made a second time.
 """
 
 import hashlib
@@ -30,6 +30,7 @@ from av2t_core.labelstudio.config import Targets, parse_label_config
 from av2t_core.pointers import promote
 from av2t_core.predictor import Predictor
 from av2t_core.presets import PRESETS
+from av2t_core.store import fetch
 from av2t_core.training import holdout
 from av2t_core.training.finetuning import FineTuneRecipe, FineTuning
 from av2t_core.training.folder import RunFolder
@@ -102,14 +103,18 @@ class _FineTune:
         self.folder = context.settings.data_dir / "finetune" / str(project)
 
     def run(self, base_version: str | None) -> dict[str, Any]:
+        self.settings.mirror().refresh()  # another machine may have made it, or what it is made from
         base = self._base(base_version)
         name = fine_tuned_name(base, self.project, self.number)
         version = find(name, self.settings.models_dir)
         if version is None:
+            fetch(base, signs.progress)
             with room(self.connection, gpu_of(self.settings.device), _memory(base, self.recipe)):
                 version = self._make(base, name)
         else:
             log.info("project %d: %s is there already", self.project, name)
+        if store := self.settings.store:
+            store.push(version, signs.progress)
         return self._adopt(version)
 
     def _base(self, name: str | None) -> Version:
@@ -225,7 +230,7 @@ class _FineTune:
         """Have the project use it, if it is better; all of this may have been done before."""
         verdict = version.card["verdict"]
         if verdict["better"]:
-            promote(self.settings.models_dir, self.project, version.name)
+            promote(self.settings.models_dir, self.project, version.name, self.settings.store)
             self.client.is_connected(self.project)  # by which Label Studio asks which version that is
             log.info("project %d uses %s from now on", self.project, version.name)
             if self.settings.repredict == "always":

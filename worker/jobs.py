@@ -22,8 +22,9 @@ from av2t_core.errors import AV2TError, MediaError
 from av2t_core.labelstudio.config import Targets, parse_label_config
 from av2t_core.media import Clip, ClipInfo
 from av2t_core.predictor import Predictor
-from av2t_core.versions import resolve
-from worker import totals
+from av2t_core.store import fetch
+from av2t_core.versions import find, resolve
+from worker import signs, totals
 from worker.client import LabelStudioClient
 from worker.connection import connected
 from worker.devices import gpu_of
@@ -49,6 +50,8 @@ class Context:
     def predictor_of(self, model_version: str) -> Predictor:
         """The model of the job's version; another one than the last job's is loaded in its place."""
         if self.predictor.model_version != model_version:
+            if find(model_version, self.settings.models_dir) is None:
+                self.settings.mirror().refresh()
             self.predictor = load_predictor(model_version, self.settings)
         return self.predictor
 
@@ -69,10 +72,12 @@ def set_up(settings: Settings) -> str | None:
 
 
 def load_predictor(name: str, settings: Settings) -> Predictor:
-    """A model version as the settings have it. WeightsError, ConfigError as for `Predictor.load`."""
+    """A model version as the settings have it. WeightsError, StoreAwayError, ConfigError as for `Predictor.load`."""
     started = time.monotonic()
-    if caution := resolve(name, settings.models_dir).caution:
-        log.warning("%s", caution)
+    version = resolve(name, settings.models_dir)
+    if version.caution:
+        log.warning("%s", version.caution)
+    fetch(version, signs.progress)
     predictor = Predictor.load(
         name,
         settings.device,

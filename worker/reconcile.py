@@ -45,6 +45,7 @@ class Reconciler(Thread):
         while True:
             try:
                 if _is_due(connection, self._settings.reconcile_minutes):
+                    self._settings.mirror().refresh()  # for which version each project uses
                     reconcile(connection, self._settings)
             except (AV2TError, TransientError) as error:
                 log.warning("looking for tasks that were missed: %s", error)

@@ -9,6 +9,8 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from av2t_core.errors import ConfigError, WeightsError
+from av2t_core.mirror import Mirror
+from av2t_core.store import Store
 from av2t_core.versions import check_name
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -38,6 +40,17 @@ def _model(value: str) -> str:
         return check_name(value)
     except WeightsError:
         raise ValueError("it must be a model version's name: lower-case letters, digits, '.', '_' and '-'") from None
+
+
+def _models_url(value: str) -> str:
+    if not re.match(r"[a-z0-9+.-]+://[^:]", value):
+        raise ValueError("it must be a URL such as file:///mnt/models or s3://bucket/prefix")
+    if re.search(r"://.*:.*@", value):
+        raise ValueError(
+            "it must hold no password, which would be in logs; fsspec and the storage's own package read theirs from"
+            " variables of their own, such as FSSPEC_SFTP_PASSWORD and AWS_SECRET_ACCESS_KEY"
+        )
+    return value.rstrip("/")
 
 
 def _variable(name: str, default: Any, description: str, **constraints: Any) -> Any:
@@ -73,6 +86,14 @@ class Settings(BaseSettings):
         "AV2T_LOG_FORMAT", "text", "How worker and backend log: text, for people, or json, a line of it for each thing."
     )
     data_dir: Path = _variable("AV2T_DATA_DIR", Path(".av2t"), "The folder for model versions, logs and demo data.")
+    models_url: Annotated[str, AfterValidator(_models_url)] | None = _variable(
+        "AV2T_MODELS_URL",
+        None,
+        "The model store that several machines share, by any URL that fsspec opens; none: AV2T_DATA_DIR holds all.",
+    )
+    models_refresh: int = _variable(
+        "AV2T_MODELS_REFRESH", 30, "How often the backend looks into the model store, in seconds.", ge=1
+    )
     backend_host: str = _variable("AV2T_BACKEND_HOST", "127.0.0.1", "The address that the backend listens on.")
     backend_port: int = _variable("AV2T_BACKEND_PORT", 9090, "The port that the backend listens on.", ge=1, le=65535)
     backend_user: str | None = _variable(
@@ -161,6 +182,14 @@ class Settings(BaseSettings):
         return self.data_dir / "models"
 
     @property
+    def store(self) -> Store | None:
+        """Of which `models_dir` is the mirror."""
+        return Store(self.models_url) if self.models_url else None
+
+    def mirror(self) -> Mirror:
+        return Mirror(self.models_dir, self.store)
+
+    @property
     def clips_dir(self) -> Path:
         """Where fetched clips are kept."""
         return self.data_dir / "clips"
@@ -198,5 +227,6 @@ def _sentence(error: ValidationError) -> str:
     name = next((str(f.validation_alias) for n, f in Settings.model_fields.items() if n == field), field)
     reason = first["msg"].removeprefix("Value error, ")
     # A value that may hold a secret is never repeated.
-    value = "" if name in {"LABEL_STUDIO_API_KEY", "REDIS_URL", "AV2T_BACKEND_PASSWORD"} else f" is {first['input']!r}"
+    secret = {"LABEL_STUDIO_API_KEY", "REDIS_URL", "AV2T_MODELS_URL", "AV2T_BACKEND_PASSWORD"}
+    value = "" if name in secret else f" is {first['input']!r}"
     return f"{name}{value}: {reason}"

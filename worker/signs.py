@@ -5,7 +5,7 @@ In a process that no worker watches, as in a test of a job alone, there is nothi
 
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -32,6 +32,16 @@ def alive() -> None:
             _given = time.monotonic()
             with suppress(OSError):  # the worker has gone, and this process goes with it
                 _channel.send(("alive", ""))
+
+
+class _Sign:
+    def update(self, n: int, /) -> None:
+        alive()
+
+
+def progress(_what: str, _total: int) -> nullcontext[_Sign]:
+    """For what takes its time within a job: it is alive as long as it gets on."""
+    return nullcontext(_Sign())
 
 
 def stop_wanted() -> bool:

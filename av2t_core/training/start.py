@@ -27,6 +27,7 @@ from av2t_core.disk import writing
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import Feature
 from av2t_core.model.trained import is_trained
+from av2t_core.store import fetch
 from av2t_core.versions import Version
 
 _DRAWN = ("projector.", "adapters.")
@@ -39,6 +40,8 @@ def load_start(
 
     WeightsError as for `load_version`.
     """
+    version.check_files()
+    fetch(version)
     version.verify()
     empty = build(preset, feature, version.card["labels"])
     taken = (

@@ -4,7 +4,7 @@ import pytest
 from rq.job import Job
 from rq.timeouts import JobTimeoutException
 
-from av2t_core.errors import AV2TError, MediaError, MemoryShortError
+from av2t_core.errors import AV2TError, MediaError, MemoryShortError, StoreAwayError
 from worker.failures import LONGEST_DELAY, GoneError, TransientError, Verdict, delay, judge, redact
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJ0b2tlbl90eXBlIjoiYWNjZXNzIn0.c2lnbmF0dXJl"
@@ -40,6 +40,7 @@ def test_what_can_pass() -> None:
     ("error", "sentence"),
     [
         (MemoryShortError("Too little."), "Too little."),
+        (StoreAwayError("It is away."), "It is away."),
         (MemoryError(), "The worker's machine has no memory left for this task."),
         (
             OSError(errno.ENOSPC, "No space left on device"),
@@ -47,7 +48,7 @@ def test_what_can_pass() -> None:
         ),
     ],
 )
-def test_what_a_machine_lacks_may_be_there_later(error: Exception, sentence: str) -> None:
+def test_what_is_lacking_may_be_there_later(error: Exception, sentence: str) -> None:
     assert judge(error, Task(), "") == Verdict(sentence=sentence, final=False)
 
 

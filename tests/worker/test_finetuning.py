@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,20 @@ from safetensors.torch import load_file
 
 from av2t_core.checkpoint import load_version
 from av2t_core.compose.cutouts import Cutouts
-from av2t_core.errors import AV2TError
+from av2t_core.errors import AV2TError, StoreAwayError
 from av2t_core.labelstudio.controls import BrushLabels
 from av2t_core.media import Clip
 from av2t_core.pointers import current, promote
 from av2t_core.predictor import Predictor
+from av2t_core.store import Store
 from av2t_core.versions import Version, resolve
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, wait_until
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
 from tests.up import python_m_av2t
 from tests.worker.test_trainings import model_processes
-from worker import finetuning, signs
-from worker.failures import Interrupted
-from worker.queue import TRAIN, open_queue
+from worker import finetuning, jobs, signs
+from worker.failures import Interrupted, judge
+from worker.queue import TRAIN, enqueue_preannotation, job_id, open_queue
 from worker.queue_views import State
 from worker.settings import Settings
 from worker.trainings import enqueue_training, training
@@ -306,3 +307,62 @@ def test_progress_is_told(project: Annotated) -> None:
     assert (told.clips, told.held_out) == (CLIPS - 2, 2)
     assert told.loss is not None
     assert told.loss > 0
+
+
+# With a model store: two machines, which are two folders
+
+
+def on(project: Annotated, data_dir: Path) -> Annotated:
+    """As another machine of the same store has it."""
+    store = f"file://{project.settings.data_dir.parent / 'store'}"
+    settings = project.settings.model_copy(update={"data_dir": data_dir, "models_url": store})
+    assert finetuning._context is not None
+    finetuning._context.settings = settings
+    return replace(project, settings=settings)
+
+
+def test_another_machine_predicts_with_what_one_has_made(
+    project: Annotated, tmp_path: Path, clips: Sequence[tuple[Path, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    one = on(project, here)
+    first = one.train(one.request(epochs=12))
+    assert first["promoted"], first["sentence"]
+
+    other = on(project, there)
+    monkeypatch.setattr(jobs, "_context", None)
+    jobs.set_up(other.settings)
+    assert jobs._context is not None
+    task = int(project.server.upload(project.id, clips[0][0]).id)
+    enqueue_preannotation(project.redis, project.id, [task], first["version"])
+    job = Job.fetch(job_id(project.id, task, first["version"]), connection=project.redis, serializer="json")
+    assert job.perform()["outcome"] == "predicted"
+    jobs._context.client.close()
+    [prediction] = project.server.sdk.predictions.list(task=task)
+    assert prediction.model_version == first["version"]
+    assert of(other, first["version"]).weights.read_bytes() == of(one, first["version"]).weights.read_bytes()
+
+    second = of(other, other.train(other.request(epochs=1))["version"])
+    assert second.card["parent"] == first["version"]
+
+
+def test_a_push_that_fails_is_done_again_and_nothing_else(
+    project: Annotated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = on(project, tmp_path / "here")
+    job = one.request(epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "push", _away)
+        with pytest.raises(StoreAwayError) as away:
+            one.train(job)
+    assert not judge(away.value, job, "").final
+    with monkeypatch.context() as patch:
+        patch.setattr(finetuning._FineTune, "_make", lambda *_: pytest.fail("it was made again"))
+        result = one.train(job)
+        other = on(project, tmp_path / "there")
+        assert other.train(job) == result  # which has it from the store
+    assert of(other, result["version"]).in_store
+
+
+def _away(*_: object) -> None:
+    raise StoreAwayError("the model store cannot be reached")
