@@ -40,11 +40,15 @@ def read_state_file(*files: Path, labels: Sequence[str] = ()) -> dict[str, Tenso
     state: dict[str, Tensor] = {}
     for file, label in zip(files, labels or map(str, files), strict=True):
         try:
-            state |= _read(file)
+            state |= _without_prefix(_read(file))
         except WeightsError as error:
             raise WeightsError(str(error).replace(str(file), label)) from None
+    return state
+
+
+def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
     if all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
+        return {key.removeprefix("module."): tensor for key, tensor in state.items()}
     return state
 
 

@@ -80,7 +80,7 @@ class CaptionEncoder(nn.Module):
         # to the authors.
         last = (tokens != 0).sum(dim=1) - 1
         hidden = self.gpt2(tokens, use_cache=False).last_hidden_state  # (B, tokens, 768)
-        return self.projection(hidden[torch.arange(len(hidden)), last])  # type: ignore[no-any-return]
+        return self.projection(hidden[torch.arange(len(hidden), device=hidden.device), last])  # type: ignore[no-any-return]
 
 
 class MsClapAudioEncoder(nn.Module):
