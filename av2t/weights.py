@@ -22,7 +22,8 @@ examples:
   av2t weights pull sam2-l                            the paper's model, about 5 GB
   av2t weights pull sam1-h-noadapter --dataset s4     another row of its Table 1
   av2t weights pull sam2-l --start                    EVF-SAM2 alone, to train a model from
-  av2t weights import sam2-l run_mul_adapter_evf_sam2_s4_best.pth CLAP_weights_2023.pth open_clip_model.safetensors
+  av2t weights import sam2-l run_mul_adapter_evf_sam2_s4_best.pth \\
+      open_clip_model.safetensors CLAP_weights_2023.pth merges.txt
   av2t weights list
 
 `av2t weights COMMAND --help` tells more about one of them."""
@@ -40,14 +41,16 @@ examples:
   av2t weights pull sam2-l --file somebody_mul_adapter_evf_sam2_ms3_best.pth
 """
 _IMPORT = """\
-Take weights from files that are here: the checkpoints of AV2T-SAM and EVF-SAM, and those of the encoders.
+Take weights from files that are here: the checkpoints of AV2T-SAM and EVF-SAM, and those of the encoders. MS-CLAP reads
+names by GPT-2's tokens, so merges.txt of openai-community/gpt2 goes with it.
 
 What a file is, is told from its content. EVF-SAM alone becomes a start for training. Encoders that were pulled or
 imported before need not be given again, and can be imported before the model. The files stay as they are.
 """
 _IMPORT_EXAMPLES = """\
 examples:
-  av2t weights import sam2-l run_mul_adapter_evf_sam2_s4_best.pth CLAP_weights_2023.pth open_clip_model.safetensors
+  av2t weights import sam2-l run_mul_adapter_evf_sam2_s4_best.pth \\
+      open_clip_model.safetensors CLAP_weights_2023.pth merges.txt
   av2t weights import sam2-l best.pth --feature mul --name mine-1
   av2t weights import sam2-l model-00001-of-00002.safetensors model-00002-of-00002.safetensors
 """
@@ -75,7 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bring = command("import", "take weights from files that are here", _IMPORT, _IMPORT_EXAMPLES)
     bring.set_defaults(action=weights_import.take)
     _add_row(bring, default_feature="as the checkpoint's name says")
-    bring.add_argument("files", metavar="FILE", nargs="+", type=Path, help=".pth, .pt, .bin or .safetensors")
+    kinds = ".pth, .pt, .bin or .safetensors, and merges.txt"
+    bring.add_argument("files", metavar="FILE", nargs="+", type=Path, help=kinds)
     bring.add_argument("--name", help="of the model version (default: after the checkpoint's name)")
     show = command("list", "show which weights there are", "Show which weights there are, and how to get the others.")
     show.set_defaults(action=weights_list.show)

@@ -3,7 +3,7 @@
 import argparse
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # they bring torch, for which nobody who is refused should wa
 
     from av2t_core.conversion import Kind
 
+_MERGES: "Kind" = "gpt2-merges"
 _SHARD = re.compile(r"-\d+-of-(\d+)")
 
 
@@ -43,7 +44,7 @@ def take(args: argparse.Namespace, models_dir: Path) -> Version | None:
         encoders = published.encoders(args.preset)
         lacking = [published.ENCODERS[encoder] for encoder in encoders if encoder not in {*parts, *given}]
         if model and lacking:
-            names = " and ".join(f"{source.example} of {source.repository}" for source in lacking)
+            names = " and ".join(source.where for source in lacking)
             raise WeightsError(f"{args.preset} needs its encoders, too: give {names} beside {model.label}")
         require_space(models_dir, sum(path.stat().st_size for path in args.files), f"{args.preset}, converted,")
         for each in given.values():
@@ -65,16 +66,32 @@ def _given(paths: Sequence[Path], preset: str) -> "dict[str, Given]":
 
     given: dict[str, Given] = {}
     encoders = published.encoders(preset)
+    usable = {*encoders, *([_MERGES] if "ms-clap" in encoders else [])}
     for group in _grouped(paths):
         state, label = read_state_file(*group), str(group[0])
         kind = kind_of(label, state)
-        if kind in published.ENCODERS and kind not in encoders:
+        if kind in {*published.ENCODERS, _MERGES} and kind not in usable:
             raise WeightsError(f"{label} is {kind}; {preset} works with {' and '.join(encoders)}, leave it out")
         rival = given.get(kind) or next((g for g in given.values() if {g.kind, kind} == {"av2t-sam", "evf-sam"}), None)
         if rival:
             raise WeightsError(f"{rival.label} is {rival.kind} and {label} is {kind}: import one at a time")
         given[kind] = Given(label=label, kind=kind, state=state)
+    _join_merges(given)
     return dict(sorted(given.items(), key=lambda item: item[0] not in encoders))
+
+
+def _join_merges(given: "dict[str, Given]") -> None:
+    """GPT-2's merges go into the MS-CLAP that reads by them. WeightsError: one is there without the other."""
+    merges, clap = given.pop(_MERGES, None), given.get("ms-clap")
+    if clap and merges:
+        given["ms-clap"] = replace(clap, state={**clap.state, **merges.state})
+    elif clap:
+        [source] = published.ENCODERS["ms-clap"].beside
+        raise WeightsError(f"{clap.label} reads names by GPT-2's tokens: give {source.where} beside it")
+    elif merges:
+        source = published.ENCODERS["ms-clap"]
+        file = f"{source.example} of {source.repository}"
+        raise WeightsError(f"{merges.label} is what MS-CLAP reads by: give {file} beside it")
 
 
 def _grouped(paths: Sequence[Path]) -> list[list[Path]]:

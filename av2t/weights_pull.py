@@ -78,12 +78,16 @@ def _fetch_and_keep(args: argparse.Namespace, models_dir: Path, version: NewVers
     try:
         hub.connect()
     except WeightsError as error:
-        names = ", ".join(f"{source.example} of {source.repository}" for source in (wanted, *sources.values()))
+        names = ", ".join(source.where for source in (wanted, *sources.values()))
         raise WeightsError(
             f"{error}; or bring {names} from elsewhere and run `av2t weights import {args.preset} FILE…`"
         ) from None
     parts = encoder_parts(models_dir, args.preset)
-    fetches = {encoder: _choose(source) for encoder, source in sources.items() if encoder not in parts}
+    fetches = {
+        encoder: [file for each in source.sources for file in _choose(each)]
+        for encoder, source in sources.items()
+        if encoder not in parts
+    }
     checkpoint = _choose(wanted, args.file)
     files = [file for group in (*fetches.values(), checkpoint) for file in group]
     downloads = models_dir / DOWNLOADS_FOLDER
@@ -119,10 +123,10 @@ def _choose(wanted: Published, name: str | None = None) -> "list[RemoteFile]":
         raise WeightsError(f"{wanted.repository} holds no {name}; it holds {', '.join(sorted(files)) or 'nothing'}")
     found = [files[each] for each in ([name] if name is not None else published.find(wanted, list(files)))]
     for file in found:
-        if not file.sha256:
+        if not file.checksum:
             raise WeightsError(
-                f"the hub knows no sha256 of {file.name} in {wanted.repository}, so it cannot be checked: look at it at"
-                f" {wanted.page}, and use `av2t weights import` if you trust it"
+                f"the hub knows no checksum of {file.name} in {wanted.repository}, so it cannot be checked: look at it"
+                f" at {wanted.page}, and use `av2t weights import` if you trust it"
             )
     return found
 
@@ -135,12 +139,13 @@ def _fetched(
     from av2t_core import hub
 
     paths = [hub.download(file, downloads, BARS) for file in files]
-    label = f"{files[0].name} of {files[0].repository}"
+    labels = [f"{file.name} of {file.repository}" for file in files]
+    label = labels[0]
     note(f"converting {label}")
     from av2t_core.conversion import kind_of
     from av2t_core.state_file import read_state_file
 
-    state = read_state_file(*paths, label=label)
+    state = read_state_file(*paths, labels=labels)
     if (kind := kind_of(label, state)) != expected:
         raise WeightsError(f"{label} is {kind}, and not {expected}; choose another with --file")
     yield label, state

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from av2t_core.empty import empty_weights
 from av2t_core.encoders import AudioEncoder, ImageEncoder
 from av2t_core.encoders.naming import LearnedNamer, Namer, Reader, ReadNamer
 from av2t_core.encoders.tiny import TinyAudioEncoder, TinyEncodersConfig, TinyImageEncoder, TinyNamer
-from av2t_core.errors import WeightsError
+from av2t_core.errors import WeightsError, misfit
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import Feature
 from av2t_core.model.reference import UNREAD
@@ -34,6 +34,7 @@ from av2t_core.versions import NAMES, PARTS_FOLDER, Version, file_hash, part_fil
 Precision = Literal["fp32", "bf16"]
 
 MODULES = ("model", "image_encoder", "audio_encoder")
+_NAMERS = 16  # sets of names that stay read, of as many projects
 _READ_AT_ONCE = 64  # tensors; what is mapped and then converted stays resident until its file is closed
 
 
@@ -51,12 +52,23 @@ class Loaded:
     namer: Namer | None
     device: torch.device
     precision: Precision
+    _read: dict[tuple[str, ...], ReadNamer] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def namer_for(self, names: Sequence[str]) -> Namer | None:
-        """The model's own namer, or one that chooses among `names` if the image encoder can read; None without both."""
-        if self.namer is None and names and isinstance(self.image_encoder, Reader):
-            return ReadNamer(self.image_encoder, names)
-        return self.namer
+        """The model's own namer, or one that chooses among `names` if the image encoder can read; None without both.
+
+        The same names are read once, unless many others come between.
+        """
+        names, sight, hearing = tuple(names), self.image_encoder, self.audio_encoder
+        if self.namer is not None or not names or not isinstance(sight, Reader):
+            return self.namer
+        namer = self._read.pop(names, None) or ReadNamer(
+            names, sight=sight, hearing=hearing if isinstance(hearing, Reader) else None
+        )
+        while len(self._read) >= _NAMERS:
+            del self._read[next(iter(self._read))]  # the one that was not asked for longest
+        self._read[names] = namer
+        return namer
 
 
 def load_version(version: Version, device: torch.device, precision: Precision = "fp32") -> Loaded:
@@ -82,9 +94,11 @@ def fill_version(
     """As `fill`, for the weights of this version. WeightsError: they do not fit."""
     try:
         return fill(empty, weights, device, precision, version.names)
-    except (RuntimeError, SafetensorError) as error:
+    except (RuntimeError, SafetensorError, WeightsError) as error:
+        root = version.chain[-1]
+        remedy = root.remedy if root.card.get("source") else "make it again with this one"
         raise WeightsError(
-            f"{version.directory} does not fit the preset {version.card['preset']!r}: {error}"
+            f"{version.directory} does not fit the preset {version.card['preset']!r} of this release: {error}; {remedy}"
         ) from error
 
 
@@ -116,7 +130,9 @@ def fill(
     precision: Precision,
     names: Sequence[str] = (),
 ) -> Loaded:
-    """The model with these weights, later ones over earlier ones of the same name. RuntimeError: they do not fit.
+    """The model with these weights, later ones over earlier ones of the same name.
+
+    WeightsError, or RuntimeError of the names: they do not fit.
 
     `names`: what it has learnt to call things, beside what it knows of itself.
     """
@@ -132,13 +148,26 @@ def fill(
         module: nn.Module = getattr(empty, name)
         state = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
         unread = [key for key in state if name == "model" and UNREAD.match(key)]
-        module.load_state_dict({key: t for key, t in state.items() if key not in unread}, assign=True)
+        _load(name, module, {key: t for key, t in state.items() if key not in unread})
         module.to(device).eval().requires_grad_(False)
     filled = replace(empty, device=device, precision=precision)
     if not names:
         return filled
     learnt = {key.removeprefix(NAMES): tensor for key, tensor in tensors.items() if key.startswith(NAMES)}
     return with_names(filled, names, learnt)
+
+
+def _load(name: str, module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """WeightsError names what does not fit."""
+    shapes = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    problems = [f"missing {name}.{key}" for key in shapes.keys() - state.keys()]
+    problems += [f"unknown {name}.{key}" for key in state.keys() - shapes.keys()]
+    for key in shapes.keys() & state.keys():
+        if state[key].shape != shapes[key]:
+            problems.append(f"{name}.{key} is {tuple(state[key].shape)}, the model has {shapes[key]}")
+    if problems:
+        raise misfit("model", problems)
+    module.load_state_dict(state, assign=True)
 
 
 def with_names(loaded: Loaded, names: Sequence[str], tensors: Mapping[str, Tensor]) -> Loaded:

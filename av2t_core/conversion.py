@@ -13,6 +13,7 @@ from torch import Tensor
 
 from av2t_core import published
 from av2t_core.empty import empty_weights
+from av2t_core.encoders import gpt2
 from av2t_core.errors import WeightsError
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import Feature
@@ -22,7 +23,7 @@ from av2t_core.presets import PRESETS
 
 ModelKind = Literal["av2t-sam", "evf-sam"]
 EncoderKind = Literal["clip", "ms-clap", "laion-clap"]
-Kind = ModelKind | EncoderKind
+Kind = ModelKind | EncoderKind | Literal["gpt2-merges"]
 
 # What the names of each kind begin with; all of it must be there. The first that fits.
 _MARKS: dict[Kind, tuple[str, ...]] = {
@@ -31,6 +32,7 @@ _MARKS: dict[Kind, tuple[str, ...]] = {
     "clip": ("visual.conv1.", "visual.transformer."),
     "ms-clap": ("audio_encoder.base.htsat.", "audio_encoder.projection."),
     "laion-clap": ("audio_branch.", "audio_projection."),
+    "gpt2-merges": (gpt2.FILE,),  # alone, and not beside MS-CLAP
 }
 _ENCODERS: dict[EncoderKind, str] = {"clip": "clip", "ms-clap": "ms_clap", "laion-clap": "laion_clap"}
 _SAMS = {"sam1": "SAM", "sam2": "SAM2"}

@@ -36,13 +36,14 @@ _PASSING = {408, 429, 500, 502, 503, 504}
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteFile:
-    """A file of a repository at one commit. Size in bytes and sha256 are the hub's word; "" where it gives none."""
+    """A file of a repository at one commit. Size in bytes and checksum are the hub's word: sha256, or git's sha1 of a
+    small text, which lies in git itself; "" where it gives none."""
 
     repository: str
     revision: str
     name: str
     size: int
-    sha256: str
+    checksum: str
 
 
 def connect() -> None:
@@ -81,7 +82,7 @@ def list_files(repository: str) -> list[RemoteFile]:
                 revision=str(info.sha),
                 name=file.rfilename,
                 size=file.size or 0,
-                sha256=file.lfs.sha256 if file.lfs else "",
+                checksum=file.lfs.sha256 if file.lfs else file.blob_id or "",
             )
             for file in info.siblings or ()
         ]
@@ -96,17 +97,17 @@ def list_files(repository: str) -> list[RemoteFile]:
 
 def downloaded(file: RemoteFile, folder: Path) -> int:
     """How many bytes of the file are in `folder` already."""
-    return max(_size(folder / file.sha256), _size(folder / f"{file.sha256}.part"))
+    return max(_size(folder / file.checksum), _size(folder / f"{file.checksum}.part"))
 
 
 def download(file: RemoteFile, folder: Path, progress: Progress) -> Path:
-    """The verified file in `folder`, under its sha256. WeightsError.
+    """The verified file in `folder`, under its checksum. WeightsError.
 
-    What an interruption leaves is `<sha256>.part`, with which the next try goes on. `progress` is called for each of
+    What an interruption leaves is `<checksum>.part`, with which the next try goes on. `progress` is called for each of
     the steps, with what it does and the number of bytes.
     """
-    path = folder / file.sha256
-    part = folder / f"{file.sha256}.part"
+    path = folder / file.checksum
+    part = folder / f"{file.checksum}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
@@ -114,11 +115,11 @@ def download(file: RemoteFile, folder: Path, progress: Progress) -> Path:
         with progress(f"fetch {file.name}", file.size) as bar:
             bar.update(_size(part))
             _fetch(file, part, bar.update)
-        if _size(part) != file.size or _sha256(part, file, progress) != file.sha256:
+        if _size(part) != file.size or _checksum(part, file, progress) != file.checksum:
             part.unlink()
             raise WeightsError(
-                f"{file.name} of {file.repository} is not what the hub says it is: its size or sha256 is another; it"
-                " was deleted, run the same command again"
+                f"{file.name} of {file.repository} is not what the hub says it is: its size or checksum is another;"
+                " it was deleted, run the same command again"
             )
         return part.rename(path)
     except OSError as error:
@@ -173,8 +174,11 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _sha256(path: Path, file: RemoteFile, progress: Progress) -> str:
+def _checksum(path: Path, file: RemoteFile, progress: Progress) -> str:
+    """Of the kind that the file's own is of."""
     digest = hashlib.sha256()
+    if len(file.checksum) < 2 * digest.digest_size:
+        digest = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
     with path.open("rb") as content, progress(f"check {file.name}", file.size) as bar:
         while chunk := content.read(1 << 22):
             digest.update(chunk)

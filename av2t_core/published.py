@@ -34,6 +34,17 @@ class Published:
     names: tuple[str, ...]
     example: str
     gigabytes: float
+    beside: tuple["Published", ...] = ()  # what goes into the same part from other repositories
+
+    @property
+    def sources(self) -> "tuple[Published, ...]":
+        """It, and what goes with it."""
+        return self, *self.beside
+
+    @property
+    def where(self) -> str:
+        """For a person who has to find it: the files' names, and their repositories."""
+        return " and ".join(f"{each.example} of {each.repository}" for each in self.sources)
 
     @property
     def page(self) -> str:
@@ -67,6 +78,8 @@ _OF_TRANSFORMERS = (
     r"pytorch_model-\d+-of-\d+\.bin",
 )
 _SHARD = re.compile(r".*-\d+-of-(\d+)\.\w+")
+# Without its captions' half the part was called ms-clap-2023, and such a one is not to be taken for it.
+_MS_CLAP = "ms-clap-2023-captions"
 
 ENCODERS = {
     # The repository that open_clip itself names for OpenAI's weights of ViT-B-32-quickgelu.
@@ -80,11 +93,21 @@ ENCODERS = {
     ),
     "ms-clap": Published(
         what="MS-CLAP",
-        part="ms-clap-2023",
+        part=_MS_CLAP,
         repository="microsoft/msclap",
         names=(r"CLAP_weights_2023\.pth",),
         example="CLAP_weights_2023.pth",
         gigabytes=0.7,
+        beside=(
+            Published(
+                what="GPT-2's merges, by which it reads",
+                part=_MS_CLAP,
+                repository="openai-community/gpt2",
+                names=(r"merges\.txt",),
+                example="merges.txt",
+                gigabytes=0.0005,
+            ),
+        ),
     ),
     # HTSAT-tiny without fusion; the music checkpoints are of a larger HTSAT.
     "laion-clap": Published(
@@ -164,7 +187,7 @@ def encoders(preset: str) -> list[str]:
 def gigabytes(preset: str, *, only_start: bool = False) -> float:
     """To fetch for a model of this preset, or its start, where none of its parts is there yet."""
     main = start(preset).gigabytes if only_start else _GIGABYTES[sam_of(PRESETS[preset])]
-    return main + sum(ENCODERS[encoder].gigabytes for encoder in encoders(preset))
+    return main + sum(each.gigabytes for encoder in encoders(preset) for each in ENCODERS[encoder].sources)
 
 
 def version_name(preset: str, feature: Feature, dataset: Dataset) -> str:

@@ -1,8 +1,12 @@
-"""State dicts from files that others wrote: safetensors, or PyTorch's own format without running what is pickled."""
+"""State dicts from files that others wrote: safetensors, or PyTorch's own format without running what is pickled.
+
+GPT-2's merges, which are text, are a state dict of one tensor, so that they can lie beside others.
+"""
 
 import pickle
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from av2t_core.encoders import gpt2
 from av2t_core.errors import WeightsError
 
 # LAION's checkpoints hold the state of their training, in which some numbers are numpy's. What rebuilds a number runs
@@ -26,20 +31,24 @@ _NUMBERS: list[Any] = [
 _CONTAINERS = ("state_dict", "model")  # of LAION-CLAP and of MS-CLAP
 
 
-def read_state_file(path: Path, *shards: Path, label: str = "") -> dict[str, Tensor]:
-    """The tensors by name, without the prefix that DataParallel puts before all; mapped from the file where it can be.
+def read_state_file(*files: Path, labels: Sequence[str] = ()) -> dict[str, Tensor]:
+    """The tensors by name, without the prefix that DataParallel puts before all; mapped from a file where it can be.
 
-    `shards`: the other files of the same state dict. `label`: what errors call it instead of its path.
+    `files`: those of one state dict. `labels`: what errors call each of them instead of its path.
     WeightsError: a file is missing, no state dict, damaged, or holds more than data.
     """
     state: dict[str, Tensor] = {}
-    for file in (path, *shards):
+    for file, label in zip(files, labels or map(str, files), strict=True):
         try:
-            state |= _read(file)
+            state |= _without_prefix(_read(file))
         except WeightsError as error:
-            raise WeightsError(str(error).replace(str(file), label or str(file))) from None
+            raise WeightsError(str(error).replace(str(file), label)) from None
+    return state
+
+
+def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
     if all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
+        return {key.removeprefix("module."): tensor for key, tensor in state.items()}
     return state
 
 
@@ -51,6 +60,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path} cannot be read ({error.strerror})") from None
     if head.startswith(b"version https://git-lfs"):
         raise WeightsError(f"{path} is a pointer of Git LFS, not the file itself: fetch that with `git lfs pull`")
+    if head.startswith(b"#version"):
+        return {gpt2.FILE: gpt2.read_merges(path)}
     state = _unwrapped(_safetensors(path) if head[8:9] == b"{" else _pickled(path))
     if not state:
         raise WeightsError(f"{path} holds no named tensors, so it is no state dict")

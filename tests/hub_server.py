@@ -20,6 +20,7 @@ from typing import cast
 import pytest
 from huggingface_hub import constants
 
+IN_GIT = (".json", ".md", ".txt")  # as the hub's own .gitattributes has it, all else is of LFS
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -42,6 +43,7 @@ class Hub:
     cut: dict[str, list[int]] = field(default_factory=dict)  # file -> after so many bytes, once for each entry
     stalled: dict[str, int] = field(default_factory=dict)  # file -> nothing more after so many bytes, until `go_on`
     swapped: dict[str, bytes] = field(default_factory=dict)  # file -> what is sent in its place
+    unhashed: set[str] = field(default_factory=set)  # files
     knows_ranges: bool = True
     recovers_after: int | None = None  # so many refusals
     message: str = ""  # X-Error-Message of refusals
@@ -99,8 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
             {
                 "rfilename": name,
                 "size": len(content),
-                "blobId": hashlib.sha1(content).hexdigest(),
-                **({} if name.endswith((".json", ".md")) else {"lfs": _lfs(content)}),
+                **({} if name in self.hub.unhashed else {"blobId": git_sha1(content)}),
+                **({} if name.endswith(IN_GIT) else {"lfs": _lfs(content)}),
             }
             for name, content in self.hub.repositories[repository].items()
         ]
@@ -111,6 +113,10 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.hub.repositories.get(repository, {}).get(name)
         if content is None:
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
+        if name.endswith(IN_GIT):
+            # These the hub serves itself.
+            where = f"/bytes/{repository}/{name}"
+            return self._send(307, b"", {"X-Repo-Commit": COMMIT, "ETag": f'"{git_sha1(content)}"', "Location": where})
         sha256 = hashlib.sha256(content).hexdigest()
         linked = {"X-Repo-Commit": COMMIT, "X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(content))}
         # Another port, and so another host as HTTP sees it, which must not see the token.
@@ -186,6 +192,11 @@ def point_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As HF_ENDPOINT does, which is read when huggingface_hub is imported."""
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+
+
+def git_sha1(content: bytes) -> str:
+    """What git calls a file."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def _lfs(content: bytes) -> dict[str, object]:

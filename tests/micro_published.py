@@ -9,6 +9,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import numpy as np
 import pytest
@@ -17,17 +19,21 @@ from open_clip.transformer import TextTransformer, VisionTransformer
 from safetensors.torch import save
 from torch import Tensor, nn
 from transformers.models.clap.configuration_clap import ClapAudioConfig
+from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 
-from av2t_core.encoders import clip, htsat, laion_clap, ms_clap
+from av2t_core.encoders import clip, gpt2, htsat, laion_clap, ms_clap
 from av2t_core.encoders.state import Source
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import Feature
 from av2t_core.presets import PRESETS, Preset
+from av2t_core.state_file import read_state_file
+from tests.core.encoders.merges import made_up
 from tests.core.model.micro import MICRO, VOCABULARY, reference_weights
 
 AUTHORS = "Kyungbok/AV2T-SAM"
 CLIP = "timm/vit_base_patch32_clip_224.openai"
 MS_CLAP = "microsoft/msclap"
+GPT2 = "openai-community/gpt2"
 LAION_CLAP = "lukewys/laion_clap"
 EVF_SAM2 = "YxZhang/evf-sam2-multitask"
 
@@ -57,6 +63,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr(htsat, "ClapAudioConfig", small_htsat)
     monkeypatch.setattr(htsat, "WIDTH", 64)
+    monkeypatch.setattr(ms_clap, "GPT2Config", partial(GPT2Config, n_embd=8, n_layer=1, n_head=2))
 
 
 @cache
@@ -81,9 +88,24 @@ def clip_state() -> dict[str, Tensor]:
 
 @cache
 def ms_clap_state() -> dict[str, Tensor]:
+    """CLAP_weights_2023.pth, with a mask that transformers stored in its day."""
     torch.manual_seed(0)
-    captions = {"caption_encoder.base.wte.weight": torch.ones(2, 2)}
-    return {**_as_published(ms_clap.MsClapAudioEncoder(), ms_clap._source), **captions}
+    state = _as_published(ms_clap.MsClapAudioEncoder(), ms_clap._source)
+    del state[gpt2.FILE]
+    return {**state, "caption_encoder.base.h.0.attn.bias": torch.ones(1, 1, 1024, 1024).tril()}
+
+
+@cache
+def merges() -> bytes:
+    return made_up()
+
+
+def ms_clap_with_merges() -> dict[str, Tensor]:
+    """As it is read from both files."""
+    with NamedTemporaryFile() as file:
+        file.write(merges())
+        file.flush()
+        return {**ms_clap_state(), **read_state_file(Path(file.name))}
 
 
 @cache
@@ -126,6 +148,7 @@ def repositories() -> dict[str, dict[str, bytes]]:
         },
         CLIP: {"open_clip_model.safetensors": save(clip_state()), "open_clip_config.json": b"{}"},
         MS_CLAP: {"CLAP_weights_2023.pth": pickled({"model": ms_clap_state()}), "CLAP_weights_2022.pth": b"x"},
+        GPT2: {"merges.txt": merges(), "vocab.json": b"{}", "model.safetensors": b"x"},
         LAION_CLAP: {"630k-audioset-best.pt": pickled(training), "630k-best.pt": b"x"},
         EVF_SAM2: {f"model-{i:05}-of-00002.safetensors": save(shard) for i, shard in enumerate(shards, 1)},
     }

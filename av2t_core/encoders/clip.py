@@ -35,6 +35,7 @@ class ClipImageEncoder(nn.Module):
     """
 
     width = WIDTH
+    slope = 100.0  # the bound at which its training ends (section 2.4)
 
     def __init__(self) -> None:
         super().__init__()

@@ -26,7 +26,10 @@ _UNREAD = re.compile(
 
 
 class LaionClapAudioEncoder(nn.Module):
-    """See `av2t_core.encoders.AudioEncoder`. Its weights are random; `from_checkpoint` gives the published ones."""
+    """See `av2t_core.encoders.AudioEncoder`. Its weights are random; `from_checkpoint` gives the published ones.
+
+    The text's half is left out, so that it is no Reader: behind it things are named by what is seen alone.
+    """
 
     width = WIDTH
 

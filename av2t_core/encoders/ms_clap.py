@@ -1,21 +1,25 @@
-"""MS-CLAP 2023's audio half (arXiv 2309.05767), which the paper hears with: a log-mel front end, HTSAT, a projection.
+"""MS-CLAP 2023 (arXiv 2309.05767), which the paper hears with: a log-mel front end, HTSAT, a projection.
 
 The front end is that of the published model to the letter: its filters were computed for 32 kHz and are used at 44.1,
-and several channels are heard one after the other.
+and several channels are heard one after the other. The captions' half, GPT-2 and a projection, tells what things of a
+name sound like.
 """
 
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from math import ceil
+from math import ceil, log
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+from transformers.models.gpt2.configuration_gpt2 import GPT2Config
+from transformers.models.gpt2.modeling_gpt2 import GPT2Model
 
 from av2t_core.empty import empty_weights
-from av2t_core.encoders import htsat
+from av2t_core.encoders import gpt2, htsat
 from av2t_core.encoders.melspectrogram import log_mel
 from av2t_core.encoders.resample import resample_second
 from av2t_core.encoders.state import Source, translate
@@ -24,16 +28,29 @@ from av2t_core.soundtrack import MARGIN, Sound
 SAMPLE_RATE = 44_100
 WIDTH = 1024
 
-_TOWER, _PROJECTION = "audio_encoder.base.htsat.", "audio_encoder.projection."
-_UNREAD = re.compile(rf"caption_encoder\.|logit_scale$|{re.escape(_TOWER)}{htsat.UNREAD}")
+PROMPT = "this is the sound of {}"
+"""The authors', for the names of classes; these are of small letters in all that they show."""
+LONGEST = 77
+"""Tokens of a text, its end included."""
+
+_PAD = "!"
+_TOWER = "audio_encoder.base.htsat."
+_NAMES = {  # what keys begin with, ours to the authors'; the others are the same
+    "projection.": "audio_encoder.projection.",
+    "captions.gpt2.": "caption_encoder.base.",
+    "captions.projection.": "caption_encoder.projection.",
+    "captions.merges": gpt2.FILE,
+}
+# Of GPT-2 the masks that older releases of transformers stored.
+_UNREAD = re.compile(rf"{re.escape(_TOWER)}{htsat.UNREAD}|caption_encoder\.base\.h\.\d+\.attn\.(?:masked_)?bias$")
 
 
 class Projection(nn.Module):
-    """HTSAT's embedding (B, 768) to (B, WIDTH): LayerNorm(x W1 + gelu(x W1) W2)."""
+    """An embedding (B, width) to (B, WIDTH): LayerNorm(x W1 + gelu(x W1) W2)."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.linear1 = nn.Linear(htsat.WIDTH, WIDTH, bias=False)
+        self.linear1 = nn.Linear(width, WIDTH, bias=False)
         self.linear2 = nn.Linear(WIDTH, WIDTH, bias=False)
         self.layer_norm = nn.LayerNorm(WIDTH)
 
@@ -42,16 +59,48 @@ class Projection(nn.Module):
         return self.layer_norm(projected + self.linear2(F.gelu(projected)))  # type: ignore[no-any-return]
 
 
+class CaptionEncoder(nn.Module):
+    """Texts to (B, WIDTH): what GPT-2 makes of a text's last token, projected."""
+
+    merges: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = GPT2Config()
+        self.gpt2 = GPT2Model(config)
+        self.projection = Projection(config.n_embd)
+        self.register_buffer("merges", torch.zeros(gpt2.MERGES, 2, dtype=torch.int32))
+
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        tokenizer = gpt2.tokenizer(self.merges, _PAD)
+        tokenizer.enable_truncation(LONGEST)
+        rows = [torch.tensor(tokenizer.encode(f"{text} {gpt2.END}").ids) for text in texts]
+        tokens = pad_sequence(rows, batch_first=True).to(self.merges.device)  # by _PAD, whose number is 0
+        # What fills a row comes after its text, where GPT-2 does not look. A "!" in a text counts for such, as it does
+        # to the authors.
+        last = (tokens != 0).sum(dim=1) - 1
+        hidden = self.gpt2(tokens, use_cache=False).last_hidden_state  # (B, tokens, 768)
+        return self.projection(hidden[torch.arange(len(hidden), device=hidden.device), last])  # type: ignore[no-any-return]
+
+
 class MsClapAudioEncoder(nn.Module):
-    """See `av2t_core.encoders.AudioEncoder`. Its weights are random; `from_checkpoint` gives the published ones."""
+    """See `av2t_core.encoders.AudioEncoder` and `av2t_core.encoders.naming.Reader`. Its weights are random;
+    `from_checkpoint` gives the published ones.
+    """
 
     width = WIDTH
 
     def __init__(self) -> None:
         super().__init__()
         self.htsat = htsat.Htsat()
-        self.projection = Projection()
+        self.projection = Projection(htsat.WIDTH)
+        self.captions = CaptionEncoder()
+        self.logit_scale = nn.Parameter(torch.tensor(log(1 / 0.07)))
         self.eval()
+
+    @property
+    def slope(self) -> float:
+        return float(self.logit_scale.detach().exp())
 
     @torch.inference_mode()
     def encode(self, sounds: Sequence[Sound]) -> Tensor:
@@ -64,6 +113,10 @@ class MsClapAudioEncoder(nn.Module):
             heard = segments([sounds[index] for index in indices], device)
             pictures[indices] = htsat.picture(decibels(heard))
         return self.projection(self.htsat(pictures))  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def read(self, names: Sequence[str]) -> Tensor:
+        return F.normalize(self.captions([PROMPT.format(name.replace("_", " ").lower()) for name in names]), dim=-1)
 
 
 def segments(sounds: Sequence[Sound], device: torch.device) -> Tensor:
@@ -85,10 +138,10 @@ def decibels(segments: Tensor) -> Tensor:
 
 
 def from_checkpoint(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`CLAP_weights_2023.pth`, the dict under "model", to the state dict of `MsClapAudioEncoder`.
+    """`CLAP_weights_2023.pth`, the dict under "model", and GPT-2's merges beside it to `MsClapAudioEncoder`'s own.
 
-    The captions' half, HTSAT's classifier and what follows from the architecture is left out. WeightsError names every
-    key that is missing, unknown or of another shape.
+    HTSAT's classifier and what follows from the architecture is left out. WeightsError names every key that is missing,
+    unknown or of another shape.
     """
     with empty_weights():
         own = MsClapAudioEncoder().state_dict()
@@ -99,4 +152,7 @@ def _source(key: str) -> Source:
     if key.startswith("htsat."):
         source = htsat.source(key.removeprefix("htsat."))
         return Source(_TOWER + source.key, source.part, source.parts)
-    return Source(_PROJECTION + key.removeprefix("projection."))
+    for ours, theirs in _NAMES.items():
+        if key.startswith(ours):
+            return Source(theirs + key.removeprefix(ours))
+    return Source(key)

@@ -7,9 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_SLOPE = 100.0
-"""Of CLIP's cosines to log-odds: the bound at which its training ends (arXiv 2103.00020, section 2.4)."""
-
 
 class Namer(Protocol):
     """Names what is heard and what is seen."""
@@ -28,28 +25,39 @@ class Namer(Protocol):
 
 @runtime_checkable
 class Reader(Protocol):
-    """An image encoder with a text's half."""
+    """An encoder with a text's half."""
+
+    @property
+    def slope(self) -> float:
+        """Of the cosines between embeddings and texts, to log-odds."""
 
     def read(self, names: Sequence[str]) -> Tensor:
-        """What things of these names look like: (names, image_width), of unit length."""
+        """What things of these names look or sound like: (names, width), of unit length."""
 
 
 class ReadNamer:
-    """Chooses among names by what is seen, as CLIP classifies without training (section 3.1); it cannot hear."""
+    """Chooses among names, as CLIP and MS-CLAP classify without training: of all the names one is right.
 
-    def __init__(self, reader: Reader, names: Sequence[str]) -> None:
-        """One name at least."""
+    What is heard is shared among them, too, though several things may sound: it was learnt as a choice between texts,
+    and its cosines have no zero below which a name is improbable.
+    """
+
+    def __init__(self, names: Sequence[str], *, sight: Reader, hearing: Reader | None) -> None:
+        """One name at least. Without `hearing`, by what is seen alone."""
         self.labels = tuple(names)
-        self._looks = reader.read(self.labels)
+        self._looks = sight.slope * sight.read(self.labels)
+        self._sounds = hearing.slope * hearing.read(self.labels) if hearing else None
 
     def silence(self, a: Tensor) -> Tensor:
         return torch.zeros(len(a), device=a.device)
 
     def heard(self, a: Tensor) -> Tensor:
-        return torch.ones(len(a), len(self.labels), device=a.device)
+        if self._sounds is None:
+            return torch.ones(len(a), len(self.labels), device=a.device)
+        return (F.normalize(a, dim=-1) @ self._sounds.T).softmax(dim=-1)
 
     def seen(self, v: Tensor) -> Tensor:
-        return (_SLOPE * F.normalize(v, dim=-1) @ self._looks.T).softmax(dim=-1)
+        return (F.normalize(v, dim=-1) @ self._looks.T).softmax(dim=-1)
 
 
 class LearnedNamer(nn.Module):

@@ -31,7 +31,7 @@ from tests.hub_server import COMMIT, Hub, point_at, running_hub
 TOKEN = "hf_secret"
 CHECKPOINT = "avt_mul_adapter_evf_sam2_ms3_best.pth"
 CLIP = "open_clip_model.safetensors"
-PARTS = ["clip-vit-b-32", "evf-sam2", "ms-clap-2023"]
+PARTS = ["clip-vit-b-32", "evf-sam2", "ms-clap-2023-captions"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def test_a_pulled_model_predicts(hub: Hub, av2t: Av2t, models_dir: Path, tmp_pat
     assert said.status == 0, said.err
     assert f"sam2-l-ms3 is in {models_dir}" in said.out
     assert f"av2t: converting {CHECKPOINT} of Kyungbok/AV2T-SAM\n" in said.err
-    assert fetched(hub) == [CLIP, "CLAP_weights_2023.pth", CHECKPOINT]
+    assert fetched(hub) == [CLIP, "CLAP_weights_2023.pth", "merges.txt", CHECKPOINT]
     assert sorted(path.name for path in models_dir.iterdir()) == [".lock", "downloads", "parts", "sam2-l-ms3"]
     assert not list((models_dir / "downloads").iterdir())
     assert parts(models_dir) == PARTS
@@ -179,7 +179,7 @@ def test_a_damaged_part_is_got_again(hub: Hub, av2t: Av2t, models_dir: Path) -> 
 
 def test_what_an_interrupted_conversion_left_goes(hub: Hub, av2t: Av2t, models_dir: Path) -> None:
     (models_dir / "parts").mkdir(parents=True)
-    (models_dir / "parts" / ".ms-clap-2023.part").write_bytes(b"half")
+    (models_dir / "parts" / ".ms-clap-2023-captions.part").write_bytes(b"half")
     (models_dir / "parts" / ".tmpq2Xy").write_bytes(b"half")
     assert av2t("weights", "pull", "sam2-l").status == 0
     assert parts(models_dir) == PARTS
@@ -218,7 +218,7 @@ def test_a_checkpoint_of_another_width_is_refused_by_name(hub: Hub, av2t: Av2t, 
     # With which it is not fetched again.
     hub.requests.clear()
     assert av2t("weights", "pull", "sam2-l").status == 0
-    assert fetched(hub) == ["CLAP_weights_2023.pth"]
+    assert fetched(hub) == ["CLAP_weights_2023.pth", "merges.txt"]
 
 
 def test_another_list_of_files_is_told_before_anything_is_fetched(hub: Hub, av2t: Av2t) -> None:
@@ -251,14 +251,27 @@ def test_a_file_that_is_something_else_is_refused(hub: Hub, av2t: Av2t) -> None:
     )
 
 
+def test_merges_that_are_none_are_told(hub: Hub, av2t: Av2t, models_dir: Path) -> None:
+    merges = published.merges()
+    hub.repositories[published.GPT2]["merges.txt"] = merges.replace(b"\nt h\n", b"\nt hh\n")
+    assert "av2t: error: merges.txt of openai-community/gpt2, line 2: 't hh' is not two tokens" in refused(
+        av2t("weights", "pull", "sam2-l")
+    )
+    hub.repositories[published.GPT2]["merges.txt"] = merges
+    hub.requests.clear()
+    assert av2t("weights", "pull", "sam2-l").status == 0
+    assert fetched(hub) == ["merges.txt", CHECKPOINT]
+
+
 def test_a_start_has_no_feature(hub: Hub, av2t: Av2t) -> None:
     assert "--start is EVF-SAM" in refused(av2t("weights", "pull", "sam2-l", "--start", "--feature", "clap"))
 
 
 def test_a_file_without_a_hash_is_not_trusted(hub: Hub, av2t: Av2t) -> None:
     hub.repositories[published.AUTHORS]["weights.json"] = b"{}"
+    hub.unhashed.add("weights.json")
     sentence = refused(av2t("weights", "pull", "sam2-l", "--file", "weights.json"))
-    assert "the hub knows no sha256 of weights.json in Kyungbok/AV2T-SAM" in sentence
+    assert "the hub knows no checksum of weights.json in Kyungbok/AV2T-SAM" in sentence
 
 
 @pytest.mark.parametrize(
@@ -280,6 +293,7 @@ def test_no_hub_at_all(hub: Hub, av2t: Av2t, monkeypatch: pytest.MonkeyPatch) ->
     sentence = refused(av2t("weights", "pull", "sam2-l"))
     assert "http://127.0.0.1:9 cannot be reached" in sentence
     assert "…_mul_adapter_evf_sam2_ms3_best.pth of Kyungbok/AV2T-SAM, " in sentence
+    assert "CLAP_weights_2023.pth of microsoft/msclap and merges.txt of openai-community/gpt2 from else" in sentence
     assert "`av2t weights import sam2-l FILE…`" in sentence
 
 
@@ -318,7 +332,7 @@ def test_too_small_a_disk_is_seen_before(hub: Hub, av2t: Av2t, tmp_path: Path) -
         sentence = refused(av2t("weights", "pull", "sam2-l"))
     finally:
         subprocess.run(["umount", str(disk)], check=True)
-    assert "sam2-l-ms3, fetched and converted, needs 54 MB in" in sentence
+    assert "sam2-l-ms3, fetched and converted, needs 75 MB in" in sentence
     assert "where 21 MB are free: make room, or set AV2T_DATA_DIR" in sentence
     assert not fetched(hub)
 

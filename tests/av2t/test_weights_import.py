@@ -2,16 +2,20 @@
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from av2t_core.checkpoint import save_part
+from av2t_core.versions import resolve
 from tests import micro_published as published
 from tests.av2t.test_weights import PARTS, Av2t, av2t, model_of, models_dir, parts, refused, same
 from tests.conftest import EMBEDDED
+from tests.core.clips import Sound, at_rate, tone, write_clip
 from tests.core.test_state_file import Harm
 
 __all__ = ["av2t", "models_dir"]  # fixtures
@@ -31,7 +35,14 @@ def encoders(tmp_path: Path) -> list[Path]:
     return [
         write(tmp_path, "open_clip_model.safetensors", published.clip_state()),
         write(tmp_path, "CLAP_weights_2023.pth", published.ms_clap_state()),
+        write_merges(tmp_path, published.merges()),
     ]
+
+
+def write_merges(folder: Path, content: bytes) -> Path:
+    path = folder / "merges.txt"
+    path.write_bytes(content)
+    return path
 
 
 # Every kind
@@ -51,8 +62,8 @@ def test_a_model_with_its_encoders(av2t: Av2t, models_dir: Path, tmp_path: Path,
 
 
 def test_encoders_first_and_the_model_later(av2t: Av2t, models_dir: Path, tmp_path: Path, encoders: list[Path]) -> None:
-    for path in encoders:
-        said = av2t("weights", "import", "sam2-l", path)
+    for paths in (encoders[:1], encoders[1:]):
+        said = av2t("weights", "import", "sam2-l", *paths)
         assert (said.status, "import the model's own checkpoint next" in said.out) == (0, True)
     path = write(tmp_path, "best.pth", published.av2t_sam(feature="clap"))
     assert av2t("weights", "import", "sam2-l", path, "--feature", "clap", "--name", "mine-1").status == 0
@@ -152,7 +163,9 @@ def test_keys_that_do_not_fit_are_named(av2t: Av2t, models_dir: Path, tmp_path: 
     assert "missing projector.audio_proj.weight" in refused(av2t("weights", "import", "sam2-l", path, *encoders))
     state = {key: tensor for key, tensor in published.ms_clap_state().items() if "linear1" not in key}
     path = write(tmp_path, "clap.pth", state)
-    assert "missing audio_encoder.projection.linear1.weight" in refused(av2t("weights", "import", "sam2-l", path))
+    assert "missing audio_encoder.projection.linear1.weight" in refused(
+        av2t("weights", "import", "sam2-l", path, encoders[2])
+    )
 
 
 def test_encoders_that_lack_are_asked_for_before_any_work(
@@ -160,7 +173,8 @@ def test_encoders_that_lack_are_asked_for_before_any_work(
 ) -> None:
     path = write(tmp_path, CHECKPOINT, published.av2t_sam())
     sentence = refused(av2t("weights", "import", "sam2-l", path, encoders[0]))
-    assert f"sam2-l needs its encoders, too: give CLAP_weights_2023.pth of microsoft/msclap beside {path}" in sentence
+    files = "CLAP_weights_2023.pth of microsoft/msclap and merges.txt of openai-community/gpt2"
+    assert f"sam2-l needs its encoders, too: give {files} beside {path}" in sentence
     assert not list((models_dir / "parts").iterdir())
 
 
@@ -177,6 +191,56 @@ def test_what_does_not_belong_together(av2t: Av2t, tmp_path: Path, encoders: lis
     assert f"{encoders[0]} is clip and {again} is clip: import one at a time" in refused(
         av2t("weights", "import", "sam2-l", encoders[0], again)
     )
+
+
+def test_ms_clap_and_the_merges_it_reads_by_belong_together(
+    av2t: Av2t, models_dir: Path, tmp_path: Path, encoders: list[Path]
+) -> None:
+    model = write(tmp_path, CHECKPOINT, published.av2t_sam())
+    clip, clap, merges = encoders
+    assert f"{clap} reads names by GPT-2's tokens: give merges.txt of openai-community/gpt2 beside it" in refused(
+        av2t("weights", "import", "sam2-l", model, clip, clap)
+    )
+    assert f"{merges} is what MS-CLAP reads by: give CLAP_weights_2023.pth of microsoft/msclap beside it" in refused(
+        av2t("weights", "import", "sam2-l", merges)
+    )
+    assert "is gpt2-merges; sam2-l-laion works with clip and laion-clap, leave it out" in refused(
+        av2t("weights", "import", "sam2-l-laion", merges)
+    )
+    assert not (models_dir / "parts").exists()
+    write_merges(tmp_path, published.merges().replace(b"\nt h\n", b"\nt hh\n"))
+    assert f"{merges}, line 2: 't hh' is not two tokens that are known by then" in refused(
+        av2t("weights", "import", "sam2-l", model, *encoders)
+    )
+
+
+def test_a_model_of_before_it_could_read_is_imported_again(
+    av2t: Av2t, models_dir: Path, tmp_path: Path, encoders: list[Path]
+) -> None:
+    path = write(tmp_path, CHECKPOINT, published.av2t_sam())
+    command = ["weights", "import", "sam2-l", str(path), *map(str, encoders[:2])]
+    assert av2t(*command, encoders[2]).status == 0
+    version = resolve("sam2-l-s4", models_dir)
+    [part] = (models_dir / "parts").glob("ms-clap-2023-captions-*")
+    heard = {k: t for k, t in load_file(part).items() if k.startswith(("audio_encoder.htsat", "audio_encoder.proj"))}
+    part.unlink()
+    old = save_part(models_dir, "ms-clap-2023", heard)
+    source = {"command": f"av2t {' '.join(command)} --feature mul --name sam2-l-s4"}
+    card = {**version.card, "parts": [*version.card["parts"][:2], old], "source": source}
+    (version.directory / "card.json").write_text(json.dumps(card))
+
+    clip = write_clip(tmp_path / "clip.mp4", at_rate(5, 1), sounds=[Sound(samples=tone(1))])
+    predict = ("predict", clip, "--out", tmp_path / "out", "--model", "sam2-l", "--names", "dog,violin", "--no-overlay")
+    sentence = refused(av2t(*predict))
+    assert f"{version.directory} does not fit the preset 'sam2-l' of this release: the weights do not fit" in sentence
+    assert "missing audio_encoder.captions.gpt2.h.0.attn.c_attn.bias; " in sentence
+    assert sentence.endswith(f"; delete {version.directory} and run `{source['command']}`")
+    # As it says.
+    shutil.rmtree(version.directory)
+    again = source["command"].split()[1:]
+    assert "give merges.txt of openai-community/gpt2 beside it" in refused(av2t(*again))
+    assert av2t(*again[:6], encoders[2], *again[6:]).status == 0
+    assert av2t(*predict).status == 0
 
 
 def test_a_name_that_says_too_little(av2t: Av2t, tmp_path: Path, encoders: list[Path]) -> None:
@@ -227,11 +291,11 @@ def test_list(av2t: Av2t, models_dir: Path, tmp_path: Path, encoders: list[Path]
     assert [versions[name]["kind"] for name in versions] == ["model", "start", "model"]
     assert versions["sam2-l-s4"]["bytes"] == (models_dir / "sam2-l-s4" / "weights.safetensors").stat().st_size
     assert versions["sam2-l-s4"]["source"]["file"] == CHECKPOINT
-    assert [Path(path).name.rpartition("-")[0] for path in versions["sam2-l-s4"]["lacks"]] == ["ms-clap-2023"]
+    assert [Path(path).name.rpartition("-")[0] for path in versions["sam2-l-s4"]["lacks"]] == ["ms-clap-2023-captions"]
     assert (versions[EMBEDDED]["built_in"], versions[EMBEDDED]["lacks"]) == (True, [])
     shared = {part["file"].rpartition("-")[0]: part for part in found["parts"]}
     assert shared["clip-vit-b-32"]["versions"] == ["sam2-l-s4", "sam2-l-start"]
-    assert shared["ms-clap-2023"]["bytes"] is None
+    assert shared["ms-clap-2023-captions"]["bytes"] is None
     assert [missing["preset"] for missing in found["missing"]] == [
         "sam2-l-noadapter",
         "sam2-l-laion",

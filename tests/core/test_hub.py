@@ -20,6 +20,8 @@ from tests.hub_server import COMMIT, Hub, point_at, running_hub
 REPOSITORY = "somebody/weights"
 CONTENT = os.urandom(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
+README = b"# a\n"
+README_SHA1 = "822de9647058a14507022bbc29d912989b33c7f2"  # `git hash-object`
 TOKEN = "hf_secret"
 
 
@@ -27,7 +29,7 @@ TOKEN = "hf_secret"
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """HF_ENDPOINT and HF_TOKEN as a process of its own would read them."""
     with running_hub() as running:
-        running.repositories[REPOSITORY] = {"a.pth": CONTENT, "README.md": b"# a", "b.bin": b"b"}
+        running.repositories[REPOSITORY] = {"a.pth": CONTENT, "README.md": README, "b.bin": b"b"}
         point_at(running.endpoint, monkeypatch)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield running
@@ -85,9 +87,23 @@ def one_sentence(error: WeightsError) -> str:
 def test_a_listing_tells_commit_size_and_hash(server: Hub) -> None:
     sha256_of_b = hashlib.sha256(b"b").hexdigest()
     assert hub.list_files(REPOSITORY) == [
-        RemoteFile(repository=REPOSITORY, revision=COMMIT, name=name, size=size, sha256=sha256)
-        for name, size, sha256 in (("a.pth", len(CONTENT), SHA256), ("README.md", 3, ""), ("b.bin", 1, sha256_of_b))
+        RemoteFile(repository=REPOSITORY, revision=COMMIT, name=name, size=size, checksum=checksum)
+        for name, size, checksum in (
+            ("a.pth", len(CONTENT), SHA256),
+            ("README.md", len(README), README_SHA1),
+            ("b.bin", 1, sha256_of_b),
+        )
     ]
+    server.unhashed.add("README.md")
+    assert [file.checksum for file in hub.list_files(REPOSITORY)] == [SHA256, "", sha256_of_b]
+
+
+def test_what_lies_in_git_is_verified_as_git_does(server: Hub, tmp_path: Path) -> None:
+    [text] = [file for file in hub.list_files(REPOSITORY) if file.name == "README.md"]
+    assert hub.download(text, tmp_path, Steps()).read_bytes() == README
+    (tmp_path / README_SHA1).unlink()
+    server.swapped["README.md"] = README[::-1]
+    assert "README.md of somebody/weights is not what the hub says it is" in refusal(text, tmp_path)
 
 
 def test_a_file_is_fetched_once(server: Hub, file: RemoteFile, tmp_path: Path) -> None:
@@ -136,7 +152,7 @@ def test_another_hash_is_deleted_and_said(server: Hub, file: RemoteFile, tmp_pat
 
 def test_another_size_is_deleted_and_said(server: Hub, file: RemoteFile, tmp_path: Path) -> None:
     server.swapped["a.pth"] = CONTENT + b"more"
-    assert "its size or sha256 is another" in refusal(file, tmp_path)
+    assert "its size or checksum is another" in refusal(file, tmp_path)
     assert not list(tmp_path.iterdir())
 
 

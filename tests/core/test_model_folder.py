@@ -21,7 +21,7 @@ def _micro(monkeypatch: pytest.MonkeyPatch) -> None:
 def keep(folder: Path) -> None:
     parts = {
         "clip": keep_encoder(folder, "a.bin", "clip", published.clip_state()),
-        "ms-clap": keep_encoder(folder, "b.pth", "ms-clap", published.ms_clap_state()),
+        "ms-clap": keep_encoder(folder, "b.pth", "ms-clap", published.ms_clap_with_merges()),
     }
     keep_model(folder, "c.pth", "av2t-sam", published.av2t_sam(), VERSION, parts)
 
@@ -41,7 +41,7 @@ def test_a_version_is_whole_with_all_its_files(tmp_path: Path) -> None:
 
 def test_parts_are_known_by_their_content(tmp_path: Path) -> None:
     assert encoder_parts(tmp_path, "sam2-l") == {}
-    kept = keep_encoder(tmp_path, "b.pth", "ms-clap", published.ms_clap_state())
+    kept = keep_encoder(tmp_path, "b.pth", "ms-clap", published.ms_clap_with_merges())
     assert encoder_parts(tmp_path, "sam2-l") == {"ms-clap": kept}
     assert encoder_parts(tmp_path, "sam2-l-laion") == {}
     path = tmp_path / "parts" / kept["file"]

@@ -281,6 +281,42 @@ def test_the_published_presets_take_any_clip(backbone: str, windows: list[Window
         assert mask_iou(alone.mask, prediction.mask) > 0.99
 
 
+class Alike:
+    """CLIP, to which all names look the same."""
+
+    slope = 1.0
+
+    def __init__(self, encoder: ImageEncoder) -> None:
+        self.width, self.encode = encoder.width, encoder.encode
+
+    def read(self, names: Sequence[str]) -> Tensor:
+        return torch.ones(len(names), self.width)
+
+
+class Ears:
+    """In place of MS-CLAP: what is of 16 kHz sounds like the first name, all else like the second."""
+
+    width, slope = 1024, 10.0
+
+    def encode(self, sounds: Sequence[Sound]) -> Tensor:
+        return torch.eye(2, self.width)[[int(sound.rate != 16_000) for sound in sounds]]
+
+    def read(self, names: Sequence[str]) -> Tensor:
+        return torch.eye(len(names), self.width)
+
+
+@pytest.mark.usefixtures("micro_presets")
+def test_of_things_that_look_alike_the_one_that_is_heard_is_named(windows: list[Window]) -> None:
+    predictor = Predictor.random("evf_sam2", "cpu", precision="fp32")
+    encoder = predictor.loaded.image_encoder
+    predictor.loaded = replace(predictor.loaded, image_encoder=Alike(encoder), audio_encoder=Ears())
+    noise = np.random.default_rng(0).normal(0, 0.1, (1, 48_000)).astype(np.float32)
+    two = [replace(windows[0], sound=Sound.alone(noise[:, :rate], rate)) for rate in (48_000, 16_000)]
+    for prediction, name in zip(predictor.predict(two, ["bee", "fly"]), ("fly", "bee"), strict=True):
+        assert prediction.objects
+        assert all(set(found.names) == {name} for found in prediction.objects)
+
+
 def test_bf16_stays_close_to_fp32(predictor: Predictor, windows: list[Window]) -> None:
     narrow = Predictor.load("tiny", "cpu", precision="bf16")
     for a, b in zip(narrow.predict(windows), predictor.predict(windows), strict=True):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from av2t_core.errors import WeightsError
 from av2t_core.state_file import read_state_file
+from tests.core.encoders.merges import made_up
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.steps": torch.tensor([7])}
 
@@ -66,6 +67,17 @@ def test_tensors_are_mapped_not_read(tmp_path: Path) -> None:
     state = read_state_file(path)
     assert str(path) in Path("/proc/self/maps").read_text()
     assert state["a"].shape == (1_000_000,)
+
+
+def test_gpt2s_merges_lie_beside_a_state_dict(tmp_path: Path) -> None:
+    (tmp_path / "any.name").write_bytes(made_up())
+    files = saved(tmp_path / "a.pth", {f"module.{key}": tensor for key, tensor in STATE.items()}), tmp_path / "any.name"
+    state = read_state_file(*files)
+    assert tuple(state.pop("merges.txt").shape) == (50_000, 2)
+    assert same(state)
+    (tmp_path / "any.name").write_bytes(b"#version: 0.2\nt h\n")
+    with pytest.raises(WeightsError, match=r"^GPT-2's holds 1 merges, and GPT-2 has 50000: get"):
+        read_state_file(*files, labels=["the other", "GPT-2's"])
 
 
 class Harm:

@@ -62,7 +62,7 @@ def test_what_looks_like_a_name_gets_it(published: nn.Module) -> None:
     encoder = ClipImageEncoder()
     encoder.load_state_dict(from_checkpoint(published.state_dict()))
     names = ["dog", "violin", "steam train"]
-    namer = ReadNamer(encoder, names)
+    namer = ReadNamer(names, sight=encoder, hearing=None)
     assert namer.labels == tuple(names)
     seen = namer.seen(7 * encoder.read(names))  # the length carries no meaning
     assert seen.argmax(dim=-1).tolist() == [0, 1, 2]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from av2t_core.encoders.gpt2 import FILE
 from av2t_core.encoders.ms_clap import SAMPLE_RATE, MsClapAudioEncoder, decibels, from_checkpoint, segments
 from av2t_core.errors import WeightsError
 from av2t_core.media import Clip
@@ -26,8 +27,8 @@ Golden = dict[str, NDArray[Any]]
 
 
 @pytest.fixture(scope="module")
-def checkpoint(laion_tower: nn.Module) -> dict[str, Tensor]:
-    """The keys of CLAP_weights_2023.pth."""
+def checkpoint(laion_tower: nn.Module, captions: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The keys of CLAP_weights_2023.pth, and merges, by which nothing is read here."""
     tower = {f"audio_encoder.base.htsat.{key}": tensor for key, tensor in laion_tower.state_dict().items()}
     shapes = {
         "linear1.weight": (1024, 768),
@@ -39,8 +40,8 @@ def checkpoint(laion_tower: nn.Module) -> dict[str, Tensor]:
         f"audio_encoder.projection.{key}": by_name_or_own(f"projection.{key}", torch.empty(shape))
         for key, shape in shapes.items()
     }
-    captions = {"caption_encoder.base.wte.weight": torch.zeros(2, 2), "logit_scale": torch.tensor(1.0)}
-    return {**tower, **projection, **captions}
+    others = {"logit_scale": torch.tensor(1.0), FILE: torch.zeros(50_000, 2, dtype=torch.int32)}
+    return {**tower, **projection, **captions, **others}
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,16 @@ def test_every_key_is_accounted_for(checkpoint: Mapping[str, Tensor]) -> None:
         from_checkpoint({k: tensor for k, tensor in checkpoint.items() if k != key})
     with pytest.raises(WeightsError, match=rf"\(1 keys\): {key} is \(3,\), the encoder has \(1152,\)"):
         from_checkpoint({**checkpoint, key: torch.ones(3)})
+    for key in (
+        "caption_encoder.base.h.1.attn.c_attn.bias",
+        "caption_encoder.projection.linear2.weight",
+        "logit_scale",
+        FILE,
+    ):
+        with pytest.raises(WeightsError, match=rf"\(1 keys\): missing {key}"):
+            from_checkpoint({k: tensor for k, tensor in checkpoint.items() if k != key})
+    with pytest.raises(WeightsError, match=r"\(1 keys\): unknown caption_encoder\.base\.h\.2\.ln_1\.bias"):
+        from_checkpoint({**checkpoint, "caption_encoder.base.h.2.ln_1.bias": torch.ones(32)})
 
 
 def test_what_is_read_can_be_stored(checkpoint: Mapping[str, Tensor], tmp_path: Path) -> None:
