@@ -120,6 +120,7 @@ class ProjectState:
     model_version: str  # whose predictions annotators are shown; "" for none
     pinned: bool  # to that version; else it is the one that the backend has now
     shows_predictions: bool
+    by_uncertainty: bool  # tasks come in the order of their scores, if `pinned`
     backends: tuple[Backend, ...]
 
 
@@ -169,6 +170,7 @@ class LabelStudioClient:
             model_version=chosen if current is None else current,
             pinned=current is None and bool(chosen),
             shows_predictions=bool(found.show_collab_predictions),
+            by_uncertainty=found.sampling == "Uncertainty sampling",
             backends=tuple(_backend(each, hooks.get(f"{each.url.rstrip('/')}/webhook")) for each in backends),
         )
 

@@ -125,9 +125,8 @@ def test_a_file_of_ours_can_be_called_so(tmp_path: Path, name: str) -> None:
 def test_a_whole_job(project: Project) -> None:
     copyfile(DEMO_CLIPS / "dog.mp4", project.folder / NAMES[-1])
     [task] = project.synced().values()
-    jobs.set_up(
-        Settings(label_studio_url=project.server.url, label_studio_api_key=project.server.api_key, device="cpu")
-    )  # type: ignore[arg-type]
+    settings = {"label_studio_url": project.server.url, "label_studio_api_key": project.server.api_key}
+    jobs.set_up(Settings.model_validate({**settings, "device": "cpu"}))
     context = jobs._context
     assert context is not None
     try:
