@@ -1,5 +1,6 @@
 """A clip in an object store: Label Studio signs its address, and the worker streams it; real Label Studio, local S3."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import run
@@ -14,14 +15,14 @@ from tests.conftest import LabelStudioServer
 from worker.client import LabelStudioClient
 
 # In an environment of its own, which uv keeps in its cache: its packages hold back one that the worker uses.
-MOTO = ["tool", "run", "--from", "moto[s3,server]==5.2.5", "moto_server"]
+MOTO = ["--no-python-downloads", "--python", sys.executable, "--from", "moto[s3,server]==5.2.5", "moto_server"]
 CONFIG = '<View><Video name="video" value="$video"/></View>'
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An S3 server with the bucket `clips`; skips where it cannot be downloaded."""
-    command = [find_uv_bin(), *MOTO]
+    command = [find_uv_bin(), "tool", "run", *MOTO]
     installed = run([*command, "--help"], capture_output=True, text=True, check=False)
     if installed.returncode:
         pytest.skip(f"needs moto, which uv did not get: {installed.stderr.strip()[-300:]}")
