@@ -169,7 +169,7 @@ def _model(settings: Settings) -> Findings:
     found.verify()
     yield "ok", f"{found.name}, of the preset {found.card['preset']}; its weights are whole."
     if found.caution:
-        yield "note", found.caution
+        yield "note", f"{found.caution}."
 
 
 def _device(settings: Settings) -> Findings:
@@ -237,6 +237,12 @@ def _project(settings: Settings, client: LabelStudioClient, project: int) -> Fin
             "fail",
             f"annotators are shown the predictions of {state.model_version or 'no model version'}, and the worker makes"
             f" those of {own}: choose the backend, or {own}, in the project's Settings > Predictions.",
+        )
+    if state.by_uncertainty and not state.pinned:
+        yield (
+            "note",
+            "its Uncertainty sampling is a random order, for no model version is chosen in its Settings > Predictions:"
+            f" choose {own} there, in place of the backend.",
         )
     if not state.shows_predictions:
         yield "fail", "it does not show predictions: switch them on in the project's Settings > Annotation."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,11 @@ def queued_tasks(redis: Redis) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelStudioServer:
-    """A real Label Studio on 127.0.0.1. The account's legacy token is `api_key`; projects of other tests may exist."""
+    """A real Label Studio on 127.0.0.1 with its data in `folder`. The account's legacy token is `api_key`; projects of
+    other tests may exist.
+    """
 
+    folder: Path
     url: str
     api_key: str
     email: str
@@ -89,21 +93,24 @@ class LabelStudioServer:
         return response
 
 
-@pytest.fixture(scope="session")
-def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudioServer]:
-    """Label Studio as `av2t up` runs it, with an empty database; its environment is the one that `av2t up` uses."""
-    folder = tmp_path_factory.mktemp("label-studio")
-    environment = label_studio_server.environment_in(ROOT / ".av2t")
-    label_studio_server.install(environment, folder / "install.log")
+@contextmanager
+def running_label_studio(folder: Path, **environment: str) -> Iterator[LabelStudioServer]:
+    """Label Studio as `av2t up` runs it, with its data in `folder`; its installation is the one that `av2t up` uses."""
+    installation = label_studio_server.environment_in(ROOT / ".av2t")
+    label_studio_server.install(installation, folder / "install.log")
     account = label_studio_server.account(folder / "account.json")
     port = free_port()
-    server = label_studio_server.start(environment, folder / "data", port, account, folder / "label-studio.log")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        server = label_studio_server.start(installation, folder / "data", port, account, folder / "label-studio.log")
     try:
         url = label_studio_server.url(port)
         server.wait_until(lambda: answers(url + "/health"), timeout=300)
         # The SDK closes no client of its own, and an open socket at the end is a warning, which is an error here.
         with httpx.Client(timeout=60, follow_redirects=True) as client:
             yield LabelStudioServer(
+                folder=folder,
                 url=url,
                 api_key=account.api_key,
                 email=account.email,
@@ -112,6 +119,13 @@ def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStud
             )
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudioServer]:
+    """With an empty database, and no files of this machine in it."""
+    with running_label_studio(tmp_path_factory.mktemp("label-studio")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

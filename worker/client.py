@@ -6,6 +6,7 @@ GoneError. No message carries a token, a header or the query of a URL, which may
 
 import base64
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ from heapq import merge
 from pathlib import Path
 from time import monotonic, time
 from typing import Any, Self
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import parse_qs, urljoin, urlsplit
 
 import httpx
 import jwt
 from label_studio_sdk import LabelStudio, MlBackend, Webhook
 from label_studio_sdk.core.api_error import ApiError
+from label_studio_sdk.core.request_options import RequestOptions
 
 from av2t_core.errors import AV2TError, ConfigError, MediaError
 from av2t_core.labelstudio.config import Video
@@ -36,6 +38,8 @@ FILES_IN_A_REQUEST = 20
 # Tasks on a page of a project's list. Pages grow while they come quickly, and shrink where they come slowly (seconds).
 FIRST_PAGE, LARGEST_PAGE = 20, 100
 QUICK, SLOW = 1.0, 5.0
+# A storage's URIs stay what they are: `set_task_data` writes back what it has read.
+UNRESOLVED: RequestOptions = {"additional_query_parameters": {"resolve_uri": "false"}}
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -116,6 +120,7 @@ class ProjectState:
     model_version: str  # whose predictions annotators are shown; "" for none
     pinned: bool  # to that version; else it is the one that the backend has now
     shows_predictions: bool
+    by_uncertainty: bool  # tasks come in the order of their scores, if `pinned`
     backends: tuple[Backend, ...]
 
 
@@ -165,6 +170,7 @@ class LabelStudioClient:
             model_version=chosen if current is None else current,
             pinned=current is None and bool(chosen),
             shows_predictions=bool(found.show_collab_predictions),
+            by_uncertainty=found.sampling == "Uncertainty sampling",
             backends=tuple(_backend(each, hooks.get(f"{each.url.rstrip('/')}/webhook")) for each in backends),
         )
 
@@ -181,7 +187,7 @@ class LabelStudioClient:
     def task(self, task: int) -> Task:
         """Raises GoneError where there is none any more."""
         with self._errors(f"task {task}", gone=True):
-            found = self._sdk.tasks.get(id=str(task))
+            found = self._sdk.tasks.get(id=str(task), request_options=UNRESOLVED)
         return Task(id=task, project=int(found.project), data=dict(found.data))
 
     def tasks(self, project: int) -> Iterator[TaskState]:
@@ -341,7 +347,7 @@ class LabelStudioClient:
         Its server is asked in any case: whether it is still there, whether it may be read, and whether it has changed.
         """
         with self._media(url, task) as response:
-            key = content_key(str(response.url), response.headers) if self._cache else None
+            key = content_key(_shown(str(response.url)), response.headers) if self._cache else None
             if self._cache and key and self._cache.take(key, target):
                 return
             self._save(response, _shown(url), target)
@@ -396,6 +402,10 @@ class LabelStudioClient:
         if _origin(address) == _origin(self._url):
             with self._errors("the key"):
                 headers["Authorization"] = self._authorization()
+            # Label Studio tells the length of a range alone, and without it a file that is cut off looks whole. What it
+            # hands on from a storage comes with its length, and as a range would be cut at 8 MB.
+            if "/data/" in urlsplit(address).path:
+                headers["Range"] = "bytes=0-"
         return headers
 
     def _authorization(self) -> str:
@@ -403,7 +413,10 @@ class LabelStudioClient:
         return str(self._sdk._client_wrapper.get_headers()["Authorization"])
 
     def _check(self, response: httpx.Response, shown: str) -> None:
-        if response.status_code != 200:
+        if response.status_code == 206:
+            if not _is_whole(response.headers.get("content-range", "")):
+                raise TransientError(f"The server of {shown} gives a part of the clip only.")
+        elif response.status_code != 200:
             response.read()
             own = _origin(str(response.url)) == _origin(self._url)
             raise self._media_failure(response, shown, own)
@@ -439,6 +452,11 @@ class LabelStudioClient:
             return MediaError(
                 f"Label Studio does not serve {shown}: start it with LOCAL_FILES_SERVING_ENABLED=true and connect the "
                 "folder to the project as a local storage."
+            )
+        if own and status == 404 and "/data/local-files/" in shown:
+            return MediaError(
+                f"There is no clip at {shown}, or no storage that holds it; bring it there again, or connect its folder"
+                " to the project as a local storage."
             )
         # Label Studio 1.23 answers 500 for an upload that it does not know.
         if status in {404, 410} or (own and status == 500 and "has_permission" in response.text):
@@ -569,13 +587,19 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
+def _is_whole(content_range: str) -> bool:
+    """Whether that header, as in "bytes 0-99/100", is of all there is."""
+    found = re.fullmatch(r"bytes 0-(\d+)/(\d+)", content_range)
+    return found is not None and int(found[1]) + 1 == int(found[2])
+
+
 def _shown(url: str) -> str:
-    """The URL without user, password and query; a local file's query is its name."""
+    """The URL without user, password and query, but with what names a local file, as people write it."""
     parts = urlsplit(url)
     host = f"//{parts.hostname}{f':{parts.port}' if parts.port else ''}" if parts.hostname else ""
     scheme = f"{parts.scheme}:" if parts.scheme else ""
-    query = f"?{parts.query}" if parts.path.endswith("/data/local-files/") else ""
-    return f"{scheme}{host}{parts.path}{query}"
+    name = parse_qs(parts.query).get("d", []) if parts.path.endswith("/data/local-files/") else []
+    return f"{scheme}{host}{parts.path}{f'?d={name[0]}' if name else ''}"
 
 
 def _detail(response: httpx.Response) -> str:

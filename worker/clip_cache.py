@@ -11,14 +11,13 @@ from pathlib import Path
 def content_key(address: str, headers: Mapping[str, str]) -> str | None:
     """What names the content behind an address, by the headers of its server; None where they do not say enough.
 
-    Another content has another time or tag. The address counts without its query, which may hold a signature that is
-    another one each time.
+    Another content has another time or tag. `address` comes without what is another one each time, as a signature.
     """
     seen = {name.lower(): value for name, value in headers.items()}
     mark = seen.get("etag") or seen.get("last-modified")
     if not mark or "content-length" not in seen:
         return None
-    return hashlib.sha256("\n".join([address.partition("?")[0], mark, seen["content-length"]]).encode()).hexdigest()
+    return hashlib.sha256("\n".join([address, mark, seen["content-length"]]).encode()).hexdigest()
 
 
 class ClipCache:

@@ -193,4 +193,4 @@ def file_name(url: str) -> str:
     """What the file of the clip at `url` is called in a folder of ours: as people know it."""
     parts = urlsplit(url)
     path = parse_qs(parts.query).get("d", [parts.path])[0]  # /data/local-files/?d=folder/clip.mp4
-    return Path(path).name[-100:] or "clip"
+    return Path(path).name[-60:] or "clip"  # at most 255 bytes, and a character has up to four

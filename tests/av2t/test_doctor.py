@@ -102,7 +102,14 @@ def test_what_a_person_can_have_set_wrong_in_the_project(setting: Setting) -> No
     assert "does not show predictions" in shown
 
     setting.server.request("PATCH", path, json={"model_version": EMBEDDED, "show_collab_predictions": True})
+    setting.server.request("PATCH", path, json={"sampling": "Uncertainty sampling"})
     assert "to which it is pinned" in str(setting.examine())
+    assert "random order" not in str(setting.examine())
+    setting.server.request("PATCH", path, json={"model_version": "AV2T-SAM"})  # the backend, whatever it has
+    assert (
+        f"random order, for no model version is chosen in its Settings > Predictions: choose {EMBEDDED} there"
+        in str(setting.examine())
+    )
     [hook] = setting.server.sdk.webhooks.list(project=str(setting.project.id))
     setting.server.request("PATCH", f"/api/webhooks/{hook.id}/", json={"is_active": False})
     [unhooked] = setting.failures()

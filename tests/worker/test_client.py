@@ -174,11 +174,14 @@ def test_a_clip_that_was_fetched_is_kept(serve: Serve, clip: Path, tmp_path: Pat
 
         assert fetched(b"first", '"1"') == b"first"
         assert fetched(b"other", '"1"') == b"first"
+        clip.unlink()
+        client.fetch("/a.mp4?signature=2", 1, clip)
+        assert clip.read_bytes() == b"first"
         assert fetched(b"other", '"2"') == b"other"
         assert fetched(b"first", None) == b"first"
         with pytest.raises(MediaError, match="There is no clip"):
             fetched(b"", '"1"', status=404)
-    assert len(server.asked) == 5
+    assert len(server.asked) == 6
 
 
 # What goes wrong with media
@@ -234,11 +237,32 @@ def test_an_answer_in_place_of_a_clip(serve: Serve, clip: Path) -> None:
     assert not clip.exists()
 
 
-def test_a_clip_that_is_cut_off(serve: Serve, clip: Path) -> None:
+@pytest.mark.parametrize(
+    ("status", "headers", "sentence"),
+    [
+        (200, {"Content-Length": "100", "Connection": "close"}, "cannot be fetched now"),
+        (206, {"Content-Length": "100", "Connection": "close", "Content-Range": "bytes 0-99/100"}, "be fetched now"),
+        (206, {"Content-Range": "bytes 0-3/100"}, r"The server of /data/a\.mp4 gives a part of the clip only"),
+        (206, {}, "a part of the clip only"),
+    ],
+)
+def test_a_clip_that_is_cut_off(serve: Serve, clip: Path, status: int, headers: dict[str, str], sentence: str) -> None:
     server = serve()
-    server.answers["/data/a.mp4"] = (200, {"Content-Length": "100", "Connection": "close"}, b"half")
-    with client_of(server.url) as client, pytest.raises(TransientError, match="cannot be fetched now"):
+    server.answers["/data/a.mp4"] = (status, headers, b"half")
+    with client_of(server.url) as client, pytest.raises(TransientError, match=sentence):
         client.fetch("/data/a.mp4", 1, clip)
+
+
+def test_a_storages_clip_is_not_asked_for_as_a_range(serve: Serve, clip: Path) -> None:
+    """Of one Label Studio would give 8 MB."""
+    server = serve()
+    server.answers["/tasks/7/presign/?fileuri=czM6Ly9idWNrZXQvYS5tcDQ="] = (200, {}, b"clip")
+    server.answers["/data/a.mp4"] = (206, {"Content-Range": "bytes 0-3/4"}, b"clip")
+    with client_of(server.url) as client:
+        for url in ("s3://bucket/a.mp4", "/data/a.mp4"):
+            client.fetch(url, 7, clip)
+            assert clip.read_bytes() == b"clip"
+    assert ["range" in headers for _, headers in server.asked] == [False, True]
 
 
 def test_a_server_that_is_not_there(clip: Path) -> None:
@@ -298,6 +322,17 @@ def test_a_wrong_legacy_token(label_studio: LabelStudioServer, clip: Path) -> No
 def test_an_upload_that_is_gone(client: LabelStudioClient, clip: Path) -> None:
     with pytest.raises(MediaError, match=r"There is no clip at /data/upload/1/nothing.mp4"):
         client.fetch("/data/upload/1/nothing.mp4", 1, clip)
+
+
+def test_an_uploads_length_is_known_before_it_is_read(
+    client: LabelStudioClient, label_studio: LabelStudioServer, project: int, tmp_path: Path
+) -> None:
+    """By which one that is cut off is known, too."""
+    path = tmp_path / "large.mp4"
+    path.write_bytes(bytes(1_000_001))
+    task = label_studio.upload(project, path)
+    with pytest.raises(MediaError, match="is larger than 1 MB"):
+        client.probe(str(task.data["video"]), int(task.id))
 
 
 def test_local_files_that_are_switched_off(client: LabelStudioClient, clip: Path) -> None:

@@ -1,30 +1,33 @@
 """A clip in an object store: Label Studio signs its address, and the worker streams it; real Label Studio, local S3."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from shutil import which
+from subprocess import run
 
 import httpx
 import pytest
+from uv import find_uv_bin
 
 from av2t.process import Process, answers, free_port
 from av2t_core.errors import MediaError
 from tests.conftest import LabelStudioServer
 from worker.client import LabelStudioClient
 
+# In an environment of its own, which uv keeps in its cache: its packages hold back one that the worker uses.
+MOTO = ["--no-python-downloads", "--python", sys.executable, "--from", "moto[s3,server]==5.2.5", "moto_server"]
 CONFIG = '<View><Video name="video" value="$video"/></View>'
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An S3 server with the bucket `clips`; skips where there is none.
-
-    It is not installed with the other tools: its packages hold back one that the worker uses.
-    """
-    if (program := which("moto_server")) is None:
-        pytest.skip("needs moto_server on the path: `uv tool install 'moto[s3,server]'`")
+    """An S3 server with the bucket `clips`; skips where it cannot be downloaded."""
+    command = [find_uv_bin(), "tool", "run", *MOTO]
+    installed = run([*command, "--help"], capture_output=True, text=True, check=False)
+    if installed.returncode:
+        pytest.skip(f"needs moto, which uv did not get: {installed.stderr.strip()[-300:]}")
     port = free_port()
-    command = [program, "-H", "127.0.0.1", "-p", str(port)]
+    command += ["-H", "127.0.0.1", "-p", str(port)]
     server = Process("S3", command, log=tmp_path_factory.mktemp("s3") / "s3.log", environment={})
     try:
         url = f"http://127.0.0.1:{port}"
@@ -64,6 +67,15 @@ def fetch(server: LabelStudioServer, project: int, uri: str, target: Path) -> No
 def test_a_clip_in_a_bucket(label_studio: LabelStudioServer, project: int, tmp_path: Path) -> None:
     fetch(label_studio, project, "s3://clips/a.mp4", tmp_path / "clip.mp4")
     assert (tmp_path / "clip.mp4").read_bytes() == b"a clip in the cloud"
+
+
+def test_the_data_keeps_the_storages_uri(label_studio: LabelStudioServer, project: int) -> None:
+    label_studio.request("POST", f"/api/projects/{project}/import", json=[{"video": "s3://clips/a.mp4"}])
+    [task] = label_studio.sdk.tasks.list(project=project)
+    with LabelStudioClient(label_studio.url, label_studio.api_key, max_clip_mb=1) as client:
+        client.set_task_data(int(task.id), lambda _: {"fps": 25})
+    raw = label_studio.request("GET", f"/api/tasks/{task.id}/?resolve_uri=false").json()["data"]
+    assert raw == {"video": "s3://clips/a.mp4", "fps": 25}
 
 
 def test_a_clip_that_is_not_there(label_studio: LabelStudioServer, project: int, tmp_path: Path) -> None:

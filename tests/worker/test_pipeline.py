@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from label_studio_sdk.label_interface import LabelInterface
 from redis import Redis
 from rq.job import Job, JobStatus
 
+from av2t.options import DEMO_CLIPS
 from av2t_core.compose.cutouts import Cutouts
 from av2t_core.errors import AV2TError, ConfigError, MediaError
 from av2t_core.media import Clip, Window
@@ -140,6 +142,43 @@ def test_a_long_clip_gets_its_keyframes_spread_and_says_so(
     assert len(task.data["stills"]) == 1
 
 
+LABEL = '<Label value="dog"/>'
+CONTROLS = {
+    tag: f'<{tag} name="{tag}" toName="{on}">{LABEL}</{tag}>'
+    for tag, on in {
+        "BrushLabels": "pages",
+        "BitmaskLabels": "pages",
+        "PolygonLabels": "pages",
+        "RectangleLabels": "pages",
+        "TimelineLabels": "clip",
+    }.items()
+} | {
+    "VideoRectangle": f'<Labels name="things" toName="clip">{LABEL}</Labels>'
+    '<VideoRectangle name="VideoRectangle" toName="clip"/>'
+}
+
+
+@pytest.mark.parametrize(
+    "tags",
+    # Of two that hold a mask, one is used.
+    [*([tag] for tag in CONTROLS), *([tag for tag in CONTROLS if tag != other] for other in list(CONTROLS)[:2])],
+    ids="+".join,
+)
+def test_each_control_alone_and_all_together(make: Make, context: jobs.Context, tags: list[str]) -> None:
+    controls = "".join(CONTROLS[tag] for tag in tags)
+    config = f"""<View><Video name="clip" value="$video" framerate="$rate"/>{controls}
+    <Image name="pages" valueList="$stills"/></View>"""
+    task = make(DEMO_CLIPS / "dog.mp4", config)
+    assert task.job.perform()["outcome"] == "predicted"
+    [prediction] = task.predictions
+    assert {(region["from_name"], region["type"]) for region in prediction.result} == {
+        (tag, tag.lower()) for tag in tags
+    }
+    stored = {"model_version": prediction.model_version, "score": prediction.score, "result": prediction.result}
+    interface = LabelInterface(task.server.sdk.projects.get(id=task.project).label_config)
+    assert interface.validate_prediction(stored, return_errors=True) == []
+
+
 def test_every_control_gets_its_regions_on_the_frames_that_it_points_at(make: Make, context: jobs.Context) -> None:
     labels = '<Label value="dog"/><Label value="horn"/>'
     config = f"""<View><Video name="clip" value="$video"/>
@@ -147,7 +186,7 @@ def test_every_control_gets_its_regions_on_the_frames_that_it_points_at(make: Ma
     <RectangleLabels name="box" toName="pages">{labels}</RectangleLabels><Image name="pages" valueList="$stills"/>
     <PolygonLabels name="outline" toName="again">{labels}</PolygonLabels>
     <Image name="again" valueList="$copies"/></View>"""
-    task = make(ROOT / "av2t" / "demo_clips" / "dog.mp4", config)
+    task = make(DEMO_CLIPS / "dog.mp4", config)
     assert task.job.perform()["outcome"] == "predicted"
     assert task.data["stills"] == task.data["copies"]
     assert len(task.uploads) == len(task.data["stills"]) + 1  # and the clip
@@ -163,7 +202,7 @@ def test_controls_of_the_video_need_no_frames(make: Make, context: jobs.Context)
     config = """<View><Video name="clip" value="$video" framerate="$rate"/>
     <Labels name="things" toName="clip"><Label value="dog"/></Labels><VideoRectangle name="box" toName="clip"/>
     <TimelineLabels name="times" toName="clip"><Label value="dog"/></TimelineLabels></View>"""
-    task = make(ROOT / "av2t" / "demo_clips" / "dog.mp4", config)
+    task = make(DEMO_CLIPS / "dog.mp4", config)
     assert task.job.perform()["outcome"] == "predicted"
     assert task.data.keys() == {"video", "rate"}
     assert len(task.uploads) == 1  # the clip
@@ -296,7 +335,7 @@ def test_a_task_deleted_in_the_middle_ends_quietly(
 def test_told_to_stop_in_the_middle_it_goes_on_there(
     make: Make, context: jobs.Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = make(ROOT / "av2t" / "demo_clips" / "elephant-rooster-kettle.mp4")  # in each of its five seconds one sounds
+    task = make(DEMO_CLIPS / "elephant-rooster-kettle.mp4")  # in each of its five seconds one sounds
     looks: list[int] = []
     look = Predictor._look
 
