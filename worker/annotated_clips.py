@@ -15,14 +15,14 @@ from av2t_core.disk import writing
 from av2t_core.errors import MediaError
 from av2t_core.labelstudio.annotations import AnnotationError, Labelled, read_annotation
 from av2t_core.labelstudio.config import Targets
-from av2t_core.media import Clip, Window
+from av2t_core.media import Window
 from av2t_core.training.examples import ClipExamples, Thing, examples_of
 from av2t_core.versions import Version, file_hash
 from worker import signs
 from worker.annotations import AnnotatedTask, Skipped
 from worker.client import LabelStudioClient
 from worker.failures import GoneError, Interrupted
-from worker.jobs import file_name
+from worker.jobs import file_name, opened_clip
 from worker.progress import Progress
 from worker.settings import Settings
 
@@ -106,20 +106,17 @@ class AnnotatedClips:
         with TemporaryDirectory(prefix="av2t-") as name:
             path = Path(name) / file_name(task.url)
             self._client.fetch(task.url, task.task, path)
-            try:
-                with Clip(path, per_second=settings.keyframes_per_second, most=settings.max_keyframes) as clip:
-                    windows = _living(clip.windows())
-                    first = next(windows)
-                    labelled = read_annotation(
-                        self._targets,
-                        task.result,
-                        shape=first.image.shape[:2],
-                        pages=task.pages,
-                        boxes=settings.boxes_are_masks,
-                    )
-                    yield file_hash(path), chain([first], windows), labelled
-            except MediaError as error:
-                raise MediaError(str(error).replace(str(path), path.name)) from None
+            with opened_clip(path, settings) as clip:
+                windows = _living(clip.windows())
+                first = next(windows)
+                labelled = read_annotation(
+                    self._targets,
+                    task.result,
+                    shape=first.image.shape[:2],
+                    pages=task.pages,
+                    boxes=settings.boxes_are_masks,
+                )
+                yield file_hash(path), chain([first], windows), labelled
 
     def _key(self, task: AnnotatedTask, base: Version) -> str:
         """Of a clip's examples: all that they depend on. The encoders are those of the root."""

@@ -4,19 +4,15 @@ Every failure leaves here as one of three: AV2TError (nobody helps it by trying 
 GoneError. No message carries a token, a header or the query of a URL, which may hold a signature.
 """
 
-import base64
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from heapq import merge
 from pathlib import Path
 from time import monotonic, time
 from typing import Any, Self
-from urllib.parse import parse_qs, urljoin, urlsplit
 
 import httpx
 import jwt
@@ -27,12 +23,11 @@ from label_studio_sdk.core.request_options import RequestOptions
 from av2t_core.errors import AV2TError, ConfigError, MediaError
 from av2t_core.labelstudio.config import Video
 from worker import signs
-from worker.clip_cache import ClipCache, content_key
+from worker.answers import TIMEOUT, TRANSIENT, body_detail, detail, reason, retry_after
+from worker.clip_cache import ClipCache
 from worker.failures import GoneError, TransientError
+from worker.media import Media
 
-CLOUD_SCHEMES = {"s3", "gs", "azure-blob"}
-TIMEOUT = httpx.Timeout(60, connect=10)
-REDIRECTS = 5
 # Label Studio takes at most 100 files and 250 MB in one request as it comes.
 FILES_IN_A_REQUEST = 20
 # Tasks on a page of a project's list. Pages grow while they come quickly, and shrink where they come slowly (seconds).
@@ -40,7 +35,6 @@ FIRST_PAGE, LARGEST_PAGE = 20, 100
 QUICK, SLOW = 1.0, 5.0
 # A storage's URIs stay what they are: `set_task_data` writes back what it has read.
 UNRESOLVED: RequestOptions = {"additional_query_parameters": {"resolve_uri": "false"}}
-TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,12 +123,11 @@ class LabelStudioClient:
 
     def __init__(self, url: str, api_key: str, *, max_clip_mb: int, cache: ClipCache | None = None) -> None:
         self._url = url.rstrip("/")
-        self._cache = cache
-        self._max_clip = max_clip_mb * 10**6
         self.key_kind = _key_kind(api_key)
         # No redirects: `fetch` follows those of media by itself, and the API has none.
         self._http = httpx.Client(timeout=TIMEOUT, follow_redirects=False)
         self._sdk = LabelStudio(base_url=self._url, api_key=api_key, httpx_client=self._http, timeout=TIMEOUT.read)
+        self._media = Media(self._url, self._media_key, self._key_refused, max_clip_mb=max_clip_mb, cache=cache)
 
     def __enter__(self) -> Self:
         return self
@@ -342,128 +335,20 @@ class LabelStudioClient:
             ) from None
 
     def fetch(self, url: str, task: int, target: Path) -> None:
-        """Bring the clip at `url`, as it stands in the data of `task`, to the file `target`, from the cache if it can.
-
-        Its server is asked in any case: whether it is still there, whether it may be read, and whether it has changed.
-        """
-        with self._media(url, task) as response:
-            key = content_key(_shown(str(response.url)), response.headers) if self._cache else None
-            if self._cache and key and self._cache.take(key, target):
-                return
-            self._save(response, _shown(url), target)
-        if self._cache and key:
-            self._cache.put(key, target)
+        """See `Media.fetch`."""
+        self._media.fetch(url, task, target)
 
     def probe(self, url: str, task: int) -> None:
-        """Whether `fetch` would begin: it raises what that would, without reading the clip."""
-        with self._media(url, task):
-            pass
+        """See `Media.probe`."""
+        self._media.probe(url, task)
 
-    @contextmanager
-    def _media(self, url: str, task: int) -> Iterator[httpx.Response]:
-        """The answer that holds the clip, still to be read, behind any redirects."""
-        try:
-            shown = _shown(url)
-            address = self._address(url, task)
-            for _ in range(REDIRECTS):
-                with _get(address, self._headers(address)) as response:
-                    if not response.has_redirect_location:
-                        self._check(response, shown)
-                        yield response
-                        return
-                    address = urljoin(address, response.headers["location"])
-                    if urlsplit(address).scheme not in {"http", "https"}:
-                        raise MediaError(f"The clip at {shown} redirects to something that is no web address.")
-        except (httpx.InvalidURL, ValueError) as error:
-            raise MediaError(f"The address of task {task}'s clip cannot be used ({error}); correct it.") from None
-        except httpx.TransportError as error:
-            raise TransientError(f"The clip at {shown} cannot be fetched now ({_reason(error)}).") from None
-        raise MediaError(f"The clip at {shown} redirects more than {REDIRECTS} times; correct the task's URL.")
-
-    def _address(self, url: str, task: int) -> str:
-        scheme = urlsplit(url).scheme
-        if scheme in {"http", "https"}:
-            return url
-        if scheme in CLOUD_SCHEMES:
-            uri = base64.urlsafe_b64encode(url.encode()).decode()
-            return f"{self._url}/tasks/{task}/presign/?fileuri={uri}"
-        if url.startswith("/"):
-            # Below a path prefix Label Studio writes its own URLs with the prefix.
-            prefix = urlsplit(self._url).path
-            return self._url + url.removeprefix(prefix)
-        raise MediaError(
-            f'The clip of task {task} is given as "{_shown(url)}"; upload it, or give an http(s) URL or the '
-            "URI of a storage that the project has."
-        )
-
-    def _headers(self, address: str) -> dict[str, str]:
-        """The key is for Label Studio alone, wherever a task's data or a redirect points."""
-        headers = {"Accept-Encoding": "identity"}
-        if _origin(address) == _origin(self._url):
-            with self._errors("the key"):
-                headers["Authorization"] = self._authorization()
-            # Label Studio tells the length of a range alone, and without it a file that is cut off looks whole. What it
-            # hands on from a storage comes with its length, and as a range would be cut at 8 MB.
-            if "/data/" in urlsplit(address).path:
-                headers["Range"] = "bytes=0-"
-        return headers
+    def _media_key(self) -> str:
+        with self._errors("the key"):
+            return self._authorization()
 
     def _authorization(self) -> str:
         # The SDK's own: it exchanges a personal access token when the last exchange has run out (300 s).
         return str(self._sdk._client_wrapper.get_headers()["Authorization"])
-
-    def _check(self, response: httpx.Response, shown: str) -> None:
-        if response.status_code == 206:
-            if not _is_whole(response.headers.get("content-range", "")):
-                raise TransientError(f"The server of {shown} gives a part of the clip only.")
-        elif response.status_code != 200:
-            response.read()
-            own = _origin(str(response.url)) == _origin(self._url)
-            raise self._media_failure(response, shown, own)
-        kind = response.headers.get("content-type", "")
-        if kind.startswith("application/json"):
-            raise TransientError(f"At {shown} there is JSON and no clip, as where a server is not itself.")
-        if kind.startswith("text/html"):
-            raise MediaError(
-                f"At {shown} there is a web page and no clip; open it in a browser and correct the task's URL."
-            )
-        if int(response.headers.get("content-length", 0)) > self._max_clip:
-            raise self._too_large(shown)
-
-    def _save(self, response: httpx.Response, shown: str, target: Path) -> None:
-        size = 0
-        with target.open("wb") as file:
-            for chunk in response.iter_bytes():
-                signs.alive()
-                size += len(chunk)
-                if size > self._max_clip:
-                    raise self._too_large(shown)
-                file.write(chunk)
-
-    def _too_large(self, shown: str) -> MediaError:
-        limit = f"{self._max_clip // 10**6} MB"
-        return MediaError(f"The clip at {shown} is larger than {limit}; raise AV2T_MAX_CLIP_MB or shorten it.")
-
-    def _media_failure(self, response: httpx.Response, shown: str, own: bool) -> Exception:
-        status = response.status_code
-        if own and status == 401:
-            return self._key_refused(_detail(response))
-        if own and status == 403 and "/data/local-files/" in shown:
-            return MediaError(
-                f"Label Studio does not serve {shown}: start it with LOCAL_FILES_SERVING_ENABLED=true and connect the "
-                "folder to the project as a local storage."
-            )
-        if own and status == 404 and "/data/local-files/" in shown:
-            return MediaError(
-                f"There is no clip at {shown}, or no storage that holds it; bring it there again, or connect its folder"
-                " to the project as a local storage."
-            )
-        # Label Studio 1.23 answers 500 for an upload that it does not know.
-        if status in {404, 410} or (own and status == 500 and "has_permission" in response.text):
-            return MediaError(f"There is no clip at {shown}; bring it there again or correct the task's URL.")
-        if status in TRANSIENT:
-            return TransientError(f"The server of {shown} answers {status}.", _retry_after(response.headers))
-        return MediaError(f"The server of {shown} refuses the clip ({status}); the worker must be allowed to read it.")
 
     def _import(self, project: int, frames: Sequence[Path]) -> list[int]:
         # Of several files in one field Label Studio keeps the last: each gets its own.
@@ -493,7 +378,7 @@ class LabelStudioClient:
         """ApiError, as the SDK would raise it, for another status than the one that is wanted."""
         if response.status_code != wanted:
             raise ApiError(
-                status_code=response.status_code, headers=dict(response.headers), body={"detail": _detail(response)}
+                status_code=response.status_code, headers=dict(response.headers), body={"detail": detail(response)}
             )
 
     @contextmanager
@@ -504,12 +389,12 @@ class LabelStudioClient:
         except ApiError as error:
             raise self._failure(error, what, gone) from None
         except httpx.TransportError as error:
-            raise TransientError(f"Label Studio at {self._url} cannot be reached ({_reason(error)}).") from None
+            raise TransientError(f"Label Studio at {self._url} cannot be reached ({reason(error)}).") from None
         except json.JSONDecodeError:
             raise self._no_json(what) from None
 
     def _failure(self, error: ApiError, what: str, gone: bool) -> Exception:
-        status, detail = error.status_code or 0, _body_detail(error.body)
+        status, detail = error.status_code or 0, body_detail(error.body)
         if status == 401:
             return self._key_refused(detail)
         if status == 404 and gone:
@@ -522,7 +407,7 @@ class LabelStudioClient:
             return self._no_json(what)
         if status in TRANSIENT:
             return TransientError(
-                f"Label Studio at {self._url} answers {status} for {what}.", _retry_after(error.headers or {})
+                f"Label Studio at {self._url} answers {status} for {what}.", retry_after(error.headers or {})
             )
         return AV2TError(f"Label Studio at {self._url} refuses {what} ({status}: {detail}).")
 
@@ -569,59 +454,3 @@ def _key_kind(api_key: str) -> str:
             "create a new one on Label Studio's page Account & Settings."
         )
     return "personal access token"
-
-
-@contextmanager
-def _get(address: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
-    # A client for each request, so that no cookie of one host reaches another.
-    with httpx.Client(timeout=TIMEOUT) as http, http.stream("GET", address, headers=headers) as response:
-        yield response
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-
-
-def _is_whole(content_range: str) -> bool:
-    """Whether that header, as in "bytes 0-99/100", is of all there is."""
-    found = re.fullmatch(r"bytes 0-(\d+)/(\d+)", content_range)
-    return found is not None and int(found[1]) + 1 == int(found[2])
-
-
-def _shown(url: str) -> str:
-    """The URL without user, password and query, but with what names a local file, as people write it."""
-    parts = urlsplit(url)
-    host = f"//{parts.hostname}{f':{parts.port}' if parts.port else ''}" if parts.hostname else ""
-    scheme = f"{parts.scheme}:" if parts.scheme else ""
-    name = parse_qs(parts.query).get("d", []) if parts.path.endswith("/data/local-files/") else []
-    return f"{scheme}{host}{parts.path}{f'?d={name[0]}' if name else ''}"
-
-
-def _detail(response: httpx.Response) -> str:
-    try:
-        return _body_detail(response.json())
-    except ValueError:
-        return "no reason given"
-
-
-def _body_detail(body: object) -> str:
-    if not isinstance(body, dict):
-        return "no reason given"
-    errors = body.get("validation_errors")
-    return f"{body.get('detail', 'no reason given')}{f', {errors}' if errors else ''}"
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds, from a number or a date."""
-    value = {name.lower(): value for name, value in headers.items()}.get("retry-after", "")
-    if value.isdigit():
-        return float(value)
-    try:
-        return max(parsedate_to_datetime(value).timestamp() - time(), 0)
-    except ValueError:
-        return None

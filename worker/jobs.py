@@ -6,7 +6,8 @@ Whatever a job does can be done again: it looks for its own result first, and a 
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -139,16 +140,10 @@ def _preannotate(
         wanted = folder if targets.frame_variables and not present else None
         rate = data.get(targets.video.fps_variable) if targets.video.fps_variable else targets.video.fps
         settings, predictor = context.settings, context.predictor_of(model_version)
-        per_second, most = settings.keyframes_per_second, settings.max_keyframes
         kept = Kept(progress.job, _identity(settings, config, clip.stat().st_size))
-        try:
-            with stopwatch.stage("predict"), Clip(clip, per_second=per_second, most=most) as opened:
-                seen = look(
-                    opened, predictor, targets, LabelInterface(config), task, progress, kept, folder=wanted, rate=rate
-                )
-        except MediaError as error:
-            # The file's place on this machine says nothing to who reads it.
-            raise MediaError(str(error).replace(str(clip), clip.name)) from None
+        with stopwatch.stage("predict"), opened_clip(clip, settings) as video:
+            interface = LabelInterface(config)
+            seen = look(video, predictor, targets, interface, task, progress, kept, folder=wanted, rate=rate)
         count = len(seen.info.keyframes)
         for variable in filled:
             if len(data[variable]) != count:
@@ -187,6 +182,17 @@ def _additions(targets: Targets, frames: list[str], info: ClipInfo) -> Callable[
     if targets.video.fps_variable:
         wanted[targets.video.fps_variable] = round(info.fps, RATE_DIGITS)
     return lambda data: {name: value for name, value in wanted.items() if value and not data.get(name)}
+
+
+@contextmanager
+def opened_clip(path: Path, settings: Settings) -> Iterator[Clip]:
+    """A clip with the keyframes that the settings want. A MediaError within it names the file without its place on this
+    machine, which says nothing to who reads it."""
+    try:
+        with Clip(path, per_second=settings.keyframes_per_second, most=settings.max_keyframes) as clip:
+            yield clip
+    except MediaError as error:
+        raise MediaError(str(error).replace(str(path), path.name)) from None
 
 
 def file_name(url: str) -> str:
