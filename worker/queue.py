@@ -245,17 +245,23 @@ def fetch(connection: Redis, ids: Sequence[str]) -> list[Job]:
 
 def under_way(connection: Redis, name: str) -> list[Job]:
     """The jobs of the queue of this name that wait, also for a further try, or run. RedisError."""
+    return fetch(connection, job_ids(connection, name))
+
+
+def job_ids(connection: Redis, name: str, *, ended: bool = False) -> list[str]:
+    """Of the jobs of the queue of this name that wait or run, and of those that have ended. RedisError."""
     queue = open_queue(connection, name)
     started = queue.started_job_registry
     # All of one moment, for a job may be put back meanwhile.
     with connection.pipeline(transaction=True) as pipe:
+        pipe.zrange(started.key, 0, -1)
         pipe.zrange(queue.scheduled_job_registry.key, 0, -1)
         pipe.lrange(queue.key, 0, -1)
         pipe.lrange(queue.intermediate_queue_key, 0, -1)
-        pipe.zrange(started.key, 0, -1)
-        *waiting, executions = pipe.execute()
-    ids = [id.decode() for some in waiting for id in some]
-    return fetch(connection, [*ids, *map(started.parse_job_id, executions)])
+        for registry in (queue.finished_job_registry, queue.failed_job_registry) if ended else ():
+            pipe.zrange(registry.key, 0, -1)
+        executions, *others = pipe.execute()
+    return [*map(started.parse_job_id, executions), *(id.decode() for some in others for id in some)]
 
 
 def flat(fields: Mapping[str, Any]) -> list[Any]:

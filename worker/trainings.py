@@ -14,7 +14,7 @@ from redis import Redis
 from redis.lock import Lock
 from rq.job import Job
 
-from worker.queue import TRAIN, blank_job, fetch, flat, open_queue, reachable, stop_job, under_way
+from worker.queue import TRAIN, blank_job, fetch, flat, job_ids, open_queue, reachable, stop_job, under_way
 from worker.queue_views import State, reason, state
 
 FUNCTION = "worker.finetuning.finetune"
@@ -146,11 +146,7 @@ def training(connection: Redis, job: str) -> Training | None:
 def trainings(connection: Redis, project: int | None = None, limit: int | None = None) -> list[Training]:
     """Those of a project, or all, of the last 30 days: the newest first. Raises QueueError."""
     with reachable(connection):
-        queue = open_queue(connection, TRAIN)
-        ids = [*queue.scheduled_job_registry.get_job_ids(cleanup=False), *queue.get_job_ids()]
-        ids += queue.intermediate_queue.get_job_ids()
-        for registry in (queue.started_job_registry, queue.finished_job_registry, queue.failed_job_registry):
-            ids += registry.get_job_ids(cleanup=False)
+        ids = job_ids(connection, TRAIN, ended=True)
         start = "" if project is None else _ids_begin(project)
         chosen = sorted({each for each in ids if each.startswith(start)}, key=_number, reverse=True)
         return [_training(job) for job in fetch(connection, chosen[:limit])]

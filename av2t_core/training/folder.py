@@ -54,9 +54,7 @@ class RunFolder:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise TrainingError(
-                    f"another `av2t train` is at work in {self.path}: wait until it has ended"
-                ) from None
+                raise TrainingError(f"another training is at work in {self.path}: wait until it has ended") from None
             self._claim(json.loads(json.dumps(plan)))
             yield
 

@@ -22,7 +22,7 @@ def test_the_same_plan_goes_on_and_another_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
-    with RunFolder(tmp_path).alone(PLAN), pytest.raises(TrainingError, match="another `av2t train` is at work"):
+    with RunFolder(tmp_path).alone(PLAN), pytest.raises(TrainingError, match="another training is at work"):
         RunFolder(tmp_path).alone(PLAN).__enter__()
 
 
