@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import httpx
 from redis import Redis
@@ -18,12 +18,14 @@ from av2t_core.errors import AV2TError
 from av2t_core.labelstudio.config import Targets, parse_label_config
 from av2t_core.presets import PRESETS
 from av2t_core.versions import resolve
-from worker.client import LabelStudioClient, ProjectState
 from worker.failures import TransientError
 from worker.projects import Project
 from worker.queue import connect, reachable, redis_address
 from worker.queue_views import overview
 from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.client import LabelStudioClient, ProjectState
 
 DESCRIPTION = """\
 Go through the settings, the packages, Redis, the workers, the model store, the model's weights, the GPU, the backend
@@ -85,6 +87,8 @@ def _examine(settings: Settings, project: int | None) -> Iterator[Finding]:
     yield from _checked("backend", lambda: _backend(settings))
     try:
         key = settings.require_api_key()
+        from worker.client import LabelStudioClient  # seconds, which no help text should take
+
         client = LabelStudioClient(settings.label_studio_url, key, max_clip_mb=settings.max_clip_mb)
     except AV2TError as error:
         yield Finding(what="Label Studio", state="fail", sentence=f"{error}.")
@@ -213,7 +217,7 @@ def _backend(settings: Settings) -> Findings:
         )
 
 
-def _label_studio(settings: Settings, client: LabelStudioClient) -> Findings:
+def _label_studio(settings: Settings, client: "LabelStudioClient") -> Findings:
     owner = client.check()
     yield (
         "ok",
@@ -221,7 +225,7 @@ def _label_studio(settings: Settings, client: LabelStudioClient) -> Findings:
     )
 
 
-def _project(settings: Settings, client: LabelStudioClient, project: int) -> Findings:
+def _project(settings: Settings, client: "LabelStudioClient", project: int) -> Findings:
     state = client.project(project)
     targets = parse_label_config(state.label_config)
     held = ", ".join(f'{control.tag} "{control.name}"' for control in targets.controls)
@@ -249,7 +253,7 @@ def _project(settings: Settings, client: LabelStudioClient, project: int) -> Fin
     yield from _clip(client, project, targets)
 
 
-def _connection(state: ProjectState, *, secured: bool) -> Findings:
+def _connection(state: "ProjectState", *, secured: bool) -> Findings:
     if not state.backends:
         yield (
             "note",
@@ -282,7 +286,7 @@ def _connection(state: ProjectState, *, secured: bool) -> Findings:
             yield "ok", f"Label Studio reaches the backend {backend.url} and tells it of new tasks."
 
 
-def _clip(client: LabelStudioClient, project: int, targets: Targets) -> Findings:
+def _clip(client: "LabelStudioClient", project: int, targets: Targets) -> Findings:
     first = next(client.tasks(project), None)
     if first is None:
         yield "note", "it has no task yet."

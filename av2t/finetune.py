@@ -12,7 +12,6 @@ from av2t.console import note, progress_bar
 from av2t.options import count
 from av2t_core.labelstudio.config import parse_label_config
 from av2t_core.versions import resolve
-from worker.client import LabelStudioClient
 from worker.queue import TRAIN, connect
 from worker.queue_views import State, workers
 from worker.settings import Settings
@@ -62,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
         base = version.name
     connection = connect(settings.redis_url, timeout=5)
     listening = workers(connection, TRAIN)  # a Redis that is away should not wait for Label Studio
+    from worker.client import LabelStudioClient  # seconds, which no help text should take
+
     with LabelStudioClient(
         settings.label_studio_url, settings.require_api_key(), max_clip_mb=settings.max_clip_mb
     ) as client:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from redis import Redis
 
@@ -13,11 +14,13 @@ from av2t.console import note, progress_bar
 from av2t.options import count
 from av2t_core.labelstudio.config import parse_label_config
 from av2t_core.versions import resolve
-from worker.client import LabelStudioClient
 from worker.projects import Project
 from worker.queue import connect, enqueue_preannotation
 from worker.queue_views import State, failed_jobs, overview, states
 from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.client import LabelStudioClient
 
 DESCRIPTION = """\
 Queue every task of a Label Studio project that has no prediction of the current model version yet, and show how they
@@ -54,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
     version.check()
     connection = connect(settings.redis_url, timeout=5)
     overview(connection)  # a Redis that is away should not wait for Label Studio's list
+    from worker.client import LabelStudioClient  # seconds, which no help text should take
+
     with LabelStudioClient(
         settings.label_studio_url, settings.require_api_key(), max_clip_mb=settings.max_clip_mb
     ) as client:
@@ -75,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         raise
 
 
-def _wanted(client: LabelStudioClient, args: argparse.Namespace, model_version: str) -> list[int]:
+def _wanted(client: "LabelStudioClient", args: argparse.Namespace, model_version: str) -> list[int]:
     """The tasks that are to have a prediction of this model version and have none; it says how many are left out."""
     found: Counter[str] = Counter()
 

@@ -23,7 +23,7 @@ from av2t_core.training.replay import replay_of
 from av2t_core.versions import resolve
 from tests import micro_published as published
 from tests.av2t.test_cli import assert_refused, av2t
-from tests.av2t.test_weights_import import write
+from tests.av2t.test_weights_import import write, write_merges
 from tests.conftest import EMBEDDED, wait_until
 from tests.core.avsbench_sets import compose_set
 
@@ -148,6 +148,7 @@ def test_a_paper_s_preset_learns_from_evf_sam(
         "CLAP_weights_2023.pth": published.ms_clap_state(),
     }
     paths = [str(write(tmp_path, name, state)) for name, state in files.items()]
+    paths.append(str(write_merges(tmp_path, published.merges())))
     assert main(["weights", "import", "sam2-l", *paths]) == 0
     for name, options in (("with", ["--precision", "bf16"]), ("without", ["--no-adapter", "--feature", "clip"])):
         run = Run(tmp_path / "data", name)

@@ -5,6 +5,7 @@ import random
 import secrets
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,22 @@ from tests.faults.plant import CLIPS, FAULTS, Plant, small_disk, told
 INTERVAL = 5  # seconds between two faults
 
 
-def soak(studio: LabelStudioServer, folder: Path, *, tasks: int, workers: int, faults: int, seed: int) -> None:
-    """Each fault once before any comes again. No task may be lost or predicted twice, and nothing left."""
+SOME = [
+    "SIGKILL of both",
+    "SIGKILL of Redis, and a restart",
+    "SIGTERM of the worker",
+    "Label Studio answers 500",
+    "the disk is full",
+    "a job is delivered twice",
+]
+
+
+def soak(
+    studio: LabelStudioServer, folder: Path, *, tasks: int, workers: int, kinds: Sequence[str], faults: int, seed: int
+) -> None:
+    """Each kind of fault once before any comes again. No task may be lost or predicted twice, and nothing left."""
     rng = random.Random(seed)
-    order = [name for _ in range(-(-faults // len(FAULTS))) for name in rng.sample(sorted(FAULTS), len(FAULTS))]
+    order = [name for _ in range(-(-faults // len(kinds))) for name in rng.sample(sorted(kinds), len(kinds))]
     with small_disk(folder / "tmp") as mounted, Plant(studio, folder, workers=workers) as plant:
         project, ids = plant.add_tasks([CLIPS[n % len(CLIPS)] for n in range(tasks)])
         wait_until(lambda: len(plant.workers()) == workers)
@@ -48,9 +61,9 @@ def soak(studio: LabelStudioServer, folder: Path, *, tasks: int, workers: int, f
 @pytest.mark.faults
 def test_soak(label_studio: LabelStudioServer, tmp_path: Path) -> None:
     seed = int(os.environ.get("AV2T_SEED") or secrets.randbelow(10**6))
-    faults = int(os.environ.get("AV2T_FAULTS") or 120)
-    soak(label_studio, tmp_path, tasks=int(os.environ.get("AV2T_TASKS") or 200), workers=3, faults=faults, seed=seed)
+    faults, tasks = (int(os.environ.get(name) or usual) for name, usual in (("AV2T_FAULTS", 120), ("AV2T_TASKS", 200)))
+    soak(label_studio, tmp_path, tasks=tasks, workers=3, kinds=list(FAULTS), faults=faults, seed=seed)
 
 
-def test_each_fault_once(label_studio: LabelStudioServer, tmp_path: Path) -> None:
-    soak(label_studio, tmp_path, tasks=12, workers=2, faults=len(FAULTS), seed=1)
+def test_some_faults(label_studio: LabelStudioServer, tmp_path: Path) -> None:
+    soak(label_studio, tmp_path, tasks=8, workers=2, kinds=SOME, faults=len(SOME), seed=1)
