@@ -30,7 +30,7 @@ from av2t_core.errors import AV2TError
 from worker import signs
 from worker.failures import Interrupted, Verdict, delay, judge, redact
 from worker.logs import about, log_to_stderr
-from worker.queue import connect, open_queue
+from worker.queue import connect, now_of, open_queue
 from worker.settings import Settings
 
 log = logging.getLogger("av2t.worker")
@@ -197,6 +197,10 @@ class _JobRunner(BaseWorker):  # type: ignore[misc]  # rq has no types
         expected = self._verdict is not None and self._verdict.expected
         reason = job.meta.get("error", "") if expected else redact(exc_string, self._secret)
         super().handle_job_failure(job, queue, started_job_registry, reason)
+        if job.retry_intervals:
+            # RQ counts from this machine's clock, which may be an hour ahead of the others'; Redis's is one for all.
+            due = now_of(self.connection) + job.retry_intervals[0]
+            self.connection.zadd(queue.scheduled_job_registry.key, {job.id: due}, xx=True)
 
 
 def _main(

@@ -243,6 +243,12 @@ def fetch(connection: Redis, ids: Sequence[str]) -> list[Job]:
     return [job for job in jobs if job is not None]
 
 
+def now_of(connection: Redis) -> int:
+    """Seconds since the epoch by Redis's clock, which is the same for all workers. RedisError."""
+    seconds, _ = connection.time()
+    return int(seconds)
+
+
 def under_way(connection: Redis, name: str) -> list[Job]:
     """The jobs of the queue of this name that wait, also for a further try, or run. RedisError."""
     return fetch(connection, job_ids(connection, name))

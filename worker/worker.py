@@ -6,6 +6,7 @@ job, or nothing beats while a job runs.
 """
 
 import logging
+import math
 import os
 import secrets
 import signal
@@ -38,6 +39,7 @@ from worker.queue import (
     TRAIN,
     connect,
     gone_key,
+    now_of,
     open_queue,
     reachable,
     redis_address,
@@ -145,6 +147,7 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
         self._duty = duty
         self._model = model
         self._hang_seconds = hang_seconds  # without a sign of life, after which a job's process is ended
+        self._cleaned = -math.inf
         self._stranded: dict[str, float] = {}  # id of a popped job that nobody runs -> when it was first seen
         self.fault: AV2TError | None = None  # why the worker cannot go on
         self._told_to_stop = False
@@ -451,6 +454,11 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
         """RQ calls this at the first signal."""
         self._told_to_stop = True
 
+    @property
+    def should_run_maintenance_tasks(self) -> bool:
+        """RQ's own counts by a clock that may be set back."""
+        return time.monotonic() - self._cleaned > float(self.maintenance_interval)
+
     def run_maintenance_tasks(self) -> None:
         """RQ's own is for its scheduler, a process that outlives a killed worker; what is due is looked for here."""
         self.clean_registries()
@@ -464,7 +472,7 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
             self._return_stranded(queue)
             _enqueue_due(queue)
             self.connection.delete(f"{queue.name}:maintenance")
-        self.last_cleaned_at = now()
+        self._cleaned = time.monotonic()
 
     def _return_stranded(self, queue: Queue) -> None:
         """Back into the queue with what a worker popped and, dying, never began."""
@@ -488,7 +496,7 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
 def _enqueue_due(queue: Queue) -> None:
     """What was to be tried again later, and now is later."""
     registry = queue.scheduled_job_registry
-    for job_id in registry.get_jobs_to_schedule():
+    for job_id in registry.get_jobs_to_schedule(now_of(queue.connection)):
         job = queue.fetch_job(job_id)
         with queue.connection.pipeline() as pipeline:
             if job is not None:

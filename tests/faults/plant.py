@@ -30,8 +30,6 @@ from worker.queue_views import failed_jobs, overview
 
 CLIPS = sorted((ROOT / "av2t" / "demo_clips").glob("*.mp4"))
 HANG_SECONDS = 10
-# Debian's libfaketime, by which the workers' clock can jump; None where it is not installed.
-FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 CONFIG = """<View><Video name="clip" value="$video" framerate="$rate"/>
 <BrushLabels name="what" toName="pages"><Label value="dog"/></BrushLabels>
 <Image name="pages" valueList="$stills"/></View>"""
@@ -56,7 +54,6 @@ class Plant:
         self.studio = studio
         self.folder = folder
         self.temporary = folder / "tmp"
-        self.clock = folder / "clock"
         self._port = free_port()
         self._names = [f"worker{number}" for number in range(workers)]
         self._running: dict[str, subprocess.Popen[bytes]] = {}
@@ -66,7 +63,6 @@ class Plant:
 
     def __enter__(self) -> Plant:
         self.temporary.mkdir(parents=True, exist_ok=True)
-        self.clock.write_text("+0")
         self._redis = self._start_redis()
         self._between = Between(self.studio.url)
         self._open = self._between.running()
@@ -179,14 +175,6 @@ class Plant:
             "OMP_NUM_THREADS": "1",
             "TMPDIR": str(self.temporary),
         }
-        if FAKETIME is not None:
-            # The clock on the wall alone: the kernel's monotonic one never jumps.
-            environment |= {
-                "LD_PRELOAD": str(FAKETIME),
-                "FAKETIME_TIMESTAMP_FILE": str(self.clock),
-                "FAKETIME_NO_CACHE": "1",
-                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            }
         with (self.folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "av2t", "worker", "--queues", "preannotate", "--name", name],
@@ -271,15 +259,6 @@ def fill_disk(plant: Plant, rng: random.Random) -> None:
     filler.unlink()
 
 
-def set_clock(seconds: int) -> Fault:
-    """The workers' clock on the wall, from now on; where there is no FAKETIME nothing happens."""
-
-    def fault(plant: Plant, rng: random.Random) -> None:
-        plant.clock.write_text(f"{seconds:+d}")
-
-    return fault
-
-
 def deliver_twice(plant: Plant, rng: random.Random) -> None:
     """A job that is running, or done, comes a second time."""
     with plant.redis as redis, suppress(RedisError):
@@ -303,8 +282,6 @@ FAULTS: dict[str, Fault] = {
     "Label Studio hangs up": seem("cut"),
     "the disk is full": fill_disk,
     "a job is delivered twice": deliver_twice,
-    "the clock jumps an hour ahead": set_clock(3600),
-    "the clock jumps an hour back": set_clock(-3600),
 }
 
 

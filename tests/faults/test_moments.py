@@ -14,7 +14,7 @@ from av2t_core.media import Clip
 from tests.conftest import EMBEDDED, LabelStudioServer, wait_until
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
 from tests.faults.between import Gate, When
-from tests.faults.plant import CLIPS, FAKETIME, FAULTS, Plant
+from tests.faults.plant import CLIPS, FAULTS, Plant
 from worker.queue import job_id
 
 pytestmark = pytest.mark.faults
@@ -37,11 +37,6 @@ KILLS = [
     "SIGSTOP of the model's process",
     "SIGTERM of the worker",
     "SIGKILL of Redis, and a restart",
-]
-CLOCKS = [
-    pytest.param(name, marks=pytest.mark.skipif(FAKETIME is None, reason="needs Debian's package libfaketime"))
-    for name in FAULTS
-    if "clock" in name
 ]
 ANSWERS = [name for name in FAULTS if name.startswith("Label Studio")]
 
@@ -69,7 +64,7 @@ def rows() -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("fault", [*KILLS, "a job is delivered twice", *CLOCKS])
+@pytest.mark.parametrize("fault", [*KILLS, "a job is delivered twice"])
 def test_a_fault_at_a_moment(
     label_studio: LabelStudioServer, clip: Path, tmp_path: Path, rows: list[str], fault: str, moment: str
 ) -> None:

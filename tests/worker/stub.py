@@ -1,7 +1,8 @@
 """A stand-in for the model and its jobs, for tests of the processes alone: quick to start, and it does as it is told.
 
-`python -m tests.worker.stub REDIS_URL [--train] [--burst] [--one]` is a worker with it. What the real model
-does in the same worker is tested in test_pipeline.py.
+`python -m tests.worker.stub REDIS_URL [--train] [--burst] [--one] [--behind]` is a worker with it; `--behind` has RQ's
+registries see a clock that is an hour behind. What the real model does in the same worker is tested in
+test_pipeline.py.
 """
 
 import os
@@ -10,11 +11,15 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
+import rq.job
+import rq.registry
 from redis import Redis
 from rq import get_current_job
+from rq.utils import current_timestamp, now
 
 from av2t_core.errors import AV2TError
 from worker import signs
@@ -40,6 +45,8 @@ def set_up(settings: Settings) -> str | None:
         raise AV2TError("The model is not there.")
     while connection.exists("slow"):
         time.sleep(0.02)
+    if connection.exists("ahead"):
+        rq.job.now = lambda: now() + timedelta(hours=1)
     gpu = connection.get("gpu")
     connection.close()
     return gpu.decode() if isinstance(gpu, bytes) else None
@@ -132,6 +139,8 @@ def pass_later() -> None:
 
 def main() -> None:
     url, *options = sys.argv[1:]
+    if "--behind" in options:
+        rq.registry.current_timestamp = lambda: current_timestamp() - 3600
     settings = Settings.load(redis_url=url, label_studio_api_key=SECRET)
     try:
         run_worker(

@@ -298,6 +298,14 @@ def test_what_can_pass_is_tried_again_after_a_while(redis: "Redis", queue: Queue
     assert "Label Studio answers 502. Trying again in 1 s." in worker.text()
 
 
+def test_clocks_that_differ_by_an_hour_do_not_put_off_the_next_try(redis: "Redis", queue: Queue, start: Start) -> None:
+    """The model's process is ahead, the worker that looks for what is due is behind."""
+    redis.set("ahead", 1)
+    job = put(queue, "pass_later")
+    start("--behind")
+    wait_until(lambda: finished(job), what="the second try")
+
+
 def test_a_defect_is_told_with_its_traceback_and_without_the_token(queue: Queue, start: Start) -> None:
     job = put(queue, "crash", retries=1)
     job.retries_left = 0
