@@ -21,7 +21,7 @@ from torch import nn
 from av2t_core.checkpoint import MODULES, Loaded
 from av2t_core.errors import MediaError
 from av2t_core.media import Clip, Window
-from av2t_core.memory import resident_files, resident_peak, start_peak
+from av2t_core.memory import device_peak, resident, resident_files, resident_peak, start_peaks
 from av2t_core.predictor import SILENT, Predictor
 
 STAGES = ("decoding", "clip", "clap", "beit3", "sam_image_encoder", "mask_decoder", "native_size", "rest")
@@ -67,8 +67,8 @@ class Cost:
 
 def loading(load: Callable[[], Predictor]) -> tuple[Predictor, Cost]:
     """The predictor that `load` gives, and what it took."""
-    before = start_peak()
-    began = time.perf_counter()
+    start_peaks(torch.device("cpu"))
+    before, began = resident(), time.perf_counter()
     predictor = load()
     _wait_for(predictor.loaded.device)
     seconds = time.perf_counter() - began
@@ -143,7 +143,7 @@ def measure_fine_tuning(
         with closing(tuning.run()) as steps:
             for at in islice(steps, tuning.steps // 2):
                 on_step(at.step, at.steps)
-            _start_peaks(loaded.device)
+            start_peaks(loaded.device)
             began = time.perf_counter()
             for at in steps:
                 on_step(at.step, at.steps)
@@ -177,7 +177,7 @@ def _measure(
     windows = partial(repeated, path, audible_keyframes(predictor, path, keyframes))
     for _ in predict(windows(_warm_up(predictor, keyframes))):
         on_keyframe()
-    _start_peaks(device)
+    start_peaks(device)
     began = time.perf_counter()
     for _ in predict(windows(keyframes)):  # its masks are on the host, so nothing is still under way
         on_keyframe()
@@ -245,16 +245,9 @@ def _stopwatch(seconds: dict[str, float], stage: str, loaded: Loaded) -> Iterato
     seconds[stage] += time.perf_counter() - began
 
 
-def _start_peaks(device: torch.device) -> None:
-    start_peak()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
 def _peaks(device: torch.device) -> Memory:
-    """Since `_start_peaks`."""
-    on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    return Memory(host=resident_peak(), mapped=resident_files(), device=on_device)
+    """Since `start_peaks`."""
+    return Memory(host=resident_peak(), mapped=resident_files(), device=device_peak(device))
 
 
 def _wait_for(device: torch.device) -> None:

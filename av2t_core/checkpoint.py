@@ -23,7 +23,8 @@ from av2t_core.empty import empty_weights
 from av2t_core.encoders import AudioEncoder, ImageEncoder
 from av2t_core.encoders.naming import LearnedNamer, Namer, Reader, ReadNamer
 from av2t_core.encoders.tiny import TinyAudioEncoder, TinyEncodersConfig, TinyImageEncoder, TinyNamer
-from av2t_core.errors import WeightsError, misfit
+from av2t_core.errors import MemoryShortError, WeightsError, misfit
+from av2t_core.memory import is_out_of_memory
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import Feature
 from av2t_core.model.reference import UNREAD
@@ -73,7 +74,7 @@ class Loaded:
 
 def load_version(version: Version, device: torch.device, precision: Precision = "fp32") -> Loaded:
     """What of it is only in a model store is fetched. WeightsError: a file is missing or not the one that the card
-    speaks of, or they do not fit the preset. StoreAwayError."""
+    speaks of, or they do not fit the preset. StoreAwayError, MemoryShortError."""
     card = version.card
     if card["preset"] not in PRESETS:
         raise WeightsError(
@@ -91,14 +92,20 @@ def load_version(version: Version, device: torch.device, precision: Precision = 
 def fill_version(
     version: Version, empty: Loaded, weights: Iterable[tuple[str, Tensor]], device: torch.device, precision: Precision
 ) -> Loaded:
-    """As `fill`, for the weights of this version. WeightsError: they do not fit."""
+    """As `fill`, for the weights of this version. WeightsError: they do not fit. MemoryShortError: nor the device."""
     try:
         return fill(empty, weights, device, precision, version.names)
-    except (RuntimeError, SafetensorError, WeightsError) as error:
+    except (SafetensorError, WeightsError) as error:
         root = version.chain[-1]
         remedy = root.remedy if root.card.get("source") else "make it again with this one"
         raise WeightsError(
             f"{version.directory} does not fit the preset {version.card['preset']!r} of this release: {error}; {remedy}"
+        ) from error
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryShortError(
+            f"{version.name} needs more memory than {device} has left; free some, or use a smaller model"
         ) from error
 
 
@@ -132,7 +139,7 @@ def fill(
 ) -> Loaded:
     """The model with these weights, later ones over earlier ones of the same name.
 
-    WeightsError, or RuntimeError of the names: they do not fit.
+    WeightsError: they do not fit.
 
     `names`: what it has learnt to call things, beside what it knows of itself.
     """
@@ -173,16 +180,16 @@ def _load(name: str, module: nn.Module, state: Mapping[str, Tensor]) -> None:
 def with_names(loaded: Loaded, names: Sequence[str], tensors: Mapping[str, Tensor]) -> Loaded:
     """The model that calls things so, beside the names that it knows of itself and in place of others that were learnt.
 
-    `tensors`: LearnedNamer's, on the model's device. RuntimeError: they do not fit.
+    `tensors`: LearnedNamer's, on the model's device. WeightsError: they do not fit.
     """
     known = loaded.namer.known if isinstance(loaded.namer, LearnedNamer) else loaded.namer
     if known is None:
-        raise RuntimeError("its names were learnt beside those of a model that has some")
+        raise WeightsError("its names were learnt beside those of a model that has some")
     with empty_weights():
         namer = LearnedNamer(
             known, names, audio_width=loaded.audio_encoder.width, image_width=loaded.image_encoder.width
         )
-    namer.load_state_dict(tensors, assign=True)
+    _load("names", namer, tensors)
     return replace(loaded, namer=namer.eval().requires_grad_(False))
 
 

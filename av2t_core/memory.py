@@ -1,7 +1,10 @@
-"""What this process takes of the machine's memory, as Linux counts it, and whether torch says that it is too little."""
+"""What this process takes of memory, a machine's as Linux counts it or a GPU's, and whether torch says that it is too
+little."""
 
 from contextlib import suppress
 from pathlib import Path
+
+import torch
 
 
 def resident() -> int:
@@ -15,16 +18,22 @@ def resident_files() -> int:
 
 
 def resident_peak() -> int:
-    """The most bytes that were resident since `start_peak`."""
+    """The most bytes that were resident since `start_peaks`."""
     return _status("VmHWM")
 
 
-def start_peak() -> int:
-    """The resident bytes now, from which on the kernel is to note the peak."""
+def device_peak(device: torch.device) -> int | None:
+    """The most bytes that were allocated on a GPU since `start_peaks`, or ever; None for a CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def start_peaks(device: torch.device) -> None:
+    """From now on the kernel, and torch for a GPU, are to note the peaks."""
     # Where that is not allowed, the peak is that of the process's whole life, which is never less.
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    return resident()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

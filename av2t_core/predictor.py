@@ -20,7 +20,7 @@ from av2t_core.checkpoint import Loaded, Precision, build, load_version, randomi
 from av2t_core.encoders.naming import Namer
 from av2t_core.errors import ConfigError, MemoryShortError
 from av2t_core.media import Keyframe, Window
-from av2t_core.memory import is_out_of_memory
+from av2t_core.memory import device_peak, is_out_of_memory
 from av2t_core.model.inputs import multimodal_images, sam_images, to_device
 from av2t_core.model.segmenter import best_mask, lifted
 from av2t_core.objects import Detection, Tracker, joined
@@ -136,8 +136,7 @@ class Predictor:
     @property
     def gpu_memory(self) -> int | None:
         """Bytes, the most that was allocated on the GPU; None on a CPU."""
-        device = self.loaded.device
-        return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+        return device_peak(self.loaded.device)
 
     def predict(self, windows: Iterable[Window], names: Sequence[str] = ()) -> Generator[KeyframePrediction]:
         """One prediction for each window, in order; holds two batches at a time, and decodes the next one meanwhile.

@@ -207,16 +207,17 @@ def forget_tasks(connection: Redis, tasks: Sequence[int]) -> int:
     gone_tasks = {str(task) for task in tasks}
     with reachable(connection):
         queue = open_queue(connection)
-        failed = queue.failed_job_registry
-        listed = queue.get_job_ids() + failed.get_job_ids(cleanup=False)
+        registries = queue.scheduled_job_registry, queue.failed_job_registry
+        listed = queue.get_job_ids() + [each for some in registries for each in some.get_job_ids(cleanup=False)]
         ids = [each for each in listed if each.split("-", 3)[2] in gone_tasks]
         with connection.pipeline() as pipe:
             for each in ids:
                 pipe.lrem(queue.key, 1, each)
-                pipe.zrem(failed.key, each)
+                for some in registries:
+                    pipe.zrem(some.key, each)
             removed = pipe.execute()
-        # A worker may have taken one in between: then neither list held it any more, and it is left to that worker.
-        gone = [each for n, each in enumerate(ids) if removed[2 * n] or removed[2 * n + 1]]
+        # A worker may have taken one in between: then no list held it any more, and it is left to that worker.
+        gone = [each for n, each in enumerate(ids) if any(removed[3 * n : 3 * n + 3])]
         if gone:
             connection.delete(*(Job.key_for(each) for each in gone))
         started = queue.started_job_registry.get_job_ids(cleanup=False)

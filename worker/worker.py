@@ -6,7 +6,6 @@ job, or nothing beats while a job runs.
 """
 
 import logging
-import math
 import os
 import secrets
 import signal
@@ -22,14 +21,14 @@ from redis.exceptions import LockNotOwnedError, RedisError
 from redis.lock import Lock
 from rq import Queue
 from rq.exceptions import NoSuchJobError, StopRequested
+from rq.executions import Execution
 from rq.job import Job, JobStatus
-from rq.registry import clean_registries
 from rq.utils import now
 from rq.worker import BaseWorker, WorkerStatus
-from rq.worker_registration import clean_worker_registry
 
 from av2t_core.errors import AV2TError
 from worker.devices import lease_key
+from worker.housekeeping import Housekeeping
 from worker.logs import about, log_to_stderr
 from worker.model_process import LEASE, REDIS_TIMEOUT, ModelProcess
 from worker.queue import (
@@ -52,12 +51,10 @@ from worker.work_folder import work_folder
 log = logging.getLogger("av2t.worker")
 
 BEAT = 3  # seconds between two heartbeats of a running job
-MAINTENANCE = 5  # seconds between two looks for jobs that were left behind or are due again
 GRACE = 8  # seconds that a running job has to end, or to keep what it has, when the worker is told to stop
 DEATHS = 3  # of the model's process in one job, after which the job is given up
 LEAVE = 2  # seconds between two looks at jobs that are left to others
 LONGEST_WAIT = 15  # seconds between two looks for a Redis that is away
-STRANDED = 10  # seconds after which a job that was popped and never begun goes back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +129,7 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
     max_connection_wait_time = LONGEST_WAIT  # RQ's: seconds between two tries to reach Redis
 
     _stopped_job_id: str | None  # RQ's: the job that a person wants stopped
+    execution: Execution | None  # RQ's: of the job that runs
 
     def __init__(self, connection: Redis, name: str, duty: Duty, model: ModelProcess, *, hang_seconds: int) -> None:
         super().__init__(
@@ -141,14 +139,11 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
             serializer="json",
             worker_ttl=17,  # RQ waits 15 s less for a job, and looks up from the wait for what this class adds
             job_monitoring_interval=BEAT,
-            maintenance_interval=MAINTENANCE,
-            exception_handlers=[_note_lost_worker],
         )
         self._duty = duty
         self._model = model
         self._hang_seconds = hang_seconds  # without a sign of life, after which a job's process is ended
-        self._cleaned = -math.inf
-        self._stranded: dict[str, float] = {}  # id of a popped job that nobody runs -> when it was first seen
+        self._housekeeping = Housekeeping(self.queues[0], name)
         self.fault: AV2TError | None = None  # why the worker cannot go on
         self._told_to_stop = False
         self._lost_redis = False
@@ -290,6 +285,7 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
 
     def _execute(self, job: Job, queue: Queue) -> None:
         execution = self.prepare_execution(job)
+        self._hold(job, execution)
         # RQ leaves this to who performs the job; done here, the list only ever holds jobs that are about to begin.
         queue.intermediate_queue.remove(job.id)
 
@@ -365,6 +361,8 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
     def _beat(self, job: Job) -> None:
         try:
             self.maintain_heartbeats(job)
+            if self.execution is not None:
+                self._hold(job, self.execution)
             if self._turn is not None:
                 try:
                     self._turn.reacquire()
@@ -374,6 +372,11 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
                 self.run_maintenance_tasks()
         except RedisError as error:
             log.warning("no heartbeat: %s", error)
+
+    def _hold(self, job: Job, execution: Execution) -> None:
+        """For as long as the lease: RQ counts from this machine's clock, which may be an hour behind the others'."""
+        until = now_of(self.connection) + LEASE
+        self.connection.zadd(job.started_job_registry.key, {execution.composite_key: until}, xx=True)
 
     def get_heartbeat_ttl(self, job: Job) -> int:
         """RQ's own is a minute and more: so long a killed worker's job would lie there."""
@@ -413,6 +416,7 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
     def _fail(self, job: Job, queue: Queue, sentence: str) -> None:
         job.meta["error"] = sentence
         job.save_meta()
+        job.retry_intervals = None  # those of an earlier try; this one is made at once
         job.ended_at = now()
         self.handle_job_failure(job, queue, exc_string=sentence)
 
@@ -457,56 +461,8 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
     @property
     def should_run_maintenance_tasks(self) -> bool:
         """RQ's own counts by a clock that may be set back."""
-        return time.monotonic() - self._cleaned > float(self.maintenance_interval)
+        return self._housekeeping.is_due
 
     def run_maintenance_tasks(self) -> None:
-        """RQ's own is for its scheduler, a process that outlives a killed worker; what is due is looked for here."""
-        self.clean_registries()
-
-    def clean_registries(self) -> None:
-        """RQ's own holds its lock for 15 minutes if the worker dies in between, and returns stranded jobs after one."""
-        [queue] = self.queues
-        if self.connection.set(f"{queue.name}:maintenance", self.name, nx=True, ex=2 * LEASE):
-            clean_registries(queue, self._exc_handlers)
-            clean_worker_registry(queue)
-            self._return_stranded(queue)
-            _enqueue_due(queue)
-            self.connection.delete(f"{queue.name}:maintenance")
-        self._cleaned = time.monotonic()
-
-    def _return_stranded(self, queue: Queue) -> None:
-        """Back into the queue with what a worker popped and, dying, never began."""
-        clock = time.monotonic()
-        started = set(queue.started_job_registry.get_job_ids(cleanup=False))
-        ids = [job_id for job_id in queue.intermediate_queue.get_job_ids() if job_id not in started]
-        self._stranded = {job_id: self._stranded.get(job_id, clock) for job_id in ids}
-        for job_id, since in self._stranded.items():
-            if clock - since < STRANDED:
-                continue
-            job = queue.fetch_job(job_id)
-            waits = job is not None and job.get_status() == JobStatus.QUEUED
-            with self.connection.pipeline() as pipeline:
-                pipeline.lrem(queue.intermediate_queue_key, 0, job_id)
-                pipeline.lrem(queue.key, 0, job_id)
-                if waits:
-                    pipeline.lpush(queue.key, job_id)
-                pipeline.execute()
-
-
-def _enqueue_due(queue: Queue) -> None:
-    """What was to be tried again later, and now is later."""
-    registry = queue.scheduled_job_registry
-    for job_id in registry.get_jobs_to_schedule(now_of(queue.connection)):
-        job = queue.fetch_job(job_id)
-        with queue.connection.pipeline() as pipeline:
-            if job is not None:
-                queue.enqueue_job(job, pipeline=pipeline)
-            registry.remove(job_id, pipeline=pipeline)
-            pipeline.execute()
-
-
-def _note_lost_worker(job: Job, *_: Any) -> None:
-    """RQ calls this for a job whose worker fell silent, before it queues or fails it."""
-    job.meta["error"] = "The worker was lost while it ran this."
-    job.save_meta()
-    log.warning("job %s: its worker was lost", job.id)
+        """RQ's own leaves too much behind, see `housekeeping`."""
+        self._housekeeping.look()

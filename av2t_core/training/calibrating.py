@@ -12,8 +12,6 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
 from av2t_core.avsbench import FRAMES
 from av2t_core.calibration import FEATURES, Calibration
@@ -24,12 +22,13 @@ from av2t_core.media import KEYFRAME_OFFSET, Keyframe, Window
 from av2t_core.metrics import mask_iou
 from av2t_core.predictor import KeyframePrediction, Predictor
 from av2t_core.soundtrack import Sound
+from av2t_core.training.logistic import fit_lines
 
 CLIPS = 200
 RIGHT = 0.5
 """A mask is right from this IoU with what sounds on."""
 
-_DECAY = 1.0  # so that a line exists even where all outcomes are alike, or where there are none
+_DECAY = 1.0
 
 Mask = NDArray[np.bool_]
 
@@ -149,18 +148,6 @@ def _is_right(mask: Mask, truth: list[Mask]) -> bool:
 
 
 def _line(features: Sequence[Sequence[float]], outcomes: Sequence[bool]) -> tuple[float, ...]:
-    """Logistic regression."""
     x = torch.tensor(features, dtype=torch.float64).reshape(-1, len(FEATURES))
-    x = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
-    y = torch.tensor(outcomes, dtype=torch.float64)
-    line = torch.zeros(x.shape[1], dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([line], max_iter=200, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        value = F.binary_cross_entropy_with_logits(x @ line, y, reduction="sum") + _DECAY * line.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-
-    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    line = fit_lines(x, torch.tensor(outcomes, dtype=torch.float64)[:, None], _DECAY)[0]
     return tuple(round(weight, 4) for weight in line.tolist())

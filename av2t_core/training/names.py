@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from av2t_core.training.logistic import fit_lines
 from av2t_core.training.replay import Replay
 
 LEAST = 3
 """Of so many keyframes at least a name is learnt."""
 
-_DECAY = 0.0002  # of the lines' squared lengths: few examples leave much open
-_STEPS = 100
+_DECAY = 0.0002  # few examples leave much open
 
 Labelled = Sequence[tuple[Tensor, frozenset[str]]]
 """Embeddings (width,), and what of that which people labelled is to be heard, or seen, in each."""
@@ -44,20 +44,8 @@ def fit_names(names: Sequence[str], sounds: Labelled, things: Labelled, replay: 
 
 
 def _lines(names: Sequence[str], examples: Labelled) -> Tensor:
-    """Logistic regression for each name, (names, width + 1), in which a name's examples weigh as much as all others."""
+    """A line for each name, (names, width + 1), in which a name's examples weigh as much as all others."""
     x = F.normalize(torch.stack([embedding for embedding, _ in examples]).double(), dim=-1)
-    x = torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], dim=1)
     y = torch.tensor([[name in said for name in names] for _, said in examples], dtype=x.dtype)
     weight = torch.where(y > 0, 0.5 / y.sum(dim=0).clamp(min=1), 0.5 / (1 - y).sum(dim=0).clamp(min=1))
-    lines = torch.zeros(len(names), x.shape[1], dtype=x.dtype, requires_grad=True)
-    optimiser = torch.optim.LBFGS([lines], max_iter=_STEPS, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        wrong = F.binary_cross_entropy_with_logits(x @ lines.T, y, weight=weight, reduction="sum")
-        value = wrong + _DECAY * lines[:, :-1].square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-
-    optimiser.step(loss)  # type: ignore[no-untyped-call]
-    return lines.detach().float()
+    return fit_lines(x, y, _DECAY, weight).float()

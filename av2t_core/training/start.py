@@ -40,7 +40,6 @@ def load_start(
 
     WeightsError as for `load_version`.
     """
-    version.check_files()
     fetch(version)
     version.verify()
     empty = build(preset, feature, version.card["labels"])

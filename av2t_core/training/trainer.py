@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from av2t_core.ahead import read_ahead
 from av2t_core.avsbench import LabelledClip
 from av2t_core.checkpoint import Loaded
-from av2t_core.memory import resident_peak, start_peak
+from av2t_core.memory import device_peak, resident_peak, start_peaks
 from av2t_core.metrics import avsbench_iou
 from av2t_core.training.batches import Part, Read, batches, inputs, read, read_parts
 from av2t_core.training.curve import draw_curve
@@ -82,9 +82,7 @@ class Trainer:
         try:
             while position.epoch < self.recipe.epochs:
                 began = time.monotonic()
-                start_peak()
-                if self.loaded.device.type == "cuda":
-                    torch.cuda.reset_peak_memory_stats(self.loaded.device)
+                start_peaks(self.loaded.device)
                 self._learn(position, curves)
                 entry = self._entry(position, self._validate(), time.monotonic() - began)
                 self.learning.end_epoch()
@@ -214,8 +212,7 @@ class Trainer:
         self._save(position)
 
     def _entry(self, position: Position, miou: float, seconds: float) -> Entry:
-        device = self.loaded.device
-        memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+        on_device = device_peak(self.loaded.device)
         return {
             "epoch": position.epoch + 1,
             "loss": position.bce + position.iou,
@@ -225,7 +222,7 @@ class Trainer:
             "lr": self.learning.lr,
             "seconds": round(seconds, 2),
             "host_peak_mb": round(resident_peak() / 1e6),
-            "gpu_peak_mb": memory and round(memory / 1e6),
+            "gpu_peak_mb": on_device and round(on_device / 1e6),
         }
 
     def _save(self, position: Position) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from av2t_core.checkpoint import MODULES, Loaded, build, load_version, save_part, save_version
-from av2t_core.errors import WeightsError
+from av2t_core.errors import MemoryShortError, WeightsError
 from av2t_core.presets import PRESETS
 from av2t_core.versions import BUILT_IN, find, fine_tuned_name, installed, resolve
 from tests.conftest import EMBEDDED
@@ -75,6 +75,27 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
 def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
     make(tmp_path / "mine-1")
     with pytest.raises(WeightsError, match="does not fit the preset 'tiny'"):
+        load_version(resolve("mine-1", tmp_path), CPU)
+
+
+def test_learnt_names_of_something_else_are_refused(tmp_path: Path) -> None:
+    parent = resolve(EMBEDDED)
+    card = {**CARD, "parent": EMBEDDED, "onto_parent": True, "names": ["horn"]}
+    save_version(
+        tmp_path / "mine-1", {**card, "labels": parent.card["labels"]}, {"names.hearing.weight": torch.ones(1)}
+    )
+    with pytest.raises(WeightsError, match=r"does not fit the preset 'tiny'.*missing names\.hearing\.bias"):
+        load_version(resolve("mine-1", tmp_path), CPU)
+
+
+def test_a_device_that_is_full_is_no_fault_of_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # In the place of a GPU that others have filled.
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("av2t_core.checkpoint.read_tensors", full)
+    make(tmp_path / "mine-1")
+    with pytest.raises(MemoryShortError, match="mine-1 needs more memory than cpu has left; free some"):
         load_version(resolve("mine-1", tmp_path), CPU)
 
 

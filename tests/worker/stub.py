@@ -1,8 +1,8 @@
 """A stand-in for the model and its jobs, for tests of the processes alone: quick to start, and it does as it is told.
 
-`python -m tests.worker.stub REDIS_URL [--train] [--burst] [--one] [--behind]` is a worker with it; `--behind` has RQ's
-registries see a clock that is an hour behind. What the real model does in the same worker is tested in
-test_pipeline.py.
+`python -m tests.worker.stub REDIS_URL [--train] [--burst] [--one] [--behind | --ahead]` is a worker with it; for the
+last two, RQ's registries see a clock that is an hour behind or ahead. What the real model does in the same worker is
+tested in test_pipeline.py.
 """
 
 import os
@@ -139,8 +139,8 @@ def pass_later() -> None:
 
 def main() -> None:
     url, *options = sys.argv[1:]
-    if "--behind" in options:
-        rq.registry.current_timestamp = lambda: current_timestamp() - 3600
+    if wrong := ("--ahead" in options) - ("--behind" in options):
+        rq.registry.current_timestamp = lambda: current_timestamp() + 3600 * wrong
     settings = Settings.load(redis_url=url, label_studio_api_key=SECRET)
     try:
         run_worker(

@@ -171,22 +171,29 @@ def test_reason_of_a_failure(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> N
     assert all(job.failed_at for job in failed_jobs(redis))
 
 
+def put_off(redis: Redis, task: int) -> None:
+    """As a worker does that is to try it again later."""
+    jobs, job = queue.open_queue(redis), fetch(redis, task)
+    jobs.remove(job)
+    jobs.schedule_job(job, datetime.now(UTC) + timedelta(minutes=1))
+
+
 def test_jobs_of_deleted_tasks_go(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "FUNCTION", FAILS)
     enqueue_preannotation(redis, 3, [1], VERSION)
     work(redis)
-    enqueue_preannotation(redis, 3, [2, 12, 20], VERSION)
-    assert queue.forget_tasks(redis, [1, 2, 20, 99]) == 3
+    enqueue_preannotation(redis, 3, [2, 5, 12, 20], VERSION)
+    put_off(redis, 5)
+    assert queue.forget_tasks(redis, [1, 2, 5, 20, 99]) == 4
     assert waiting(redis) == [queue.job_id(3, 12, VERSION)]
+    assert overview(redis).queued == 1
     assert failed_jobs(redis) == []
     assert enqueue_preannotation(redis, 3, [1], VERSION).new == 1
 
 
 def test_what_is_tried_again_later_still_waits(redis: Redis) -> None:
     enqueue_preannotation(redis, 3, [1, 2], VERSION)
-    jobs, job = queue.open_queue(redis), fetch(redis, 1)
-    jobs.remove(job)
-    jobs.schedule_job(job, datetime.now(UTC) + timedelta(minutes=1))
+    put_off(redis, 1)
     assert overview(redis).queued == 2
     assert enqueue_preannotation(redis, 3, [1], VERSION).new == 0
 

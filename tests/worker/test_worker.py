@@ -306,6 +306,20 @@ def test_clocks_that_differ_by_an_hour_do_not_put_off_the_next_try(redis: "Redis
     wait_until(lambda: finished(job), what="the second try")
 
 
+@pytest.mark.parametrize(("holder", "other"), [("--behind", ""), ("", "--ahead")])
+def test_clocks_that_differ_by_an_hour_take_no_job_from_who_runs_it(
+    redis: "Redis", queue: Queue, start: Start, holder: str, other: str
+) -> None:
+    job = put(queue, "hold", name="a")
+    start(*filter(None, [holder]))
+    wait_until(lambda: done(redis, "begun"), what="the job in the first worker")
+    # It looks for what was left behind before it finds nothing to do.
+    assert start("--burst", *filter(None, [other])).ended() == 0
+    assert len(done(redis, "begun")) == 1
+    redis.set("release", 1)
+    wait_until(lambda: finished(job), what="its end")
+
+
 def test_a_defect_is_told_with_its_traceback_and_without_the_token(queue: Queue, start: Start) -> None:
     job = put(queue, "crash", retries=1)
     job.retries_left = 0
