@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +97,45 @@ class LabelStudioServer:
 
 @contextmanager
 def running_label_studio(folder: Path, **environment: str) -> Iterator[LabelStudioServer]:
-    """Label Studio as `av2t up` runs it, with its data in `folder`; its installation is the one that `av2t up` uses."""
+    """Label Studio as `av2t up` runs it, with its data in `folder`: those that are there, or new ones."""
+    if not (folder / "data").exists():
+        shutil.copytree(_new_label_studio(), folder, dirs_exist_ok=True)
+    with (
+        _serving_label_studio(folder, environment) as (url, account),
+        # The SDK closes no client of its own, and an open socket at the end is a warning, which is an error here.
+        httpx.Client(timeout=60, follow_redirects=True) as client,
+    ):
+        yield LabelStudioServer(
+            folder=folder,
+            url=url,
+            api_key=account.api_key,
+            email=account.email,
+            password=account.password,
+            sdk=LabelStudio(base_url=url, api_key=account.api_key, httpx_client=client),
+        )
+
+
+def _new_label_studio() -> Path:
+    """The folder of one that nobody has used; it takes a minute to make its database, so one is kept to be copied."""
+    kept = ROOT / ".av2t" / f"label-studio-{label_studio_server.VERSION}-new"
+    kept.parent.mkdir(exist_ok=True)
+    with kept.with_name(f"{kept.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.is_dir():
+            partial = kept.with_name(f"{kept.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            with _serving_label_studio(partial, {}):
+                pass
+            partial.rename(kept)
+    return kept
+
+
+@contextmanager
+def _serving_label_studio(
+    folder: Path, environment: Mapping[str, str]
+) -> Iterator[tuple[str, label_studio_server.Account]]:
+    """Its address, once it answers. Its installation is the one that `av2t up` uses."""
     installation = label_studio_server.environment_in(ROOT / ".av2t")
     label_studio_server.install(installation, folder / "install.log")
     account = label_studio_server.account(folder / "account.json")
@@ -107,16 +147,7 @@ def running_label_studio(folder: Path, **environment: str) -> Iterator[LabelStud
     try:
         url = label_studio_server.url(port)
         server.wait_until(lambda: answers(url + "/health"), timeout=300)
-        # The SDK closes no client of its own, and an open socket at the end is a warning, which is an error here.
-        with httpx.Client(timeout=60, follow_redirects=True) as client:
-            yield LabelStudioServer(
-                folder=folder,
-                url=url,
-                api_key=account.api_key,
-                email=account.email,
-                password=account.password,
-                sdk=LabelStudio(base_url=url, api_key=account.api_key, httpx_client=client),
-            )
+        yield url, account
     finally:
         server.stop()
 
