@@ -30,9 +30,10 @@ help:
 demo: .venv/demo
 	.venv/bin/av2t up --demo $(ARGS)
 
+# One more than there are cores, for a test often waits for what it has started.
 test: lint
 	.ci/get_browser
-	OMP_NUM_THREADS=1 .venv/bin/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/pytest --numprocesses=$$(($$(nproc) + 1)) --maxprocesses=4 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 test-full: .venv/dev
 	.venv/bin/pytest -m full -s $(ARGS)

@@ -69,7 +69,9 @@ class StudioProject:
 
     def predicted(self, model_version: str) -> set[int]:
         """The tasks that have a prediction of `model_version`."""
-        return {each["id"] for each in self._tasks() if model_version in each["predictions_model_versions"].split(",")}
+        # On PostgreSQL there are spaces after the commas.
+        listed = {each["id"]: each["predictions_model_versions"].split(",") for each in self._tasks()}
+        return {task for task, versions in listed.items() if model_version in map(str.strip, versions)}
 
     def ask_for_predictions(self, tasks: Sequence[int]) -> None:
         """What "Retrieve Predictions" in the data manager does."""

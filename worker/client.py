@@ -192,7 +192,7 @@ class LabelStudioClient:
                 id=found["id"],
                 labelled=bool(found["total_annotations"]),
                 touched=bool(found["total_annotations"] or found["cancelled_annotations"] or found["draft_exists"]),
-                model_versions=frozenset(filter(None, (found["predictions_model_versions"] or "").split(","))),
+                model_versions=model_versions(found["predictions_model_versions"]),
             )
 
     def labelled_tasks(self, project: int) -> Iterator[LabelledTask]:
@@ -263,11 +263,12 @@ class LabelStudioClient:
             for each in found
         ]
 
-    def _ask(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
+    def _ask(self, path: str, params: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        """GET it; `options` are those of json.loads."""
         headers = {"Authorization": self._authorization()}
         response = self._http.get(self._url + path, params=params, headers=headers)
         self._check_answer(response, 200)
-        return response.json()
+        return response.json(**options)
 
     def set_task_data(self, task: int, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
         """Set what `change` returns for the task's present data, and leave the rest of it as it is."""
@@ -280,8 +281,9 @@ class LabelStudioClient:
     def predictions(self, task: int, model_version: str) -> list[int]:
         """The ids of the task's predictions of this model version, the oldest first."""
         with self._errors(f"the predictions of task {task}"):
-            found = self._sdk.predictions.list(task=task)
-        return sorted(int(each.id) for each in found if each.model_version == model_version)
+            # Label Studio sends their regions along: thousands of masks, which are hundreds of megabytes as objects.
+            found = self._ask("/api/predictions/", {"task": task}, object_hook=_without_regions)
+        return sorted(each["id"] for each in found if each["model_version"] == model_version)
 
     def create_prediction(self, task: int, model_version: str, score: float, result: Sequence[str]) -> int:
         """The id of the one prediction of this model version that the task has afterwards.
@@ -289,9 +291,10 @@ class LabelStudioClient:
         `result`: its regions, as JSON lists without their brackets.
         """
         head = json.dumps({"task": task, "model_version": model_version, "score": score})[:-1]
-        body = [f'{head}, "result": [', ",".join(result), "]}"]
+        regions = [part for each in result for part in (",", each)][1:]
+        body = [f'{head}, "result": [', *regions, "]}"]
         try:
-            # Not by the SDK, which would have all of it as objects: thousands of masks are hundreds of megabytes.
+            # Not by the SDK, which would have all of it as objects.
             self._send("/api/predictions/", f"the prediction of task {task}", body)
         except AV2TError:
             self.task(task)  # for a task that is gone Label Studio answers 400, as for a mistake of ours
@@ -305,19 +308,23 @@ class LabelStudioClient:
         return kept
 
     def _send(self, path: str, what: str, body: Sequence[str]) -> None:
-        """POST the parts of a JSON document, one after the other."""
-        parts = [part.encode() for part in body]
-        with self._errors(what):
-            response = self._http.post(
-                self._url + path,
-                content=iter(parts),
-                headers={
-                    "Authorization": self._authorization(),
-                    "Content-Type": "application/json",
-                    "Content-Length": str(sum(map(len, parts))),
-                },
-            )
+        """POST the parts of a JSON document in ASCII, one after the other. What is answered, all of it once more, goes
+        unseen."""
+        headers = {
+            "Authorization": self._authorization(),
+            "Content-Type": "application/json",
+            "Content-Length": str(sum(map(len, body))),
+        }
+        parts = (part.encode("ascii") for part in body)
+        with (
+            self._errors(what),
+            self._http.stream("POST", self._url + path, content=parts, headers=headers) as response,
+        ):
+            if response.status_code != httpx.codes.CREATED:
+                response.read()
             self._check_answer(response)
+            for _ in response.iter_raw():
+                pass
 
     def upload_frames(self, project: int, frames: Sequence[Path], *, reuse: bool) -> list[str]:
         """The URLs of the frames, in their order. `reuse` looks first for those that an earlier try brought there."""
@@ -419,6 +426,16 @@ class LabelStudioClient:
             f"Label Studio at {self._url} refuses the {self.key_kind} in LABEL_STUDIO_API_KEY ({detail}); "
             "create a new one on its page Account & Settings."
         )
+
+
+def model_versions(listed: str | None) -> frozenset[str]:
+    """From a list of tasks, where they stand separated by commas, and on PostgreSQL by spaces, too."""
+    return frozenset(filter(None, map(str.strip, (listed or "").split(","))))
+
+
+def _without_regions(found: dict[str, Any]) -> dict[str, Any] | None:
+    """Of a JSON object in a list of predictions: None unless it is one of them."""
+    return found if "model_version" in found else None
 
 
 def _condition(field: str, operator: str, value: int) -> dict[str, object]:
