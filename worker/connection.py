@@ -1,8 +1,11 @@
-"""Label Studio, as a process that holds a model reaches it."""
+"""What a process needs from outside before its first job: it waits for it, however long that takes."""
 
 import logging
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
+from av2t_core.errors import StoreAwayError
 from worker.client import LabelStudioClient
 from worker.clip_cache import ClipCache
 from worker.failures import TransientError
@@ -10,27 +13,29 @@ from worker.settings import Settings
 
 log = logging.getLogger("av2t.worker")
 
-LONGEST_WAIT = 30  # seconds between two looks for a Label Studio that is not there yet
+LONGEST_WAIT = 30  # seconds between two looks for what is not there yet
+Answer = TypeVar("Answer")
 
 
 def connected(settings: Settings) -> LabelStudioClient:
-    """Once it answers, however long that takes. AV2TError: the key cannot be used."""
+    """Label Studio, once it answers. AV2TError: the key cannot be used."""
     client = LabelStudioClient(
         settings.label_studio_url,
         settings.require_api_key(),
         max_clip_mb=settings.max_clip_mb,
         cache=ClipCache(settings.clips_dir, settings.cache_mb * 10**6) if settings.cache_mb else None,
     )
-    log.info("connected to Label Studio at %s as %s", settings.label_studio_url, _wait_for(client))
+    log.info("connected to Label Studio at %s as %s", settings.label_studio_url, awaited(client.check))
     return client
 
 
-def _wait_for(client: LabelStudioClient) -> str:
+def awaited(ask: Callable[[], Answer]) -> Answer:
+    """What `ask` returns once Label Studio, or the model store, is not away. Its other errors are raised."""
     wait = 1
     while True:
         try:
-            return client.check()
-        except TransientError as error:
-            log.warning("%s Looking again in %d s.", error, wait)
+            return ask()
+        except (TransientError, StoreAwayError) as error:
+            log.warning("%s; looking again in %d s", str(error).rstrip("."), wait)
             time.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT)

@@ -27,7 +27,7 @@ from av2t_core.store import fetch
 from av2t_core.versions import find, resolve
 from worker import signs, totals
 from worker.client import LabelStudioClient
-from worker.connection import connected
+from worker.connection import awaited, connected
 from worker.devices import gpu_of
 from worker.failures import GoneError
 from worker.kept import Kept
@@ -61,13 +61,13 @@ _context: Context | None = None
 
 
 def set_up(settings: Settings) -> str | None:
-    """Reach Label Studio, however long it takes, and load the model; the UUID of its GPU, None on a CPU. AV2TError: the
-    key or the model cannot be used.
+    """Reach Label Studio and load the model, however long that takes; the UUID of its GPU, None on a CPU. AV2TError:
+    the key or the model cannot be used.
     """
     global _context
-    _context = Context(
-        settings=settings, client=connected(settings), predictor=load_predictor(settings.model, settings)
-    )
+    client = connected(settings)
+    predictor = awaited(lambda: load_predictor(settings.model, settings))
+    _context = Context(settings=settings, client=client, predictor=predictor)
     gpu = gpu_of(settings.device)
     return gpu.uuid if gpu else None
 

@@ -1,4 +1,4 @@
-"""A server between the workers and Label Studio, that hands on what is asked, as long as it is let."""
+"""A server between the workers and Label Studio, or a model store, that hands on what is asked, while it is let."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Gate:
 
 
 class Between(ThreadingHTTPServer):
-    """`mode` says how Label Studio seems to be: it answers 500, 429 or garbage, not at all, or hangs up."""
+    """`mode` says how the other one seems to be: it answers 500, 429 or garbage, not at all, or hangs up."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -93,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
             gate.hold(self.command, self.path, "after")
         self._answer(answer.status_code, answer.content, dict(answer.headers))
 
-    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _serve  # noqa: N815  # names of the library
+    do_GET = do_HEAD = do_POST = do_PATCH = do_PUT = do_DELETE = _serve  # noqa: N815  # names of the library
 
     def _fail(self, mode: Mode) -> None:
         match mode:
@@ -116,7 +116,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             if name.lower() not in _HOP:
                 self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        length = headers.get("content-length", "0") if self.command == "HEAD" else str(len(body))
+        self.send_header("Content-Length", length)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)

@@ -1,42 +1,34 @@
-"""A clip in an object store: Label Studio signs its address, and the worker streams it; real Label Studio, local S3."""
+"""What a worker has from an object store, a clip whose address Label Studio signs, and weights: real Label Studio,
+local S3."""
 
-import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from subprocess import run
 
 import httpx
 import pytest
-from uv import find_uv_bin
 
-from av2t.process import Process, answers, free_port
 from av2t_core.errors import MediaError
-from tests.conftest import LabelStudioServer
+from av2t_core.mirror import Mirror
+from av2t_core.store import Store
+from tests import s3
+from tests.conftest import LabelStudioServer, wait_until
+from tests.core.test_bundle import NAME, tune
+from tests.faults.between import Between
+from worker import jobs
 from worker.client import LabelStudioClient
+from worker.settings import Settings
 
-# In an environment of its own, which uv keeps in its cache: its packages hold back one that the worker uses.
-MOTO = ["--no-python-downloads", "--python", sys.executable, "--from", "moto[s3,server]==5.2.5", "moto_server"]
 CONFIG = '<View><Video name="video" value="$video"/></View>'
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An S3 server with the bucket `clips`; skips where it cannot be downloaded."""
-    command = [find_uv_bin(), "tool", "run", *MOTO]
-    installed = run([*command, "--help"], capture_output=True, text=True, check=False)
-    if installed.returncode:
-        pytest.skip(f"needs moto, which uv did not get: {installed.stderr.strip()[-300:]}")
-    port = free_port()
-    command += ["-H", "127.0.0.1", "-p", str(port)]
-    server = Process("S3", command, log=tmp_path_factory.mktemp("s3") / "s3.log", environment={})
-    try:
-        url = f"http://127.0.0.1:{port}"
-        server.wait_until(lambda: answers(f"{url}/moto-api/"), timeout=60)
-        httpx.put(f"{url}/clips").raise_for_status()
+    """An S3 server with a clip in the bucket `clips`."""
+    with s3.serving(tmp_path_factory.mktemp("s3") / "s3.log") as url:
+        s3.make_bucket(url, "clips")
         httpx.put(f"{url}/clips/a.mp4", content=b"a clip in the cloud").raise_for_status()
         yield url
-    finally:
-        server.stop()
 
 
 @pytest.fixture
@@ -87,3 +79,38 @@ def test_a_project_without_that_storage(label_studio: LabelStudioServer, store: 
     project = int(label_studio.make_project(CONFIG).id)
     with pytest.raises(MediaError, match=r"s3://clips/a\.mp4"):
         fetch(label_studio, project, "s3://clips/a.mp4", tmp_path / "clip.mp4")
+
+
+def test_weights_are_waited_for_while_their_store_is_away(
+    label_studio: LabelStudioServer,
+    store: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As the machines of a site start, in whatever order."""
+    monkeypatch.setattr(jobs, "_context", None)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    settings = Settings(
+        label_studio_url=label_studio.url,
+        label_studio_api_key=label_studio.api_key,  # type: ignore[arg-type]
+        data_dir=tmp_path,
+        model=NAME,
+        device="cpu",
+    )
+    with Between(store).running() as between, ThreadPoolExecutor() as pool:
+        s3.use(between.url, monkeypatch)
+        s3.make_bucket(store, "models")
+        models = Store("s3://models")
+        models.push(tune(tmp_path / "elsewhere"))
+        Mirror(settings.models_dir, models).refresh()
+        between.mode = "cut"
+        ready = pool.submit(jobs.set_up, settings)
+        try:
+            wait_until(lambda: "the model store s3://models cannot be reached" in caplog.text)
+        finally:
+            between.mode = "well"
+        ready.result(60)
+    assert jobs._context is not None
+    jobs._context.client.close()
+    assert jobs._context.predictor.model_version == NAME
