@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from label_studio_sdk.label_interface import LabelInterface
-from redis.exceptions import RedisError
 from rq import get_current_job
 from rq.job import Job
 
@@ -33,7 +32,7 @@ from worker.failures import GoneError
 from worker.kept import Kept
 from worker.looking import RATE_DIGITS, look
 from worker.progress import Progress
-from worker.queue import note_gpu_memory
+from worker.queue import dispensable, note_gpu_memory
 from worker.settings import Settings
 from worker.totals import Stopwatch
 
@@ -112,12 +111,10 @@ def preannotate(project: int, task: int, model_version: str) -> dict[str, Any]:
 
 def _count(job: Job, predictor: Predictor, outcome: str, keyframes: int, seconds: dict[str, float]) -> None:
     """For Prometheus; a Redis that is away does not undo the job."""
-    try:
+    with dispensable(f"{job.id} was not counted"):
         totals.add(job.connection, outcome, keyframes, seconds)
         if job.worker_name and (memory := predictor.gpu_memory) is not None:
             note_gpu_memory(job.connection, job.worker_name, memory)
-    except RedisError as error:
-        log.warning("%s was not counted: %s", job.id, error)
 
 
 def _preannotate(

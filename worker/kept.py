@@ -1,19 +1,16 @@
 """What a job has predicted so far, for its next try: in Redis, for that may run on another machine."""
 
 import json
-import logging
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from redis.exceptions import RedisError
 from rq.job import Job
 
 from av2t_core.labelstudio.tracks import Sighting
 from av2t_core.objects import Known
-
-log = logging.getLogger("av2t.worker")
+from worker.queue import dispensable
 
 _LIVES = 24 * 3600  # seconds
 
@@ -45,14 +42,12 @@ class Kept:
         """Of earlier tries, from the first keyframe on, as far as they follow one another."""
         if self._job is None:
             return []
-        try:
+        packed: list[bytes] = []
+        with dispensable(f"{self._job.id} begins anew, for what was kept of it cannot be read"):
             identity, *packed = self._job.connection.lrange(self._key, 0, -1) or [self._identity]
             if identity != self._identity:
+                packed = []
                 self._job.connection.delete(self._key)
-                return []
-        except RedisError as error:
-            log.warning("what was kept of %s cannot be read (%s): it begins anew", self._job.id, error)
-            return []
         parts: list[Part] = []
         for part in map(_unpacked, packed):
             # Another may begin earlier, where two workers had the job for a while.
@@ -63,23 +58,19 @@ class Kept:
     def keep(self, part: Part) -> None:
         if self._job is None:
             return
-        try:
+        with dispensable(f"{len(part.scores)} keyframes of {self._job.id} were not kept"):
             if not self._job.connection.exists(self._key):
                 self._job.connection.rpush(self._key, self._identity)
             with self._job.connection.pipeline() as pipe:
                 pipe.rpush(self._key, _packed(part))
                 pipe.expire(self._key, _LIVES)
                 pipe.execute()
-        except RedisError as error:
-            log.warning("%d keyframes of %s were not kept: %s", len(part.scores), self._job.id, error)
 
     def forget(self) -> None:
         if self._job is None:
             return
-        try:
+        with dispensable(f"what was kept of {self._job.id} stays for a day"):
             self._job.connection.delete(self._key)
-        except RedisError as error:
-            log.warning("what was kept of %s stays for a day: %s", self._job.id, error)
 
 
 def _packed(part: Part) -> bytes:

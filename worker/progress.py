@@ -1,18 +1,15 @@
 """What is told of a running job: to people on the status page, to the worker that watches it."""
 
 import io
-import logging
 import time
 from typing import Any
 
-from redis.exceptions import RedisError
 from rq.job import Job
 
 from av2t_core.sheet import ContactSheet
 from worker import scores, signs
+from worker.queue import dispensable
 from worker.sheets import keep_sheet
-
-log = logging.getLogger("av2t.worker")
 
 INTERVAL = 0.3  # seconds
 SHEET_QUALITY = 75
@@ -40,24 +37,18 @@ class Progress:
 
     def note_score(self, project: int, task: int, score: float) -> None:
         if self.job is not None:
-            try:
+            with dispensable(f"the score of {self.job.id} was not noted"):
                 scores.note(self.job.connection, project, task, score)
-            except RedisError as error:
-                log.warning("the score of %s was not noted: %s", self.job.id, error)
 
     def keep(self, sheet: ContactSheet) -> None:
         if self.job is not None:
             jpeg = io.BytesIO()
             sheet.image().save(jpeg, "JPEG", quality=SHEET_QUALITY)
-            try:
+            with dispensable(f"the contact sheet of {self.job.id} was not kept"):
                 keep_sheet(self.job.connection, self.job.id, jpeg.getvalue())
-            except RedisError as error:
-                log.warning("the contact sheet of %s was not kept: %s", self.job.id, error)
 
     def _save(self, **values: Any) -> None:
         if self.job is not None:
             self.job.meta.update(values)
-            try:
+            with dispensable(f"the progress of {self.job.id} was not noted"):
                 self.job.save_meta()
-            except RedisError as error:
-                log.warning("the progress of %s was not noted: %s", self.job.id, error)

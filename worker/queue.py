@@ -5,6 +5,7 @@ task, model version). Enqueuing twice is enqueuing once, also for callers at the
 one script inside Redis.
 """
 
+import logging
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +24,8 @@ from rq.job import Job, JobStatus
 from rq.worker import BaseWorker
 
 from av2t_core.errors import AV2TError
+
+log = logging.getLogger("av2t.worker")
 
 # A worker listens on one of them: RQ takes a job from a single queue through an intermediate list, so a worker that
 # dies right after the pop loses nothing. From two queues it uses BLPOP, which does.
@@ -131,6 +134,15 @@ def reachable(connection: Redis) -> Iterator[None]:
         reason = str(error).rstrip(".") or type(error).__name__
         where = redis_address(connection)
         raise QueueError(f"Redis at {where} cannot be used ({reason}): start it, or set REDIS_URL") from error
+
+
+@contextmanager
+def dispensable(consequence: str) -> Iterator[None]:
+    """Let a failure of Redis within the block pass: the log says the consequence, and what was begun goes on."""
+    try:
+        yield
+    except RedisError as error:
+        log.warning("%s: %s", consequence, error)
 
 
 def open_queue(connection: Redis, name: str = PREANNOTATE) -> Queue:
