@@ -13,6 +13,8 @@ endif
 UV := $(shell command -v uv || echo .uv/bin/uv)
 export UV_PYTHON := $(PYTHON)
 export UV_PYTHON_DOWNLOADS := never
+# Where it is set, each of some hundred processes would compile torch, or Label Studio, anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo test test-full test-gpu test-circle test-faults soak check lint audit format
 

@@ -204,7 +204,7 @@ def test_stopped_and_killed_in_the_middle_of_an_epoch_it_goes_on_to_the_same_res
 def test_two_processes_give_the_losses_of_one(root: Path, tmp_path: Path) -> None:
     """With parts of unequal number, a last batch that leaves one process without a clip, and recomputing."""
     one, both = Run(tmp_path / "one"), Run(tmp_path / "both")
-    batch = ["--batch", "3"]
+    batch = ["--batch", "3", "--epochs", "1"]
     one.run(root, *batch)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "av2t"]
     with pytest.MonkeyPatch.context() as patch:

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,6 +20,7 @@ from av2t_core.training.replay import replay_of
 from av2t_core.training.tiny import STAGES, TinyRecipe, keep_version, train_tiny
 from av2t_core.versions import resolve
 from tests.conftest import EMBEDDED, wait_until
+from tests.up import runs
 
 CUTOUTS = Path(__file__).parents[2] / "data" / "cutouts"
 STEPS = 4
@@ -110,9 +112,11 @@ if __name__ == "__main__":
     process = subprocess.Popen(ignoring, stderr=subprocess.DEVNULL)
     try:
         wait_until((tmp_path / "audio.checkpoint").exists, timeout=300, what="a checkpoint")
+        started = psutil.Process(process.pid).children(recursive=True)
     finally:
         process.kill()
         process.wait()
+    wait_until(lambda: not any(map(runs, started)), what="the end of the processes that it had started")
     assert not (tmp_path / "audio.pt").exists()
     subprocess.run([sys.executable, str(script)], check=True, timeout=300)
     resumed, whole = (torch.load(folder / "audio.pt", weights_only=True) for folder in (tmp_path, run))
