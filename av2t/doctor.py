@@ -86,10 +86,9 @@ def _examine(settings: Settings, project: int | None) -> Iterator[Finding]:
     yield from _checked("device", lambda: _device(settings))
     yield from _checked("backend", lambda: _backend(settings))
     try:
-        key = settings.require_api_key()
         from worker.client import LabelStudioClient  # seconds, which no help text should take
 
-        client = LabelStudioClient(settings.label_studio_url, key, max_clip_mb=settings.max_clip_mb)
+        client = LabelStudioClient.of(settings)
     except AV2TError as error:
         yield Finding(what="Label Studio", state="fail", sentence=f"{error}.")
         return

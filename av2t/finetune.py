@@ -63,9 +63,7 @@ def run(args: argparse.Namespace) -> int:
     listening = workers(connection, TRAIN)  # a Redis that is away should not wait for Label Studio
     from worker.client import LabelStudioClient  # seconds, which no help text should take
 
-    with LabelStudioClient(
-        settings.label_studio_url, settings.require_api_key(), max_clip_mb=settings.max_clip_mb
-    ) as client:
+    with LabelStudioClient.of(settings) as client:
         parse_label_config(client.label_config(args.project))
     job, new = enqueue_training(connection, args.project, base_version=base, epochs=args.epochs, also=args.also)
     print(f"Training {'queued' if new else 'queued earlier'}: {job}", flush=True)

@@ -39,10 +39,10 @@ def _follow(settings: Settings, project: int, name: str) -> None:
     """Tell Label Studio, and queue what nobody has touched if that is wanted. It is only noted if either is away: the
     workers and Label Studio find out by themselves."""
     try:
-        connection, key = connect(settings.redis_url, timeout=5), settings.require_api_key()
+        connection = connect(settings.redis_url, timeout=5)
         from worker.client import LabelStudioClient  # seconds, and most of these commands need none
 
-        with LabelStudioClient(settings.label_studio_url, key, max_clip_mb=settings.max_clip_mb) as client:
+        with LabelStudioClient.of(settings) as client:
             client.is_connected(project)  # by which Label Studio asks the backend what it has
             used = model_version(connection, project, settings)
             if used != name:

@@ -59,9 +59,7 @@ def run(args: argparse.Namespace) -> int:
     overview(connection)  # a Redis that is away should not wait for Label Studio's list
     from worker.client import LabelStudioClient  # seconds, which no help text should take
 
-    with LabelStudioClient(
-        settings.label_studio_url, settings.require_api_key(), max_clip_mb=settings.max_clip_mb
-    ) as client:
+    with LabelStudioClient.of(settings) as client:
         project = client.project(args.project)
         parse_label_config(project.label_config)
         pinned = project.model_version if project.pinned else ""

@@ -21,7 +21,7 @@ from av2t_core.versions import Version, file_hash
 from worker import signs
 from worker.annotations import AnnotatedTask, Skipped
 from worker.client import LabelStudioClient
-from worker.failures import GoneError, Interrupted
+from worker.failures import DOUBTS, DoubtfulError, GoneError, Interrupted, delay
 from worker.jobs import file_name, opened_clip
 from worker.progress import Progress
 from worker.settings import Settings
@@ -56,31 +56,41 @@ class AnnotatedClips:
         self, tasks: Sequence[AnnotatedTask], base: Version, loaded: Loaded
     ) -> tuple[list[PulledClip], list[Skipped]]:
         """The clips, with what the model reads of them and their masks kept as examples."""
-        pulled: list[PulledClip] = []
-        skipped: list[Skipped] = []
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-        wanted = set()
-        for done, task in enumerate(tasks):
-            self._progress.show(done, len(tasks), stage="pulling")
-            if signs.stop_wanted():
-                raise Interrupted
-            path = self._folder / f"{self._key(task, base)}.safetensors"
-            wanted.add(path.name)
-            try:
-                examples = ClipExamples.load(path) or self._examples(task, loaded, path)
-            except GoneError:
-                skipped.append(Skipped(task=task.task, reason="it is gone"))
-            except (MediaError, AnnotationError) as error:
-                skipped.append(Skipped(task=task.task, reason=str(error)))
-            else:
-                pulled.append(PulledClip(task=task, key=path.name, examples=examples))
+        found: dict[int, PulledClip | Skipped] = {}
+        for tried in range(DOUBTS + 1):
+            left = [task for task in tasks if task.task not in found]
+            if left and tried:
+                signs.pause(delay(tried - 1))
+            for task in left:
+                self._progress.show(len(found), len(tasks), stage="pulling")
+                if signs.stop_wanted():
+                    raise Interrupted
+                try:
+                    found[task.task] = self._pulled(task, base, loaded)
+                except DoubtfulError as error:
+                    if tried == DOUBTS:
+                        found[task.task] = Skipped(task=task.task, reason=str(error))
+        pulled = [each for task in tasks if isinstance(each := found[task.task], PulledClip)]
+        skipped = [each for task in tasks if isinstance(each := found[task.task], Skipped)]
+        wanted = {f"{self._key(task, base)}.safetensors" for task in tasks}
         for path in self._folder.iterdir():
             if path.name not in wanted:  # of annotations that have changed or are gone
                 path.unlink(missing_ok=True)
         for each in skipped:
             log.info("task %d is left out: %s", each.task, each.reason)
         return pulled, skipped
+
+    def _pulled(self, task: AnnotatedTask, base: Version, loaded: Loaded) -> PulledClip | Skipped:
+        path = self._folder / f"{self._key(task, base)}.safetensors"
+        try:
+            examples = ClipExamples.load(path) or self._examples(task, loaded, path)
+        except GoneError:
+            return Skipped(task=task.task, reason="it is gone")
+        except (MediaError, AnnotationError) as error:
+            return Skipped(task=task.task, reason=str(error))
+        return PulledClip(task=task, key=path.name, examples=examples)
 
     def _examples(self, task: AnnotatedTask, loaded: Loaded, path: Path) -> ClipExamples:
         """Make and keep those of a clip. MediaError, AnnotationError, GoneError."""

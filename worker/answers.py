@@ -1,40 +1,75 @@
-"""What servers answer when they refuse, and how long they are waited for."""
+"""What servers answer when they refuse, and what that is taken for: the one table.
+
+| answer | taken for | why |
+|---|---|---|
+| 408, 425, 429 | may pass | the server asks to come again |
+| 409, 423 | may pass | somebody else has the thing in hand at this moment |
+| 5xx but 501 and 505 | may pass | the server, or one before it, is not itself |
+| 501, 505 | as other refusals | the server will not learn it |
+| a status that HTTP does not have, as 460, 499, 520 to 530, 598 | may pass | only proxies invent some |
+| any other refusal of Label Studio, in its own words | final | it knows |
+| the same without its words | may pass | a proxy says so, as while Label Studio is deployed |
+| any other refusal of a clip's server | doubtful | it may be a proxy's: it is believed when it is repeated |
+
+That a task or a project is gone is believed when Label Studio says so in its own words, twice, with a pause between.
+"""
 
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from time import time
 
 import httpx
 
 TIMEOUT = httpx.Timeout(60, connect=10)
-TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
-"""Statuses that may pass."""
+
+_COME_AGAIN = {
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.CONFLICT,
+    HTTPStatus.LOCKED,
+    HTTPStatus.TOO_EARLY,
+    HTTPStatus.TOO_MANY_REQUESTS,
+}
+_NEVER = {HTTPStatus.NOT_IMPLEMENTED, HTTPStatus.HTTP_VERSION_NOT_SUPPORTED}
+_STATUSES = frozenset(map(int, HTTPStatus))
+
+
+def may_pass(status: int) -> bool:
+    """Whether the same request may be answered otherwise later, whoever answered."""
+    return status in _COME_AGAIN or status not in _STATUSES or (status >= 500 and status not in _NEVER)
+
+
+def is_label_studios(status: int, body: object) -> bool:
+    """Whether an error with this body, parsed JSON, is in Label Studio's own words and not a proxy's."""
+    return isinstance(body, dict) and body.get("status_code") == status and {"version", "detail"} <= body.keys()
+
+
+def json_of(response: httpx.Response) -> object:
+    """Its body; None for one that is no JSON."""
+    try:
+        return response.json()
+    except ValueError:
+        return None
 
 
 def reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def detail(response: httpx.Response) -> str:
-    try:
-        return body_detail(response.json())
-    except ValueError:
-        return "no reason given"
-
-
-def body_detail(body: object) -> str:
+def detail(body: object) -> str:
+    """What the body of an error, parsed JSON, gives as its reason."""
     if not isinstance(body, dict):
         return "no reason given"
     errors = body.get("validation_errors")
-    return f"{body.get('detail', 'no reason given')}{f', {errors}' if errors else ''}"
+    return f"{body.get('detail', 'no reason given')}{f', {errors}' if errors else ''}"[:500]
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds, from a number or a date."""
     value = {name.lower(): value for name, value in headers.items()}.get("retry-after", "")
-    if value.isdigit():
-        return float(value)
+    if value.isascii() and value.isdecimal():
+        return float(value[:9])
     try:
         return max(parsedate_to_datetime(value).timestamp() - time(), 0)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

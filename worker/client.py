@@ -1,40 +1,47 @@
 """Label Studio, as the worker's jobs need it: clips and annotations in, frames and predictions out.
 
 Every failure leaves here as one of three: AV2TError (nobody helps it by trying again), TransientError (may pass), or
-GoneError. No message carries a token, a header or the query of a URL, which may hold a signature.
+GoneError; `worker.answers` says which answer is what. No message carries a token, a header or the query of a URL, which
+may hold a signature.
 """
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from heapq import merge
 from pathlib import Path
 from time import monotonic, time
-from typing import Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 import httpx
 import jwt
 from label_studio_sdk import LabelStudio, MlBackend, Webhook
 from label_studio_sdk.core.api_error import ApiError
-from label_studio_sdk.core.request_options import RequestOptions
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from av2t_core.errors import AV2TError, ConfigError, MediaError
 from av2t_core.labelstudio.config import Video
+from av2t_core.limits import API_ANSWER, API_SECONDS
 from worker import signs
-from worker.answers import TIMEOUT, TRANSIENT, body_detail, detail, reason, retry_after
+from worker.answers import TIMEOUT, detail, is_label_studios, json_of, may_pass, reason, retry_after
 from worker.clip_cache import ClipCache
 from worker.failures import GoneError, TransientError
 from worker.media import Media
+from worker.settings import Settings
+from worker.transport import Bounds, Network, transport
 
 # Label Studio takes at most 100 files and 250 MB in one request as it comes.
 FILES_IN_A_REQUEST = 20
 # Tasks on a page of a project's list. Pages grow while they come quickly, and shrink where they come slowly (seconds).
 FIRST_PAGE, LARGEST_PAGE = 20, 100
 QUICK, SLOW = 1.0, 5.0
-# A storage's URIs stay what they are: `set_task_data` writes back what it has read.
-UNRESOLVED: RequestOptions = {"additional_query_parameters": {"resolve_uri": "false"}}
+# A storage's URIs stay what they are: what they are resolved to does not last, and `set_task_data` writes back what it
+# has read.
+UNRESOLVED = {"resolve_uri": "false"}
+GONE_PAUSE = 2.0  # seconds before Label Studio is asked again whether something is gone
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +88,7 @@ class Annotation:
     was_cancelled: bool  # the task was skipped
     completed_by: int | None  # a user's id
     parent_prediction: int | None  # the id of the prediction that it began with
-    result: Sequence[Any]  # its regions, as Label Studio has them
+    result: Annotated[Sequence[Any], BeforeValidator(lambda told: told or [])]  # its regions, as Label Studio has them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,13 +128,40 @@ class ProjectState:
 class LabelStudioClient:
     """One Label Studio and one key, of `key_kind`. Use as a context manager, or call `close`."""
 
-    def __init__(self, url: str, api_key: str, *, max_clip_mb: int, cache: ClipCache | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str,
+        *,
+        max_clip_mb: int,
+        networks: Sequence[Network] = (),
+        cache: ClipCache | None = None,
+    ) -> None:
+        """`networks`: from which clips may come beside Label Studio and the public internet."""
         self._url = url.rstrip("/")
         self.key_kind = _key_kind(api_key)
         # No redirects: `fetch` follows those of media by itself, and the API has none.
-        self._http = httpx.Client(timeout=TIMEOUT, follow_redirects=False)
+        self._http = httpx.Client(
+            timeout=TIMEOUT,
+            follow_redirects=False,
+            headers={"Accept-Encoding": "identity"},
+            transport=transport(self._url, Bounds(seconds=API_SECONDS, size=API_ANSWER)),
+        )
         self._sdk = LabelStudio(base_url=self._url, api_key=api_key, httpx_client=self._http, timeout=TIMEOUT.read)
-        self._media = Media(self._url, self._media_key, self._key_refused, max_clip_mb=max_clip_mb, cache=cache)
+        self._media = Media(
+            self._url, self._media_key, self._key_refused, max_clip_mb=max_clip_mb, networks=networks, cache=cache
+        )
+
+    @classmethod
+    def of(cls, settings: Settings, cache: ClipCache | None = None) -> Self:
+        """As the settings say. ConfigError: they have no key, or one that cannot be used."""
+        return cls(
+            settings.label_studio_url,
+            settings.require_api_key(),
+            max_clip_mb=settings.max_clip_mb,
+            networks=settings.clip_networks,
+            cache=cache,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -169,19 +203,26 @@ class LabelStudioClient:
 
     def is_connected(self, project: int) -> bool:
         """Whether the project has an ML backend. GoneError where there is no such project any more."""
-        with self._errors(f"project {project}", gone=True):
-            self._sdk.projects.get(id=project)
-            return bool(self._sdk.ml.list(project=project))
+
+        def ask() -> bool:
+            with self._errors(f"project {project}", gone=True):
+                self._ask(f"/api/projects/{project}/", _PROJECT)
+                return bool(self._sdk.ml.list(project=project))
+
+        return _surely(ask)
 
     def label_config(self, project: int) -> str:
         with self._errors(f"project {project}"):
-            return str(self._sdk.projects.get(id=project).label_config or "")
+            return self._ask(f"/api/projects/{project}/", _PROJECT).label_config or ""
 
     def task(self, task: int) -> Task:
         """Raises GoneError where there is none any more."""
-        with self._errors(f"task {task}", gone=True):
-            found = self._sdk.tasks.get(id=str(task), request_options=UNRESOLVED)
-        return Task(id=task, project=int(found.project), data=dict(found.data))
+
+        def ask() -> Task:
+            with self._errors(f"task {task}", gone=True):
+                return self._ask(f"/api/tasks/{task}/", _TASK, UNRESOLVED)
+
+        return _surely(ask)
 
     def tasks(self, project: int) -> Iterator[TaskState]:
         """The project's tasks in the order of their ids, page by page."""
@@ -228,18 +269,17 @@ class LabelStudioClient:
             began = monotonic()
             with self._errors(f"the tasks of project {project}"):
                 try:
-                    # A storage's URIs stay what they are: what they are resolved to does not last.
-                    page = self._ask("/api/tasks", {**asked, "resolve_uri": "false"})
+                    page = self._ask("/api/tasks", _PAGE, asked | UNRESOLVED)
                 except httpx.ReadTimeout:
                     if size == 1:
                         raise
                     size = max(size // 4, 1)
                     continue
             took = monotonic() - began
-            yield from page["tasks"]
-            if page["total"] <= len(page["tasks"]):
+            yield from page.tasks
+            if page.total <= len(page.tasks):
                 return
-            last = page["tasks"][-1]["id"]
+            last = page.tasks[-1]["id"]
             if took < QUICK:
                 size = min(2 * size, LARGEST_PAGE)
             elif took > SLOW:
@@ -247,43 +287,49 @@ class LabelStudioClient:
 
     def annotations(self, task: int) -> list[Annotation]:
         """What was submitted for the task, the oldest first; not drafts, nor that it was skipped. GoneError."""
-        with self._errors(f"the annotations of task {task}", gone=True):
-            # Not by the SDK, which would have every number of the masks looked at.
-            found = self._ask(f"/api/tasks/{task}/annotations/")
-        return [
-            Annotation(
-                id=each["id"],
-                updated_at=datetime.fromisoformat(each["updated_at"]),
-                ground_truth=bool(each["ground_truth"]),
-                was_cancelled=bool(each["was_cancelled"]),
-                completed_by=each["completed_by"],
-                parent_prediction=each["parent_prediction"],
-                result=each["result"] or [],
-            )
-            for each in found
-        ]
 
-    def _ask(self, path: str, params: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        def ask() -> list[Annotation]:
+            with self._errors(f"the annotations of task {task}", gone=True):
+                # Not by the SDK, which would have every number of the masks looked at.
+                return self._ask(f"/api/tasks/{task}/annotations/", _ANNOTATIONS)
+
+        return _surely(ask)
+
+    def _ask(
+        self, path: str, shape: TypeAdapter[Answer], params: Mapping[str, Any] | None = None, **options: Any
+    ) -> Answer:
         """GET it; `options` are those of json.loads."""
         headers = {"Authorization": self._authorization()}
         response = self._http.get(self._url + path, params=params, headers=headers)
         self._check_answer(response, 200)
-        return response.json(**options)
+        return shape.validate_python(response.json(**options))
 
     def set_task_data(self, task: int, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
         """Set what `change` returns for the task's present data, and leave the rest of it as it is."""
         data = self.task(task).data  # read again, for a job runs for minutes and people work meanwhile
         changed = {**data, **change(data)}
         if changed != data:
-            with self._errors(f"task {task}", gone=True):
-                self._sdk.tasks.update(id=str(task), data=changed)
 
-    def predictions(self, task: int, model_version: str) -> list[int]:
-        """The ids of the task's predictions of this model version, the oldest first."""
+            def update() -> None:
+                with self._errors(f"task {task}", gone=True):
+                    self._sdk.tasks.update(id=str(task), data=changed)
+
+            _surely(update)
+
+    def prediction(self, task: int, model_version: str) -> int | None:
+        """The id of the one prediction of this model version that the task has afterwards; None: it has none.
+
+        Label Studio takes any number of them. Where another worker was given the same task after a long silence of this
+        one, both come here, and both keep the oldest.
+        """
         with self._errors(f"the predictions of task {task}"):
             # Label Studio sends their regions along: thousands of masks, which are hundreds of megabytes as objects.
-            found = self._ask("/api/predictions/", {"task": task}, object_hook=_without_regions)
-        return sorted(each["id"] for each in found if each["model_version"] == model_version)
+            found = self._ask("/api/predictions/", _PREDICTIONS, {"task": task}, object_hook=_without_regions)
+        ids = sorted(each.id for each in found if each.model_version == model_version)
+        for other in ids[1:]:
+            with suppress(GoneError), self._errors(f"prediction {other}", gone=True):
+                self._sdk.predictions.delete(id=other)
+        return ids[0] if ids else None
 
     def create_prediction(self, task: int, model_version: str, score: float, result: Sequence[str]) -> int:
         """The id of the one prediction of this model version that the task has afterwards.
@@ -299,12 +345,9 @@ class LabelStudioClient:
         except AV2TError:
             self.task(task)  # for a task that is gone Label Studio answers 400, as for a mistake of ours
             raise
-        # Label Studio takes any number of them. Where another worker was given the same task after a long silence of
-        # this one, both come here, and both keep the oldest.
-        kept, *others = self.predictions(task, model_version)
-        for other in others:
-            with self._errors(f"prediction {other}"):
-                self._sdk.predictions.delete(id=other)
+        kept = self.prediction(task, model_version)
+        if kept is None:
+            raise TransientError(f"Label Studio took the prediction of task {task} and does not list it.")
         return kept
 
     def _send(self, path: str, what: str, body: Sequence[str]) -> None:
@@ -367,65 +410,110 @@ class LabelStudioClient:
                 headers={"Authorization": self._authorization()},
             )
             self._check_answer(response)
-            ids: list[int] = response.json()["file_upload_ids"]
-            return ids
+            return _IMPORTED.validate_python(response.json()).file_upload_ids
 
     def _uploaded(self, project: int, ids: Sequence[int] | None) -> dict[str, str]:
         """Name → URL of these uploads of the project, or of all of them; of equal names the oldest."""
         with self._errors(f"the uploads of project {project}"):
-            if ids is None:
-                found = self._sdk.files.list(id=project, all_=True)
-            else:
-                found = self._sdk.files.list(id=project, ids=json.dumps(ids))
+            wanted = {"all": "true"} if ids is None else {"ids": json.dumps(ids)}
+            found = self._ask(f"/api/projects/{project}/file-uploads", _UPLOADS, wanted)
         # Label Studio stores "name" as "upload/<project>/<8 hex digits>-name".
-        newest_first = sorted(found, key=lambda upload: -int(upload.id or 0))
-        return {upload.file.rpartition("/")[2].partition("-")[2]: f"/data/{upload.file}" for upload in newest_first}
+        newest_first = sorted(found, key=lambda upload: -upload.id)
+        files = [upload.file for upload in newest_first]
+        return {file.rpartition("/")[2].partition("-")[2]: f"/data/{file}" for file in files}
 
     def _check_answer(self, response: httpx.Response, wanted: int = 201) -> None:
         """ApiError, as the SDK would raise it, for another status than the one that is wanted."""
         if response.status_code != wanted:
-            raise ApiError(
-                status_code=response.status_code, headers=dict(response.headers), body={"detail": detail(response)}
-            )
+            raise ApiError(status_code=response.status_code, headers=dict(response.headers), body=json_of(response))
 
     @contextmanager
     def _errors(self, what: str, *, gone: bool = False) -> Iterator[None]:
-        """Failures of the API about `what`, in this module's three kinds; `gone`: 404 means that it is gone."""
+        """Failures of the API about `what`, in this module's three kinds; `gone`: by a 404 Label Studio says that it
+        is."""
         try:
             yield
         except ApiError as error:
             raise self._failure(error, what, gone) from None
         except httpx.TransportError as error:
             raise TransientError(f"Label Studio at {self._url} cannot be reached ({reason(error)}).") from None
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, ValidationError):
             raise self._no_json(what) from None
 
     def _failure(self, error: ApiError, what: str, gone: bool) -> Exception:
-        status, detail = error.status_code or 0, body_detail(error.body)
+        status, headers = error.status_code or 0, error.headers or {}
+        if 200 <= status < 300:  # the SDK, of an answer that is no JSON
+            return self._no_json(what)
+        if may_pass(status):
+            return TransientError(f"Label Studio at {self._url} answers {status} for {what}.", retry_after(headers))
+        if not is_label_studios(status, error.body):
+            return TransientError(
+                f"Label Studio at {self._url} answers {status} for {what}, and not in its own words: a proxy before it,"
+                " or LABEL_STUDIO_URL is another server's."
+            )
         if status == 401:
-            return self._key_refused(detail)
+            return self._key_refused(detail(error.body))
         if status == 404 and gone:
             return GoneError(what)
         if status == 403:
             return AV2TError(
                 f"The account of LABEL_STUDIO_API_KEY has no access to {what}; make it a member of the project."
             )
-        if 200 <= status < 300:  # the SDK, of an answer that is no JSON
-            return self._no_json(what)
-        if status in TRANSIENT:
-            return TransientError(
-                f"Label Studio at {self._url} answers {status} for {what}.", retry_after(error.headers or {})
-            )
-        return AV2TError(f"Label Studio at {self._url} refuses {what} ({status}: {detail}).")
+        return AV2TError(f"Label Studio at {self._url} refuses {what} ({status}: {detail(error.body)}).")
 
     def _no_json(self, what: str) -> TransientError:
-        return TransientError(f"Label Studio at {self._url} answers no JSON for {what}; is it another server?")
+        return TransientError(
+            f"Label Studio at {self._url} answers no JSON of its own for {what}; is it another server?"
+        )
 
     def _key_refused(self, detail: str) -> AV2TError:
         return AV2TError(
             f"Label Studio at {self._url} refuses the {self.key_kind} in LABEL_STUDIO_API_KEY ({detail}); "
             "create a new one on its page Account & Settings."
         )
+
+
+@dataclass(frozen=True)
+class _Project:
+    label_config: str | None
+
+
+@dataclass(frozen=True)
+class _Page:
+    total: int
+    tasks: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Prediction:
+    id: int
+    model_version: str | None
+
+
+@dataclass(frozen=True)
+class _Upload:
+    id: int
+    file: str
+
+
+@dataclass(frozen=True)
+class _Imported:
+    file_upload_ids: list[int]
+
+
+# What Label Studio answers, as far as it is used.
+_PROJECT, _TASK, _PAGE = TypeAdapter(_Project), TypeAdapter(Task), TypeAdapter(_Page)
+_ANNOTATIONS, _PREDICTIONS = TypeAdapter(list[Annotation]), TypeAdapter(list[_Prediction])
+_UPLOADS, _IMPORTED = TypeAdapter(list[_Upload]), TypeAdapter(_Imported)
+
+
+def _surely(ask: Callable[[], Answer]) -> Answer:
+    """What `ask` returns. GoneError: that something is gone was said twice, with a pause between."""
+    try:
+        return ask()
+    except GoneError:
+        signs.pause(GONE_PAUSE)
+        return ask()
 
 
 def model_versions(listed: str | None) -> frozenset[str]:

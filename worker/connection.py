@@ -19,12 +19,8 @@ Answer = TypeVar("Answer")
 
 def connected(settings: Settings) -> LabelStudioClient:
     """Label Studio, once it answers. AV2TError: the key cannot be used."""
-    client = LabelStudioClient(
-        settings.label_studio_url,
-        settings.require_api_key(),
-        max_clip_mb=settings.max_clip_mb,
-        cache=ClipCache(settings.clips_dir, settings.cache_mb * 10**6) if settings.cache_mb else None,
-    )
+    cache = ClipCache(settings.clips_dir, settings.cache_mb * 10**6) if settings.cache_mb else None
+    client = LabelStudioClient.of(settings, cache)
     log.info("connected to Label Studio at %s as %s", settings.label_studio_url, awaited(client.check))
     return client
 

@@ -12,6 +12,8 @@ from av2t_core.errors import AV2TError, MemoryShortError, StoreAwayError
 
 FIRST_DELAY = 5  # seconds; doubled with every further attempt
 LONGEST_DELAY = 300
+DOUBTS = 3
+"""Further tries, over a minute, of what a server that may not be itself refuses."""
 
 
 class TransientError(Exception):
@@ -20,6 +22,10 @@ class TransientError(Exception):
     def __init__(self, sentence: str, retry_after: float | None = None) -> None:
         super().__init__(sentence)
         self.retry_after = retry_after  # seconds, if the other side said so
+
+
+class DoubtfulError(TransientError):
+    """A server says no, and nobody can tell whether a proxy speaks for it: it is believed when it is said again."""
 
 
 class GoneError(Exception):
@@ -35,6 +41,7 @@ class Verdict:
     sentence: str  # for the status page
     final: bool
     retry_after: float | None = None  # seconds
+    doubtful: bool = False  # it is final only after DOUBTS further tries that ended so
     expected: bool = True  # False: a defect of ours, whose traceback belongs into the log
 
 
@@ -53,6 +60,9 @@ def judge(error: BaseException, job: Job, secret: str) -> Verdict:
             return Verdict(sentence=f"There is no {error} in Label Studio any more.", final=True)
         case BaseTimeoutException():
             return Verdict(sentence=f"The job took longer than {job.timeout} s and was ended.", final=True)
+        case DoubtfulError():
+            final = job.meta.get("doubts", 0) >= DOUBTS
+            return Verdict(sentence=str(error), final=final, doubtful=True)
         case TransientError():
             return Verdict(sentence=str(error), final=False, retry_after=error.retry_after)
         case _:

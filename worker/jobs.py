@@ -122,14 +122,21 @@ def _preannotate(
 ) -> tuple[str, ClipInfo | None]:
     client = context.client
     found = client.task(task)
-    if client.predictions(task, model_version):
+    if found.project != project:
+        raise AV2TError(
+            f"Task {task} belongs to project {found.project} and not to {project}: nothing was done. Whoever queued it"
+            " named the wrong project."
+        )
+    if client.prediction(task, model_version) is not None:
         return "predicted already", None
     config = client.label_config(project)
     targets = parse_label_config(config)
     data, url = found.data, found.clip_url(targets.video)
     with TemporaryDirectory(prefix="av2t-") as name:
-        folder = Path(name)
-        clip = folder / file_name(url)
+        # Apart, for a clip may be called as one of its frames.
+        folder = Path(name) / "frames"
+        folder.mkdir()
+        clip = Path(name) / file_name(url)
         with stopwatch.stage("fetch"):
             client.fetch(url, task, clip)
         filled = [variable for variable in targets.frame_variables if data.get(variable)]
@@ -196,4 +203,6 @@ def file_name(url: str) -> str:
     """What the file of the clip at `url` is called in a folder of ours: as people know it."""
     parts = urlsplit(url)
     path = parse_qs(parts.query).get("d", [parts.path])[0]  # /data/local-files/?d=folder/clip.mp4
-    return Path(path).name[-60:] or "clip"  # at most 255 bytes, and a character has up to four
+    # At most 255 bytes, and a character has up to four; neither NUL nor half a character.
+    name = "".join(each if each.isprintable() else "_" for each in Path(path).name[-60:])
+    return name if name.strip(".") and name != "frames" else "clip"

@@ -6,7 +6,7 @@ or the query of a URL, which may hold a signature.
 
 import base64
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urljoin, urlsplit
@@ -14,10 +14,12 @@ from urllib.parse import parse_qs, urljoin, urlsplit
 import httpx
 
 from av2t_core.errors import MediaError
+from av2t_core.limits import FETCH_SECONDS, SHOWN_URL
 from worker import signs
-from worker.answers import TIMEOUT, TRANSIENT, detail, reason, retry_after
+from worker.answers import TIMEOUT, detail, is_label_studios, json_of, may_pass, reason, retry_after
 from worker.clip_cache import ClipCache, content_key
-from worker.failures import TransientError
+from worker.failures import DoubtfulError, TransientError
+from worker.transport import PORTS, Bounds, ForbiddenAddressError, Network, Places, transport
 
 CLOUD_SCHEMES = {"s3", "gs", "azure-blob"}
 REDIRECTS = 5
@@ -33,11 +35,16 @@ class Media:
         refused: Callable[[str], Exception],
         *,
         max_clip_mb: int,
+        networks: Sequence[Network],
         cache: ClipCache | None,
     ) -> None:
-        """`studio`: Label Studio's URL; `refused` makes the error of its reason for not taking the key."""
+        """`studio`: Label Studio's URL; `refused` makes the error of its reason for not taking the key; `networks`:
+        from which clips may come beside Label Studio and the public internet."""
         self._studio, self._authorization, self._refused = studio, authorization, refused
         self._max_clip = max_clip_mb * 10**6
+        self._bounds = Bounds(seconds=FETCH_SECONDS, size=self._max_clip + 10**6)
+        _, host, port = _origin(studio)
+        self._places = Places(own=(host, port), networks=networks)
         self._cache = cache
 
     def fetch(self, url: str, task: int, target: Path) -> None:
@@ -46,7 +53,7 @@ class Media:
         Its server is asked in any case: whether it is still there, whether it may be read, and whether it has changed.
         """
         with self._open(url, task) as response:
-            key = content_key(_shown(str(response.url)), response.headers) if self._cache else None
+            key = content_key(_named(str(response.url)), response.headers) if self._cache else None
             if self._cache and key and self._cache.take(key, target):
                 return
             self._save(response, _shown(url), target)
@@ -64,20 +71,44 @@ class Media:
         try:
             shown = _shown(url)
             address = self._address(url, task)
+            # A redirect that comes back to Label Studio may be another server's wish to have its key used.
+            own = True
             for _ in range(REDIRECTS):
-                with _get(address, self._headers(address)) as response:
+                own = own and _origin(address) == _origin(self._studio)
+                with self._get(address, own) as response:
                     if not response.has_redirect_location:
-                        self._check(response, shown)
+                        self._check(response, shown, own)
                         yield response
                         return
                     address = urljoin(address, response.headers["location"])
-                    if urlsplit(address).scheme not in {"http", "https"}:
+                    if urlsplit(address).scheme not in PORTS:
                         raise MediaError(f"The clip at {shown} redirects to something that is no web address.")
-        except (httpx.InvalidURL, ValueError) as error:
-            raise MediaError(f"The address of task {task}'s clip cannot be used ({error}); correct it.") from None
+        except (httpx.InvalidURL, ValueError):  # whose text may repeat a password
+            raise MediaError(f"The address of task {task}'s clip is no URL that can be used; correct it.") from None
         except httpx.TransportError as error:
             raise TransientError(f"The clip at {shown} cannot be fetched now ({reason(error)}).") from None
+        except ForbiddenAddressError:
+            raise MediaError(
+                f"The clip at {shown} is not on the public internet, and the worker fetches none from other networks"
+                " than those in AV2T_CLIP_NETWORKS; upload the clip, or have its network added there."
+            ) from None
         raise MediaError(f"The clip at {shown} redirects more than {REDIRECTS} times; correct the task's URL.")
+
+    @contextmanager
+    def _get(self, address: str, own: bool) -> Iterator[httpx.Response]:
+        headers = {"Accept-Encoding": "identity"}
+        if own:
+            headers["Authorization"] = self._authorization()
+            # Label Studio tells the length of a range alone, and without it a file that is cut off looks whole. What it
+            # hands on from a storage comes with its length, and as a range would be cut at 8 MB.
+            if "/data/" in urlsplit(address).path:
+                headers["Range"] = "bytes=0-"
+        # A client for each request, so that no cookie of one host reaches another.
+        with (
+            httpx.Client(timeout=TIMEOUT, transport=transport(address, self._bounds, self._places)) as http,
+            http.stream("GET", address, headers=headers) as response,
+        ):
+            yield response
 
     def _address(self, url: str, task: int) -> str:
         scheme = urlsplit(url).scheme
@@ -95,33 +126,18 @@ class Media:
             "URI of a storage that the project has."
         )
 
-    def _headers(self, address: str) -> dict[str, str]:
-        """The key is for Label Studio alone, wherever a task's data or a redirect points."""
-        headers = {"Accept-Encoding": "identity"}
-        if _origin(address) == _origin(self._studio):
-            headers["Authorization"] = self._authorization()
-            # Label Studio tells the length of a range alone, and without it a file that is cut off looks whole. What it
-            # hands on from a storage comes with its length, and as a range would be cut at 8 MB.
-            if "/data/" in urlsplit(address).path:
-                headers["Range"] = "bytes=0-"
-        return headers
-
-    def _check(self, response: httpx.Response, shown: str) -> None:
+    def _check(self, response: httpx.Response, shown: str, own: bool) -> None:
         if response.status_code == 206:
             if not _is_whole(response.headers.get("content-range", "")):
                 raise TransientError(f"The server of {shown} gives a part of the clip only.")
         elif response.status_code != 200:
             response.read()
-            own = _origin(str(response.url)) == _origin(self._studio)
-            raise self._media_failure(response, shown, own)
+            raise self._refusal(response, shown, own)
         kind = response.headers.get("content-type", "")
-        if kind.startswith("application/json"):
-            raise TransientError(f"At {shown} there is JSON and no clip, as where a server is not itself.")
-        if kind.startswith("text/html"):
-            raise MediaError(
-                f"At {shown} there is a web page and no clip; open it in a browser and correct the task's URL."
-            )
-        if int(response.headers.get("content-length", 0)) > self._max_clip:
+        for prefix, what in (("application/json", "JSON"), ("text/html", "a web page")):
+            if kind.startswith(prefix):
+                raise DoubtfulError(f"At {shown} there is {what} and no clip; correct the task's URL.")
+        if _length(response.headers) > self._max_clip:
             raise self._too_large(shown)
 
     def _save(self, response: httpx.Response, shown: str, target: Path) -> None:
@@ -138,38 +154,46 @@ class Media:
         limit = f"{self._max_clip // 10**6} MB"
         return MediaError(f"The clip at {shown} is larger than {limit}; raise AV2T_MAX_CLIP_MB or shorten it.")
 
-    def _media_failure(self, response: httpx.Response, shown: str, own: bool) -> Exception:
-        status = response.status_code
-        if own and status == 401:
-            return self._refused(detail(response))
-        if own and status == 403 and "/data/local-files/" in shown:
-            return MediaError(
-                f"Label Studio does not serve {shown}: start it with LOCAL_FILES_SERVING_ENABLED=true and connect the "
-                "folder to the project as a local storage."
-            )
-        if own and status == 404 and "/data/local-files/" in shown:
-            return MediaError(
-                f"There is no clip at {shown}, or no storage that holds it; bring it there again, or connect its folder"
-                " to the project as a local storage."
-            )
+    def _refusal(self, response: httpx.Response, shown: str, own: bool) -> Exception:
+        status, body = response.status_code, json_of(response)
+        known = own and is_label_studios(status, body)
+        if known and status == 401:
+            return self._refused(detail(body))
         # Label Studio 1.23 answers 500 for an upload that it does not know.
-        if status in {404, 410} or (own and status == 500 and "has_permission" in response.text):
+        if known and (status in {404, 410} or (status == 500 and "has_permission" in detail(body))):
             return MediaError(f"There is no clip at {shown}; bring it there again or correct the task's URL.")
-        if status in TRANSIENT:
+        if may_pass(status):
             return TransientError(f"The server of {shown} answers {status}.", retry_after(response.headers))
-        return MediaError(f"The server of {shown} refuses the clip ({status}); the worker must be allowed to read it.")
+        if own and "/data/local-files/" in shown:
+            return DoubtfulError(_LOCAL_FILES.get(status, _REFUSED).format(shown=shown, status=status))
+        if status in {404, 410}:
+            return DoubtfulError(f"There is no clip at {shown}; bring it there again or correct the task's URL.")
+        sentence = _REFUSED.format(shown=shown, status=status)
+        return MediaError(sentence) if known else DoubtfulError(sentence)
 
 
-@contextmanager
-def _get(address: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
-    # A client for each request, so that no cookie of one host reaches another.
-    with httpx.Client(timeout=TIMEOUT) as http, http.stream("GET", address, headers=headers) as response:
-        yield response
+_REFUSED = "The server of {shown} refuses the clip ({status}); the worker must be allowed to read it."
+_LOCAL_FILES = {
+    403: (
+        "Label Studio does not serve {shown}: start it with LOCAL_FILES_SERVING_ENABLED=true and connect the folder to"
+        " the project as a local storage."
+    ),
+    404: (
+        "There is no clip at {shown}, or no storage that holds it; bring it there again, or connect its folder to the"
+        " project as a local storage."
+    ),
+}
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None]:
+def _origin(url: str) -> tuple[str, str, int]:
     parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, parts.hostname or "", parts.port or PORTS.get(parts.scheme, 0)
+
+
+def _length(headers: Mapping[str, str]) -> int:
+    """What they promise, which the bytes that come have to keep; 0 where they do not say."""
+    told = headers.get("content-length", "")
+    return int(told) if told.isascii() and told.isdecimal() and len(told) < 20 else 0
 
 
 def _is_whole(content_range: str) -> bool:
@@ -178,10 +202,16 @@ def _is_whole(content_range: str) -> bool:
     return found is not None and int(found[1]) + 1 == int(found[2])
 
 
-def _shown(url: str) -> str:
+def _named(url: str) -> str:
     """The URL without user, password and query, but with what names a local file, as people write it."""
     parts = urlsplit(url)
-    host = f"//{parts.hostname}{f':{parts.port}' if parts.port else ''}" if parts.hostname else ""
+    host = f"//{parts.netloc.rpartition('@')[2]}" if parts.netloc else ""
     scheme = f"{parts.scheme}:" if parts.scheme else ""
     name = parse_qs(parts.query).get("d", []) if parts.path.endswith("/data/local-files/") else []
     return f"{scheme}{host}{parts.path}{f'?d={name[0]}' if name else ''}"
+
+
+def _shown(url: str) -> str:
+    """For a sentence."""
+    name = _named(url)
+    return name if len(name) <= SHOWN_URL else f"{name[:SHOWN_URL]}…"

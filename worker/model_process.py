@@ -177,6 +177,8 @@ class _JobRunner(BaseWorker):  # type: ignore[misc]  # rq has no types
         attempts = job.meta.get("attempts", 0)
         if verdict.final or (not verdict.expected and attempts >= DEFECT_RETRIES):
             job.retries_left = 0
+        if verdict.doubtful:
+            job.meta["doubts"] = job.meta.get("doubts", 0) + 1
         if job.should_retry:
             job.meta["attempts"] = attempts + 1
             seconds = delay(attempts, verdict.retry_after)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from redis import Redis
 
-from av2t_core.errors import AV2TError, WeightsError
+from av2t_core.errors import AV2TError
 from av2t_core.presets import PRESETS
 from av2t_core.versions import installed
 from worker import scores
 from worker.failures import GoneError, TransientError
 from worker.projects import all_known, forget, model_version
-from worker.queue import connect, enqueue_preannotation, reachable
+from worker.queue import QueueError, connect, enqueue_preannotation, reachable
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("av2t.worker")
 
 KEY = "av2t:reconciled"
+ABSENT = "av2t:absent"
+"""The projects of which the last look was told that there is none any more."""
 WANTED = "av2t:repredict"
 """The projects of which a person wants the tasks that nobody has touched predicted anew."""
 LOOK = 15  # seconds between two looks at whether it is time
@@ -64,20 +66,25 @@ def reconcile(connection: Redis, settings: Settings) -> int:
         return 0
     from worker.client import LabelStudioClient  # 100 MB, which workers whose turn never comes need not have
 
-    with LabelStudioClient(
-        settings.label_studio_url, settings.require_api_key(), max_clip_mb=settings.max_clip_mb
-    ) as client:
+    with LabelStudioClient.of(settings) as client:
         for project in projects:
             try:
-                if not client.is_connected(project.id):
+                connected = client.is_connected(project.id)
+                connection.srem(ABSENT, project.id)
+                if not connected:
                     continue
                 version = project.model_version(settings)
                 missed, outdated = _lacking(client, settings, project.id, version)
             except GoneError:
-                forget(connection, project.id)
+                # As when a database is restored: only what two looks were told, minutes apart, is believed.
+                if not connection.sadd(ABSENT, project.id):
+                    forget(connection, project.id)
+                    connection.srem(ABSENT, project.id)
                 continue
-            except WeightsError as error:  # a project without a usable model version leaves the others theirs
-                log.warning("%s", error)
+            except QueueError:
+                raise
+            except AV2TError as error:  # a project that cannot be looked through leaves the others theirs
+                log.warning("project %d: %s", project.id, error)
                 continue
             if settings.repredict == "always" or _is_wanted(connection, project.id):
                 missed += _by_score(connection, project.id, outdated)

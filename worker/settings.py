@@ -1,12 +1,13 @@
 """Every setting of this project, read from the environment in this one place."""
 
 import re
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from av2t_core.errors import ConfigError, WeightsError
 from av2t_core.mirror import Mirror
@@ -51,6 +52,15 @@ def _models_url(value: str) -> str:
             " variables of their own, such as FSSPEC_SFTP_PASSWORD and AWS_SECRET_ACCESS_KEY"
         )
     return value.rstrip("/")
+
+
+def _networks(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return tuple(ip_network(each.strip()) for each in value.split(",") if each.strip())
+    except ValueError as error:
+        raise ValueError(f"it must be networks such as 10.0.0.0/8, separated by commas ({error})") from None
 
 
 def _variable(name: str, default: Any, description: str, **constraints: Any) -> Any:
@@ -149,6 +159,12 @@ class Settings(BaseSettings):
         ge=5,
     )
     max_clip_mb: int = _variable("AV2T_MAX_CLIP_MB", 2048, "The largest clip that the worker fetches, in MB.", ge=1)
+    clip_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_networks)] = _variable(
+        "AV2T_CLIP_NETWORKS",
+        (),
+        "The private networks that clips may come from, beside Label Studio and the public internet, separated by"
+        " commas, as in 10.0.0.0/8,192.168.1.20.",
+    )
     annotations_by: Literal["ground-truth", "newest"] = _variable(
         "AV2T_ANNOTATION",
         "ground-truth",

@@ -34,6 +34,14 @@ def alive() -> None:
                 _channel.send(("alive", ""))
 
 
+def pause(seconds: float) -> None:
+    """Wait within a job, which goes on."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        alive()
+        time.sleep(min(left, SIGN_INTERVAL))
+
+
 class _Sign:
     def update(self, n: int, /) -> None:
         alive()

@@ -2,15 +2,12 @@
 
 import json
 import re
-import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import jwt
@@ -20,69 +17,16 @@ from PIL import Image
 
 from av2t_core.errors import AV2TError, ConfigError, MediaError
 from tests.conftest import LabelStudioServer
+from tests.worker.conftest import LOOPBACK, Serve
+from tests.worker.http_server import Answer, as_json, said
 from worker.client import Annotation, LabelStudioClient
 from worker.clip_cache import ClipCache
-from worker.failures import GoneError, TransientError
+from worker.failures import DoubtfulError, GoneError, TransientError
 
 CONFIG = """<View><Video name="video" value="$video"/>
 <BrushLabels name="mask" toName="frames"><Label value="dog"/></BrushLabels>
 <Image name="frames" valueList="$frames"/></View>"""
 KEY = "legacy-token-of-nobody"
-
-
-class Server:
-    """Answers as it is told, and keeps what it was asked. `silent`: what it is asked in vain."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
-        self.asked: list[tuple[str, dict[str, str]]] = []
-        self.silent: re.Pattern[str] | None = None
-        self._closing = threading.Event()
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                server.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
-                if server.silent and server.silent.search(self.path):
-                    server._closing.wait()
-                    return
-                found = server.answers.get(self.path) or server.answers.get(urlsplit(self.path).path)
-                status, headers, body = found or (404, {}, b"")
-                self.send_response(status)
-                for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._http.serve_forever)
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
-
-    def close(self) -> None:
-        self._closing.set()
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
-
-
-Serve = Callable[[], Server]
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    servers: list[Server] = []
-
-    def start() -> Server:
-        servers.append(Server())
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
 
 
 @pytest.fixture
@@ -91,7 +35,7 @@ def clip(tmp_path: Path) -> Path:
 
 
 def client_of(url: str, key: str = KEY, max_clip_mb: int = 1) -> LabelStudioClient:
-    return LabelStudioClient(url, key, max_clip_mb=max_clip_mb)
+    return LabelStudioClient(url, key, max_clip_mb=max_clip_mb, networks=LOOPBACK)
 
 
 @pytest.fixture
@@ -142,7 +86,16 @@ def test_a_redirect_to_another_origin_does_not_carry_the_key(serve: Serve, clip:
     assert clip.read_bytes() == b"clip"
     [(_, headers)] = other.asked
     assert not {"authorization", "cookie"} & set(headers)
-    assert "authorization" in own.asked[1][1]
+    # Nor does the way back: that was the other's wish.
+    assert ["authorization" in headers for _, headers in own.asked] == [True, False]
+
+
+def test_a_foreign_address_that_redirects_to_label_studio_gets_no_key(serve: Serve, clip: Path) -> None:
+    own, other = serve(), serve()
+    other.answers["/a.mp4"] = (302, {"Location": f"{own.url}/data/upload/1/secret.mp4"}, b"")
+    with client_of(own.url) as client, pytest.raises(TransientError, match="There is no clip at"):
+        client.fetch(f"{other.url}/a.mp4", 1, clip)
+    assert ["authorization" in headers for _, headers in own.asked] == [False]
 
 
 def test_another_server_does_not_get_the_key(serve: Serve, clip: Path) -> None:
@@ -165,7 +118,7 @@ def test_a_storages_uri_goes_through_label_studio(serve: Serve, clip: Path) -> N
 def test_a_clip_that_was_fetched_is_kept(serve: Serve, clip: Path, tmp_path: Path) -> None:
     """Its server is asked all the same; another body under the same tag shows that it was not read again."""
     server, cache = serve(), ClipCache(tmp_path / "cache", 10**6)
-    with LabelStudioClient(server.url, KEY, max_clip_mb=1, cache=cache) as client:
+    with LabelStudioClient(server.url, KEY, max_clip_mb=1, networks=LOOPBACK, cache=cache) as client:
 
         def fetched(body: bytes, tag: str | None, status: int = 200) -> bytes:
             server.answers["/a.mp4"] = (status, {"ETag": tag} if tag else {}, body)
@@ -180,7 +133,7 @@ def test_a_clip_that_was_fetched_is_kept(serve: Serve, clip: Path, tmp_path: Pat
         assert clip.read_bytes() == b"first"
         assert fetched(b"other", '"2"') == b"other"
         assert fetched(b"first", None) == b"first"
-        with pytest.raises(MediaError, match="There is no clip"):
+        with pytest.raises(DoubtfulError, match="There is no clip"):
             fetched(b"", '"1"', status=404)
     assert len(server.asked) == 6
 
@@ -199,26 +152,59 @@ def test_a_clip_over_the_limit(serve: Serve, clip: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "answer", "sentence"),
     [
-        ("/data/a.mp4", (404, {}, b""), "There is no clip at /data/a.mp4"),
-        ("/data/a.mp4", (500, {}, b"'NoneType' object has no attribute 'has_permission'"), "There is no clip at"),
-        ("/data/a.mp4", (200, {"Content-Type": "text/html; charset=utf-8"}, b"<html>"), "there is a web page"),
+        ("/data/a.mp4", said(404, "Not found."), "There is no clip at /data/a.mp4"),
+        ("/data/a.mp4", said(500, "'NoneType' object has no attribute 'has_permission'"), "There is no clip at"),
         ("/data/a.mp4", (302, {"Location": "file:///etc/passwd"}, b""), "no web address"),
         ("/data/a.mp4", (302, {"Location": "/data/a.mp4"}, b""), "redirects more than 5 times"),
-        ("/data/a.mp4", (401, {}, b"{}"), "refuses the legacy token in LABEL_STUDIO_API_KEY"),
-        ("/data/a.mp4?key=s3cret", (403, {}, b""), r"of /data/a.mp4 refuses the clip \(403\)"),
-        ("/data/local-files/?d=a.mp4", (403, {}, b""), "LOCAL_FILES_SERVING_ENABLED=true"),
+        ("/data/a.mp4", said(401, "Invalid token."), "refuses the legacy token in LABEL_STUDIO_API_KEY"),
+        ("/data/a.mp4?key=s3cret", said(403, "No."), r"of /data/a.mp4 refuses the clip \(403\)"),
         ("a.mp4", (200, {}, b""), 'is given as "a.mp4"; upload it'),
-        ("http://[", (200, {}, b""), "cannot be used"),
+        ("http://[", (200, {}, b""), "is no URL that can be used"),
+        ("http://user:s3cret/x@host/a.mp4", (200, {}, b""), "is no URL that can be used"),
+        ("ftp://user:s3cret@host/a.mp4", (200, {}, b""), r'is given as "ftp://host/a\.mp4"'),
+        (f"data:video/mp4;base64,{'A' * 10**6}", (200, {}, b""), r'is given as "data:video/mp4;base64,A+…"; upload it'),
     ],
 )
-def test_what_trying_again_does_not_help(
-    serve: Serve, clip: Path, url: str, answer: tuple[int, dict[str, str], bytes], sentence: str
-) -> None:
+def test_what_trying_again_does_not_help(serve: Serve, clip: Path, url: str, answer: Answer, sentence: str) -> None:
     server = serve()
     server.answers[url] = answer
     with client_of(server.url) as client, pytest.raises(AV2TError, match=sentence) as caught:
         client.fetch(url, 1, clip)
     assert "s3cret" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("url", "answer", "sentence"),
+    [
+        ("/data/a.mp4", (404, {}, b""), "There is no clip at /data/a.mp4"),
+        ("/data/a.mp4", (410, {"Content-Type": "text/html"}, b"<html>"), "There is no clip at /data/a.mp4"),
+        ("/data/a.mp4", (401, {}, b"{}"), r"of /data/a.mp4 refuses the clip \(401\)"),
+        ("/data/a.mp4?key=s3cret", (403, {}, b""), r"of /data/a.mp4 refuses the clip \(403\)"),
+        ("/data/local-files/?d=a.mp4", (403, {}, b""), "LOCAL_FILES_SERVING_ENABLED=true"),
+        ("/data/a.mp4", (200, {"Content-Type": "text/html; charset=utf-8"}, b"<html>"), "there is a web page"),
+        ("/data/a.mp4", (200, {"Content-Type": "application/json"}, b"<<<"), r"At /data/a\.mp4 there is JSON and no"),
+    ],
+)
+def test_what_a_proxy_may_say_is_doubted(serve: Serve, clip: Path, url: str, answer: Answer, sentence: str) -> None:
+    server = serve()
+    server.answers[url] = answer
+    with client_of(server.url) as client, pytest.raises(DoubtfulError, match=sentence) as caught:
+        client.fetch(url, 1, clip)
+    assert "s3cret" not in str(caught.value)
+    assert not clip.exists()
+
+
+@pytest.mark.parametrize("status", [408, 409, 423, 425, 460, 499, 500, 502, 507, 509, 511, 520, 524, 530, 599])
+def test_an_outage_that_may_pass(serve: Serve, clip: Path, status: int) -> None:
+    """Of Label Studio, whoever says so, and of a clip's server."""
+    server = serve()
+    server.answers = {"/a.mp4": (status, {}, b""), "/api/projects/1/": (status, {}, b"<html>")}
+    with client_of(server.url) as client:
+        for call in (lambda: client.fetch("/a.mp4", 1, clip), lambda: client.label_config(1)):
+            with pytest.raises(TransientError, match=f"answers {status}") as caught:
+                call()
+            assert not isinstance(caught.value, DoubtfulError)
 
 
 @pytest.mark.parametrize(("headers", "seconds"), [({"Retry-After": "7"}, 7), ({}, None), ({"Retry-After": "x"}, None)])
@@ -228,14 +214,6 @@ def test_a_server_that_is_busy(serve: Serve, clip: Path, headers: dict[str, str]
     with client_of(server.url) as client, pytest.raises(TransientError, match="answers 503") as caught:
         client.fetch("/data/a.mp4", 1, clip)
     assert caught.value.retry_after == seconds
-
-
-def test_an_answer_in_place_of_a_clip(serve: Serve, clip: Path) -> None:
-    server = serve()
-    server.answers["/data/a.mp4"] = (200, {"Content-Type": "application/json"}, b"<<<")
-    with client_of(server.url) as client, pytest.raises(TransientError, match=r"At /data/a\.mp4 there is JSON and no"):
-        client.fetch("/data/a.mp4", 1, clip)
-    assert not clip.exists()
 
 
 @pytest.mark.parametrize(
@@ -337,7 +315,7 @@ def test_an_uploads_length_is_known_before_it_is_read(
 
 
 def test_local_files_that_are_switched_off(client: LabelStudioClient, clip: Path) -> None:
-    with pytest.raises(MediaError, match=r"\?d=a.mp4: start it with LOCAL_FILES_SERVING_ENABLED=true"):
+    with pytest.raises(DoubtfulError, match=r"\?d=a.mp4: start it with LOCAL_FILES_SERVING_ENABLED=true"):
         client.fetch("/data/local-files/?d=a.mp4", 1, clip)
 
 
@@ -369,13 +347,42 @@ def test_what_else_is_in_a_task_stays(client: LabelStudioClient, label_studio: L
     }
 
 
-def test_one_prediction_for_each_version(client: LabelStudioClient, task: int) -> None:
+def test_one_prediction_for_each_version(client: LabelStudioClient, label_studio: LabelStudioServer, task: int) -> None:
     first = client.create_prediction(task, "tiny-1", 0.5, [])
     other = client.create_prediction(task, "tiny-2", 0.5, [])
     # Another worker that was given the same task.
     assert client.create_prediction(task, "tiny-1", 0.5, []) == first
-    assert client.predictions(task, "tiny-1") == [first]
-    assert client.predictions(task, "tiny-2") == [other]
+    assert client.prediction(task, "tiny-1") == first
+    assert client.prediction(task, "tiny-2") == other
+    assert client.prediction(task, "tiny-3") is None
+    stored = label_studio.request("GET", "/api/predictions/", params={"task": task}).json()
+    assert sorted(each["id"] for each in stored) == [first, other]
+
+
+def test_a_second_prediction_that_a_broken_try_left_is_removed(
+    client: LabelStudioClient, label_studio: LabelStudioServer, task: int
+) -> None:
+    made = [
+        label_studio.request("POST", "/api/predictions/", json={"task": task, "model_version": "tiny-1", "result": []})
+        for _ in range(3)
+    ]
+    kept, *others = [each.json()["id"] for each in made]
+    assert client.prediction(task, "tiny-1") == kept
+    for other in others:
+        assert label_studio.sdk.predictions.list(task=task)[0].id == kept
+        with pytest.raises(httpx.HTTPStatusError):
+            label_studio.request("GET", f"/api/predictions/{other}/")
+
+
+def test_two_workers_that_remove_the_same_prediction(serve: Serve) -> None:
+    """That it is gone by then is what was wanted; a proxy's 404 does not say so."""
+    server = serve()
+    server.answers["/api/predictions/"] = as_json([{"id": 1, "model_version": "a"}, {"id": 2, "model_version": "a"}])
+    server.answers["/api/predictions/2/"] = [said(404, "No Prediction matches the given query."), (404, {}, b"")]
+    with client_of(server.url) as client:
+        assert client.prediction(1, "a") == 1
+        with pytest.raises(TransientError, match="answers 404 for prediction 2, and not in its own words"):
+            client.prediction(1, "a")
 
 
 def test_thousands_of_masks_are_never_objects(client: LabelStudioClient, task: int) -> None:
@@ -551,21 +558,61 @@ def test_a_task_that_is_gone(client: LabelStudioClient, label_studio: LabelStudi
             call()
 
 
+TASK = {"id": 1, "project": 1, "data": {"video": "/a.mp4"}}
+GONE = said(404, "No Task matches the given query.")
+
+
+@pytest.mark.parametrize("status", [301, 302, 400, 401, 403, 404, 405, 410, 418, 501])
+def test_what_a_proxy_says_is_not_label_studios_word(serve: Serve, status: int) -> None:
+    """Nor is it where the answer is JSON, as some proxies'."""
+    server = serve()
+    sentence = f"answers {status} for task 1, and not in its own words"
+    for body in (
+        b"",
+        b"<html>404 page not found</html>",
+        b'{"detail": "Not found."}',
+        b'{"status_code": 200}',
+        b"null",
+    ):
+        server.answers["/api/tasks/1/"] = (status, {}, body)
+        with client_of(server.url) as client, pytest.raises(TransientError, match=sentence):
+            client.task(1)
+
+
+def test_a_task_is_gone_when_label_studio_says_so_twice(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.client.GONE_PAUSE", 0)
+    server = serve()
+    server.answers["/api/tasks/1/"] = [GONE, as_json(TASK), GONE, (404, {}, b""), GONE]
+    with client_of(server.url) as client:
+        assert client.task(1).project == 1
+        with pytest.raises(TransientError, match="not in its own words"):
+            client.task(1)
+        with pytest.raises(GoneError, match="task 1"):
+            client.task(1)
+
+
 def test_a_label_studio_that_is_busy(serve: Serve) -> None:
     server = serve()
-    # The SDK has tried twice more by then.
     server.answers["/api/tasks/1/"] = (429, {"Retry-After": "1", "Content-Type": "application/json"}, b"{}")
     with client_of(server.url) as client, pytest.raises(TransientError, match="answers 429 for task 1") as caught:
         client.task(1)
     assert caught.value.retry_after == 1
-    assert len(server.asked) == 3
 
 
-def test_a_label_studio_that_answers_nonsense_is_asked_again(serve: Serve) -> None:
+@pytest.mark.parametrize("body", [b"<<<", b"<html>", b"{}", b"[]", b"null", b'{"project": "x", "data": {}}'])
+def test_a_label_studio_that_answers_nonsense_is_asked_again(serve: Serve, body: bytes) -> None:
     server = serve()
-    server.answers["/api/tasks/1/"] = (200, {"Content-Type": "application/json"}, b"<<<")
-    with client_of(server.url) as client, pytest.raises(TransientError, match="answers no JSON for task 1"):
+    server.answers["/api/"] = server.answers["/api/tasks/1/"] = (200, {"Content-Type": "application/json"}, body)
+    with client_of(server.url) as client, pytest.raises(TransientError, match="answers no JSON of its own for task 1"):
         client.task(1)
+
+
+def test_a_list_that_is_none_is_no_empty_list(serve: Serve) -> None:
+    """Else the task would get a second prediction."""
+    server = serve()
+    server.answers["/api/predictions/"] = (200, {"Content-Type": "application/json"}, b"{}")
+    with client_of(server.url) as client, pytest.raises(TransientError, match="no JSON of its own for the predictions"):
+        client.prediction(1, "a")
 
 
 def test_no_client_is_left_open(serve: Serve) -> None:

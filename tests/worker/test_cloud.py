@@ -8,15 +8,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-from av2t_core.errors import MediaError
 from av2t_core.mirror import Mirror
 from av2t_core.store import Store
 from tests import s3
 from tests.conftest import LabelStudioServer, wait_until
 from tests.core.test_bundle import NAME, tune
 from tests.faults.between import Between
+from tests.worker.conftest import LOOPBACK
 from worker import jobs
 from worker.client import LabelStudioClient
+from worker.failures import DoubtfulError
 from worker.settings import Settings
 
 CONFIG = '<View><Video name="video" value="$video"/></View>'
@@ -52,7 +53,7 @@ def project(label_studio: LabelStudioServer, store: str) -> int:
 def fetch(server: LabelStudioServer, project: int, uri: str, target: Path) -> None:
     server.request("POST", f"/api/projects/{project}/import", json=[{"video": uri}])
     [task] = server.sdk.tasks.list(project=project)
-    with LabelStudioClient(server.url, server.api_key, max_clip_mb=1) as client:
+    with LabelStudioClient(server.url, server.api_key, max_clip_mb=1, networks=LOOPBACK) as client:
         client.fetch(uri, int(task.id), target)
 
 
@@ -64,20 +65,20 @@ def test_a_clip_in_a_bucket(label_studio: LabelStudioServer, project: int, tmp_p
 def test_the_data_keeps_the_storages_uri(label_studio: LabelStudioServer, project: int) -> None:
     label_studio.request("POST", f"/api/projects/{project}/import", json=[{"video": "s3://clips/a.mp4"}])
     [task] = label_studio.sdk.tasks.list(project=project)
-    with LabelStudioClient(label_studio.url, label_studio.api_key, max_clip_mb=1) as client:
+    with LabelStudioClient(label_studio.url, label_studio.api_key, max_clip_mb=1, networks=LOOPBACK) as client:
         client.set_task_data(int(task.id), lambda _: {"fps": 25})
     raw = label_studio.request("GET", f"/api/tasks/{task.id}/?resolve_uri=false").json()["data"]
     assert raw == {"video": "s3://clips/a.mp4", "fps": 25}
 
 
 def test_a_clip_that_is_not_there(label_studio: LabelStudioServer, project: int, tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match=r"The server of s3://clips/b\.mp4 refuses the clip"):
+    with pytest.raises(DoubtfulError, match=r"The server of s3://clips/b\.mp4 refuses the clip"):
         fetch(label_studio, project, "s3://clips/b.mp4", tmp_path / "clip.mp4")
 
 
 def test_a_project_without_that_storage(label_studio: LabelStudioServer, store: str, tmp_path: Path) -> None:
     project = int(label_studio.make_project(CONFIG).id)
-    with pytest.raises(MediaError, match=r"s3://clips/a\.mp4"):
+    with pytest.raises(DoubtfulError, match=r"s3://clips/a\.mp4"):
         fetch(label_studio, project, "s3://clips/a.mp4", tmp_path / "clip.mp4")
 
 

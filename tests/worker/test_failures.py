@@ -5,7 +5,17 @@ from rq.job import Job
 from rq.timeouts import JobTimeoutException
 
 from av2t_core.errors import AV2TError, MediaError, MemoryShortError, StoreAwayError
-from worker.failures import LONGEST_DELAY, GoneError, TransientError, Verdict, delay, judge, redact
+from worker.failures import (
+    DOUBTS,
+    LONGEST_DELAY,
+    DoubtfulError,
+    GoneError,
+    TransientError,
+    Verdict,
+    delay,
+    judge,
+    redact,
+)
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJ0b2tlbl90eXBlIjoiYWNjZXNzIn0.c2lnbmF0dXJl"
 
@@ -30,6 +40,16 @@ def test_what_is_gone_does_not_come_back() -> None:
 def test_a_job_that_took_too_long_would_do_so_again() -> None:
     verdict = judge(JobTimeoutException("x"), Task(), "")
     assert verdict == Verdict(sentence="The job took longer than 60 s and was ended.", final=True)
+
+
+def test_what_may_be_a_proxys_word_is_believed_the_fourth_time() -> None:
+    task = Task()
+    task.meta = {"attempts": 5}
+    for doubts in range(DOUBTS):
+        task.meta["doubts"] = doubts
+        assert judge(DoubtfulError("No."), task, "") == Verdict(sentence="No.", final=False, doubtful=True)
+    task.meta["doubts"] = DOUBTS
+    assert judge(DoubtfulError("No."), task, "") == Verdict(sentence="No.", final=True, doubtful=True)
 
 
 def test_what_can_pass() -> None:

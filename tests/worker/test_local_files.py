@@ -14,11 +14,11 @@ import pytest
 
 from av2t.__main__ import main
 from av2t.options import DEMO_CLIPS
-from av2t_core.errors import MediaError
 from tests.conftest import EMBEDDED, LabelStudioServer, running_label_studio
 from worker import jobs
 from worker.client import LabelStudioClient
 from worker.clip_cache import ClipCache
+from worker.failures import DoubtfulError
 from worker.settings import Settings
 
 CONFIG = """<View><Video name="clip" value="$video"/>
@@ -92,14 +92,14 @@ def test_a_file_that_has_gone_is_called_what_it_was_called(
     [task] = project.synced().values()
     url = url_of(client, task)
     file.unlink()
-    with pytest.raises(MediaError, match="There is no clip at") as caught:
+    with pytest.raises(DoubtfulError, match="There is no clip at") as caught:
         client.fetch(url, task, tmp_path / "clip")
     assert f"/data/local-files/?d={project.folder.name}/{NAMES[-1]}" in str(caught.value)
 
 
 def test_a_file_in_a_folder_that_is_no_storage(client: LabelStudioClient, project: Project, tmp_path: Path) -> None:
     (project.folder / "a.mp4").write_bytes(b"not a video, and nobody looks")
-    with pytest.raises(MediaError, match="connect its folder to the project as a local storage"):
+    with pytest.raises(DoubtfulError, match="connect its folder to the project as a local storage"):
         client.fetch(f"/data/local-files/?d={project.folder.name}/a.mp4", 1, tmp_path / "clip")
 
 
