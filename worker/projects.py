@@ -14,6 +14,9 @@ from worker.settings import Settings
 
 KEY = "av2t:projects"
 
+ABSENT = "av2t:absent"
+"""Those of which the last look for missed tasks was told that there is none any more."""
+
 MOST = 1000
 """A label config is some kilobytes; the bound is for a caller that makes up projects."""
 
@@ -91,4 +94,5 @@ def forget(connection: Redis, project: int) -> None:
     """QueueError."""
     with reachable(connection):
         connection.hdel(KEY, str(project))
+        connection.srem(ABSENT, project)
         scores.forget(connection, project)

@@ -12,7 +12,7 @@ from av2t_core.presets import PRESETS
 from av2t_core.versions import installed
 from worker import scores
 from worker.failures import GoneError, TransientError
-from worker.projects import all_known, forget, model_version
+from worker.projects import ABSENT, all_known, forget, model_version
 from worker.queue import QueueError, connect, enqueue_preannotation, reachable
 from worker.settings import Settings
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("av2t.worker")
 
 KEY = "av2t:reconciled"
-ABSENT = "av2t:absent"
-"""The projects of which the last look was told that there is none any more."""
 WANTED = "av2t:repredict"
 """The projects of which a person wants the tasks that nobody has touched predicted anew."""
 LOOK = 15  # seconds between two looks at whether it is time
@@ -70,21 +68,23 @@ def reconcile(connection: Redis, settings: Settings) -> int:
         for project in projects:
             try:
                 connected = client.is_connected(project.id)
-                connection.srem(ABSENT, project.id)
+                with reachable(connection):
+                    connection.srem(ABSENT, project.id)
                 if not connected:
                     continue
                 version = project.model_version(settings)
                 missed, outdated = _lacking(client, settings, project.id, version)
             except GoneError:
                 # As when a database is restored: only what two looks were told, minutes apart, is believed.
-                if not connection.sadd(ABSENT, project.id):
+                with reachable(connection):
+                    first = bool(connection.sadd(ABSENT, project.id))
+                if not first:
                     forget(connection, project.id)
-                    connection.srem(ABSENT, project.id)
                 continue
             except QueueError:
                 raise
             except AV2TError as error:  # a project that cannot be looked through leaves the others theirs
-                log.warning("project %d: %s", project.id, error)
+                log.warning("%s", error)
                 continue
             if settings.repredict == "always" or _is_wanted(connection, project.id):
                 missed += _by_score(connection, project.id, outdated)

@@ -13,9 +13,12 @@ from typing import Literal
 
 import httpx
 
-Mode = Literal["well", "500", "429", "garbage", "nothing", "cut"]
+Mode = Literal[
+    "well", "429", "500", "404", "409", "423", "507", "520", "530", "garbage", "page", "slow", "nothing", "cut"
+]
 When = Literal["before", "after"]
 
+_PAGE = b"<!doctype html><title>Back soon</title><p>We are deploying."
 _HOP = {"connection", "keep-alive", "transfer-encoding", "host", "content-length", "content-encoding"}
 
 
@@ -36,7 +39,9 @@ class Gate:
 
 
 class Between(ThreadingHTTPServer):
-    """`mode` says how the other one seems to be: it answers 500, 429 or garbage, not at all, or hangs up."""
+    """`mode` says how the other one seems to be. It answers one of these statuses, garbage, or a page with 200; it takes
+    its time over each byte, does not answer at all, or hangs up. With 520 it has done by then what it was asked to do.
+    """
 
     daemon_threads = True
     request_queue_size = 64
@@ -79,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
         gate, mode = self.server.gate, self.server.mode
         if gate is not None:
             gate.hold(self.command, self.path, "before")
-        if mode != "well":
+        if mode not in {"well", "slow", "520"}:
             self._fail(mode)
             return
         headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}
@@ -91,7 +96,10 @@ class _Handler(BaseHTTPRequestHandler):
         )
         if gate is not None:
             gate.hold(self.command, self.path, "after")
-        self._answer(answer.status_code, answer.content, dict(answer.headers))
+        if mode == "520":
+            self._fail(mode)
+            return
+        self._answer(answer.status_code, answer.content, dict(answer.headers), slow=mode == "slow")
 
     do_GET = do_HEAD = do_POST = do_PATCH = do_PUT = do_DELETE = _serve  # noqa: N815  # names of the library
 
@@ -101,6 +109,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(500, b"{}", {"Content-Type": "application/json"})
             case "429":
                 self._answer(429, b"{}", {"Content-Type": "application/json", "Retry-After": "1"})
+            case "404":
+                self._answer(404, b"404 page not found", {"Content-Type": "text/plain"})
+            case "409" | "423" | "507" | "520" | "530":
+                self._answer(int(mode), _PAGE, {"Content-Type": "text/html"})
+            case "page":
+                self._answer(200, _PAGE, {"Content-Type": "text/html"})
             case "garbage":
                 self._answer(200, b"<<<", {"Content-Type": "application/json"})
             case "nothing":
@@ -111,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
 
-    def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+    def _answer(self, status: int, body: bytes, headers: dict[str, str], *, slow: bool = False) -> None:
         self.send_response(status)
         for name, value in headers.items():
             if name.lower() not in _HOP:
@@ -120,7 +134,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", length)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            sent = 0
+            while slow and self.server.mode == "slow" and sent < len(body):
+                self.wfile.write(body[sent : sent + 1])
+                sent += 1
+                threading.Event().wait(0.1)
+            self.wfile.write(body[sent:])
 
     def log_message(self, *_: object) -> None:
         """Nothing into the output."""

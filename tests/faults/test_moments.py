@@ -38,7 +38,7 @@ KILLS = [
     "SIGTERM of the worker",
     "SIGKILL of Redis, and a restart",
 ]
-ANSWERS = [name for name in FAULTS if name.startswith("Label Studio")]
+ANSWERS = [name for name in FAULTS if name.startswith(("Label Studio", "a proxy"))]
 
 
 @pytest.fixture(scope="module")

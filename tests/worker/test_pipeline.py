@@ -22,6 +22,7 @@ from av2t_core.media import Clip, Window
 from av2t_core.predictor import KeyframePrediction, Predictor
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, wait_until
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
+from tests.worker.conftest import LOOPBACK, Serve
 from worker import jobs, looking, signs
 from worker.failures import Interrupted
 from worker.queue import PROTOCOL, enqueue_preannotation, job_id
@@ -50,7 +51,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def context(label_studio: LabelStudioServer) -> Iterator[jobs.Context]:
-    jobs.set_up(Settings(label_studio_url=label_studio.url, label_studio_api_key=label_studio.api_key, device="cpu"))  # type: ignore[arg-type]
+    told = {"label_studio_url": label_studio.url, "label_studio_api_key": label_studio.api_key, "device": "cpu"}
+    jobs.set_up(Settings.load(**told, clip_networks=LOOPBACK))
     context = jobs._context
     assert context is not None
     yield context
@@ -309,6 +311,29 @@ def test_a_config_with_nothing_to_predict_into(make: Make, clip: Path, context: 
     )
     with pytest.raises(ConfigError, match="none of BrushLabels, BitmaskLabels"):
         make(clip, config).job.perform()
+
+
+def test_a_clip_that_is_called_as_one_of_its_frames(
+    make: Make, clip: Path, tmp_path: Path, context: jobs.Context, serve: Serve
+) -> None:
+    """Each is written, and the clip that is kept for the next try stays what it is."""
+    task, server = make(clip), serve()
+    path = f"/av2t-task{task.id}-k000-f00004.jpg"
+    server.answers[path] = (200, {"ETag": f'"{tmp_path}"'}, clip.read_bytes())
+    task.set(video=server.url + path)
+    assert task.job.perform()["outcome"] == "predicted"
+    assert len(task.data["stills"]) == KEYFRAMES
+    context.client.fetch(server.url + path, task.id, tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == clip.read_bytes()
+
+
+def test_a_task_of_another_project_is_left_alone(make: Make, clip: Path, context: jobs.Context) -> None:
+    task, other = make(clip), make(clip)
+    enqueue_preannotation(task.redis, other.project, [task.id], EMBEDDED)
+    with pytest.raises(AV2TError, match=f"Task {task.id} belongs to project {task.project} and not to {other.project}"):
+        replace(task, project=other.project).job.perform()
+    assert not task.predictions
+    assert len(other.uploads) == 1
 
 
 def test_a_task_that_is_gone_ends_quietly(make: Make, clip: Path, context: jobs.Context) -> None:

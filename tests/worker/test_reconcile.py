@@ -17,9 +17,12 @@ from av2t_core.pointers import promote
 from av2t_core.versions import resolve
 from tests.backend.conftest import running, start_backend
 from tests.conftest import EMBEDDED, LabelStudioServer, queued_tasks
+from tests.worker.conftest import Serve
+from tests.worker.http_server import as_json, said
 from worker import scores
 from worker.client import LabelStudioClient
-from worker.projects import Project, all_known, keep
+from worker.failures import TransientError
+from worker.projects import ABSENT, Project, all_known, keep
 from worker.queue import open_queue, stop_job
 from worker.reconcile import outdated_tasks, reconcile, reconcile_soon, repredict
 from worker.settings import Settings
@@ -176,7 +179,7 @@ def test_a_project_whose_version_is_gone_is_left_alone_and_the_others_are_not(
     keep(redis, Project(id=999_999, label_config="<View/>"))
     assert reconcile(redis, settings) == 0
     assert f"project {project} is to use {EMBEDDED}-p{project}-1, which cannot be used" in caplog.text
-    assert [each.id for each in all_known(redis)] == [project]  # the other one, which is no project, was looked at
+    assert redis.sismember(ABSENT, "999999")  # the other one, which is no project, was looked at
 
 
 def test_a_project_that_is_not_connected_any_more_is_left_alone(
@@ -189,10 +192,44 @@ def test_a_project_that_is_not_connected_any_more_is_left_alone(
     assert [each.id for each in all_known(redis)] == [project]
 
 
-def test_a_project_that_is_gone_is_forgotten(redis: Redis, settings: Settings) -> None:
+def test_a_project_is_forgotten_when_two_looks_were_told_that_it_is_gone(
+    label_studio: LabelStudioServer, project: int, redis: Redis, settings: Settings
+) -> None:
     keep(redis, Project(id=999_999, label_config="<View/>"))
     assert reconcile(redis, settings) == 0
-    assert all_known(redis) == []
+    assert [each.id for each in all_known(redis)] == [project, 999_999]
+    redis.sadd(ABSENT, project)  # as if it had been away for one look
+    assert reconcile(redis, settings) == 0
+    assert [each.id for each in all_known(redis)] == [project]
+    assert redis.exists(ABSENT) == 0
+    label_studio.request("DELETE", f"/api/projects/{project}")
+    reconcile(redis, settings)
+    assert [each.id for each in all_known(redis)] == [project]
+
+
+def test_no_project_is_forgotten_for_a_proxys_word(redis: Redis, settings: Settings, serve: Serve) -> None:
+    """While Label Studio is deployed, what stands before it knows no address of it."""
+    keep(redis, Project(id=999_999, label_config="<View/>"))
+    elsewhere = settings.model_copy(update={"label_studio_url": serve().url})
+    for _ in range(3):
+        with pytest.raises(TransientError, match="not in its own words"):
+            reconcile(redis, elsewhere)
+    assert [each.id for each in all_known(redis)] == [999_999]
+
+
+def test_a_project_that_refuses_leaves_the_others_theirs(
+    label_studio: LabelStudioServer, project: int, redis: Redis, settings: Settings, serve: Serve
+) -> None:
+    """Label Studio's answers about the first one are those of a server in its place; Community refuses nobody."""
+    server = serve()
+    server.answers["/api/projects/1/"] = said(403, "You do not have permission to perform this action.")
+    server.answers["/api/projects/2/"] = as_json({"label_config": "<View/>"})
+    server.answers["/api/ml"] = as_json([])
+    for id in (1, 2):
+        keep(redis, Project(id=id, label_config="<View/>"))
+    elsewhere = settings.model_copy(update={"label_studio_url": server.url})
+    assert reconcile(redis, elsewhere) == 0
+    assert any(path.startswith("/api/ml") and "project=2" in path for path, _ in server.asked)
 
 
 def test_nothing_is_asked_for_no_project(redis: Redis) -> None:
