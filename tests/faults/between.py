@@ -39,8 +39,8 @@ class Gate:
 
 
 class Between(ThreadingHTTPServer):
-    """`mode` says how the other one seems to be. It answers one of these statuses, garbage, or a page with 200; it takes
-    its time over each byte, does not answer at all, or hangs up. With 520 it has done by then what it was asked to do.
+    """`mode` says how the other one seems to be. It answers one of these statuses, garbage, or a page with 200; it
+    takes its time over each byte, does not answer at all, or hangs up. With 520 it has done what it was asked to do.
     """
 
     daemon_threads = True
