@@ -27,6 +27,8 @@ from av2t_core.versions import Version, resolve
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, wait_until
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
 from tests.up import python_m_av2t
+from tests.worker.conftest import LOOPBACK, Serve
+from tests.worker.http_server import Answer
 from tests.worker.test_trainings import model_processes
 from worker import finetuning, jobs, signs
 from worker.failures import Interrupted, judge
@@ -116,6 +118,7 @@ def empty(label_studio: LabelStudioServer, redis: Redis, redis_url: str, tmp_pat
         redis_url=redis_url,
         data_dir=tmp_path / "data",
         device="cpu",
+        clip_networks=LOOPBACK,
     )
     finetuning.set_up(settings)
     yield Annotated(label_studio, redis, settings, int(label_studio.make_project(CONFIG).id), [])
@@ -176,6 +179,23 @@ def test_the_card_says_what_became_of_each_clip(project: Annotated, clips: Seque
         "regions_added": 2 * CLIPS,
         "accepted": 0.0,
     }
+
+
+def test_clips_of_which_a_proxy_says_no_are_asked_for_again(
+    project: Annotated, clips: Sequence[tuple[Path, Any]], serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And left out when it goes on saying so."""
+    monkeypatch.setattr("worker.annotated_clips.delay", lambda _: 0)
+    server = serve()
+    page: Answer = (200, {"Content-Type": "text/html"}, b"<html>")
+    server.answers["/back.mp4"] = [(404, {}, b""), page, (403, {}, b""), (200, {}, clips[0][0].read_bytes())]
+    for task, name in zip(project.tasks[:2], ("back", "gone"), strict=True):
+        data = {"video": f"{server.url}/{name}.mp4", "stills": ["a", "b"]}
+        project.server.sdk.tasks.update(id=str(task), data=data)
+    card = of(project, project.train(project.request(epochs=1))["version"]).card
+    left_out = {clip["task"]: clip["reason"] for clip in card["data"]["clips"] if clip["use"] == "left out"}
+    assert list(left_out) == [project.tasks[1]]
+    assert "There is no clip at" in left_out[project.tasks[1]]
 
 
 def test_with_too_few_clips_it_says_how_many_are_missing(
