@@ -27,11 +27,11 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from av2t_core.disk import Progress, disk_error
 from av2t_core.errors import WeightsError
+from av2t_core.statuses import may_pass
 
 FIRST_ANSWER = 2.5  # seconds that the hub has to answer at all, whatever keeps it from it
 TIMEOUT = httpx2.Timeout(10, read=30)
 RETRIES = 4  # in a row without a byte
-_PASSING = {408, 429, 500, 502, 503, 504}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,7 @@ def _fetch(file: RemoteFile, part: Path, advance: Callable[[int], object]) -> No
         except httpx2.TransportError as error:
             reason = error
         except HfHubHTTPError as error:
-            if error.response.status_code not in _PASSING:
+            if not may_pass(error.response.status_code):
                 raise _error(error, file.repository, file.name) from None
             reason = error
         if _size(part) >= file.size:

@@ -2,11 +2,7 @@
 
 | answer | taken for | why |
 |---|---|---|
-| 408, 425, 429 | may pass | the server asks to come again |
-| 409, 423 | may pass | somebody else has the thing in hand at this moment |
-| 5xx but 501 and 505 | may pass | the server, or one before it, is not itself |
-| 501, 505 | as other refusals | the server will not learn it |
-| a status that HTTP does not have, as 460, 499, 520 to 530, 598 | may pass | only proxies invent some |
+| a status that `may_pass` | may pass | the server, or one before it, is busy or not itself |
 | any other refusal of Label Studio, in its own words | final | it knows |
 | the same without its words | may pass | a proxy says so, as while Label Studio is deployed |
 | any other refusal of a clip's server | doubtful | it may be a proxy's: it is believed when it is repeated |
@@ -16,27 +12,11 @@ That a task or a project is gone is believed when Label Studio says so in its ow
 
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from http import HTTPStatus
 from time import time
 
 import httpx
 
 TIMEOUT = httpx.Timeout(60, connect=10)
-
-_COME_AGAIN = {
-    HTTPStatus.REQUEST_TIMEOUT,
-    HTTPStatus.CONFLICT,
-    HTTPStatus.LOCKED,
-    HTTPStatus.TOO_EARLY,
-    HTTPStatus.TOO_MANY_REQUESTS,
-}
-_NEVER = {HTTPStatus.NOT_IMPLEMENTED, HTTPStatus.HTTP_VERSION_NOT_SUPPORTED}
-_STATUSES = frozenset(map(int, HTTPStatus))
-
-
-def may_pass(status: int) -> bool:
-    """Whether the same request may be answered otherwise later, whoever answered."""
-    return status in _COME_AGAIN or status not in _STATUSES or (status >= 500 and status not in _NEVER)
 
 
 def is_label_studios(status: int, body: object) -> bool:

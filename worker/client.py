@@ -24,8 +24,9 @@ from pydantic import BeforeValidator, TypeAdapter, ValidationError
 from av2t_core.errors import AV2TError, ConfigError, MediaError
 from av2t_core.labelstudio.config import Video
 from av2t_core.limits import API_ANSWER, API_SECONDS
+from av2t_core.statuses import may_pass
 from worker import signs
-from worker.answers import TIMEOUT, detail, is_label_studios, json_of, may_pass, reason, retry_after
+from worker.answers import TIMEOUT, detail, is_label_studios, json_of, reason, retry_after
 from worker.clip_cache import ClipCache
 from worker.failures import GoneError, TransientError
 from worker.media import Media

@@ -15,8 +15,9 @@ import httpx
 
 from av2t_core.errors import MediaError
 from av2t_core.limits import FETCH_SECONDS, SHOWN_URL
+from av2t_core.statuses import may_pass
 from worker import signs
-from worker.answers import TIMEOUT, detail, is_label_studios, json_of, may_pass, reason, retry_after
+from worker.answers import TIMEOUT, detail, is_label_studios, json_of, reason, retry_after
 from worker.clip_cache import ClipCache, content_key
 from worker.failures import DoubtfulError, TransientError
 from worker.transport import PORTS, Bounds, ForbiddenAddressError, Network, Places, transport

@@ -161,9 +161,10 @@ class Settings(BaseSettings):
     max_clip_mb: int = _variable("AV2T_MAX_CLIP_MB", 2048, "The largest clip that the worker fetches, in MB.", ge=1)
     clip_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_networks)] = _variable(
         "AV2T_CLIP_NETWORKS",
-        (),
+        "",
         "The private networks that clips may come from, beside Label Studio and the public internet, separated by"
         " commas, as in 10.0.0.0/8,192.168.1.20.",
+        validate_default=True,
     )
     annotations_by: Literal["ground-truth", "newest"] = _variable(
         "AV2T_ANNOTATION",
