@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import asdict
-from hmac import compare_digest
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,14 +9,14 @@ from urllib.parse import urlsplit
 from flask import Flask, Response, jsonify, redirect, request
 from redis import Redis
 from rq.exceptions import NoSuchJobError
-from werkzeug.datastructures import WWWAuthenticate
-from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, NotFound, Unauthorized
+from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, NotFound
 from werkzeug.wrappers import Response as BaseResponse
 
 from av2t_core.errors import AV2TError
 from av2t_core.pointers import promote, rollback
 from backend import bodies, status
 from backend.bodies import BodyError
+from backend.door import status_line
 from backend.frame import api
 from backend.manager import Manager, UnknownProjectError
 from backend.metrics import CONTENT_TYPE, exposition
@@ -29,19 +28,19 @@ from worker.trainings import training
 
 log = logging.getLogger(__name__)
 
-# A task comes with its annotations, and one of 60 brushed frames has some 3 MB.
-MAX_BODY_MB = 100
-
 # label_studio_ml.api logs whole headers and bodies for debugging, and the body of /setup holds a token.
 api.logger.setLevel(logging.INFO)
 
 server: Flask = api._server
-server.config["MAX_CONTENT_LENGTH"] = MAX_BODY_MB * 1024 * 1024
+# Logging or not, these two read each body and each answer whole before anything else does.
+server.before_request_funcs[None].remove(api.log_request_info)
+server.after_request_funcs[None].remove(api.log_response_info)
 
 
 def create_app(settings: Settings, connection: Redis) -> Flask:
     """The WSGI application. There is one in a process, for the frame's server is a module's global.
 
+    Who calls, and how large a body is, has been looked at before: by `backend.door`.
     Raises AV2TError if the model version that the settings name does not exist.
     """
 
@@ -55,24 +54,6 @@ def create_app(settings: Settings, connection: Redis) -> Flask:
 
 # The page's own; all else that is posted is the protocol's JSON.
 BUTTONS = {"retry", "stop", "use", "take_back", "predict_anew"}
-
-
-@server.before_request
-def check_caller() -> None:
-    """Who calls, where the settings name somebody. /health is open: it tells nothing, and health checks need it."""
-    settings: Settings = server.config["SETTINGS"]
-    if settings.backend_password is None or request.path == "/health":
-        return
-    given = request.authorization
-    user, password = (given.username or "", given.password or "") if given and given.type == "basic" else ("", "")
-    expected = (settings.backend_user or "", settings.backend_password.get_secret_value())
-    # Both are compared, and each in the same time wherever the first difference is.
-    same = [compare_digest(a.encode(), b.encode()) for a, b in zip((user, password), expected, strict=True)]
-    if not all(same):
-        raise Unauthorized(
-            "the user and the password in AV2T_BACKEND_USER and AV2T_BACKEND_PASSWORD are needed",
-            www_authenticate=WWWAuthenticate("basic", {"realm": "AV2T-SAM"}),
-        )
 
 
 @server.before_request
@@ -213,10 +194,7 @@ def _snapshot() -> dict[str, Any]:
 
 def _answer(code: int, sentence: str, **more: Any) -> Response:
     response = jsonify({"error": sentence, **more})
-    # Label Studio reads no error's body. It shows the status line's reason to the person who connects the backend,
-    # so that is where the sentence has to be; a line of HTTP holds no line breaks and no characters beyond latin-1.
-    reason = " ".join(sentence.split())[:500].encode("latin-1", "replace").decode("latin-1")
-    response.status = f"{int(code)} {reason}"
+    response.status = status_line(code, sentence)
     return response
 
 
@@ -236,13 +214,7 @@ def refused(error: AV2TError) -> Response:
 
 @server.errorhandler(HTTPException)
 def http_error(error: HTTPException) -> Response:
-    if error.code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        return _answer(error.code, f"The body is larger than {MAX_BODY_MB} MB: send fewer tasks at once")
-    answer = _answer(error.code or HTTPStatus.INTERNAL_SERVER_ERROR, f"{request.path}: {error.description}")
-    if isinstance(error, Unauthorized):
-        answer.headers.extend(error.get_headers())
-        answer.content_type = "application/json"
-    return answer
+    return _answer(error.code or HTTPStatus.INTERNAL_SERVER_ERROR, f"{request.path[:100]}: {error.description}")
 
 
 def bug(error: Exception) -> Response:

@@ -10,6 +10,7 @@ from redis import Redis
 
 from av2t_core.pointers import read
 from av2t_core.versions import Version, installed
+from backend.door import exposure
 from backend.manager import Manager
 from worker.projects import Project, all_known
 from worker.queue import TRAIN
@@ -50,6 +51,7 @@ def snapshot(connection: Redis, manager: Manager, settings: Settings) -> dict[st
     return {
         **queue,
         "model_version": manager.current_version(),
+        "exposure": exposure(settings),
         "store": _store(manager),
         "projects": [{**_project(each, settings, versions), "link": link(each.id)} for each in projects],
         "running": [with_link(row) for row in queue["running"]],

@@ -277,7 +277,7 @@ def test_malformed_body_names_the_field(backend: Backend, path: str, body: dict[
     assert answer.json()["error"].startswith(f"{field}: ")
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'"x"', b"null", b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'"x"', b"null", b"\xff", b"[" * 60_000])
 @pytest.mark.parametrize("path", ["/setup", "/predict", "/webhook", "/train"])
 def test_body_that_is_no_object(backend: Backend, path: str, body: bytes) -> None:
     answer = backend.http.post(path, content=body, headers={"Content-Type": "application/json"})
