@@ -16,6 +16,18 @@ API_ANSWER = 1 << 30
 
 # --- Label configs and annotations ---
 
+LABEL_CONFIG = 1024 * 1024
+"""Characters: one with a thousand labels has a tenth of it."""
+
+CONFIG_TAGS = 10_000
+"""Of a label config, with its labels; it is looked through at every call."""
+
+CONFIG_DEPTH = 100
+"""Of its tags in each other; people write ten."""
+
+CONFIG_NAMES = 5_000
+"""That its labels have for a model, which may look at each picture once for each of them."""
+
 # --- Weights and model versions ---
 
 # --- Requests to the backend ---
@@ -65,4 +77,22 @@ LONGEST_PAUSE = 60
 ADDRESSES = 1000
 """Whose tries are remembered, the newest; a caller that has more of them is not kept out by counting."""
 
+ADDRESS = 2000
+"""Characters, of what Label Studio says that it is called; no browser is sure to take a longer one."""
+
+TITLE = 200
+"""Characters, of what a project's settings name as its model version; a name of ours has at most 100."""
+
 # --- Jobs, and what is kept of them in Redis ---
+
+SENTENCE = 2000
+"""Characters, of anything that is told: an error may quote what it is about."""
+
+REMARKS = 20
+"""That the backend remembers; more are on no page that people read."""
+
+PROJECTS = 1000
+"""That are known at once; the bound is for a caller that makes them up."""
+
+PROJECTS_SIZE = 32 * 1024 * 1024
+"""Characters that are kept of all projects, which the status page reads: a thousand configs of 30 kB."""

@@ -1,6 +1,7 @@
 """The ML-backend protocol over HTTP: label-studio-ml's routes, with a manager, checks and error answers of ours."""
 
 import logging
+import re
 from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any
@@ -24,6 +25,7 @@ from worker.queue import QueueError, reachable, retry_job, stop_job
 from worker.reconcile import reconcile_soon
 from worker.settings import Settings
 from worker.sheets import sheet
+from worker.texts import sentence
 from worker.trainings import training
 
 log = logging.getLogger(__name__)
@@ -177,8 +179,8 @@ def predict_anew() -> BaseResponse:
 
 
 def _project(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()):
-        raise BodyError("id", f"{text!r} is no number of a project")
+    if not re.fullmatch("[1-9][0-9]{0,18}", text):
+        raise BodyError("id", f"{text[:100]!r} is no number of a project")
     return int(text)
 
 
@@ -192,9 +194,10 @@ def _snapshot() -> dict[str, Any]:
     return status.snapshot(server.config["REDIS"], api._manager, server.config["SETTINGS"])
 
 
-def _answer(code: int, sentence: str, **more: Any) -> Response:
-    response = jsonify({"error": sentence, **more})
-    response.status = status_line(code, sentence)
+def _answer(code: int, said: str, **more: Any) -> Response:
+    told = sentence(said)
+    response = jsonify({"error": told, **more})
+    response.status = status_line(code, told)
     return response
 
 

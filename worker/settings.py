@@ -16,10 +16,21 @@ from av2t_core.versions import check_name
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
-def _label_studio_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+def web_address(value: str) -> str:
+    """It without a slash at its end. ValueError: it is no http address with a host, or it holds a user or a password;
+    the message does not repeat it."""
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 0) >= 0
+    except ValueError:
+        usable = False
+    if not usable or not value.isprintable() or " " in value:
         raise ValueError("it must be an address such as http://127.0.0.1:8080")
+    if "@" in parts.netloc:
+        raise ValueError(
+            "it must hold no user and no password, which would be in logs and on pages; Label Studio's key goes into"
+            " LABEL_STUDIO_API_KEY"
+        )
     return value.rstrip("/")
 
 
@@ -63,7 +74,7 @@ class Settings(BaseSettings):
     # An empty variable is what compose passes on for one that is not set.
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, populate_by_name=True, extra="forbid")
 
-    label_studio_url: Annotated[str, AfterValidator(_label_studio_url)] = _variable(
+    label_studio_url: Annotated[str, AfterValidator(web_address)] = _variable(
         "LABEL_STUDIO_URL", "http://127.0.0.1:8080", "Where Label Studio is, as the worker reaches it."
     )
     label_studio_api_key: SecretStr | None = _variable(
