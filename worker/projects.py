@@ -77,8 +77,8 @@ def keep(connection: Redis, project: Project) -> None:
             size = sum(pipe.execute())
         if size + len(value) > limits.PROJECTS_SIZE:
             raise AV2TError(
-                f"The label config of project {id} is {len(value)} characters too many: those of all projects have"
-                f" {limits.PROJECTS_SIZE >> 20} MB; make it smaller, or start another Redis for it"
+                f"The label config of project {id} is {size + len(value) - limits.PROJECTS_SIZE} characters too many:"
+                f" those of all projects have {limits.PROJECTS_SIZE >> 20} MB; make it smaller, or start another Redis"
             )
         connection.hset(KEY, id, value)
 
