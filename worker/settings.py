@@ -249,6 +249,6 @@ def _sentence(error: ValidationError) -> str:
     name = next((str(f.validation_alias) for n, f in Settings.model_fields.items() if n == field), field)
     reason = first["msg"].removeprefix("Value error, ")
     # A value that may hold a secret is never repeated.
-    secret = {"LABEL_STUDIO_API_KEY", "REDIS_URL", "AV2T_MODELS_URL", "AV2T_BACKEND_PASSWORD"}
+    secret = {"LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY", "REDIS_URL", "AV2T_MODELS_URL", "AV2T_BACKEND_PASSWORD"}
     value = "" if name in secret else f" is {first['input']!r}"
     return f"{name}{value}: {reason}"

@@ -13,6 +13,11 @@ def one_line(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def lines(text: str) -> str:
+    """As `one_line`, but with its line breaks."""
+    return "\n".join(map(one_line, text.split("\n")))
+
+
 def sentence(text: str) -> str:
     """On one line, and of a bounded length."""
     line = one_line(text[: limits.SENTENCE])

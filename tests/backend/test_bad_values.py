@@ -208,3 +208,12 @@ def test_what_is_said_has_a_bound(backend: Backend) -> None:
     answer = backend.http.post("/train", json={"project": 3, "k" * 60_000: 1})
     assert answer.status_code == 400
     assert len(answer.content) < 3 * limits.SENTENCE
+
+
+def test_no_config_writes_lines_of_the_log(backend: Backend) -> None:
+    forged = "2026-01-01 00:00:00 INFO Project 3: all is well"
+    config = CONFIG.replace('toName="frames"', f'toName="&#10;{forged}&#x9b;31m&#x2028;"')
+    assert post(backend, "/webhook", {"action": "PROJECT_UPDATED", "project": {"id": 3, "label_config": config}}) == 422
+    written = backend.process.log.read_text()
+    assert f"\\n{forged}\\x9b31m" in written
+    assert not [line for line in written.splitlines() if line.startswith(forged)]
