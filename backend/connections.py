@@ -11,9 +11,8 @@ import socket
 import time
 from http import HTTPStatus
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flask import Flask
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
@@ -23,6 +22,9 @@ from waitress.utilities import BadRequest
 
 from av2t_core import limits
 from backend.door import Door, Refusal, body_limit, status_line, too_large
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ _BUSY = Refusal(
 )
 
 
-def listen(app: Flask, door: Door, host: str, port: int) -> MultiSocketServer:
+def listen(app: "WSGIApplication", door: Door, host: str, port: int) -> MultiSocketServer:
     """A server that has its sockets; `run` serves. OSError, ValueError: there is no such address, or it is taken."""
     # The limits of waitress itself stand behind those of `Request`.
     adjustments = Adjustments(
