@@ -47,6 +47,9 @@ SETUP_BODY = 8 * 1024 * 1024
 SMALL_BODY = 64 * 1024
 """Of every other path, whose fields are names and numbers."""
 
+BODY_PARTS = 2_000_000
+"""Objects and lists of a body, of which three bytes can make a hundred: so many are 50,000 tasks and more."""
+
 BODIES_AT_ONCE = 128 * 1024 * 1024
 """Of all large bodies that are being received or worked on: parsed, each byte may become ten and more."""
 

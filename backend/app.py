@@ -13,6 +13,7 @@ from rq.exceptions import NoSuchJobError
 from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, NotFound
 from werkzeug.wrappers import Response as BaseResponse
 
+from av2t_core import limits
 from av2t_core.errors import AV2TError
 from av2t_core.pointers import promote, rollback
 from backend import bodies, status
@@ -63,6 +64,9 @@ def check_request() -> None:
     if request.endpoint in BUTTONS:
         _check_own_page()
     elif request.method == "POST" and request.endpoint:
+        data = request.get_data()
+        if data.count(b"[") + data.count(b"{") > limits.BODY_PARTS:
+            raise BodyError("body", f"it has more than {limits.BODY_PARTS} objects and lists: send fewer tasks at once")
         try:
             body = request.get_json()
         except (BadRequest, RecursionError):

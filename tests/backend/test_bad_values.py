@@ -210,6 +210,14 @@ def test_what_is_said_has_a_bound(backend: Backend) -> None:
     assert len(answer.content) < 3 * limits.SENTENCE
 
 
+def test_few_bytes_do_not_become_many(backend: Backend) -> None:
+    """A list of two bytes has some sixty in memory."""
+    body = b'{"project": "3.17", "tasks": [' + b"[]," * limits.BODY_PARTS + b"[]]}"
+    answer = backend.http.post("/predict", content=body, headers=IS_JSON)
+    assert (answer.status_code, answer.json()["field"]) == (400, "body")
+    assert "more than 2000000 objects and lists: send fewer tasks" in answer.json()["error"]
+
+
 def test_no_config_writes_lines_of_the_log(backend: Backend) -> None:
     forged = "2026-01-01 00:00:00 INFO Project 3: all is well"
     config = CONFIG.replace('toName="frames"', f'toName="&#10;{forged}&#x9b;31m&#x2028;"')
