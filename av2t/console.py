@@ -18,7 +18,14 @@ def progress_bar(what: str, total: int | None, unit: str) -> Any:
     """A tqdm bar; it shows itself on a terminal only. Bytes, of the unit "B", are scaled."""
     scale = unit == "B"
     return tqdm(
-        desc=what, total=total, unit=unit, unit_scale=scale, disable=None, file=sys.stderr, leave=False, bar_format=_BAR
+        desc=one_line(what),
+        total=total,
+        unit=unit,
+        unit_scale=scale,
+        disable=None,
+        file=sys.stderr,
+        leave=False,
+        bar_format=_BAR,
     )
 
 

@@ -131,6 +131,6 @@ class _Bar:
                 self._open.enter_context(progress_bar(stage, now.total, UNITS.get(stage, ""))) if stage else None
             )
         if self._bar is not None:
-            self._bar.set_postfix_str(now.measured, refresh=False)
+            self._bar.set_postfix_str(one_line(now.measured), refresh=False)
             self._bar.n = now.done or 0
             self._bar.refresh()
