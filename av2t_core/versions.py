@@ -216,6 +216,10 @@ def resolve_start(preset: str, name: str | None, models_dir: Path) -> Version:
         # EVF-SAM is the same with adapters and without.
         own = published.start_name(preset)
         version = resolve(own if (models_dir / own).is_dir() else published.start_name(base), models_dir)
+    if name is None and version.is_imported:
+        raise WeightsError(
+            f"{version.name} is only here as what was imported: name it if trainings of {preset} are to start from it"
+        )
     theirs = version.card["preset"]
     if theirs not in PRESETS or _stem(theirs) != _stem(preset):
         raise WeightsError(

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from av2t_core.bundle import export_version, import_version
 from av2t_core.checkpoint import load_version, save_part, save_version
 from av2t_core.errors import WeightsError
-from av2t_core.versions import Version, file_hash, find, resolve
+from av2t_core.versions import Version, file_hash, find, resolve, resolve_start
 from tests.conftest import EMBEDDED, wait_until
 
 CPU = torch.device("cpu")
@@ -354,6 +354,18 @@ def test_an_imported_version_of_a_preset_that_is_not_here_is_named(here: Path, t
     import_version(tmp_path / "whole.zip", there)
     with pytest.raises(WeightsError, match="sam2-l is only here as what was imported: name theirs-1"):
         resolve("sam2-l", there)
+
+
+def test_no_training_starts_from_what_was_imported_unless_it_is_named(here: Path, there: Path, tmp_path: Path) -> None:
+    card = {**resolve(EMBEDDED).card, "preset": "sam2-l", "start": True}
+    shutil.copytree(resolve(EMBEDDED).directory, here / "sam2-l-start")
+    (here / "sam2-l-start/card.json").write_text(json.dumps(card))
+    export_version(resolve("sam2-l-start", here), tmp_path / "start.zip")
+    import_version(tmp_path / "start.zip", there)
+    with pytest.raises(WeightsError, match="sam2-l-start is only here as what was imported: name it"):
+        resolve_start("sam2-l", None, there)
+    assert resolve_start("sam2-l", "sam2-l-start", there).directory == there / "sam2-l-start"
+    assert resolve_start("sam2-l", None, here).name == "sam2-l-start"
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-99", "sam2-l"])
