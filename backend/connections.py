@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
-from waitress.parser import HTTPRequestParser
+from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import MultiSocketServer, TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 from waitress.utilities import BadRequest
@@ -81,7 +81,10 @@ class Request(HTTPRequestParser):  # type: ignore[misc]  # the package has no ty
         self.reserved = 0
 
     def parse_header(self, header_plus: bytes) -> None:
-        super().parse_header(header_plus)
+        try:
+            super().parse_header(header_plus)
+        except ValueError:  # of an address such as http://[, or a length of thousands of digits
+            raise ParsingError("Malformed header") from None
         # As waitress itself tells the application.
         self._route = "/" + self.path.lstrip("/")
         server, address = self._connection.server, self._connection.addr[0]

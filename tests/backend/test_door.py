@@ -245,3 +245,23 @@ def test_listening_to_others_without_a_password_is_told(redis_url: str, tmp_path
     secure = {"AV2T_BACKEND_USER": USER, "AV2T_BACKEND_PASSWORD": PASSWORD}
     with running(redis_url, tmp_path / "second.log", AV2T_BACKEND_HOST="0.0.0.0", **secure) as backend:
         assert told not in backend.process.log.read_text()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET http://[ HTTP/1.1\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nContent-Length: " + b"1" * 5000 + b"\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"\x00\x01\x02\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n",
+        b"GET /" + b"x" * limits.HEADER + b" HTTP/1.1\r\n\r\n",
+    ],
+    ids=["address", "length", "negative", "binary", "line", "long"],
+)
+def test_what_is_no_request_is_answered_and_logged_by_nobody(backend: Backend, sent: bytes) -> None:
+    written = backend.process.log.stat().st_size
+    with connected(backend, sent) as caller:
+        assert answer(caller)[0].split()[1] in {b"400", b"431"}
+    assert backend.http.get("/health").status_code == 200
+    assert backend.process.log.stat().st_size == written
