@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import NoReturn
 
 from av2t_core.errors import AV2TError
+from worker.texts import lines
 
 COMMANDS = {
     "predict": ("av2t.predict", "mask what sounds in one video, without Label Studio"),
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except AV2TError as error:
-        print(f"av2t: error: {error}", file=sys.stderr)
+        print(f"av2t: error: {lines(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("av2t: stopped", file=sys.stderr)

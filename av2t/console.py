@@ -5,18 +5,27 @@ from typing import Any
 
 from tqdm import tqdm
 
+from worker.texts import one_line
+
 _BAR = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {unit} {elapsed}<{remaining}{postfix}"
 
 
 def note(sentence: str) -> None:
-    print(f"av2t: {sentence}", file=sys.stderr, flush=True)
+    print(f"av2t: {one_line(sentence)}", file=sys.stderr, flush=True)
 
 
 def progress_bar(what: str, total: int | None, unit: str) -> Any:
     """A tqdm bar; it shows itself on a terminal only. Bytes, of the unit "B", are scaled."""
     scale = unit == "B"
     return tqdm(
-        desc=what, total=total, unit=unit, unit_scale=scale, disable=None, file=sys.stderr, leave=False, bar_format=_BAR
+        desc=one_line(what),
+        total=total,
+        unit=unit,
+        unit_scale=scale,
+        disable=None,
+        file=sys.stderr,
+        leave=False,
+        bar_format=_BAR,
     )
 
 
@@ -24,6 +33,8 @@ def table(title: str, rows: list[list[str]]) -> list[str]:
     """Lines of a table with aligned columns under its title, after an empty line; none without rows."""
     if not rows:
         return []
+    # What they say may be from anybody.
+    rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     cells = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
     return ["", title, *("  " + "  ".join(row).rstrip() for row in cells)]

@@ -23,6 +23,7 @@ from worker.projects import Project
 from worker.queue import connect, reachable, redis_address
 from worker.queue_views import overview
 from worker.settings import Settings
+from worker.texts import one_line
 
 if TYPE_CHECKING:
     from worker.client import LabelStudioClient, ProjectState
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     for finding in _examine(settings, args.project):
         found.append(finding)
         if not args.json:
-            print(f"{MARKS[finding.state]}  {finding.what}: {finding.sentence}", flush=True)
+            print(f"{MARKS[finding.state]}  {finding.what}: {one_line(finding.sentence)}", flush=True)
     failed = sum(finding.state == "fail" for finding in found)
     if args.json:
         print(json.dumps([asdict(finding) for finding in found], indent=2))

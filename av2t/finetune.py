@@ -15,6 +15,7 @@ from av2t_core.versions import resolve
 from worker.queue import TRAIN, connect
 from worker.queue_views import State, workers
 from worker.settings import Settings
+from worker.texts import one_line
 from worker.trainings import MOST_EPOCHS, Extra, Training, enqueue_training, training, trainings
 
 DESCRIPTION = """\
@@ -99,9 +100,9 @@ def _watch(connection: Redis, project: int, job: str) -> int:
             bar.show(now)
             time.sleep(INTERVAL)
     if now is not None and now.state is State.DONE:
-        print(now.told)
+        print(one_line(now.told))
         return 0
-    print(f"The training failed: {now.told if now else 'nothing is known of it any more'}", file=sys.stderr)
+    print(f"The training failed: {one_line(now.told) if now else 'nothing is known of it any more'}", file=sys.stderr)
     return 1
 
 
@@ -128,6 +129,6 @@ class _Bar:
                 self._open.enter_context(progress_bar(stage, now.total, UNITS.get(stage, ""))) if stage else None
             )
         if self._bar is not None:
-            self._bar.set_postfix_str(now.measured, refresh=False)
+            self._bar.set_postfix_str(one_line(now.measured), refresh=False)
             self._bar.n = now.done or 0
             self._bar.refresh()

@@ -33,7 +33,7 @@ def show_all(args: argparse.Namespace) -> int:
         versions = _of_project(args.project, versions, pointers, settings)
     found = [_summary(version, pointers, settings) for version in versions]
     if args.json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print(json.dumps(found, indent=2))
         return 0
     where = settings.store is not None
     head = ["name", *(["where"] if where else [])]
@@ -60,7 +60,7 @@ def show(args: argparse.Namespace) -> int:
     version = resolve(args.name, settings.models_dir)
     found = _summary(version, read_all(settings.models_dir), settings)
     if args.json:
-        print(json.dumps({**found, "card": version.card}, indent=2, ensure_ascii=False))
+        print(json.dumps({**found, "card": version.card}, indent=2))
         return 0
     card = version.card
     about = {
@@ -96,7 +96,7 @@ def compare(args: argparse.Namespace) -> int:
     one, other = (_sets(version) for version in versions)
     common = {use: len(one[use] & other[use]) for use in ("training", "held out")}
     if args.json:
-        print(json.dumps({"versions": found, "clips_in_common": common}, indent=2, ensure_ascii=False))
+        print(json.dumps({"versions": found, "clips_in_common": common}, indent=2))
         return 0
     judged = [[text, *(_share(each["after"].get(key)) for each in found)] for key, text in METRICS.items()]
     before = [f"{METRICS['sounding_iou']}, before it", *(_share(each["before"].get("sounding_iou")) for each in found)]

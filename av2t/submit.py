@@ -18,6 +18,7 @@ from worker.projects import Project
 from worker.queue import connect, enqueue_preannotation
 from worker.queue_views import State, failed_jobs, overview, states
 from worker.settings import Settings
+from worker.texts import one_line
 
 if TYPE_CHECKING:
     from worker.client import LabelStudioClient
@@ -121,7 +122,7 @@ def _watch(connection: Redis, project: int, tasks: Sequence[int], model_version:
         job for job in failed_jobs(connection, project) if job.task in mine and job.model_version == model_version
     ]
     for job in failures[:MAX_FAILURES]:
-        print(f"task {job.task}: {job.error}", file=sys.stderr)
+        print(f"task {job.task}: {one_line(job.error)}", file=sys.stderr)
     if len(failures) > MAX_FAILURES:
         note(f"and {len(failures) - MAX_FAILURES} more, see `av2t status --project {project} --json`")
     if failures:

@@ -24,7 +24,18 @@ from av2t_core.errors import WeightsError, misfit
 from av2t_core.model_folder import alone
 from av2t_core.presets import PRESETS
 from av2t_core.store import fetch
-from av2t_core.versions import BUILT_IN, LARGEST_CARD, NAMES, Version, check_name, file_hash, find, parse_card
+from av2t_core.versions import (
+    BUILT_IN,
+    IMPORT_MARK,
+    LARGEST_CARD,
+    NAMES,
+    Version,
+    check_name,
+    file_hash,
+    find,
+    is_own_name,
+    parse_card,
+)
 
 SUMS = "SHA256SUMS"
 
@@ -105,6 +116,10 @@ class _Bundle:
         if None in sums or sorted(member.filename for member in members) != sorted([SUMS, *hashes]) or len(names) != 1:
             raise refused
         name = check_name(names[0])
+        if is_own_name(name):
+            raise WeightsError(
+                f"{file} is called {name}, as what this package brings itself: export it under another name"
+            )
         text = _text(archive, f"{name}/card.json")
         card = parse_card(text) if text else None
         if not text or card is None or hashes.pop(f"{name}/card.json") != hashlib.sha256(text).hexdigest():
@@ -147,6 +162,7 @@ class _Bundle:
                 with writing(models_dir):
                     aside.mkdir()
                     (aside / "card.json").write_bytes(self.card)
+                    (aside / IMPORT_MARK).touch()
                     for path, sha256 in new:
                         self._extract(path, sha256, aside / path.name)
                     shapes = {path: _shapes([aside / path.name]) for path, _ in new}

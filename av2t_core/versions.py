@@ -5,6 +5,7 @@
     <name>/card.json                  preset, feature, labels, parent, parts, metrics, the weights' hash
     parts/<part>-<hash>.safetensors   what was not, shared by the versions whose cards name it
     <name>/.store                     if it is in a model store, which then has what is missing here (see `store`)
+    <name>/.imported                  if it came as a file, from anybody: then it is used by its own name alone
 
 A version that a project's annotations have made holds nothing else: its card says `onto_parent`, and its tensors go
 over those of its parent. A version is written aside and renamed into place, and never changed afterwards. Nothing here
@@ -28,6 +29,7 @@ PARTS_FOLDER = "parts"
 DOWNLOADS_FOLDER = "downloads"
 PROJECTS_FOLDER = "projects"
 STORE_MARK = ".store"
+IMPORT_MARK = ".imported"
 NAMES = "names."
 """What the tensors begin with by which a version names things beside those that it knew."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
@@ -78,6 +80,11 @@ class Version:
     def in_store(self) -> bool:
         """Whether a model store has it, too."""
         return (self.directory / STORE_MARK).is_file()
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether it came as a file, from anybody."""
+        return (self.directory / IMPORT_MARK).is_file()
 
     @property
     def base(self) -> "Version | None":
@@ -163,19 +170,22 @@ class Version:
 
 
 def resolve(name: str, models_dir: Path | None = None) -> Version:
-    """The version of this name, or the newest one of the preset of this name that nobody has fine-tuned.
+    """The version of this name, or the newest one of the preset of this name that nobody has fine-tuned, and that was
+    pulled or made here or ships with the package: what was imported is meant by its own name alone.
 
-    `models_dir`: where a worker keeps the versions that it trained; looked into before the built-in ones.
-    WeightsError: there is none, or its card cannot be read; the message names what there is.
+    `models_dir`: where a worker keeps the versions that it trained; looked into before the built-in ones. What cannot
+    be read there is not chosen.
+    WeightsError: there is none, or the card of the one of this name cannot be read; the message names what there is.
     """
     if (version := find(name, models_dir)) is not None:
         return version
-    if models_dir is not None and (
-        own := [version for version in map(_read, _directories(models_dir)) if _is_of_preset(version, name)]
-    ):
+    of_preset = [each for each in (readable(models_dir)[0] if models_dir else []) if _is_of_preset(each, name)]
+    if own := [each for each in of_preset if each.directory.parent == models_dir and not each.is_imported]:
         return max(own, key=lambda version: (version.directory / "card.json").stat().st_mtime)
     if built_in := [version for version in map(_read, _directories(BUILT_IN)) if _is_of_preset(version, name)]:
         return max(built_in, key=lambda version: _natural(version.name))
+    if imported := [each.name for each in of_preset if each.is_imported]:
+        raise WeightsError(f"{name} is only here as what was imported: name {' or '.join(imported)} if that is meant")
     if how := published.how_to_get(name):
         raise WeightsError(f"the weights of {name} are not in {models_dir or BUILT_IN}: {how}")
     known = [path.name for root in (models_dir, BUILT_IN) if root is not None for path in _directories(root)]
@@ -206,6 +216,10 @@ def resolve_start(preset: str, name: str | None, models_dir: Path) -> Version:
         # EVF-SAM is the same with adapters and without.
         own = published.start_name(preset)
         version = resolve(own if (models_dir / own).is_dir() else published.start_name(base), models_dir)
+    if name is None and version.is_imported:
+        raise WeightsError(
+            f"{version.name} is only here as what was imported: name it if trainings of {preset} are to start from it"
+        )
     theirs = version.card["preset"]
     if theirs not in PRESETS or _stem(theirs) != _stem(preset):
         raise WeightsError(
@@ -218,6 +232,17 @@ def resolve_start(preset: str, name: str | None, models_dir: Path) -> Version:
 def installed(models_dir: Path) -> list[Version]:
     """All that are in `models_dir`, and the built-in ones. WeightsError: a card cannot be read."""
     return [_read(path) for root in (models_dir, BUILT_IN) for path in _directories(root)]
+
+
+def readable(models_dir: Path) -> tuple[list[Version], list[str]]:
+    """As `installed`, but without those whose cards cannot be read, and a sentence about each of these."""
+    versions, problems = [], []
+    for path in (path for root in (models_dir, BUILT_IN) for path in _directories(root)):
+        try:
+            versions.append(_read(path))
+        except WeightsError as error:
+            problems.append(str(error))
+    return versions, problems
 
 
 def fine_tuned_name(parent: Version, project: int, number: int) -> str:
@@ -262,6 +287,14 @@ def check_name(name: str) -> str:
     if name in (PARTS_FOLDER, DOWNLOADS_FOLDER, PROJECTS_FOLDER):
         raise WeightsError(f"{name!r} is no model version: a folder beside them is called so")
     return name
+
+
+def is_own_name(name: str) -> bool:
+    """Whether a preset is called so, or what this package ships or will ship of one."""
+    return any(
+        name == preset or (preset not in published.presets() and re.fullmatch(rf"{re.escape(preset)}-\d+", name))
+        for preset in PRESETS
+    )
 
 
 def _is_of_preset(version: Version, preset: str) -> bool:

@@ -1,8 +1,8 @@
 """The ML-backend protocol over HTTP: label-studio-ml's routes, with a manager, checks and error answers of ours."""
 
 import logging
+import re
 from dataclasses import asdict
-from hmac import compare_digest
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,14 +10,15 @@ from urllib.parse import urlsplit
 from flask import Flask, Response, jsonify, redirect, request
 from redis import Redis
 from rq.exceptions import NoSuchJobError
-from werkzeug.datastructures import WWWAuthenticate
-from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, NotFound, Unauthorized
+from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, NotFound
 from werkzeug.wrappers import Response as BaseResponse
 
+from av2t_core import limits
 from av2t_core.errors import AV2TError
 from av2t_core.pointers import promote, rollback
 from backend import bodies, status
 from backend.bodies import BodyError
+from backend.door import status_line
 from backend.frame import api
 from backend.manager import Manager, UnknownProjectError
 from backend.metrics import CONTENT_TYPE, exposition
@@ -25,23 +26,24 @@ from worker.queue import QueueError, reachable, retry_job, stop_job
 from worker.reconcile import reconcile_soon
 from worker.settings import Settings
 from worker.sheets import sheet
+from worker.texts import sentence
 from worker.trainings import training
 
 log = logging.getLogger(__name__)
-
-# A task comes with its annotations, and one of 60 brushed frames has some 3 MB.
-MAX_BODY_MB = 100
 
 # label_studio_ml.api logs whole headers and bodies for debugging, and the body of /setup holds a token.
 api.logger.setLevel(logging.INFO)
 
 server: Flask = api._server
-server.config["MAX_CONTENT_LENGTH"] = MAX_BODY_MB * 1024 * 1024
+# Logging or not, these two read each body and each answer whole before anything else does.
+server.before_request_funcs[None].remove(api.log_request_info)
+server.after_request_funcs[None].remove(api.log_response_info)
 
 
 def create_app(settings: Settings, connection: Redis) -> Flask:
     """The WSGI application. There is one in a process, for the frame's server is a module's global.
 
+    Who calls, and how large a body is, has been looked at before: by `backend.door`.
     Raises AV2TError if the model version that the settings name does not exist.
     """
 
@@ -58,28 +60,13 @@ BUTTONS = {"retry", "stop", "use", "take_back", "predict_anew"}
 
 
 @server.before_request
-def check_caller() -> None:
-    """Who calls, where the settings name somebody. /health is open: it tells nothing, and health checks need it."""
-    settings: Settings = server.config["SETTINGS"]
-    if settings.backend_password is None or request.path == "/health":
-        return
-    given = request.authorization
-    user, password = (given.username or "", given.password or "") if given and given.type == "basic" else ("", "")
-    expected = (settings.backend_user or "", settings.backend_password.get_secret_value())
-    # Both are compared, and each in the same time wherever the first difference is.
-    same = [compare_digest(a.encode(), b.encode()) for a, b in zip((user, password), expected, strict=True)]
-    if not all(same):
-        raise Unauthorized(
-            "the user and the password in AV2T_BACKEND_USER and AV2T_BACKEND_PASSWORD are needed",
-            www_authenticate=WWWAuthenticate("basic", {"realm": "AV2T-SAM"}),
-        )
-
-
-@server.before_request
 def check_request() -> None:
     if request.endpoint in BUTTONS:
         _check_own_page()
     elif request.method == "POST" and request.endpoint:
+        data = request.get_data()
+        if data.count(b"[") + data.count(b"{") > limits.BODY_PARTS:
+            raise BodyError("body", f"it has more than {limits.BODY_PARTS} objects and lists: send fewer tasks at once")
         try:
             body = request.get_json()
         except (BadRequest, RecursionError):
@@ -196,8 +183,8 @@ def predict_anew() -> BaseResponse:
 
 
 def _project(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()):
-        raise BodyError("id", f"{text!r} is no number of a project")
+    if not re.fullmatch("[1-9][0-9]{0,18}", text):
+        raise BodyError("id", f"{text[:100]!r} is no number of a project")
     return int(text)
 
 
@@ -211,12 +198,10 @@ def _snapshot() -> dict[str, Any]:
     return status.snapshot(server.config["REDIS"], api._manager, server.config["SETTINGS"])
 
 
-def _answer(code: int, sentence: str, **more: Any) -> Response:
-    response = jsonify({"error": sentence, **more})
-    # Label Studio reads no error's body. It shows the status line's reason to the person who connects the backend,
-    # so that is where the sentence has to be; a line of HTTP holds no line breaks and no characters beyond latin-1.
-    reason = " ".join(sentence.split())[:500].encode("latin-1", "replace").decode("latin-1")
-    response.status = f"{int(code)} {reason}"
+def _answer(code: int, said: str, **more: Any) -> Response:
+    told = sentence(said)
+    response = jsonify({"error": told, **more})
+    response.status = status_line(code, told)
     return response
 
 
@@ -236,13 +221,7 @@ def refused(error: AV2TError) -> Response:
 
 @server.errorhandler(HTTPException)
 def http_error(error: HTTPException) -> Response:
-    if error.code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        return _answer(error.code, f"The body is larger than {MAX_BODY_MB} MB: send fewer tasks at once")
-    answer = _answer(error.code or HTTPStatus.INTERNAL_SERVER_ERROR, f"{request.path}: {error.description}")
-    if isinstance(error, Unauthorized):
-        answer.headers.extend(error.get_headers())
-        answer.content_type = "application/json"
-    return answer
+    return _answer(error.code or HTTPStatus.INTERNAL_SERVER_ERROR, f"{request.path[:100]}: {error.description}")
 
 
 def bug(error: Exception) -> Response:

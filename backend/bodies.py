@@ -2,16 +2,43 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from av2t_core import limits
 from av2t_core.errors import AV2TError
+from worker.texts import sentence
 from worker.trainings import MOST_EPOCHS, Extra
 
-Id = Annotated[int, Field(strict=True, ge=1, le=2**63 - 1)]
-Text = Annotated[str, Field(strict=True)]
+LARGEST_ID = 2**63 - 1
+
+
+def _writable(text: str) -> str:
+    """JSON may hold halves of characters, which nothing can write down."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"character {error.start + 1} is half of one") from None
+    return text
+
+
+def _text(value: Any) -> Any:
+    if not isinstance(value, str | None):
+        raise ValueError("it must be text")
+    return value
+
+
+def _small(key: str) -> str:
+    if project_id(key) > LARGEST_ID:
+        raise ValueError(f"the number of a project is at most {LARGEST_ID}")
+    return key
+
+
+Id = Annotated[int, Field(strict=True, ge=1, le=LARGEST_ID)]
+Text = Annotated[str, Field(strict=True), AfterValidator(_writable)]
+Name = Annotated[Text, Field(max_length=limits.TITLE)]
 
 # "3.1700000000": the project's id and the second of its creation. A script may leave the second out.
-ProjectKey = Annotated[str, StringConstraints(strict=True, pattern=r"^[1-9][0-9]{0,18}(\.[0-9]{1,20})?$")]
+ProjectKey = Annotated[str, Field(strict=True, pattern=r"^[1-9][0-9]{0,18}(\.[0-9]{1,20})?$"), AfterValidator(_small)]
 
 
 class BodyError(AV2TError):
@@ -38,7 +65,8 @@ class ConfiguredProject(Project):
 class Setup(BaseModel):
     project: ProjectKey
     schema_: Text = Field(alias="schema")
-    hostname: Text | None = None
+    # How Label Studio's own address is set must not disconnect it: one that is none is ignored, with a remark.
+    hostname: Annotated[Any, AfterValidator(_text)] = None
 
 
 class Predict(BaseModel):
@@ -54,7 +82,7 @@ class Train(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     project: Id
-    base_version: Text | None = None
+    base_version: Name | None = None
     epochs: Annotated[int, Field(strict=True, ge=1, le=MOST_EPOCHS)] | None = None
     also: list[Extra] = []
 
@@ -64,7 +92,7 @@ class Versions(BaseModel):
 
 
 class Webhook(BaseModel):
-    action: Text
+    action: Name
 
 
 class TasksCreated(BaseModel):
@@ -139,4 +167,5 @@ def _validate(model: type[BaseModel], body: dict[str, Any]) -> None:
 
 def _path(location: tuple[int | str, ...]) -> str:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    return path.removeprefix(".")
+    # The name of a field that is too many is of any length.
+    return sentence(path.removeprefix("."))

@@ -10,14 +10,16 @@ from typing import Any
 
 from redis import Redis
 
+from av2t_core import limits
 from av2t_core.errors import AV2TError
 from av2t_core.labelstudio.config import parse_label_config
-from av2t_core.versions import installed, resolve
+from av2t_core.versions import readable, resolve
 from backend.bodies import project_id, project_in
 from backend.frame import LabelStudioMLBase
 from worker.projects import Project, keep, known
 from worker.queue import Enqueued, enqueue_preannotation, forget_tasks
-from worker.settings import Settings
+from worker.settings import Settings, web_address
+from worker.texts import sentence
 from worker.trainings import Extra, enqueue_training, is_training
 
 log = logging.getLogger(__name__)
@@ -72,13 +74,14 @@ class Manager:
         self._settings = settings
         self.mirror = settings.mirror()
         self._lock = Lock()
-        self._remarks: deque[Remark] = deque(maxlen=20)
+        self._remarks: deque[Remark] = deque(maxlen=limits.REMARKS)
 
     def fetch(
         self, project: str, schema: str, _force_reload: bool = False, /, *, hostname: str | None = None, **_: Any
     ) -> ProjectModel:
         """/setup. Its access_token is the legacy one, useless where that is off, and is not kept."""
-        return self._model(project_id(project), label_config=schema, hostname=hostname)
+        id = project_id(project)
+        return self._model(id, label_config=schema, hostname=self._address(id, hostname or ""))
 
     def predict(
         self,
@@ -134,7 +137,7 @@ class Manager:
     def versions(self) -> list[str]:
         """The model versions that Label Studio can choose from, the current one first."""
         current = self.current_version()
-        others = [each.name for each in installed(self._settings.models_dir) if not each.card.get("start")]
+        others = [each.name for each in readable(self._settings.models_dir)[0] if not each.card.get("start")]
         return list(dict.fromkeys([current, *others]))
 
     def _get_models_from_workdir(self, _project: str) -> list[str]:
@@ -165,7 +168,24 @@ class Manager:
 
     def _told(self, project: dict[str, Any]) -> ProjectModel:
         """By the project that comes with an event."""
-        return self._model(project["id"], label_config=project["label_config"], chosen=project.get("model_version"))
+        # Cut, the title of a backend is still the name of no model version.
+        chosen = None if (said := project.get("model_version")) is None else said[: limits.TITLE]
+        return self._model(project["id"], label_config=project["label_config"], chosen=chosen)
+
+    def _address(self, project: int, said: str) -> str | None:
+        """Label Studio's, for links that people follow; None where it has said none that can be used."""
+        if not said:
+            return None
+        try:
+            if len(said) > limits.ADDRESS:
+                raise ValueError(f"it must have at most {limits.ADDRESS} characters")
+            return web_address(said)
+        except ValueError as error:
+            self._remark(
+                f"The address that Label Studio has told with project {project} is no http address to link to: {error};"
+                " set LABEL_STUDIO_HOST where Label Studio runs"
+            )
+            return None
 
     def _model(self, id: int, *, label_config: str | None, **told: str | None) -> ProjectModel:
         """The project as it is with what was told of it now; None says nothing. ConfigError, UnknownProjectError."""
@@ -179,7 +199,10 @@ class Manager:
             keep(self._connection, project)
         return model
 
-    def _remark(self, sentence: str) -> None:
-        log.warning("%s", sentence)
+    def _remark(self, said: str) -> None:
+        """What was said before is said anew, and not twice."""
+        remark = Remark(time=datetime.now(UTC), sentence=sentence(said))
+        log.warning("%s", remark.sentence)
         with self._lock:
-            self._remarks.append(Remark(time=datetime.now(UTC), sentence=sentence))
+            others = [each for each in self._remarks if each.sentence != remark.sentence]
+            self._remarks = deque([*others, remark], maxlen=limits.REMARKS)

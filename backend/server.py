@@ -8,17 +8,16 @@ import time
 from threading import Thread
 
 from redis import Redis
-from waitress import create_server
 
 from av2t_core.errors import AV2TError, ConfigError
 from av2t_core.mirror import Mirror
-from backend.app import MAX_BODY_MB, create_app
+from backend.app import create_app
+from backend.connections import listen
+from backend.door import Door, exposure
 from worker.queue import QueueError, reachable, redis_address
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)
-
-THREADS = 8
 
 
 def serve(settings: Settings, connection: Redis) -> None:
@@ -29,9 +28,7 @@ def serve(settings: Settings, connection: Redis) -> None:
         Thread(target=_follow, args=(mirror, settings.models_refresh), name="av2t-mirror", daemon=True).start()
     host, port = settings.backend_host, settings.backend_port
     try:
-        # A little above the application's own limit, which answers with a sentence.
-        limit = (MAX_BODY_MB + 1) * 1024 * 1024
-        server = create_server(app, host=host, port=port, threads=THREADS, ident=None, max_request_body_size=limit)
+        server = listen(app, Door(settings), host, port)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ConfigError(
@@ -43,6 +40,9 @@ def serve(settings: Settings, connection: Redis) -> None:
         raise ConfigError(f"Cannot listen on {host}: it is no address of this machine; change --host") from None
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     print(f"The backend listens on http://{host}:{port}, its queue is in Redis at {_state(connection)}", flush=True)
+    if caution := exposure(settings):
+        print(f"WARNING: {caution}", flush=True)
+        log.warning("%s", caution)
     # Ends on SystemExit and KeyboardInterrupt, after the requests at hand.
     server.run()
 

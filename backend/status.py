@@ -1,21 +1,24 @@
 """The status page: what runs, what waits and what failed, as HTML for people and as JSON for scripts."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
-from urllib.parse import urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from redis import Redis
 
+from av2t_core.errors import WeightsError
 from av2t_core.pointers import read
-from av2t_core.versions import Version, installed
+from av2t_core.versions import Version, readable
+from backend.door import exposure
 from backend.manager import Manager
-from worker.projects import Project, all_known
+from worker.projects import Project, with_damaged
 from worker.queue import TRAIN
 from worker.queue_views import failed_jobs, finished_jobs, overview, workers
-from worker.settings import Settings
+from worker.settings import Settings, web_address
 from worker.sheets import having_sheets
+from worker.texts import sentence
 from worker.trainings import trainings
 
 # More rows help nobody, and the counts say how many there are.
@@ -28,15 +31,16 @@ _templates = Environment(loader=PackageLoader("backend"), autoescape=True, undef
 
 def snapshot(connection: Redis, manager: Manager, settings: Settings) -> dict[str, Any]:
     """All that the page shows; times are ISO 8601 in UTC. Raises QueueError."""
-    projects = all_known(connection)
+    projects, damaged_projects = with_damaged(connection)
     hostnames = {project.id: project.hostname for project in projects}
 
     def link(project: int) -> str:
-        base = hostnames.get(project, "")
-        # It came in a request, and a link is followed by a person.
-        if urlsplit(base).scheme not in {"http", "https"}:
+        try:
+            # It came in a request, and a link is followed by a person.
+            base = web_address(hostnames.get(project, ""))
+        except ValueError:
             base = settings.label_studio_url
-        return f"{base.rstrip('/')}/projects/{project}/data"
+        return f"{base}/projects/{project}/data"
 
     def with_link(row: dict[str, Any]) -> dict[str, Any]:
         return {**row, "link": f"{link(row['project'])}?task={row['task']}"}
@@ -45,11 +49,12 @@ def snapshot(connection: Redis, manager: Manager, settings: Settings) -> dict[st
     failures = [plain(asdict(job)) for job in failed_jobs(connection, limit=MAX_FAILURES)]
     done = finished_jobs(connection, limit=MAX_FINISHED)
     learnt = trainings(connection, limit=MAX_TRAININGS)
-    versions = installed(settings.models_dir)
+    versions, damaged_versions = readable(settings.models_dir)
     pictured = having_sheets(connection, [job.id for job in done])
-    return {
+    said = {
         **queue,
         "model_version": manager.current_version(),
+        "exposure": exposure(settings),
         "store": _store(manager),
         "projects": [{**_project(each, settings, versions), "link": link(each.id)} for each in projects],
         "running": [with_link(row) for row in queue["running"]],
@@ -57,8 +62,11 @@ def snapshot(connection: Redis, manager: Manager, settings: Settings) -> dict[st
         "done": [{**with_link(plain(asdict(job))), "sheet": job.id in pictured} for job in done],
         "trainings": [{**plain(asdict(each)), "told": each.told, "link": link(each.project)} for each in learnt],
         "trainers": plain([asdict(worker) for worker in workers(connection, TRAIN)]),
-        "remarks": [plain(asdict(remark)) for remark in manager.remarks()],
+        "damaged_projects": damaged_projects,
+        "damaged_versions": damaged_versions,
+        "remarks": [asdict(remark) for remark in manager.remarks()],
     }
+    return {name: plain(value) for name, value in said.items()}
 
 
 def _store(manager: Manager) -> dict[str, Any] | None:
@@ -76,21 +84,32 @@ def _store(manager: Manager) -> dict[str, Any] | None:
 def _project(project: Project, settings: Settings, versions: Sequence[Version]) -> dict[str, Any]:
     """`versions`: those that were made for it, the newest first, but for the one that it uses. `earlier`: whether it
     used another one before. `pinned`: its settings in Label Studio name the one that it uses. `outdated`: whether
-    tasks that an earlier one has predicted wait for a person to say so."""
-    current = project.model_version(settings)
-    pointer = read(settings.models_dir, project.id)
+    tasks that an earlier one has predicted wait for a person to say so. `error`: why it can use none."""
+    try:
+        current, error = project.model_version(settings), None
+        pointer = read(settings.models_dir, project.id)
+    except WeightsError as wrong:
+        current, error, pointer = "", str(wrong), None
     own = [each for each in versions if each.card.get("project") == project.id and each.name != current]
     return {
         "id": project.id,
         "model_version": current,
+        "error": error,
         "pinned": pointer is not None and pointer.current != current,
         "earlier": bool(pointer and pointer.history),
         "outdated": pointer is not None and settings.repredict == "ask",
         "versions": [
-            {"name": each.name, "sentence": each.card.get("verdict", {}).get("sentence", "")}
+            {"name": each.name, "sentence": _verdict(each)}
             for each in sorted(own, key=lambda each: str(each.card.get("created")), reverse=True)
         ],
     }
+
+
+def _verdict(version: Version) -> str:
+    """What its training said of it."""
+    verdict = version.card.get("verdict", {})
+    said = verdict.get("sentence", "") if isinstance(verdict, dict) else None
+    return said if isinstance(said, str) else "Its card is damaged: the verdict has no sentence."
 
 
 def page(data: dict[str, Any]) -> str:
@@ -99,9 +118,13 @@ def page(data: dict[str, Any]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """As JSON has it."""
+    """As JSON has it, and as a page can show it, whatever somebody has written into it."""
     if isinstance(value, dict):
-        return {name: plain(item) for name, item in value.items()}
+        return {sentence(str(name)): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
+    if isinstance(value, str):
+        return sentence(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return value.isoformat(timespec="seconds") if hasattr(value, "isoformat") else value

@@ -12,6 +12,7 @@ from rq.job import Job
 
 from worker.failures import redact
 from worker.settings import Settings
+from worker.texts import lines, one_line
 
 # What the lines are about, told in each line of JSON; for people the sentences say it.
 _subject: ContextVar[dict[str, str | int]] = ContextVar("subject", default={})  # noqa: B039  # never changed in place
@@ -29,12 +30,22 @@ def about(job: Job) -> Iterator[None]:
 
 
 class _Formatter(logging.Formatter):
+    """What a line quotes may be from anybody: it begins no line of its own."""
+
     def __init__(self, secret: str) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+        super().__init__(datefmt="%Y-%m-%d %H:%M:%S")
         self._secret = secret
 
     def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record), self._secret)
+        line = f"{self.formatTime(record, self.datefmt)} {record.levelname} {self.message(record)}"
+        return "\n".join([line, *(f"  {each}" for each in self.traceback(record).splitlines())])
+
+    def message(self, record: logging.LogRecord) -> str:
+        return one_line(redact(record.getMessage(), self._secret))
+
+    def traceback(self, record: logging.LogRecord) -> str:
+        """ "" if there is none."""
+        return lines(redact(self.formatException(record.exc_info), self._secret)) if record.exc_info else ""
 
 
 class _JsonFormatter(_Formatter):
@@ -42,11 +53,11 @@ class _JsonFormatter(_Formatter):
         said: dict[str, str | int] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
-            "message": redact(record.getMessage(), self._secret),
+            "message": self.message(record),
             **_subject.get(),
         }
-        if record.exc_info:
-            said["traceback"] = redact(self.formatException(record.exc_info), self._secret)
+        if traceback := self.traceback(record):
+            said["traceback"] = traceback
         return json.dumps(said, ensure_ascii=False)
 
 

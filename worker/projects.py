@@ -1,10 +1,12 @@
 """What Label Studio has told of its projects, kept in Redis: it outlives a restart, and the workers reconcile by it."""
 
 import json
+import re
 from dataclasses import asdict, dataclass
 
 from redis import Redis
 
+from av2t_core import limits
 from av2t_core.errors import AV2TError, WeightsError
 from av2t_core.pointers import current
 from av2t_core.versions import find, resolve
@@ -16,9 +18,6 @@ KEY = "av2t:projects"
 
 ABSENT = "av2t:absent"
 """Those of which the last look for missed tasks was told that there is none any more."""
-
-MOST = 1000
-"""A label config is some kilobytes; the bound is for a caller that makes up projects."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,26 +67,45 @@ def model_version(connection: Redis, project: int, settings: Settings) -> str:
 def keep(connection: Redis, project: Project) -> None:
     """In place of what was known of it. AV2TError: there are too many. QueueError."""
     fields = asdict(project)
+    id, value = str(fields.pop("id")), json.dumps(fields)
     with reachable(connection):
-        if connection.hlen(KEY) >= MOST and not connection.hexists(KEY, str(project.id)):
+        others = [key for key in connection.hkeys(KEY) if key != id.encode()]
+        if len(others) >= limits.PROJECTS:
             raise AV2TError(
-                f"Project {project.id} is one too many: {MOST} are known already; start another Redis for it"
+                f"Project {id} is one too many: {limits.PROJECTS} are known already; start another Redis for it"
             )
-        connection.hset(KEY, str(fields.pop("id")), json.dumps(fields))
+        with connection.pipeline(transaction=False) as pipe:
+            for key in others:
+                pipe.hstrlen(KEY, key)
+            size = sum(pipe.execute())
+        if size + len(value) > limits.PROJECTS_SIZE:
+            raise AV2TError(
+                f"The label config of project {id} is {size + len(value) - limits.PROJECTS_SIZE} characters too many:"
+                f" those of all projects have {limits.PROJECTS_SIZE >> 20} MB; make it smaller, or start another Redis"
+            )
+        connection.hset(KEY, id, value)
 
 
 def known(connection: Redis, project: int) -> Project | None:
-    """QueueError."""
+    """None also where what is kept of it is damaged, which its next /setup mends. QueueError."""
+    id = str(project).encode()
     with reachable(connection):
-        kept = connection.hget(KEY, str(project))
-    return Project(id=project, **json.loads(kept)) if kept else None
+        kept: bytes | None = connection.hget(KEY, id)  # type: ignore[assignment]  # nothing decodes for us
+    return _parsed(id, kept) if kept else None
 
 
 def all_known(connection: Redis) -> list[Project]:
     """By their ids. QueueError."""
+    return with_damaged(connection)[0]
+
+
+def with_damaged(connection: Redis) -> tuple[list[Project], list[str]]:
+    """All that are known, by their ids, and the ids under which something is kept that is no project. QueueError."""
     with reachable(connection):
         kept: dict[bytes, bytes] = connection.hgetall(KEY)  # type: ignore[assignment]  # nothing decodes for us
-    return sorted((Project(id=int(id), **json.loads(fields)) for id, fields in kept.items()), key=lambda each: each.id)
+    found = {id: _parsed(id, value) for id, value in kept.items()}
+    projects = sorted((each for each in found.values() if each), key=lambda each: each.id)
+    return projects, sorted(id.decode(errors="backslashreplace") for id, project in found.items() if project is None)
 
 
 def forget(connection: Redis, project: int) -> None:
@@ -96,3 +114,15 @@ def forget(connection: Redis, project: int) -> None:
         connection.hdel(KEY, str(project))
         connection.srem(ABSENT, project)
         scores.forget(connection, project)
+
+
+def _parsed(id: bytes, value: bytes) -> Project | None:
+    """None if it is none. What a newer release keeps beside it is let be."""
+    try:
+        read = json.loads(value)
+        fields = {name: read.get(name, "") for name in ("label_config", "hostname", "chosen")}
+        for field in fields.values():
+            field.encode()
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    return Project(id=int(id), **fields) if re.fullmatch(rb"[1-9][0-9]{0,18}", id) else None

@@ -17,10 +17,21 @@ from av2t_core.versions import check_name
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
-def _label_studio_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+def web_address(value: str) -> str:
+    """It without a slash at its end. ValueError: it is no http address with a host, or it holds a user or a password;
+    the message does not repeat it."""
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 0) >= 0
+    except ValueError:
+        usable = False
+    if not usable or not value.isprintable() or " " in value:
         raise ValueError("it must be an address such as http://127.0.0.1:8080")
+    if "@" in parts.netloc:
+        raise ValueError(
+            "it must hold no user and no password, which would be in logs and on pages; Label Studio's key goes into"
+            " LABEL_STUDIO_API_KEY"
+        )
     return value.rstrip("/")
 
 
@@ -73,7 +84,7 @@ class Settings(BaseSettings):
     # An empty variable is what compose passes on for one that is not set.
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, populate_by_name=True, extra="forbid")
 
-    label_studio_url: Annotated[str, AfterValidator(_label_studio_url)] = _variable(
+    label_studio_url: Annotated[str, AfterValidator(web_address)] = _variable(
         "LABEL_STUDIO_URL", "http://127.0.0.1:8080", "Where Label Studio is, as the worker reaches it."
     )
     label_studio_api_key: SecretStr | None = _variable(
@@ -110,6 +121,12 @@ class Settings(BaseSettings):
         "AV2T_BACKEND_USER", None, "A name that the backend asks for, by HTTP's basic authentication; with a password."
     )
     backend_password: SecretStr | None = _variable("AV2T_BACKEND_PASSWORD", None, "The password that goes with it.")
+    backend_hosts: str | None = _variable(
+        "AV2T_BACKEND_HOSTS",
+        None,
+        "The names by which the backend is called, with commas between them, or * for any; none: with a password any,"
+        " and without one addresses, this machine's name and names that no public DNS has, such as those of compose.",
+    )
     keyframes_per_second: int = _variable(
         "AV2T_KEYFRAMES_PER_SECOND",
         1,
@@ -207,6 +224,11 @@ class Settings(BaseSettings):
         return Mirror(self.models_dir, self.store)
 
     @property
+    def hosts(self) -> frozenset[str]:
+        """Those of `backend_hosts`."""
+        return frozenset(name.strip().lower() for name in (self.backend_hosts or "").split(",") if name.strip())
+
+    @property
     def clips_dir(self) -> Path:
         """Where fetched clips are kept."""
         return self.data_dir / "clips"
@@ -244,6 +266,6 @@ def _sentence(error: ValidationError) -> str:
     name = next((str(f.validation_alias) for n, f in Settings.model_fields.items() if n == field), field)
     reason = first["msg"].removeprefix("Value error, ")
     # A value that may hold a secret is never repeated.
-    secret = {"LABEL_STUDIO_API_KEY", "REDIS_URL", "AV2T_MODELS_URL", "AV2T_BACKEND_PASSWORD"}
+    secret = {"LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY", "REDIS_URL", "AV2T_MODELS_URL", "AV2T_BACKEND_PASSWORD"}
     value = "" if name in secret else f" is {first['input']!r}"
     return f"{name}{value}: {reason}"

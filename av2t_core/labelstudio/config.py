@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import inf
 from xml.etree import ElementTree
 
+from av2t_core import limits
 from av2t_core.errors import ConfigError
 
 # The control tags that can hold what sounds, each with one class in `controls`. Those of one kind say the same: the
@@ -78,18 +79,44 @@ class Targets:
 
 
 def parse_label_config(xml: str) -> Targets:
-    """The targets of a project's label config; ConfigError names what is missing and shows the remedy."""
+    """The targets of a project's label config; ConfigError names what is missing and shows the remedy.
+
+    It takes a time that grows as the config does, and no faster: anybody may have written it.
+    """
     root = _parse(xml)
     controls = _controls(root)
     named = next((control.to_name for control in controls if control.frames is None), None)
     video = _video(root, named)
     # One clip is looked at: the one that the first of its controls points at.
-    return Targets(video=video, controls=tuple(c for c in controls if c.frames or c.to_name == video.name))
+    targets = Targets(video=video, controls=tuple(c for c in controls if c.frames or c.to_name == video.name))
+    if len(targets.names) > limits.CONFIG_NAMES:
+        raise ConfigError(
+            f"The labels of the label config have {len(targets.names)} names, and the model looks for each of them;"
+            f" leave at most {limits.CONFIG_NAMES}."
+        )
+    return targets
 
 
-class _NoDoctype(ElementTree.TreeBuilder):
+class _Bounded(ElementTree.TreeBuilder):
+    def __init__(self) -> None:
+        super().__init__()
+        self._tags = self._depth = 0
+
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         raise ConfigError("The label config has a DOCTYPE, which Label Studio's tags do not need; remove it.")
+
+    def start(self, tag: str, attrs: dict[str, str]) -> ElementTree.Element:
+        self._tags += 1
+        self._depth += 1
+        if self._tags > limits.CONFIG_TAGS:
+            raise ConfigError(f"The label config has more than {limits.CONFIG_TAGS} tags; take some of them out.")
+        if self._depth > limits.CONFIG_DEPTH:
+            raise ConfigError(f"The label config has more than {limits.CONFIG_DEPTH} tags in each other; flatten it.")
+        return super().start(tag, attrs)
+
+    def end(self, tag: str) -> ElementTree.Element:
+        self._depth -= 1
+        return super().end(tag)
 
 
 def _parse(xml: str) -> ElementTree.Element:
@@ -97,9 +124,13 @@ def _parse(xml: str) -> ElementTree.Element:
         raise ConfigError(
             f'The label config is empty; give it <View><Video name="video" value="$video"/> {REMEDY}</View>.'
         )
+    if len(xml) > limits.LABEL_CONFIG:
+        raise ConfigError(
+            f"The label config has {len(xml)} characters; make it smaller than {limits.LABEL_CONFIG >> 20} MB."
+        )
     try:
         # Entities can only be declared in a DOCTYPE, and the builder refuses that before any is expanded.
-        parser = ElementTree.XMLParser(target=_NoDoctype())  # noqa: S314
+        parser = ElementTree.XMLParser(target=_Bounded())  # noqa: S314
         parser.feed(xml)
         root: ElementTree.Element = parser.close()
     except ElementTree.ParseError as error:
@@ -110,13 +141,16 @@ def _parse(xml: str) -> ElementTree.Element:
 def _controls(root: ElementTree.Element) -> tuple[Control, ...]:
     """Of each kind the first that has labels and something to draw on; if there is none, the first's defect."""
     elements = [element for element in root.iter() if element.tag in KINDS]
+    shown = _Shown(root)
     if not elements:
         raise ConfigError(f"The label config has none of {', '.join(KINDS)} to predict what sounds into; add {REMEDY}.")
     controls: dict[str, Control] = {}
     defects = []
     for element in elements:
+        kind = KINDS[str(element.tag)]
         try:
-            controls.setdefault(KINDS[str(element.tag)], _control(element, root))
+            if kind not in controls:
+                controls[kind] = _control(element, shown)
         except ConfigError as error:
             defects.append(error)
     if not controls:
@@ -124,15 +158,29 @@ def _controls(root: ElementTree.Element) -> tuple[Control, ...]:
     return tuple(controls.values())
 
 
-def _control(element: ElementTree.Element, root: ElementTree.Element) -> Control:
+class _Shown:
+    """What controls may point at, by the tag and the name, the first of each; and the labels beside it, by its name."""
+
+    def __init__(self, root: ElementTree.Element) -> None:
+        self.tags: dict[tuple[str, str | None], ElementTree.Element] = {}
+        beside: dict[str | None, list[ElementTree.Element]] = {}
+        for element in root.iter():
+            if element.tag in {"Image", "Video"}:
+                self.tags.setdefault((str(element.tag), element.get("name")), element)
+            elif element.tag == "Labels":
+                beside.setdefault(element.get("toName"), []).append(element)
+        self.labels = {name: _labels(elements) for name, elements in beside.items()}
+
+
+def _control(element: ElementTree.Element, shown: _Shown) -> Control:
     tag, name, to_name = str(element.tag), element.get("name", ""), element.get("toName", "")
     if not name:
         raise ConfigError(f"A {tag} of the label config has no name; write it like {REMEDY}.")
-    shown = "Image" if tag in IMAGE_KINDS else "Video"
-    found = next((each for each in root.iter(shown) if each.get("name") == to_name), None)
+    wanted = "Image" if tag in IMAGE_KINDS else "Video"
+    found = shown.tags.get((wanted, to_name))
     if not to_name or found is None:
         raise ConfigError(
-            f'{tag} "{name}" points at "{to_name}", and there is no {shown} of that name; write it like {REMEDY}.'
+            f'{tag} "{name}" points at "{to_name}", and there is no {wanted} of that name; write it like {REMEDY}.'
         )
     frames = _variable(found.get("valueList")) if tag in IMAGE_KINDS else None
     if frames is None and tag in IMAGE_KINDS:
@@ -141,8 +189,7 @@ def _control(element: ElementTree.Element, root: ElementTree.Element) -> Control
             f'give it valueList="$frames" in place of value.'
         )
     # The labels of VideoRectangle's boxes are those of a tag beside it.
-    beside = [each for each in root.iter("Labels") if each.get("toName") == to_name]
-    labels = _labels(beside if tag == "VideoRectangle" else [element])
+    labels = shown.labels.get(to_name, ()) if tag == "VideoRectangle" else _labels([element])
     if not labels:
         place = f' in a <Labels toName="{to_name}"> beside it' if tag == "VideoRectangle" else ""
         raise ConfigError(f'{tag} "{name}" has no Label; give it at least one{place}, like {REMEDY}.')

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from redis import Redis
 
+from av2t.redis_server import redis_url as url_of_redis
 from tests.backend.conftest import CONFIG, Backend, running
 from tests.conftest import LabelStudioServer, wait_until
 from worker.queue import open_queue
@@ -27,25 +28,36 @@ CALLS = [
 ]
 
 
-@pytest.fixture
-def secured(redis_url: str, tmp_path: Path) -> Iterator[Backend]:
-    log = tmp_path / "backend.log"
-    with running(redis_url, log, AV2T_BACKEND_USER=USER, AV2T_BACKEND_PASSWORD=PASSWORD) as backend:
+@pytest.fixture(scope="module")
+def shared_secured(_redis_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    log = tmp_path_factory.mktemp("secured") / "backend.log"
+    with running(url_of_redis(_redis_port), log, AV2T_BACKEND_USER=USER, AV2T_BACKEND_PASSWORD=PASSWORD) as backend:
         yield backend
     assert PASSWORD not in log.read_text()
+
+
+@pytest.fixture
+def secured(shared_secured: Backend, redis_url: str) -> Backend:
+    """The shared process with an empty Redis."""
+    return shared_secured
 
 
 def basic(user: str, password: str) -> httpx.BasicAuth:
     return httpx.BasicAuth(user.encode(), password.encode())
 
 
-def test_nobody_comes_in_without_the_password(secured: Backend) -> None:
-    for method, path in CALLS:
-        for auth in (None, basic(USER, "wrong"), basic("somebody", PASSWORD), basic(USER, "")):
-            refused = secured.http.request(method, path, auth=auth)
-            assert refused.status_code == 401, path
-            assert refused.headers["www-authenticate"].lower().startswith("basic")
-            assert "AV2T_BACKEND_PASSWORD" in refused.json()["error"]
+@pytest.mark.parametrize(("method", "path"), CALLS)
+def test_nobody_comes_in_without_the_password(shared_secured: Backend, method: str, path: str) -> None:
+    # Wrong ones in a row cost pauses, which is another test.
+    assert shared_secured.http.get("/versions", auth=basic(USER, PASSWORD)).status_code == 200
+    for auth in (None, basic(USER, "wrong"), basic("somebody", PASSWORD), basic(USER, "")):
+        refused = shared_secured.http.request(method, path, auth=auth)
+        assert refused.status_code == 401, path
+        assert refused.headers["www-authenticate"].lower().startswith("basic")
+        assert "AV2T_BACKEND_PASSWORD" in refused.json()["error"]
+
+
+def test_the_right_password_opens_and_health_is_open(secured: Backend) -> None:
     assert secured.http.get("/", headers={"Authorization": "Bearer x"}).status_code == 401
     assert secured.http.get("/", auth=basic(USER, PASSWORD)).status_code == 200
     assert secured.http.get("/health").status_code == 200

@@ -328,6 +328,18 @@ def test_command_for_people(redis_url: str) -> None:
 
 
 @pytest.mark.usefixtures("_one_failed_two_waiting")
+def test_what_a_clip_is_called_steers_no_terminal(redis_url: str, redis: Redis) -> None:
+    job = Job.fetch(job_id(3, 1, "tiny-1"), connection=redis, serializer="json")
+    job.meta["error"] = "\x1b[2J\x9bclip\nForged  project 9  task 9\u2028\ud800"
+    job.save_meta()
+    for arguments in (["status"], ["status", "--json"]):
+        said = av2t(redis_url, *arguments).stdout
+        assert "clip" in said
+        assert not [line for line in said.splitlines() if line.startswith("Forged")]
+        assert not set("\x1b\x9b\u2028") & set(said)
+
+
+@pytest.mark.usefixtures("_one_failed_two_waiting")
 def test_command_for_scripts(redis_url: str) -> None:
     state = json.loads(av2t(redis_url, "status", "--json").stdout)
     assert (state["queued"], state["failed"]) == (2, 1)

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from av2t_core.bundle import export_version, import_version
 from av2t_core.checkpoint import load_version, save_part, save_version
 from av2t_core.errors import WeightsError
-from av2t_core.versions import Version, file_hash, find, resolve
+from av2t_core.versions import Version, file_hash, find, resolve, resolve_start
 from tests.conftest import EMBEDDED, wait_until
 
 CPU = torch.device("cpu")
@@ -133,6 +133,7 @@ def test_what_a_training_repeats_goes_along(here: Path, there: Path, tmp_path: P
     version, _ = import_version(tmp_path / "mine-1.zip", there)
     assert [(path, file_hash(path)) for path, _ in version.kept_files] == version.kept_files
     assert sorted(path.name for path in version.directory.iterdir()) == [
+        ".imported",
         "card.json",
         "replay.safetensors",
         "weights.safetensors",
@@ -330,3 +331,47 @@ def test_a_disk_that_is_full_is_told(large: Path, there: Path) -> None:
         out, _ = process.communicate(timeout=60)
     assert "is full (File too large): make room" in out
     assert_nothing_came_in(there)
+
+
+def test_what_was_imported_is_not_what_a_preset_means(here: Path, there: Path, tmp_path: Path) -> None:
+    """Whatever it says of itself: a person has to name it."""
+    whole = resolve(EMBEDDED)
+    shutil.copytree(whole.directory, here / "theirs-1")
+    export_version(resolve("theirs-1", here), tmp_path / "whole.zip")
+    version, _ = import_version(tmp_path / "whole.zip", there)
+    assert version.card["preset"] == "tiny"
+    assert version.card.get("parent") is None
+    assert resolve("tiny", there).name == EMBEDDED
+    assert resolve("theirs-1", there).directory == there / "theirs-1"
+    assert resolve("tiny", here).name == "theirs-1"  # made here
+
+
+def test_an_imported_version_of_a_preset_that_is_not_here_is_named(here: Path, there: Path, tmp_path: Path) -> None:
+    card = {**resolve(EMBEDDED).card, "preset": "sam2-l"}
+    shutil.copytree(resolve(EMBEDDED).directory, here / "theirs-1")
+    (here / "theirs-1/card.json").write_text(json.dumps(card))
+    export_version(resolve("theirs-1", here), tmp_path / "whole.zip")
+    import_version(tmp_path / "whole.zip", there)
+    with pytest.raises(WeightsError, match="sam2-l is only here as what was imported: name theirs-1"):
+        resolve("sam2-l", there)
+
+
+def test_no_training_starts_from_what_was_imported_unless_it_is_named(here: Path, there: Path, tmp_path: Path) -> None:
+    card = {**resolve(EMBEDDED).card, "preset": "sam2-l", "start": True}
+    shutil.copytree(resolve(EMBEDDED).directory, here / "sam2-l-start")
+    (here / "sam2-l-start/card.json").write_text(json.dumps(card))
+    export_version(resolve("sam2-l-start", here), tmp_path / "start.zip")
+    import_version(tmp_path / "start.zip", there)
+    with pytest.raises(WeightsError, match="sam2-l-start is only here as what was imported: name it"):
+        resolve_start("sam2-l", None, there)
+    assert resolve_start("sam2-l", "sam2-l-start", there).directory == there / "sam2-l-start"
+    assert resolve_start("sam2-l", None, here).name == "sam2-l-start"
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-99", "sam2-l"])
+def test_a_bundle_cannot_take_the_name_of_what_ships(here: Path, there: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(resolve(EMBEDDED).directory, here / name)
+    export_version(resolve(name, here), tmp_path / "whole.zip")
+    with pytest.raises(WeightsError, match=f"is called {name}, as what this package brings itself"):
+        import_version(tmp_path / "whole.zip", there)
+    assert resolve("tiny", there).name == EMBEDDED

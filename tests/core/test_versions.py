@@ -369,3 +369,12 @@ def test_names_need_no_torch() -> None:
         "import sys, av2t_core.presets, av2t_core.versions as v; v.resolve('tiny'); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_card_that_cannot_be_read_does_not_keep_a_preset_from_being_found(tmp_path: Path) -> None:
+    make(tmp_path / "mine-1")
+    (tmp_path / "damaged-1").mkdir()
+    (tmp_path / "damaged-1/card.json").write_text("{")
+    assert resolve("tiny", tmp_path).name == "mine-1"
+    with pytest.raises(WeightsError, match="is no card"):
+        resolve("damaged-1", tmp_path)

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from av2t_core.errors import WeightsError
+from av2t_core import limits
+from av2t_core.errors import AV2TError, WeightsError
 from av2t_core.pointers import promote
 from av2t_core.versions import resolve
 from tests.conftest import EMBEDDED
 from worker import scores
-from worker.projects import Project, forget, keep, known
+from worker.projects import Project, all_known, forget, keep, known
 from worker.settings import Settings
 
 NAMES = ("mine-1", "tuned-1", "tuned-2")
@@ -86,3 +87,15 @@ def test_scores_are_those_of_a_project_and_go_with_it(redis: Redis) -> None:
     assert known(redis, 3) is None
     assert scores.known(redis, 3, [1]) == {}
     assert scores.known(redis, 3, []) == {}
+
+
+def test_all_projects_together_have_a_bound(redis: Redis) -> None:
+    """The status page reads all of them."""
+    config = "x" * limits.LABEL_CONFIG
+    for number in range(1, 32):
+        keep(redis, Project(id=number, label_config=config))
+    with pytest.raises(AV2TError, match=r"The label config of project 32 is \d+ characters too many"):
+        keep(redis, Project(id=32, label_config=config))
+    keep(redis, Project(id=32, label_config="<View/>"))
+    keep(redis, Project(id=31, label_config=config))
+    assert [each.id for each in all_known(redis)] == list(range(1, 33))

@@ -88,6 +88,21 @@ def test_secrets_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hunter" not in str(error.value)
 
 
+@pytest.mark.parametrize("user", ["admin:hunter2", "hunter2", ":hunter2", "a@b:hunter2"])
+def test_no_password_is_in_the_address_of_label_studio(monkeypatch: pytest.MonkeyPatch, user: str) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_URL", f"https://{user}@studio.example")
+    with pytest.raises(ConfigError, match="goes into LABEL_STUDIO_API_KEY") as error:
+        Settings.load()
+    assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize("url", ["http://[", "http://", "http://a b", "http://studio:port", "http://studio:99999"])
+def test_an_address_that_is_none(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_URL", url)
+    with pytest.raises(ConfigError, match="LABEL_STUDIO_URL: it must be an address such as"):
+        Settings.load()
+
+
 def test_key_is_asked_for_by_name() -> None:
     with pytest.raises(ConfigError, match="LABEL_STUDIO_API_KEY is not set"):
         Settings.load().require_api_key()

@@ -1,9 +1,14 @@
+import contextlib
 import subprocess
 import sys
+from collections.abc import Generator
+from xml.etree import ElementTree
 
 import pytest
 
+from av2t_core import limits
 from av2t_core.errors import ConfigError
+from av2t_core.labelstudio import config
 from av2t_core.labelstudio.config import Control, Label, Targets, Video, parse_label_config
 
 VIDEO = '<Video name="clip" value="$url" framerate="$rate" sync="sound"/>'
@@ -142,3 +147,65 @@ def test_the_service_that_imports_it_stays_light() -> None:
     code = f"import sys, av2t_core.labelstudio.config; print({heavy!r} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert result.stdout.strip() == "set()"
+
+
+def many(count: int, tag: str) -> str:
+    return "".join(tag.format(number) for number in range(count))
+
+
+@pytest.mark.parametrize(
+    ("xml", "told"),
+    [
+        (view(VIDEO, BRUSH, IMAGE, "<!--", "x" * limits.LABEL_CONFIG, "-->"), "characters; make it smaller than 1 MB"),
+        (view(VIDEO, BRUSH, IMAGE, many(limits.CONFIG_TAGS, '<Label value="{}"/>')), "more than 10000 tags;"),
+        ("<View>" * 50_000 + "</View>" * 50_000, "more than 100 tags in each other"),
+        (
+            view(VIDEO, IMAGE, BRUSH.replace('value="dog"', f'value="dog" predicted_values="{many(5000, "{},")}"')),
+            "have 5001 names",
+        ),
+    ],
+    ids=["size", "tags", "depth", "names"],
+)
+def test_a_config_has_its_bounds(xml: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as error:
+        parse_label_config(xml)
+    assert len(str(error.value)) < limits.SENTENCE
+
+
+def test_tags_beside_each_other_are_not_in_each_other() -> None:
+    tags = many(limits.CONFIG_TAGS // 4, '<Header value="{}"/>')
+    assert parse_label_config(view(tags, VIDEO, BRUSH, IMAGE)).controls[0].name == "what"
+
+
+def test_the_work_grows_as_the_config_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many controls there are, and whatever is wrong with them: each tag is looked at a few times."""
+    looked = 0
+
+    class Counted(ElementTree.Element):
+        def get(self, key: str, default: object = None) -> object:  # type: ignore[override]  # as it is
+            nonlocal looked
+            looked += 1
+            return super().get(key, default)
+
+        def iter(self, tag: str | None = None) -> Generator[ElementTree.Element, None, None]:
+            nonlocal looked
+            looked += 1
+            return super().iter(tag)
+
+    class Counting(config._Bounded):
+        def __init__(self) -> None:
+            ElementTree.TreeBuilder.__init__(self, element_factory=Counted)
+            self._tags = self._depth = 0
+
+    monkeypatch.setattr(config, "_Bounded", Counting)
+    for control in (
+        '<BrushLabels name="m{0}" toName="i{0}"/>',
+        '<BrushLabels name="m{0}" toName="i{0}"><Label value="dog"/></BrushLabels>',
+        '<VideoRectangle name="m{0}" toName="v{0}"/><Labels name="l{0}" toName="v{0}"/>',
+        '<VideoRectangle name="m{0}" toName="clip"/><Labels name="l{0}" toName="clip"/>',
+    ):
+        looked = 0
+        tags = many(1000, control + '<Image name="i{0}" valueList="$x"/><Video name="v{0}" value="$v"/>')
+        with contextlib.suppress(ConfigError):
+            parse_label_config(view(VIDEO, tags))
+        assert 1000 < looked < 20_000

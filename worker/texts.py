@@ -1,0 +1,24 @@
+"""Text from outside, as a log, a terminal and a page can show it."""
+
+import re
+
+from av2t_core import limits
+
+# What ends a line or moves the cursor, what turns the direction of the text, and halves of a character of UTF-16.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def one_line(text: str) -> str:
+    """With each control character spelt out, as Python does: nothing in it forges a line or steers a terminal."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def lines(text: str) -> str:
+    """As `one_line`, but with its line breaks."""
+    return "\n".join(map(one_line, text.split("\n")))
+
+
+def sentence(text: str) -> str:
+    """On one line, and of a bounded length."""
+    line = one_line(text[: limits.SENTENCE])
+    return line if len(text) <= limits.SENTENCE else f"{line}…"
