@@ -88,8 +88,8 @@ class Door:
         self._expected = None if password is None else (settings.backend_user or "", password.get_secret_value())
         self._guesses = Guesses(clock)
         own = {"localhost", socket.gethostname().lower(), settings.backend_host.lower()}
-        asks_for_name = self._expected is None or settings.hosts
-        self._names = None if "*" in settings.hosts or not asks_for_name else own.union(settings.hosts)
+        asks_for_name = self._expected is None or settings.backend_hosts
+        self._names = None if "*" in settings.backend_hosts or not asks_for_name else own.union(settings.backend_hosts)
 
     def refusal(self, path: str, headers: Mapping[str, str], address: str) -> Refusal | None:
         """None lets it in. `headers`: by names like CONTENT_LENGTH."""

@@ -65,6 +65,10 @@ def _models_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _names(value: object) -> object:
+    return {name.strip().lower() for name in value.split(",") if name.strip()} if isinstance(value, str) else value
+
+
 def _networks(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -121,11 +125,12 @@ class Settings(BaseSettings):
         "AV2T_BACKEND_USER", None, "A name that the backend asks for, by HTTP's basic authentication; with a password."
     )
     backend_password: SecretStr | None = _variable("AV2T_BACKEND_PASSWORD", None, "The password that goes with it.")
-    backend_hosts: str | None = _variable(
+    backend_hosts: Annotated[frozenset[str], NoDecode, BeforeValidator(_names)] = _variable(
         "AV2T_BACKEND_HOSTS",
-        None,
+        "",
         "The names by which the backend is called, with commas between them, or * for any; none: with a password any,"
         " and without one addresses, this machine's name and names that no public DNS has, such as those of compose.",
+        validate_default=True,
     )
     keyframes_per_second: int = _variable(
         "AV2T_KEYFRAMES_PER_SECOND",
@@ -222,11 +227,6 @@ class Settings(BaseSettings):
 
     def mirror(self) -> Mirror:
         return Mirror(self.models_dir, self.store)
-
-    @property
-    def hosts(self) -> frozenset[str]:
-        """Those of `backend_hosts`."""
-        return frozenset(name.strip().lower() for name in (self.backend_hosts or "").split(",") if name.strip())
 
     @property
     def clips_dir(self) -> Path:
