@@ -11,6 +11,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from av2t_core.errors import MediaError
+from av2t_core.limits import PICTURE_PIXELS
 
 # Containers that hold one clip. Playlists (hls, concat, dash, sdp) stay out: a clip comes from somebody else, and a
 # playlist that calls itself a clip would have this process read other files and addresses.
@@ -18,7 +19,9 @@ _FORMATS = (
     "aac,ac3,aiff,apng,asf,avi,caf,dv,flac,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mp3,mpeg,mpegts,mpegvideo,mxf,"
     "nut,obu,ogg,rm,w64,wav,wtv,yuv4mpegpipe"
 )
-_OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+# A larger frame is not decoded, neither while the file is opened nor where the size changes in its middle.
+_DECODER = {"max_pixels": str(PICTURE_PIXELS)}
+_OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file", **_DECODER}
 
 
 @dataclass
@@ -44,13 +47,17 @@ def open_container(path: Path) -> InputContainer:
         raise MediaError(f"{path.name}: the file is empty; copy or upload it again")
     try:
         # An absolute path is never taken for a protocol, whatever the name looks like.
-        return av.open(str(path.absolute()), mode="r", options=_OPTIONS, metadata_errors="replace")
+        container = av.open(str(path.absolute()), mode="r", options=_OPTIONS, metadata_errors="replace")
     except av.error.PermissionError:
         raise MediaError(f"{path}: cannot be read (permission denied)") from None
     except av.FFmpegError:
         raise MediaError(
             f"{path.name}: is not a video, or its beginning is damaged; use a video file such as mp4, mov, webm or mkv"
         ) from None
+    for stream in container.streams.video:
+        if stream.codec_context is not None:
+            stream.codec_context.options = _DECODER
+    return container
 
 
 def decode_video(container: InputContainer, stream: VideoStream, faults: Faults) -> Iterator[av.VideoFrame]:

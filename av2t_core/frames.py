@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from av2t_core.container import Faults, decode_video, open_container
 from av2t_core.errors import MediaError
+from av2t_core.limits import PICTURE_PIXELS, PICTURE_SIDE
 
 LONGEST_STILL = 3600.0
 """Seconds that a picture may stand still; a longer gap is a clock that jumped."""
@@ -108,8 +109,16 @@ class Frames:
             raise MediaError(f"{path.name}: its video codec is not known here; convert it to H.264 in an mp4")
         self._path = path
         self._stream = usable[0]
+        self._require_size(self._stream.width, self._stream.height)
         self._stream.thread_type = "AUTO"
         self.streams = tuple(streams)
+
+    def _require_size(self, width: int, height: int) -> None:
+        if width * height > PICTURE_PIXELS or max(width, height) > PICTURE_SIDE:
+            raise MediaError(
+                f"{self._path.name}: its frames have {width} x {height} pixels, and at most {PICTURE_SIDE} a side and"
+                f" {PICTURE_PIXELS:,} in all can be used; scale it down to 8K or less"
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -154,7 +163,9 @@ class Frames:
         """Decode once, from the start to the end; MediaError where not one frame comes out."""
         size: tuple[int, int] | None = None
         for picture in decode_video(self._container, self._stream, self.faults):
-            size = size or (picture.width, picture.height)
+            if size is None:  # the container's word of it may be another
+                size = picture.width, picture.height
+                self._require_size(*size)
             self._resized += size != (picture.width, picture.height)
             # Where a raw stream has no timestamps, one frame follows the other at the stream's rate.
             time = picture.time if picture.pts is not None else self.end
@@ -164,7 +175,10 @@ class Frames:
             self._note(frame)
             yield frame
         if size is None:
-            raise MediaError(f"{self._path.name}: none of its frames can be decoded; the file is damaged")
+            raise MediaError(
+                f"{self._path.name}: none of its frames can be decoded; the file is damaged, or they have more than"
+                f" {PICTURE_PIXELS:,} pixels"
+            )
 
     def _displayed_aspect(self, picture: av.VideoFrame) -> Fraction:
         aspect = self._stream.sample_aspect_ratio or Fraction(1)

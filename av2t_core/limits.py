@@ -14,6 +14,21 @@ API_ANSWER = 1 << 30
 
 # --- Clips ---
 
+PICTURE_PIXELS = 8192 * 4352
+"""Of a clip's frame, and of a picture that a person draws on: 8K, and what H.264 and HEVC allow up to level 6.2."""
+
+PICTURE_SIDE = 2**14
+"""Pixels of a clip's width or height: no browser draws a longer one, and 8K has half of it."""
+
+SOUND_RATE = 768_000
+"""Samples a second: no recorder makes more, and what brings them to the model's rate grows with them."""
+
+SOUND_SAMPLES = 2**23
+"""In a second, of all channels together: 64 channels at 96 kHz have fewer, and some tens of seconds are held at once."""
+
+SOUND_HELD = 60
+"""Seconds that a clip's sound may be out of order: so much of it is kept while a window waits for its own."""
+
 # --- Label configs and annotations ---
 
 # --- Weights and model versions ---

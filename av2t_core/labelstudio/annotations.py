@@ -21,15 +21,13 @@ from av2t_core.errors import AV2TError
 from av2t_core.labelstudio import rle
 from av2t_core.labelstudio.config import Targets
 from av2t_core.labelstudio.polygons import filled
+from av2t_core.limits import PICTURE_PIXELS
 
 Size = tuple[int, int]
 """Height and width."""
 
 ORIGINS = ("prediction", "prediction-changed", "manual")
 """Left as it was predicted, changed by a person, drawn by a person."""
-
-MOST_PIXELS = 2**25
-"""Of a picture that a person draws on: 8K has a few less."""
 
 _PNG = "data:image/png;base64,"
 _PNG_HEAD = struct.Struct(">8s4x4sII")  # signature, length of the first chunk, its name, width, height
@@ -191,7 +189,7 @@ def _page(region: Mapping[str, Any], pages: int) -> int:
 def _size(region: Mapping[str, Any]) -> Size:
     """Of the picture that it was drawn on."""
     height, width = region.get("original_height"), region.get("original_width")
-    if type(height) is not int or type(width) is not int or min(height, width) < 1 or height * width > MOST_PIXELS:
+    if type(height) is not int or type(width) is not int or min(height, width) < 1 or height * width > PICTURE_PIXELS:
         raise ValueError(f"its picture's size is given as {width!r} by {height!r}")
     return height, width
 

@@ -1,10 +1,14 @@
 """Clips are written by the tests, so that every frame's number and every sample is known; or are real ones."""
 
+import struct
 import subprocess
 import sys
 from fractions import Fraction
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
+from threading import Thread
 
 import av
 import numpy as np
@@ -376,6 +380,63 @@ def test_damaged_frames_are_counted_and_nothing_is_printed(tmp_path: Path, capfd
     assert capfd.readouterr() == ("", "")
 
 
+# What would take more memory than there is
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "codec", "pix_fmt", "words"),
+    [
+        ("clip.mov", (16386, 16), "png", "rgb24", "its frames have 16386 x 16 pixels, and at most 16384 a side"),
+        ("clip.mov", (6144, 6144), "png", "rgb24", "none .* or they have more than 35,651,584 pixels"),
+        ("clip.mp4", (8192, 4400), "libx264", "yuv420p", "its frames have 8192 x 4400 pixels.*scale it down to 8K"),
+    ],
+)
+def test_a_picture_that_is_too_large_is_not_decoded(
+    tmp_path: Path, name: str, size: tuple[int, int], codec: str, pix_fmt: str, words: str
+) -> None:
+    with pytest.raises(MediaError, match=words):
+        read(write_clip(tmp_path / name, [0], size=size, codec=codec, pix_fmt=pix_fmt))
+
+
+def test_a_picture_that_grows_too_large_in_the_middle_is_left_out(tmp_path: Path) -> None:
+    first = write_clip(tmp_path / "first.mjpeg", at_rate(25, 1), codec="mjpeg", pix_fmt="yuvj420p")
+    second = write_clip(tmp_path / "second.mjpeg", [0], size=(8192, 4400), codec="mjpeg", pix_fmt="yuvj420p")
+    both = tmp_path / "both.mjpeg"
+    both.write_bytes(first.read_bytes() + second.read_bytes())
+    _, info = read(both)
+    assert info.frame_count == 25
+    assert "left out because they cannot be decoded: 1." in " ".join(info.remarks)
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(2_000_000_000, 1), (700_000, 16)])
+def test_sound_that_is_too_fine_is_refused(tmp_path: Path, rate: int, channels: int) -> None:
+    clip = write_clip(tmp_path / "clip.mkv", at_rate(10, 1), sounds=[Sound(samples=tone(1, channels=2))])
+    content = clip.read_bytes()
+    frequency, count = content.index(b"\xb5\x88") + 2, content.index(b"\x9f\x81\x02") + 2  # Matroska's, as a double
+    content = content[:frequency] + struct.pack(">d", rate) + content[frequency + 8 :]
+    clip.write_bytes(content[:count] + bytes([channels]) + content[count + 1 :])
+    with pytest.raises(MediaError, match=rf"clip\.mkv: its sound has {rate} samples a second in {channels} channels"):
+        Clip(clip)
+
+
+def test_sound_that_stands_still_is_not_gathered(tmp_path: Path) -> None:
+    """Every piece of it says that it begins at the same time, so all of it is waited for."""
+    clip = write_clip(tmp_path / "clip.mkv", at_rate(2, 4), sounds=[Sound(samples=tone(0.1, 8000), rate=8000)])
+    standing = tmp_path / "standing.mkv"
+    with av.open(str(clip)) as source, av.open(str(standing), "w") as to:
+        video, sound = (to.add_stream_from_template(stream) for stream in source.streams)
+        for packet in source.demux(0):
+            if packet.dts is not None:
+                packet.stream = video
+                to.mux(packet)
+        for _ in range(800):
+            packet = av.Packet(bytes(1600))
+            packet.pts, packet.dts, packet.time_base, packet.stream = 500, 500, Fraction(1, 1000), sound
+            to.mux(packet)
+    with pytest.raises(MediaError, match=r"standing\.mkv: more than 60 s of its sound lie before"):
+        read(standing)
+
+
 def test_not_one_frame_can_be_decoded(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", at_rate(10, 1))
     content = clip.read_bytes()
@@ -412,6 +473,40 @@ def test_what_is_no_video(tmp_path: Path, content: bytes, message: str) -> None:
 
     with pytest.raises(MediaError, match=rf"clip\.mp4: {message}"):
         Clip(path)
+
+
+PLAYLISTS = {
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{url}\n#EXT-X-ENDLIST\n",
+    "concat": "ffconcat version 1.0\nfile '{url}'\n",
+    "dash": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period><AdaptationSet'
+    ' mimeType="video/mp4"><Representation id="1"><BaseURL>{url}</BaseURL></Representation></AdaptationSet></Period>'
+    "</MPD>",
+}
+
+
+@pytest.mark.parametrize("kind", PLAYLISTS)
+@pytest.mark.parametrize("scheme", ["", "file:", "http:"])
+def test_a_playlist_opens_nothing(tmp_path: Path, kind: str, scheme: str) -> None:
+    """Neither a file beside it nor an address, whatever the playlist calls itself."""
+    (tmp_path / "behind").mkdir()
+    real = write_clip(tmp_path / "behind" / "real.ts", at_rate(10, 2))
+    asked: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            asked.append(self.path)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(real.parent))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        host = f"http://127.0.0.1:{server.server_port}/real.ts"
+        path = tmp_path / "clip.m3u8"
+        path.write_text(PLAYLISTS[kind].format(url=host if scheme == "http:" else f"{scheme}{real}"))
+        for name in ("clip.m3u8", "clip.mp4", "clip.ts"):
+            path = path.rename(tmp_path / name)
+            with pytest.raises(MediaError, match="is not a video"):
+                Clip(path)
+        server.shutdown()
+    assert asked == []
 
 
 def test_a_name_that_looks_like_something_else_is_a_file(tmp_path: Path) -> None:
