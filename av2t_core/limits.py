@@ -24,12 +24,21 @@ SOUND_RATE = 768_000
 """Samples a second: no recorder makes more, and what brings them to the model's rate grows with them."""
 
 SOUND_SAMPLES = 2**23
-"""In a second, of all channels together: 64 channels at 96 kHz have fewer, and some tens of seconds are held at once."""
+"""In a second, of all channels together: 64 channels at 96 kHz have fewer, and tens of seconds are held at once."""
 
 SOUND_HELD = 60
 """Seconds that a clip's sound may be out of order: so much of it is kept while a window waits for its own."""
 
 # --- Label configs and annotations ---
+
+POLYGON_POINTS = 100_000
+"""Of one region: a person makes hundreds, a predicted mask of 8K some ten thousand."""
+
+RLE_BYTES = 2**24
+"""Of one brush region: a mask of 8K that is all edges takes a tenth of it, and what it unpacks to grows with it."""
+
+ANNOTATION_PIXELS = 2**34
+"""Of all of an annotation's masks together, which take an eighth of a byte each: 8000 of full HD, 500 of 8K."""
 
 # --- Weights and model versions ---
 
