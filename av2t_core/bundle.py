@@ -21,10 +21,12 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from av2t_core.disk import read_blocks, require_space, write_blocks, writing
 from av2t_core.errors import WeightsError, misfit
+from av2t_core.limits import LARGEST_CARD
 from av2t_core.model_folder import alone
 from av2t_core.presets import PRESETS
 from av2t_core.store import fetch
-from av2t_core.versions import BUILT_IN, LARGEST_CARD, NAMES, Version, check_name, file_hash, find, parse_card
+from av2t_core.tensor_header import check_header
+from av2t_core.versions import BUILT_IN, NAMES, Version, check_name, file_hash, find, parse_card
 
 SUMS = "SHA256SUMS"
 
@@ -183,6 +185,7 @@ def _shapes(paths: Iterable[Path]) -> _Shapes:
 
     shapes: _Shapes = {}
     for path in paths:
+        check_header(path)
         try:
             with safe_open(path, "np") as file:
                 shapes |= {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118  # no mapping

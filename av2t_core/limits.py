@@ -42,6 +42,15 @@ ANNOTATION_PIXELS = 2**34
 
 # --- Weights and model versions ---
 
+LARGEST_CARD = 32 * 10**6
+"""Of a version's card, which names every clip that it knows of, and of what else lies beside one as text."""
+
+TENSOR_HEADER = 2**23
+"""Of a file of safetensors: 60,000 tensors have less, and the largest model here has 3000. Read, it is twentyfold."""
+
+MERGES_FILE = 2**22
+"""Of GPT-2's merges, which have half a megabyte."""
+
 # --- Requests to the backend ---
 
 # --- Jobs, and what is kept of them in Redis ---

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from av2t_core import pointers
 from av2t_core.errors import StoreAwayError, WeightsError
+from av2t_core.limits import LARGEST_CARD
 from av2t_core.store import Entry, Mark, Store, mark_of
 from av2t_core.versions import (
     BUILT_IN,
-    LARGEST_CARD,
     PARTS_FOLDER,
     PROJECTS_FOLDER,
     REPLAY_FILE,

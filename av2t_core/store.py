@@ -25,7 +25,8 @@ from typing import IO, Any
 
 from av2t_core.disk import Bar, Progress, disk_error, read_blocks, require_space, write_blocks
 from av2t_core.errors import AV2TError, StoreAwayError, WeightsError
-from av2t_core.versions import BUILT_IN, LARGEST_CARD, PARTS_FOLDER, STORE_MARK, Version, file_hash, parse_card
+from av2t_core.limits import LARGEST_CARD
+from av2t_core.versions import BUILT_IN, PARTS_FOLDER, STORE_MARK, Version, file_hash, parse_card
 
 FETCHING = ".fetching"
 """The folder beside the versions in which files are until they are whole."""

@@ -31,7 +31,6 @@ STORE_MARK = ".store"
 NAMES = "names."
 """What the tensors begin with by which a version names things beside those that it knew."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
-LARGEST_CARD = 32 * 10**6  # bytes; it names every clip that it knows of
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PART = re.compile(r"([a-z0-9][a-z0-9_.-]{0,99})-[0-9a-f]{8}\.safetensors")
