@@ -12,11 +12,12 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 from av.video.reformatter import Colorspace
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from av2t_core.container import Faults, decode_video, open_container
 from av2t_core.errors import MediaError
-from av2t_core.limits import PICTURE_PIXELS, PICTURE_SIDE
+from av2t_core.limits import CLOCK_JUMPS, PICTURE_PIXELS, PICTURE_SIDE
 
 LONGEST_STILL = 3600.0
 """Seconds that a picture may stand still; a longer gap is a clock that jumped."""
@@ -143,16 +144,25 @@ class Frames:
             return float(stream.duration * stream.time_base)
         return self._container.duration / av.time_base if self._container.duration is not None else None
 
-    def lasts(self) -> float:
-        """Seconds that the picture lasts: what the container promises, else what its packets say, read to the end."""
-        if self.promised is not None:
-            return self.promised
-        end = 0.0
+    def spans(self) -> list[tuple[float, float]]:
+        """From when to when, in seconds of its own clock, the picture lasts: by its packets, all of which are read.
+
+        More than one where the clock jumps; of very many the last is left open to what follows.
+        """
+        spans: list[tuple[float, float]] = []
         with open_container(self._path) as container, suppress(av.FFmpegError):  # what is cut ends there
             for packet in container.demux(container.streams[self._stream.index]):
-                if packet.pts is not None and packet.time_base is not None:
-                    end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-        return end
+                if not packet.size:  # the last one, which is for the decoder
+                    continue
+                ticks = packet.dts if packet.pts is None else packet.pts
+                begun, until = spans[-1] if spans else (0.0, 0.0)
+                time = until if ticks is None or packet.time_base is None else float(ticks * packet.time_base)
+                end = time + self._lasts(packet)
+                if not spans or (time - until > LONGEST_STILL and len(spans) < CLOCK_JUMPS):
+                    spans.append((time, end))
+                else:
+                    spans[-1] = min(begun, time), max(until, end)
+        return spans
 
     @property
     def zero(self) -> float:
@@ -221,7 +231,7 @@ class Frames:
         if not faults.undecodable and longest - shortest > _UNEVEN / self.rate:
             yield "The frame rate varies: frames are named by their timestamps, and fps is the average."
 
-    def _lasts(self, picture: av.VideoFrame) -> float:
+    def _lasts(self, picture: "av.VideoFrame | av.Packet[VideoStream]") -> float:
         """Seconds for which a picture is shown, as its container says, else one period of the stream's rate."""
         lasts = float(picture.duration * picture.time_base) if picture.duration and picture.time_base else 0.0
         return lasts if 0 < lasts <= LONGEST_STILL else 1 / self.rate

@@ -29,6 +29,12 @@ SOUND_SAMPLES = 2**23
 SOUND_HELD = 60
 """Seconds that a clip's sound may be out of order: so much of it is kept while a window waits for its own."""
 
+CLOCK_JUMPS = 1000
+"""Of a clip, that are kept apart where its keyframes are spread: a clock that jumps more often is none."""
+
+REMARKS = 3
+"""Of one kind about a clip; beyond them it is said how many more there are."""
+
 # --- Label configs and annotations ---
 
 POLYGON_POINTS = 100_000

@@ -197,6 +197,74 @@ def test_a_clip_of_just_the_most_keyframes_is_as_it_would_be(tmp_path: Path) -> 
     assert "keyframe every" not in " ".join(clip.info.remarks)
 
 
+PROMISES = [  # the case, the most, how many keyframes are right, and whether they are spread
+    ("off3600.webm", 100, 6, False),  # its clock begins at an hour, and its header counts from there
+    ("off3600.webm", 4, 4, True),
+    ("zero.mp4", 100, 30, False),  # all durations in its headers are 0
+    ("zero.mp4", 20, 20, True),
+]
+
+
+@pytest.mark.parametrize(("name", "most", "count", "spread"), PROMISES)
+def test_keyframes_are_counted_by_what_is_there(shared: Path, name: str, most: int, count: int, spread: bool) -> None:
+    with Clip(shared / "cases" / "promise" / name, most=most) as clip:
+        assert clip.expected_windows == count
+        windows = list(clip.windows())
+    assert len(windows) == count
+    said = " ".join(clip.info.remarks)
+    assert ("keyframe every" in said) is spread
+    assert not any(word in said for word in ("silence", "incomplete", "left out"))
+    assert all(np.abs(window.sound.second).max() > 0.01 for window in windows)
+
+
+def promising(path: Path, seconds: float) -> Path:
+    """A Matroska clip whose header says that it lasts so long."""
+    content = path.read_bytes()
+    at = content.index(b"\x44\x89\x88") + 3
+    path.write_bytes(content[:at] + struct.pack(">d", 1000 * seconds) + content[at + 8 :])
+    return path
+
+
+@pytest.mark.parametrize("seconds", [0.001, 25, 40, 10**6])
+@pytest.mark.parametrize("start", [0, 1.4, 100_000])
+@pytest.mark.parametrize("most", [1, 7])
+def test_the_most_is_never_exceeded_whatever_is_promised(
+    tmp_path: Path, seconds: float, start: float, most: int
+) -> None:
+    path = promising(write_clip(tmp_path / "clip.mkv", at_rate(5, 40, start=start)), seconds)
+    with Clip(path, most=most) as clip:
+        windows = list(clip.windows())
+    assert most - 1 <= len(windows) <= most
+    gaps = [later.keyframe.time - earlier.keyframe.time for earlier, later in pairwise(windows)]
+    assert all(gap == pytest.approx(40 / most, rel=0.25) for gap in gaps)
+    assert clip.info.frame_count == 200
+
+
+@pytest.mark.parametrize("name", ["clip.ts", "clip.mp4", "clip.avi", "clip.h264"])
+@pytest.mark.parametrize("most", [4, 9])
+def test_the_most_is_never_exceeded_in_any_container(tmp_path: Path, name: str, most: int) -> None:
+    with Clip(write_clip(tmp_path / name, at_rate(10, 20)), most=most) as clip:
+        assert most - 1 <= len(list(clip.windows())) <= most
+
+
+def test_packets_that_lie_do_not_circumvent_the_most(tmp_path: Path) -> None:
+    """By their own timestamps frames come minutes after what their packets say."""
+    clip = Clip(write_clip(tmp_path / "clip.mkv", at_rate(10, 20)), most=5)
+    clip._step = 1.0  # as if its packets had promised five seconds
+    with clip:
+        assert len(list(clip.windows())) == 5
+    assert "What comes after 5.9 s is left out: it has 5 keyframes by then." in clip.info.remarks
+    assert clip.info.duration == pytest.approx(20, abs=0.1)
+
+
+def test_a_clock_that_jumps_at_every_frame_says_so_in_a_few_sentences(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mkv", [4000.0 * number for number in range(50)], lasts=0.1)
+    with Clip(path, most=10) as clip:
+        assert len(list(clip.windows())) <= 10
+    assert len([remark for remark in clip.info.remarks if "jump" in remark]) == 4
+    assert "The timestamps jump 46 times more." in clip.info.remarks
+
+
 # The picture as a person sees it
 
 
