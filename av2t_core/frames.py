@@ -12,7 +12,6 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 from av.video.reformatter import Colorspace
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from av2t_core.container import Faults, decode_video, open_container
@@ -231,7 +230,7 @@ class Frames:
         if not faults.undecodable and longest - shortest > _UNEVEN / self.rate:
             yield "The frame rate varies: frames are named by their timestamps, and fps is the average."
 
-    def _lasts(self, picture: "av.VideoFrame | av.Packet[VideoStream]") -> float:
+    def _lasts(self, picture: "av.VideoFrame | av.Packet[Any]") -> float:
         """Seconds for which a picture is shown, as its container says, else one period of the stream's rate."""
         lasts = float(picture.duration * picture.time_base) if picture.duration and picture.time_base else 0.0
         return lasts if 0 < lasts <= LONGEST_STILL else 1 / self.rate
