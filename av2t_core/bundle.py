@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
+from av2t_core.card import usable_card
 from av2t_core.disk import read_blocks, require_space, write_blocks, writing
 from av2t_core.errors import WeightsError, misfit
 from av2t_core.limits import LARGEST_CARD
@@ -26,7 +27,7 @@ from av2t_core.model_folder import alone
 from av2t_core.presets import PRESETS
 from av2t_core.store import fetch
 from av2t_core.tensor_header import check_header
-from av2t_core.versions import BUILT_IN, NAMES, Version, check_name, file_hash, find, parse_card
+from av2t_core.versions import BUILT_IN, NAMES, Version, check_name, file_hash, find
 
 SUMS = "SHA256SUMS"
 
@@ -108,7 +109,7 @@ class _Bundle:
             raise refused
         name = check_name(names[0])
         text = _text(archive, f"{name}/card.json")
-        card = parse_card(text) if text else None
+        card = usable_card(text) if text else None
         if not text or card is None or hashes.pop(f"{name}/card.json") != hashlib.sha256(text).hexdigest():
             raise refused
         version = Version(name=name, directory=models_dir / name, card=card)

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from av2t_core.card import part_file
 from av2t_core.empty import empty_weights
 from av2t_core.encoders import AudioEncoder, ImageEncoder
 from av2t_core.encoders.naming import LearnedNamer, Namer, Reader, ReadNamer
@@ -31,7 +32,7 @@ from av2t_core.model.reference import UNREAD
 from av2t_core.presets import PRESETS, Preset
 from av2t_core.store import fetch
 from av2t_core.tensor_header import check_header
-from av2t_core.versions import NAMES, PARTS_FOLDER, Version, file_hash, part_file
+from av2t_core.versions import NAMES, PARTS_FOLDER, Version, file_hash
 
 Precision = Literal["fp32", "bf16"]
 

@@ -51,6 +51,9 @@ ANNOTATION_PIXELS = 2**34
 LARGEST_CARD = 32 * 10**6
 """Of a version's card, which names every clip that it knows of, and of what else lies beside one as text."""
 
+CARD_SENTENCE = 10_000
+"""Characters of a field of a card that pages show as it is."""
+
 TENSOR_HEADER = 2**23
 """Of a file of safetensors: 60,000 tensors have less, and the largest model here has 3000. Read, it is twentyfold."""
 

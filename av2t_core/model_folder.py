@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from av2t_core import published
+from av2t_core.card import part_file
 from av2t_core.disk import Progress, disk_error, writing
 from av2t_core.errors import WeightsError
 from av2t_core.model.config import Feature
 from av2t_core.store import fetch, quiet
-from av2t_core.versions import PARTS_FOLDER, Version, file_hash, part_file, resolve
+from av2t_core.versions import PARTS_FOLDER, Version, file_hash, resolve
 
 if TYPE_CHECKING:  # it brings torch, and who has no weights should not wait for that
     from torch import Tensor

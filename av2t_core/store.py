@@ -23,10 +23,11 @@ from pathlib import Path
 from secrets import token_hex
 from typing import IO, Any
 
+from av2t_core.card import usable_card
 from av2t_core.disk import Bar, Progress, disk_error, read_blocks, require_space, write_blocks
 from av2t_core.errors import AV2TError, StoreAwayError, WeightsError
 from av2t_core.limits import LARGEST_CARD
-from av2t_core.versions import BUILT_IN, PARTS_FOLDER, STORE_MARK, Version, file_hash, parse_card
+from av2t_core.versions import BUILT_IN, PARTS_FOLDER, STORE_MARK, Version, file_hash
 
 FETCHING = ".fetching"
 """The folder beside the versions in which files are until they are whole."""
@@ -138,7 +139,7 @@ class Store:
     def _push(self, version: Version, there: dict[str, Entry], progress: Progress) -> None:
         card = version.directory / "card.json"
         committed = version.member(card) in there
-        if committed and parse_card(self.read(version.member(card)) or b"") != version.card:
+        if committed and usable_card(self.read(version.member(card)) or b"") != version.card:
             raise WeightsError(
                 f"the model store {self.url} has another model version {version.name} than {version.directory}: a"
                 " version is never changed; give this one another name, or delete one of the two"
@@ -241,7 +242,8 @@ def mark_of(directory: Path) -> Mark | None:
     """None if the version is in no store. WeightsError: what notes it is damaged."""
     path = directory / STORE_MARK
     try:
-        return Mark(**json.loads(path.read_text()))
+        with path.open("rb") as file:
+            return Mark(**json.loads(file.read(LARGEST_CARD)))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
