@@ -87,8 +87,11 @@ class ClipExamples:
         aside = path.with_name(f"{path.name}.part")
         tensors = {f.name: getattr(self.keyframes, f.name).contiguous() for f in fields(Examples)}
         notes = json.dumps({"sha256": self.sha256, "labels": self.labels})
-        save_file(tensors | {"things": self.things.contiguous()}, aside, {"notes": notes})
-        aside.replace(path)
+        try:
+            save_file(tensors | {"things": self.things.contiguous()}, aside, {"notes": notes})
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)  # where there was no room for it, it would take what there is
 
 
 class Thing(Protocol):

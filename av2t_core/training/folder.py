@@ -62,7 +62,9 @@ class RunFolder:
         """`states`: state dicts of the optimiser and its schedule."""
         aside = self.path / "checkpoint.part"
         with writing(self.path):
-            torch.save({"position": asdict(position), "trained": dict(trained), **states}, aside)
+            # Into a file of Python's own: PyTorch's does not say why it cannot be written.
+            with aside.open("wb") as file:
+                torch.save({"position": asdict(position), "trained": dict(trained), **states}, file)
             aside.replace(self.path / "checkpoint.pt")
 
     def load(self) -> dict[str, Any] | None:
