@@ -19,6 +19,7 @@ from pathlib import Path
 from av2t_core.disk import disk_error
 from av2t_core.errors import StoreAwayError, WeightsError
 from av2t_core.limits import LARGEST_CARD
+from av2t_core.plain_file import open_lock, read_plain
 from av2t_core.store import Store
 from av2t_core.versions import BUILT_IN, PROJECTS_FOLDER, REPLAY_FILE, Version, check_name, damaged, find, installed
 
@@ -44,8 +45,7 @@ def read(models_dir: Path, project: int) -> Pointer | None:
     """WeightsError: it is damaged."""
     path = models_dir / _member(project)
     try:
-        with path.open("rb") as file:
-            return _parsed(file.read(LARGEST_CARD), str(path), project)
+        return _parsed(read_plain(path, LARGEST_CARD), str(path), project)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -205,7 +205,7 @@ def changing(models_dir: Path) -> Iterator[None]:
     folder = models_dir / PROJECTS_FOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock:
+        with open_lock(folder / ".lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, by a kill too
             yield
     except OSError as error:

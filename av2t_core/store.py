@@ -27,6 +27,7 @@ from av2t_core.card import usable_card
 from av2t_core.disk import Bar, Progress, disk_error, read_blocks, require_space, write_blocks
 from av2t_core.errors import AV2TError, StoreAwayError, WeightsError
 from av2t_core.limits import LARGEST_CARD
+from av2t_core.plain_file import open_lock, read_plain
 from av2t_core.versions import BUILT_IN, PARTS_FOLDER, STORE_MARK, Version, file_hash
 
 FETCHING = ".fetching"
@@ -242,8 +243,7 @@ def mark_of(directory: Path) -> Mark | None:
     """None if the version is in no store. WeightsError: what notes it is damaged."""
     path = directory / STORE_MARK
     try:
-        with path.open("rb") as file:
-            return Mark(**json.loads(file.read(LARGEST_CARD)))
+        return Mark(**json.loads(read_plain(path, LARGEST_CARD)))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
@@ -299,7 +299,7 @@ def _alone(folder: Path, progress: Progress) -> Iterator[None]:
     """Within it no other process of this machine fetches. Who waits says so: a worker's job has to give signs."""
     try:
         folder.mkdir(exist_ok=True)
-        lock = (folder / "lock").open("w")
+        lock = open_lock(folder / "lock")
     except OSError as error:
         raise disk_error(error, folder) from None
     with lock:  # until it is closed, by a kill too
@@ -311,7 +311,7 @@ def _alone(folder: Path, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _locked(lock: IO[str]) -> bool:
+def _locked(lock: IO[bytes]) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

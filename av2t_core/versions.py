@@ -22,6 +22,7 @@ from av2t_core import published
 from av2t_core.card import parse_card
 from av2t_core.errors import WeightsError
 from av2t_core.limits import LARGEST_CARD
+from av2t_core.plain_file import read_plain
 from av2t_core.presets import NO_ADAPTER, PRESETS
 
 BUILT_IN = Path(__file__).parent / "weights"
@@ -242,9 +243,13 @@ def check_name(name: str) -> str:
     """The name itself, which is safe as a folder's. WeightsError if it cannot be a model version's."""
     if not NAME.fullmatch(name):
         raise WeightsError(f"{name!r} is no model version: a name is of a-z, 0-9, '_', '.' and '-'")
-    if name in (PARTS_FOLDER, DOWNLOADS_FOLDER, PROJECTS_FOLDER):
+    if not _is_name(name):
         raise WeightsError(f"{name!r} is no model version: a folder beside them is called so")
     return name
+
+
+def _is_name(name: str) -> bool:
+    return bool(NAME.fullmatch(name)) and name not in (PARTS_FOLDER, DOWNLOADS_FOLDER, PROJECTS_FOLDER)
 
 
 def _is_of_preset(version: Version, preset: str) -> bool:
@@ -268,7 +273,7 @@ def _stem(preset: str) -> object:
 
 
 def _directories(root: Path) -> list[Path]:
-    return sorted(path.parent for path in root.glob("*/card.json") if NAME.fullmatch(path.parent.name))
+    return sorted(path.parent for path in root.glob("*/card.json") if _is_name(path.parent.name))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -288,8 +293,7 @@ def _read(directory: Path) -> Version:
     """WeightsError: it has no card that can be used."""
     path = directory / "card.json"
     try:
-        with path.open("rb") as file:
-            card = parse_card(file.read(LARGEST_CARD + 1))
+        card = parse_card(read_plain(path, LARGEST_CARD + 1))
     except (OSError, ValueError) as error:
         raise WeightsError(
             f"{path} is no card of a model version ({error}): bring it back from a copy, or delete {directory}"

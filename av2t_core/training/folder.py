@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from av2t_core.disk import writing
+from av2t_core.plain_file import open_lock
 from av2t_core.training.plan import TrainingError
 
 Entry = dict[str, Any]
@@ -49,7 +50,7 @@ class RunFolder:
         """Within it no other process trains here. TrainingError: one does, or the folder is of another plan."""
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("w")
+            lock = open_lock(self.path / ".lock")
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
