@@ -12,6 +12,7 @@ from av.video.stream import VideoStream
 
 from av2t_core.errors import MediaError
 from av2t_core.limits import PICTURE_PIXELS
+from av2t_core.mp4_tables import check_tables
 
 # Containers that hold one clip. Playlists (hls, concat, dash, sdp) stay out: a clip comes from somebody else, and a
 # playlist that calls itself a clip would have this process read other files and addresses.
@@ -46,9 +47,10 @@ def open_container(path: Path) -> InputContainer:
     if size == 0:
         raise MediaError(f"{path.name}: the file is empty; copy or upload it again")
     try:
+        check_tables(path)
         # An absolute path is never taken for a protocol, whatever the name looks like.
         container = av.open(str(path.absolute()), mode="r", options=_OPTIONS, metadata_errors="replace")
-    except av.error.PermissionError:
+    except PermissionError:
         raise MediaError(f"{path}: cannot be read (permission denied)") from None
     except av.FFmpegError:
         raise MediaError(

@@ -29,6 +29,15 @@ SOUND_SAMPLES = 2**23
 SOUND_HELD = 60
 """Seconds that a clip's sound may be out of order: so much of it is kept while a window waits for its own."""
 
+CLIP_SAMPLES = 10**7
+"""Frames and pieces of sound that an mp4 claims to have: a day has fewer, and each takes 70 bytes when it is opened."""
+
+MP4_HEADER = 2**28
+"""Of the tables in which an mp4 says where its samples are: those of 10**7 take 20 bytes each."""
+
+MP4_BOXES = 10**6
+"""At the outermost level of an mp4 that are looked at: one that is in pieces of a second has three for each."""
+
 CLOCK_JUMPS = 1000
 """Of a clip, that are kept apart where its keyframes are spread: a clock that jumps more often is none."""
 

@@ -3,6 +3,7 @@
 import struct
 import subprocess
 import sys
+import zlib
 from fractions import Fraction
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +18,7 @@ from av.stream import Disposition
 
 from av2t_core.errors import MediaError
 from av2t_core.media import Clip, ClipInfo, Window
+from av2t_core.memory import resident_peak
 from av2t_core.soundtrack import MARGIN
 from tests.core.clips import SOUND_RATE, Sound, at_rate, flat, grey, tone, write_clip
 
@@ -474,6 +476,70 @@ def test_a_picture_that_grows_too_large_in_the_middle_is_left_out(tmp_path: Path
     _, info = read(both)
     assert info.frame_count == 25
     assert "left out because they cannot be decoded: 1." in " ".join(info.remarks)
+
+
+def claiming(path: Path, samples: int) -> Path:
+    """An mp4 whose tables say that it has so many frames, all of one size."""
+    content = bytearray(path.read_bytes())
+    struct.pack_into(">II", content, content.index(b"stsz") + 8, 1, samples)
+    struct.pack_into(">I", content, content.index(b"stts") + 12, samples)
+    struct.pack_into(">I", content, content.index(b"stsc") + 16, samples)
+    path.write_bytes(content)
+    return path
+
+
+def fragmented(path: Path, samples: int) -> Path:
+    """An mp4 in pieces, the first of which says that it has so many frames, all alike."""
+    options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+    content = bytearray(write_clip(path, at_rate(25, 1), options=options).read_bytes())
+    struct.pack_into(">I", content, content.index(b"trun") + 8, samples)
+    path.write_bytes(content)
+    return path
+
+
+def compressed(path: Path) -> Path:
+    """An mp4 with the header as QuickTime once compressed it."""
+    content = path.read_bytes()
+    start = content.index(b"moov") - 4
+    packed = zlib.compress(content[start:])
+    inner = struct.pack(">I4s4sI4sI", 12, b"dcom", b"zlib", 12 + len(packed), b"cmvd", len(content) - start) + packed
+    header = struct.pack(">I4sI4s", 16 + len(inner), b"moov", 8 + len(inner), b"cmov") + inner
+    path.write_bytes(content[:start] + header)
+    return path
+
+
+def test_tables_that_claim_more_than_a_clip_has_are_not_taken_in(tmp_path: Path) -> None:
+    claims = [
+        claiming(write_clip(tmp_path / "whole.mp4", at_rate(25, 1)), 10**7 + 1),
+        compressed(claiming(write_clip(tmp_path / "packed.mov", at_rate(25, 1)), 10**7 + 1)),
+        fragmented(tmp_path / "pieces.mp4", 10**7 + 1),
+    ]
+    for path in claims:
+        before = resident_peak()
+        with pytest.raises(MediaError, match=rf"{path.name}: its tables claim 10,000,\d+ frames and pieces of sound"):
+            Clip(path)
+        assert resident_peak() - before < 50e6
+
+
+def test_tables_behind_many_boxes_are_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("av2t_core.mp4_tables.MP4_BOXES", 100)
+    clip = write_clip(tmp_path / "clip.mp4", at_rate(10, 1))
+    clip.write_bytes(clip.read_bytes() + struct.pack(">I4s", 8, b"free") * 200)
+    with pytest.raises(MediaError, match=r"clip\.mp4: it is in more than 100 pieces"):
+        Clip(clip)
+
+
+def test_honest_tables_are_no_obstacle(tmp_path: Path) -> None:
+    options = {"movflags": "frag_keyframe+empty_moov"}
+    assert keyframes(compressed(write_clip(tmp_path / "packed.mov", at_rate(10, 2)))) == [(0, 9), (1, 19)]
+    assert keyframes(write_clip(tmp_path / "pieces.mp4", at_rate(10, 2), options=options)) == [(0, 9), (1, 19)]
+    sound = Sound(samples=tone(0.5))
+    clip = write_clip(tmp_path / "pcm.mov", at_rate(10, 1), sounds=[sound])
+    content = bytearray(clip.read_bytes())
+    at = content.index(b"stsz", content.index(b"soun"))
+    struct.pack_into(">I", content, at + 12, 3600 * SOUND_RATE)  # an hour of PCM has more samples than frames have
+    clip.write_bytes(content)
+    assert keyframes(clip) == [(0, 9)]
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(2_000_000_000, 1), (700_000, 16)])
