@@ -43,10 +43,10 @@ def _headers(file: IO[bytes], size: int) -> Iterator[bytes]:
     """The content of the boxes that hold tables, up to a byte more than MP4_HEADER."""
     at = 0
     for _ in range(MP4_BOXES):
+        if at + 8 > size:
+            return
         file.seek(at)
         head = file.read(24)
-        if len(head) < 8:
-            return
         length, kind, start = int.from_bytes(head[:4]), head[4:8], 8
         if length == 1:
             length, start = int.from_bytes(head[8:16]), 16
