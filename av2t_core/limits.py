@@ -29,6 +29,9 @@ SOUND_SAMPLES = 2**23
 SOUND_HELD = 60
 """Seconds that a clip's sound may be out of order: so much of it is kept while a window waits for its own."""
 
+CLIP_STREAMS = 32
+"""A camera's files have some twenty. A picture of each is decoded when the file is opened, at 8K 100 MB."""
+
 CLIP_SAMPLES = 10**7
 """Frames and pieces of sound that an mp4 claims to have: a day has fewer, and each takes 70 bytes when it is opened."""
 

@@ -478,6 +478,13 @@ def test_a_picture_that_grows_too_large_in_the_middle_is_left_out(tmp_path: Path
     assert "left out because they cannot be decoded: 1." in " ".join(info.remarks)
 
 
+def test_of_very_many_streams_no_more_are_opened(tmp_path: Path) -> None:
+    for name in ("many.mov", "many.mkv"):
+        with pytest.raises(MediaError, match=rf"{name}: has more than 32 streams.* keep its first video"):
+            Clip(write_clip(tmp_path / name, [0], videos=34))
+        read(write_clip(tmp_path / name, at_rate(10, 1), videos=31, sounds=[Sound(samples=tone(1))]))
+
+
 def claiming(path: Path, samples: int) -> Path:
     """An mp4 whose tables say that it has so many frames, all of one size."""
     content = bytearray(path.read_bytes())
