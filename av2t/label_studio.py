@@ -16,6 +16,7 @@ from pathlib import Path
 
 from av2t.process import Process
 from av2t_core.errors import AV2TError
+from av2t_core.plain_file import open_lock
 
 VERSION = "1.23.2"
 REQUIREMENTS = Path(__file__).with_name("label_studio.requirements.txt")
@@ -62,7 +63,12 @@ def install(environment: Path, log: Path) -> None:
     # Where it really is, for its programs name their interpreter by its path.
     environment = environment.resolve()
     environment.parent.mkdir(parents=True, exist_ok=True)
-    with environment.with_name(environment.name + ".lock").open("w") as lock:
+    path = environment.with_name(environment.name + ".lock")
+    try:
+        lock = open_lock(path)
+    except OSError as error:
+        raise AV2TError(f"{path}: cannot be written ({error.strerror})") from None
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if is_installed(environment):
             return

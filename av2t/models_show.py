@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from av2t.console import table
+from av2t.console import note, table
 from av2t_core.disk import in_gigabytes
 from av2t_core.errors import WeightsError
 from av2t_core.pointers import Pointer, read_all
-from av2t_core.versions import BUILT_IN, Version, installed, resolve
+from av2t_core.versions import BUILT_IN, Version, damaged, installed, resolve
 from worker.settings import Settings
 
 # By what a version is judged, as the cards have it: shares, in the order in which people care for them.
@@ -52,6 +52,8 @@ def show_all(args: argparse.Namespace) -> int:
         for each in found
     ]
     print("\n".join(table(f"Model versions in {settings.models_dir}", [head, *rows])[1:]))
+    for sentence in damaged(settings.models_dir).values():
+        note(sentence)
     return 0
 
 

@@ -22,6 +22,7 @@ from av2t.process import Process, Terminated, answers, check_port, signals_raise
 from av2t.redis_server import redis_url, start_redis
 from av2t.supervisor import Supervisor
 from av2t_core.errors import AV2TError
+from av2t_core.plain_file import open_lock
 from av2t_core.versions import resolve
 from worker.queue import PREANNOTATE, TRAIN, connect
 from worker.queue_views import overview, workers
@@ -247,7 +248,7 @@ def _owned(data_dir: Path) -> Iterator[None]:
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         free = shutil.disk_usage(data_dir).free // 1_000_000
-        lock = (data_dir / "up.lock").open("a+")
+        lock = open_lock(data_dir / "up.lock")
     except OSError as error:
         raise AV2TError(
             f"the folder {data_dir} cannot be used ({error.strerror}); choose another with --data-dir"
@@ -261,11 +262,11 @@ def _owned(data_dir: Path) -> Iterator[None]:
             # The kernel takes the lock back when this process ends, however it ends.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            lock.seek(0)
+            holder = lock.read(20).decode(errors="replace")
             raise AV2TError(
-                f"another av2t up (process {lock.read()}) uses {data_dir}; stop it, or choose another with --data-dir"
+                f"another av2t up (process {holder}) uses {data_dir}; stop it, or choose another with --data-dir"
             ) from None
         lock.truncate(0)
-        lock.write(str(os.getpid()))
+        lock.write(str(os.getpid()).encode())
         lock.flush()
         yield

@@ -6,17 +6,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from av2t.console import table
+from av2t.console import note, table
 from av2t_core import published
 from av2t_core.disk import in_gigabytes
 from av2t_core.errors import WeightsError
-from av2t_core.versions import BUILT_IN, DOWNLOADS_FOLDER, PARTS_FOLDER, Version, installed
+from av2t_core.versions import BUILT_IN, DOWNLOADS_FOLDER, PARTS_FOLDER, Version, damaged, installed
 
 
 def show(args: argparse.Namespace, models_dir: Path) -> None:
-    """Print it. WeightsError: a card cannot be read."""
+    """Print it."""
     found = _overview(models_dir)
     print(json.dumps(found, indent=2) if args.json else "\n".join(_lines(found)))
+    for sentence in damaged(models_dir).values():
+        note(sentence)
 
 
 def _overview(models_dir: Path) -> dict[str, Any]:

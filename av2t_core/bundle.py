@@ -19,23 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
+from av2t_core.card import usable_card
 from av2t_core.disk import read_blocks, require_space, write_blocks, writing
 from av2t_core.errors import WeightsError, misfit
+from av2t_core.limits import LARGEST_CARD
 from av2t_core.model_folder import alone
 from av2t_core.presets import PRESETS
 from av2t_core.store import fetch
-from av2t_core.versions import (
-    BUILT_IN,
-    IMPORT_MARK,
-    LARGEST_CARD,
-    NAMES,
-    Version,
-    check_name,
-    file_hash,
-    find,
-    is_own_name,
-    parse_card,
-)
+from av2t_core.tensor_header import check_header
+from av2t_core.versions import BUILT_IN, IMPORT_MARK, NAMES, Version, check_name, file_hash, find, is_own_name
 
 SUMS = "SHA256SUMS"
 
@@ -121,7 +113,7 @@ class _Bundle:
                 f"{file} is called {name}, as what this package brings itself: export it under another name"
             )
         text = _text(archive, f"{name}/card.json")
-        card = parse_card(text) if text else None
+        card = usable_card(text) if text else None
         if not text or card is None or hashes.pop(f"{name}/card.json") != hashlib.sha256(text).hexdigest():
             raise refused
         version = Version(name=name, directory=models_dir / name, card=card)
@@ -199,6 +191,7 @@ def _shapes(paths: Iterable[Path]) -> _Shapes:
 
     shapes: _Shapes = {}
     for path in paths:
+        check_header(path)
         try:
             with safe_open(path, "np") as file:
                 shapes |= {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118  # no mapping

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from av2t_core.card import part_file
 from av2t_core.empty import empty_weights
 from av2t_core.encoders import AudioEncoder, ImageEncoder
 from av2t_core.encoders.naming import LearnedNamer, Namer, Reader, ReadNamer
@@ -30,7 +31,8 @@ from av2t_core.model.config import Feature
 from av2t_core.model.reference import UNREAD
 from av2t_core.presets import PRESETS, Preset
 from av2t_core.store import fetch
-from av2t_core.versions import NAMES, PARTS_FOLDER, Version, file_hash, part_file
+from av2t_core.tensor_header import check_header
+from av2t_core.versions import NAMES, PARTS_FOLDER, Version, file_hash
 
 Precision = Literal["fp32", "bf16"]
 
@@ -268,7 +270,8 @@ def _save(path: Path, tensors: Mapping[str, Tensor]) -> str:
 
 
 def read_tensors(path: Path, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-    """All of a file, by name; on a CPU they are views of the mapped file."""
+    """All of a file, by name; on a CPU they are views of the mapped file. WeightsError: it names more than a model."""
+    check_header(path)
     with safe_open(path, "pt") as file:
         keys = list(file.keys())
     for first in range(0, len(keys), _READ_AT_ONCE):

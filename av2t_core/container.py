@@ -11,6 +11,8 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from av2t_core.errors import MediaError
+from av2t_core.limits import CLIP_STREAMS, PICTURE_PIXELS
+from av2t_core.mp4_tables import check_tables
 
 # Containers that hold one clip. Playlists (hls, concat, dash, sdp) stay out: a clip comes from somebody else, and a
 # playlist that calls itself a clip would have this process read other files and addresses.
@@ -18,7 +20,15 @@ _FORMATS = (
     "aac,ac3,aiff,apng,asf,avi,caf,dv,flac,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mp3,mpeg,mpegts,mpegvideo,mxf,"
     "nut,obu,ogg,rm,w64,wav,wtv,yuv4mpegpipe"
 )
-_OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+# A larger frame is not decoded, neither while the file is opened nor where the size changes in its middle.
+_DECODER = {"max_pixels": str(PICTURE_PIXELS)}
+_OPTIONS = {
+    "format_whitelist": _FORMATS,
+    "protocol_whitelist": "file",
+    "max_streams": str(CLIP_STREAMS + 1),
+    **_DECODER,
+}
+_FEWER = "keep its first video and its first sound alone"
 
 
 @dataclass
@@ -43,14 +53,26 @@ def open_container(path: Path) -> InputContainer:
     if size == 0:
         raise MediaError(f"{path.name}: the file is empty; copy or upload it again")
     try:
+        check_tables(path)
         # An absolute path is never taken for a protocol, whatever the name looks like.
-        return av.open(str(path.absolute()), mode="r", options=_OPTIONS, metadata_errors="replace")
-    except av.error.PermissionError:
+        container = av.open(str(path.absolute()), mode="r", options=_OPTIONS, metadata_errors="replace")
+    except PermissionError:
         raise MediaError(f"{path}: cannot be read (permission denied)") from None
+    except MemoryError:
+        raise MediaError(
+            f"{path.name}: has more than {CLIP_STREAMS} streams, or a header for which there is no memory; {_FEWER}"
+        ) from None
     except av.FFmpegError:
         raise MediaError(
             f"{path.name}: is not a video, or its beginning is damaged; use a video file such as mp4, mov, webm or mkv"
         ) from None
+    if len(container.streams) > CLIP_STREAMS:  # some containers leave out what is beyond, sound perhaps
+        container.close()
+        raise MediaError(f"{path.name}: has more than {CLIP_STREAMS} streams; {_FEWER}")
+    for stream in container.streams.video:
+        if stream.codec_context is not None:
+            stream.codec_context.options = _DECODER
+    return container
 
 
 def decode_video(container: InputContainer, stream: VideoStream, faults: Faults) -> Iterator[av.VideoFrame]:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
-from av2t_core.errors import WeightsError
+from av2t_core.errors import DiskFullError, WeightsError
 
 _BLOCK = 2**20
 
@@ -25,11 +25,11 @@ Progress = Callable[[str, int], AbstractContextManager[Bar]]
 
 
 def require_space(folder: Path, needed: int, purpose: str) -> None:
-    """WeightsError if `needed` bytes for `purpose` do not fit on the disk of `folder`, which need not exist."""
+    """DiskFullError if `needed` bytes for `purpose` do not fit on the disk of `folder`, which need not exist."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise WeightsError(
+        raise DiskFullError(
             f"{purpose} needs {in_gigabytes(needed)} in {folder}, where {in_gigabytes(free)} are free: make room, or"
             " set AV2T_DATA_DIR to a folder on another disk"
         )
@@ -41,9 +41,10 @@ def in_gigabytes(size: float) -> str:
 
 
 def disk_error(error: OSError, folder: Path) -> WeightsError:
-    """The sentence for a write into `folder` that failed."""
+    """The sentence for a write into `folder` that failed; a DiskFullError where that may pass."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return WeightsError(
+        kind = WeightsError if error.errno == errno.EFBIG else DiskFullError
+        return kind(
             f"{folder} is full ({os.strerror(error.errno)}): make room, or set AV2T_DATA_DIR to a folder on another"
             " disk; the same command goes on where it stopped"
         )
@@ -59,6 +60,10 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise disk_error(error, folder) from error
+    except RuntimeError as error:  # PyTorch's writer, in whose context is what became of its file
+        if not isinstance(error.__context__, OSError):
+            raise
+        raise disk_error(error.__context__, folder) from error
     except SafetensorError as error:  # in whose text is the number of the OSError
         number = re.search(r"os error (\d+)", str(error))
         if number is None:

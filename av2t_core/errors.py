@@ -23,6 +23,10 @@ class StoreAwayError(WeightsError):
     """The model store does not answer; it may later."""
 
 
+class DiskFullError(WeightsError):
+    """A disk has no room left; it may have some, once somebody has made it."""
+
+
 class MemoryShortError(AV2TError):
     """The memory that is free does not suffice; it may, once others have freed theirs."""
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from av2t_core.container import Faults, decode_video, open_container
 from av2t_core.errors import MediaError
+from av2t_core.limits import CLOCK_JUMPS, PICTURE_PIXELS, PICTURE_SIDE
 
 LONGEST_STILL = 3600.0
 """Seconds that a picture may stand still; a longer gap is a clock that jumped."""
@@ -108,8 +109,16 @@ class Frames:
             raise MediaError(f"{path.name}: its video codec is not known here; convert it to H.264 in an mp4")
         self._path = path
         self._stream = usable[0]
+        self._require_size(self._stream.width, self._stream.height)
         self._stream.thread_type = "AUTO"
         self.streams = tuple(streams)
+
+    def _require_size(self, width: int, height: int) -> None:
+        if width * height > PICTURE_PIXELS or max(width, height) > PICTURE_SIDE:
+            raise MediaError(
+                f"{self._path.name}: its frames have {width} x {height} pixels, and at most {PICTURE_SIDE} a side and"
+                f" {PICTURE_PIXELS:,} in all can be used; scale it down to 8K or less"
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -134,16 +143,25 @@ class Frames:
             return float(stream.duration * stream.time_base)
         return self._container.duration / av.time_base if self._container.duration is not None else None
 
-    def lasts(self) -> float:
-        """Seconds that the picture lasts: what the container promises, else what its packets say, read to the end."""
-        if self.promised is not None:
-            return self.promised
-        end = 0.0
+    def spans(self) -> list[tuple[float, float]]:
+        """From when to when, in seconds of its own clock, the picture lasts: by its packets, all of which are read.
+
+        More than one where the clock jumps; of very many the last is left open to what follows.
+        """
+        spans: list[tuple[float, float]] = []
         with open_container(self._path) as container, suppress(av.FFmpegError):  # what is cut ends there
             for packet in container.demux(container.streams[self._stream.index]):
-                if packet.pts is not None and packet.time_base is not None:
-                    end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-        return end
+                if not packet.size:  # the last one, which is for the decoder
+                    continue
+                ticks = packet.dts if packet.pts is None else packet.pts
+                begun, until = spans[-1] if spans else (0.0, 0.0)
+                time = until if ticks is None or packet.time_base is None else float(ticks * packet.time_base)
+                end = time + self._lasts(packet)
+                if not spans or (time - until > LONGEST_STILL and len(spans) < CLOCK_JUMPS):
+                    spans.append((time, end))
+                else:
+                    spans[-1] = min(begun, time), max(until, end)
+        return spans
 
     @property
     def zero(self) -> float:
@@ -154,7 +172,9 @@ class Frames:
         """Decode once, from the start to the end; MediaError where not one frame comes out."""
         size: tuple[int, int] | None = None
         for picture in decode_video(self._container, self._stream, self.faults):
-            size = size or (picture.width, picture.height)
+            if size is None:  # the container's word of it may be another
+                size = picture.width, picture.height
+                self._require_size(*size)
             self._resized += size != (picture.width, picture.height)
             # Where a raw stream has no timestamps, one frame follows the other at the stream's rate.
             time = picture.time if picture.pts is not None else self.end
@@ -164,7 +184,10 @@ class Frames:
             self._note(frame)
             yield frame
         if size is None:
-            raise MediaError(f"{self._path.name}: none of its frames can be decoded; the file is damaged")
+            raise MediaError(
+                f"{self._path.name}: none of its frames can be decoded; the file is damaged, or they have more than"
+                f" {PICTURE_PIXELS:,} pixels"
+            )
 
     def _displayed_aspect(self, picture: av.VideoFrame) -> Fraction:
         aspect = self._stream.sample_aspect_ratio or Fraction(1)
@@ -207,7 +230,7 @@ class Frames:
         if not faults.undecodable and longest - shortest > _UNEVEN / self.rate:
             yield "The frame rate varies: frames are named by their timestamps, and fps is the average."
 
-    def _lasts(self, picture: av.VideoFrame) -> float:
+    def _lasts(self, picture: "av.VideoFrame | av.Packet[Any]") -> float:
         """Seconds for which a picture is shown, as its container says, else one period of the stream's rate."""
         lasts = float(picture.duration * picture.time_base) if picture.duration and picture.time_base else 0.0
         return lasts if 0 < lasts <= LONGEST_STILL else 1 / self.rate

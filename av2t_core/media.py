@@ -7,7 +7,7 @@ Keyframes may also be closer together or further apart, `step` seconds: then key
 of [k * step, (k + 1) * step), and its window is the second around that.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import floor
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from av2t_core.frames import LONGEST_STILL, Frame, Frames
+from av2t_core.limits import CLIP_REMARKS
 from av2t_core.soundtrack import Sound, Soundtrack
 
 KEYFRAME_OFFSET = 15 / 16
@@ -73,7 +74,10 @@ class Clip:
     """
 
     def __init__(self, path: Path, *, per_second: int = 1, most: int | None = None) -> None:
-        """`per_second`: keyframes, as far as there are frames. Where that makes more than `most`, they are spread."""
+        """`per_second`: keyframes, as far as there are frames. Where that makes more than `most`, they are spread.
+
+        By what is in the file, which is read for it: a header may promise anything.
+        """
         self.path = path
         self._frames = Frames(path)
         try:
@@ -82,11 +86,13 @@ class Clip:
             self._frames.__exit__()
             raise
         self._step = 1.0 if per_second == 1 else max(1 / per_second, 1 / self._frames.rate)
-        self._spread = False
-        if most is not None and (lasts := self._frames.lasts()) > most * self._step:
-            self._step, self._spread = lasts / most, True
+        self._most, self._expected, self._spread = most, self._promised_windows(), False
+        if most is not None:
+            self._spread_over(most, self._frames.spans())
         self._keyframes: list[Keyframe] = []
+        self._left_out: list[float] = []  # seconds: the first keyframe beyond `most`
         self._jumps: list[str] = []
+        self._jump_count = 0
         self._shape = (0, 0)
         self._info: ClipInfo | None = None
 
@@ -103,9 +109,8 @@ class Clip:
 
     @property
     def expected_windows(self) -> int | None:
-        """How many windows will come, as far as the container tells; for progress bars."""
-        promised = self._frames.promised
-        return None if promised is None else max(1, floor(promised / self._step + 1 - SHORTEST_WINDOW + _ROUNDING))
+        """How many windows will come, as far as that is known; for progress bars."""
+        return self._expected
 
     @property
     def info(self) -> ClipInfo:
@@ -116,6 +121,9 @@ class Clip:
     def windows(self) -> Iterator[Window]:
         """Decode the clip, once. MediaError: not one frame can be decoded."""
         for index, frame in self._chosen():
+            if len(self._keyframes) == self._most:  # the packets' timestamps are not those of the frames in them
+                self._left_out = self._left_out or [frame.time]
+                continue
             keyframe = Keyframe(index=index, frame=frame.number, time=frame.time)
             image = frame.rgb()
             self._keyframes.append(keyframe)
@@ -140,7 +148,9 @@ class Clip:
         previous: Frame | None = None
         for frame in self._frames:
             if previous is not None and frame.time - previous.end > LONGEST_STILL:
-                self._jumps.append(f"The timestamps jump from {previous.end:.1f} s to {frame.time:.1f} s.")
+                self._jump_count += 1
+                if self._jump_count <= CLIP_REMARKS:
+                    self._jumps.append(f"The timestamps jump from {previous.end:.1f} s to {frame.time:.1f} s.")
                 yield from self._last(index, previous)
                 previous = None
             if previous is None:
@@ -159,6 +169,31 @@ class Clip:
             yield index, frame
             index += 1
 
+    def _promised_windows(self) -> int | None:
+        promised = self._frames.promised
+        return None if promised is None else self._count([(0.0, promised)])
+
+    def _spread_over(self, most: int, spans: Sequence[tuple[float, float]]) -> None:
+        """Have no more windows than `most`; `spans`: from when to when there is a picture."""
+        lasts = sum(end - start for start, end in spans)
+        promised = self._frames.promised
+        if promised is not None and abs(promised - lasts) <= _MISSING:  # the same, but for how it is rounded
+            lasts = promised
+        least = self._step
+        self._step = max(least, lasts / most)
+        while (count := self._count(spans)) > most:  # a picture that begins late has one more
+            self._step *= 1 + 1 / most
+        self._expected, self._spread = count, self._step > least
+
+    def _count(self, spans: Sequence[tuple[float, float]]) -> int:
+        """Of the windows that `_chosen` finds in pictures that last so."""
+        count = index = 0
+        for start, end in spans:
+            index = max(index, floor(start / self._step))
+            beyond = max(floor(end / self._step + 1 - SHORTEST_WINDOW + _ROUNDING), index)
+            count, index = count + beyond - index, beyond
+        return max(1, count)
+
     def _seen_at(self, index: int) -> float:
         """Seconds at which the keyframe of a window should be."""
         return index + KEYFRAME_OFFSET if self._step == 1 else (index + 0.5) * self._step
@@ -172,8 +207,13 @@ class Clip:
         if self._spread:
             yield f"It is long: one keyframe every {self._step:.1f} s, {len(self._keyframes)} in all."
         yield from frames.remarks()
+        if self._left_out:
+            yield f"What comes after {self._left_out[0]:.1f} s is left out: it has {self._most} keyframes by then."
         yield from self._jumps
+        if self._jump_count > len(self._jumps):
+            yield f"The timestamps jump {self._jump_count - len(self._jumps)} times more."
         yield from sound.remarks(frames.start, frames.end)
-        missing = (frames.promised or 0) - (max(frames.end, sound.end) - frames.zero)
-        if missing > _MISSING:
+        promised, end = frames.promised or 0.0, max(frames.end, sound.end)
+        missing = promised - (end - frames.zero)
+        if missing > _MISSING and abs(promised - end) > _MISSING:  # some containers count from zero on the clip's clock
             yield f"The file ends {missing:.1f} s before the length that it promises: it is incomplete."

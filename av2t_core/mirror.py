@@ -13,11 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from av2t_core import pointers
+from av2t_core.card import usable_card
 from av2t_core.errors import StoreAwayError, WeightsError
+from av2t_core.limits import LARGEST_CARD
 from av2t_core.store import Entry, Mark, Store, mark_of
 from av2t_core.versions import (
     BUILT_IN,
-    LARGEST_CARD,
     PARTS_FOLDER,
     PROJECTS_FOLDER,
     REPLAY_FILE,
@@ -25,7 +26,6 @@ from av2t_core.versions import (
     check_name,
     find,
     installed,
-    parse_card,
 )
 
 log = logging.getLogger("av2t.store")
@@ -93,7 +93,7 @@ class Mirror:
         text = store.read(f"{name}/card.json")
         if text is None:  # gone since it was listed
             return
-        card = parse_card(text)
+        card = usable_card(text)
         if card is None or (BUILT_IN / name).exists():
             why = "has no card that can be used" if card is None else "is called as one that ships with the package"
             self._say(name, f"the model version {name} in the model store {store.url} {why}, and is left out")

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from av2t_core import published
+from av2t_core.card import part_file
 from av2t_core.disk import Progress, disk_error, writing
 from av2t_core.errors import WeightsError
 from av2t_core.model.config import Feature
+from av2t_core.plain_file import open_lock
 from av2t_core.store import fetch, quiet
-from av2t_core.versions import PARTS_FOLDER, Version, file_hash, part_file, resolve
+from av2t_core.versions import PARTS_FOLDER, Version, file_hash, resolve
 
 if TYPE_CHECKING:  # it brings torch, and who has no weights should not wait for that
     from torch import Tensor
@@ -44,7 +46,7 @@ def alone(models_dir: Path) -> Iterator[None]:
     parts = models_dir / PARTS_FOLDER
     try:
         parts.mkdir(parents=True, exist_ok=True)
-        lock = (models_dir / ".lock").open("w")
+        lock = open_lock(models_dir / ".lock")
     except OSError as error:
         raise disk_error(error, models_dir) from None
     with lock:

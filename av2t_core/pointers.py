@@ -18,8 +18,10 @@ from pathlib import Path
 
 from av2t_core.disk import disk_error
 from av2t_core.errors import StoreAwayError, WeightsError
+from av2t_core.limits import LARGEST_CARD
+from av2t_core.plain_file import open_lock, read_plain
 from av2t_core.store import Store
-from av2t_core.versions import BUILT_IN, PROJECTS_FOLDER, REPLAY_FILE, Version, check_name, find, installed
+from av2t_core.versions import BUILT_IN, PROJECTS_FOLDER, REPLAY_FILE, Version, check_name, damaged, find, installed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ def read(models_dir: Path, project: int) -> Pointer | None:
     """WeightsError: it is damaged."""
     path = models_dir / _member(project)
     try:
-        return _parsed(path.read_bytes(), str(path), project)
+        return _parsed(read_plain(path, LARGEST_CARD), str(path), project)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -164,6 +166,8 @@ def take_away(version: Version, others: Sequence[Version]) -> int:
 
 
 def _own(version: Version, others: Sequence[Version]) -> list[Path]:
+    if damaged(version.directory.parent):  # whose cards may name any part
+        return [version.weights]
     shared = {path for each in others for path, _ in each.own_files}
     return [path for path, _ in version.own_files if path not in shared]
 
@@ -201,7 +205,7 @@ def changing(models_dir: Path) -> Iterator[None]:
     folder = models_dir / PROJECTS_FOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock:
+        with open_lock(folder / ".lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, by a kill too
             yield
     except OSError as error:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MOST = 60  # keyframes
 _COLUMNS = 5
-_WIDTH, _WAVE, _CAPTION, _GAP = 240, 28, 18, 6  # pixels
+_WIDTH, _HEIGHT, _WAVE, _CAPTION, _GAP = 240, 480, 28, 18, 6  # pixels; of a picture the most
 _PAPER, _INK, _SOFT = (24, 24, 24), (235, 235, 235), (130, 130, 130)
 
 
@@ -65,15 +65,15 @@ class ContactSheet:
 
 def _cell(seen: "KeyframePrediction", wave: NDArray[np.float32]) -> Image.Image:
     height, width = seen.mask.shape
-    size = (_WIDTH, max(1, round(_WIDTH * height / width)))
+    scale = min(_WIDTH / width, _HEIGHT / height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
     picture = np.asarray(Image.fromarray(seen.image).resize(size, Image.Resampling.BILINEAR))
     mask = Image.fromarray(seen.mask).convert("L").resize(size, Image.Resampling.NEAREST)
-    scale = size[0] / width
     names = [(thing.label, thing.score, (thing.box[0] * scale, thing.box[1] * scale)) for thing in seen.objects]
     if (shade := Shade.over_mask(mask, names)) is not None:
         picture = shade.over(picture)
-    cell = Image.new("RGB", (size[0], size[1] + _WAVE + _CAPTION), _PAPER)
-    cell.paste(Image.fromarray(picture))
+    cell = Image.new("RGB", (_WIDTH, size[1] + _WAVE + _CAPTION), _PAPER)
+    cell.paste(Image.fromarray(picture), ((_WIDTH - size[0]) // 2, 0))
     draw = ImageDraw.Draw(cell)
     middle = size[1] + _WAVE // 2
     for x, loud in enumerate(wave):
@@ -81,7 +81,7 @@ def _cell(seen: "KeyframePrediction", wave: NDArray[np.float32]) -> Image.Image:
         draw.line((x, middle - tall, x, middle + tall), fill=TINT if seen.sounding else _SOFT)
     draw.text((2, size[1] + _WAVE), f"{seen.keyframe.time:.2f} s", font=ImageFont.load_default(size=12), fill=_INK)
     said = _said(seen)
-    draw.text((size[0] - 2, size[1] + _WAVE), said, font=ImageFont.load_default(size=12), fill=_INK, anchor="ra")
+    draw.text((_WIDTH - 2, size[1] + _WAVE), said, font=ImageFont.load_default(size=12), fill=_INK, anchor="ra")
     return cell
 
 

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from av2t_core.container import Faults, decode_audio, open_container
+from av2t_core.errors import MediaError
+from av2t_core.limits import SOUND_HELD, SOUND_RATE, SOUND_SAMPLES
 
 # Containers round timestamps to as much as a millisecond or two: below this many seconds a frame simply follows its
 # predecessor, for to obey would tear the sound at every frame.
@@ -53,10 +55,12 @@ class Soundtrack:
     """Streams the first audio stream of a file from a handle of its own; a context manager.
 
     `rate` is in Hz, `channels` a count; both are those of the first frame that can be decoded, and sound that changes
-    on the way is converted to them. `rate` is 0 where there is nothing to hear.
+    on the way is converted to them. `rate` is 0 where there is nothing to hear. MediaError: there is more of it, or it
+    is in greater disorder, than can be held.
     """
 
     def __init__(self, path: Path) -> None:
+        self._name = path.name
         self._container = open_container(path)
         self.faults = Faults()
         self.streams = len(self._container.streams.audio)
@@ -124,9 +128,17 @@ class Soundtrack:
     def _read_to(self, position: int, forget: int) -> None:
         while self._chunks and self._end_of(0) <= forget:
             self._chunks.popleft()
+        held = sum(samples.shape[1] for _, samples in self._chunks)
         while (not self._chunks or self._end_of(-1) < position) and self._pull():
-            if self._end_of(0) <= forget:
-                self._chunks.popleft()
+            if self._end_of(-1) <= forget:
+                self._chunks.pop()
+                continue
+            held += self._chunks[-1][1].shape[1]
+            if held > SOUND_HELD * self.rate:
+                raise MediaError(
+                    f"{self._name}: more than {SOUND_HELD} s of its sound lie before {position / self.rate:.1f} s where"
+                    " one does; its timestamps are damaged, convert it anew"
+                )
 
     def _end_of(self, chunk: int) -> int:
         position, samples = self._chunks[chunk]
@@ -140,6 +152,13 @@ class Soundtrack:
         self._end = self._end_of(-1)
         return True
 
+    def _require_few(self, rate: int, channels: int) -> None:
+        if rate > SOUND_RATE or rate * channels > SOUND_SAMPLES:
+            raise MediaError(
+                f"{self._name}: its sound has {rate} samples a second in {channels} channels, and at most {SOUND_RATE},"
+                f" and {SOUND_SAMPLES:,} of all channels, can be used; convert it to 48000 Hz"
+            )
+
     def _read(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         streams = [stream for stream in self._container.streams.audio if stream.codec_context is not None]
         if not streams:
@@ -149,7 +168,13 @@ class Soundtrack:
         source: tuple[str, str, int] | None = None
         for frame in decode_audio(self._container, streams[0], self.faults):
             if not self.rate:
+                self._require_few(frame.sample_rate, frame.layout.nb_channels)
                 self.rate, self.channels, layout = frame.sample_rate, frame.layout.nb_channels, frame.layout
+            if frame.sample_rate != self.rate and frame.samples > SOUND_HELD * frame.sample_rate:
+                raise MediaError(
+                    f"{self._name}: its sound goes over from {self.rate} to {frame.sample_rate} Hz in the middle, so"
+                    f" that one piece of it lasts longer than {SOUND_HELD} s; convert it anew"
+                )
             if source != (frame.format.name, frame.layout.name, frame.sample_rate):
                 source = (frame.format.name, frame.layout.name, frame.sample_rate)
                 to_float = av.AudioResampler(format="fltp", layout=layout, rate=self.rate)

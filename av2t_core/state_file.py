@@ -17,8 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from av2t_core.disk import in_gigabytes
 from av2t_core.encoders import gpt2
 from av2t_core.errors import WeightsError
+from av2t_core.tensor_header import check_header
 
 # LAION's checkpoints hold the state of their training, in which some numbers are numpy's. What rebuilds a number runs
 # nothing of the file's; files that are older than numpy 2 know it under another name.
@@ -69,6 +71,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _safetensors(path: Path) -> object:
+    check_header(path)
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -76,12 +79,8 @@ def _safetensors(path: Path) -> object:
 
 
 def _pickled(path: Path) -> object:
-    zipped = zipfile.is_zipfile(path)
-    if zipped and _is_program(path):
-        raise WeightsError(
-            f"{path} is a TorchScript program, as OpenAI's own ViT-B-32.pt is, and not a state dict: take the weights"
-            " alone, open_clip's open_clip_model.safetensors in that case"
-        )
+    if zipped := zipfile.is_zipfile(path):
+        _check_archive(path)
     try:
         with torch.serialization.safe_globals(_NUMBERS):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
@@ -96,9 +95,24 @@ def _pickled(path: Path) -> object:
         raise WeightsError(f"{path} is damaged or no checkpoint ({reason}): get it again") from None
 
 
-def _is_program(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+def _check_archive(path: Path) -> None:
+    """WeightsError: it is a program, or unpacks to more than it is; PyTorch compresses nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise WeightsError(f"{path} is damaged or no checkpoint ({error}): get it again") from None
+    if any(member.filename.endswith("/constants.pkl") for member in members):
+        raise WeightsError(
+            f"{path} is a TorchScript program, as OpenAI's own ViT-B-32.pt is, and not a state dict: take the weights"
+            " alone, open_clip's open_clip_model.safetensors in that case"
+        )
+    unpacked, size = sum(member.file_size for member in members), path.stat().st_size
+    if unpacked > size or any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise WeightsError(
+            f"{path} is compressed, {in_gigabytes(size)} that say they unpack to {in_gigabytes(unpacked)}, which"
+            " PyTorch never does: get it from who made it, or unpack and save it again with torch.save"
+        )
 
 
 def _unwrapped(content: object) -> dict[str, Tensor]:

@@ -23,9 +23,12 @@ from pathlib import Path
 from secrets import token_hex
 from typing import IO, Any
 
+from av2t_core.card import usable_card
 from av2t_core.disk import Bar, Progress, disk_error, read_blocks, require_space, write_blocks
 from av2t_core.errors import AV2TError, StoreAwayError, WeightsError
-from av2t_core.versions import BUILT_IN, LARGEST_CARD, PARTS_FOLDER, STORE_MARK, Version, file_hash, parse_card
+from av2t_core.limits import LARGEST_CARD
+from av2t_core.plain_file import open_lock, read_plain
+from av2t_core.versions import BUILT_IN, PARTS_FOLDER, STORE_MARK, Version, file_hash
 
 FETCHING = ".fetching"
 """The folder beside the versions in which files are until they are whole."""
@@ -137,7 +140,7 @@ class Store:
     def _push(self, version: Version, there: dict[str, Entry], progress: Progress) -> None:
         card = version.directory / "card.json"
         committed = version.member(card) in there
-        if committed and parse_card(self.read(version.member(card)) or b"") != version.card:
+        if committed and usable_card(self.read(version.member(card)) or b"") != version.card:
             raise WeightsError(
                 f"the model store {self.url} has another model version {version.name} than {version.directory}: a"
                 " version is never changed; give this one another name, or delete one of the two"
@@ -240,7 +243,7 @@ def mark_of(directory: Path) -> Mark | None:
     """None if the version is in no store. WeightsError: what notes it is damaged."""
     path = directory / STORE_MARK
     try:
-        return Mark(**json.loads(path.read_text()))
+        return Mark(**json.loads(read_plain(path, LARGEST_CARD)))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
@@ -296,7 +299,7 @@ def _alone(folder: Path, progress: Progress) -> Iterator[None]:
     """Within it no other process of this machine fetches. Who waits says so: a worker's job has to give signs."""
     try:
         folder.mkdir(exist_ok=True)
-        lock = (folder / "lock").open("w")
+        lock = open_lock(folder / "lock")
     except OSError as error:
         raise disk_error(error, folder) from None
     with lock:  # until it is closed, by a kill too
@@ -308,7 +311,7 @@ def _alone(folder: Path, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _locked(lock: IO[str]) -> bool:
+def _locked(lock: IO[bytes]) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -13,6 +13,7 @@ from av2t_core.overlay import FILL, TINT
 _TRUTH = (255, 255, 0)
 _GAP = 4  # pixels between frames
 _CAPTION = 18  # pixels of height
+_WIDEST = 4  # times the height
 
 
 def write_strip(path: Path, scores: ClipScores, masks: NDArray[np.bool_]) -> None:
@@ -41,9 +42,9 @@ def _caption(scores: ClipScores, index: int) -> str:
 
 
 def _frame(picture: NDArray[np.uint8], mask: NDArray[np.bool_], truth: NDArray[np.bool_], caption: str) -> Image.Image:
-    """SIZE pixels high and as wide as the picture's shape wants it, above its caption."""
+    """SIZE pixels high and as wide as the picture's shape wants it, up to _WIDEST times that, above its caption."""
     height, width, _ = picture.shape
-    size = (max(1, round(SIZE * width / height)), SIZE)
+    size = (max(1, round(SIZE * min(width / height, _WIDEST))), SIZE)
     image = Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)
     masked, true = (Image.fromarray(area).convert("L").resize(size, Image.Resampling.NEAREST) for area in (mask, truth))
     image.paste(Image.blend(image, Image.new("RGB", size, TINT), FILL), mask=masked)

@@ -13,14 +13,17 @@ imports torch: the backend only asks for names.
 """
 
 import hashlib
-import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from av2t_core import published
+from av2t_core.card import parse_card
 from av2t_core.errors import WeightsError
+from av2t_core.limits import LARGEST_CARD
+from av2t_core.plain_file import read_plain
 from av2t_core.presets import NO_ADAPTER, PRESETS
 
 BUILT_IN = Path(__file__).parent / "weights"
@@ -33,10 +36,6 @@ IMPORT_MARK = ".imported"
 NAMES = "names."
 """What the tensors begin with by which a version names things beside those that it knew."""
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
-LARGEST_CARD = 32 * 10**6  # bytes; it names every clip that it knows of
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_PART = re.compile(r"([a-z0-9][a-z0-9_.-]{0,99})-[0-9a-f]{8}\.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,10 +178,10 @@ def resolve(name: str, models_dir: Path | None = None) -> Version:
     """
     if (version := find(name, models_dir)) is not None:
         return version
-    of_preset = [each for each in (readable(models_dir)[0] if models_dir else []) if _is_of_preset(each, name)]
-    if own := [each for each in of_preset if each.directory.parent == models_dir and not each.is_imported]:
+    of_preset = [each for each in (_usable(models_dir) if models_dir else []) if _is_of_preset(each, name)]
+    if own := [each for each in of_preset if not each.is_imported]:
         return max(own, key=lambda version: (version.directory / "card.json").stat().st_mtime)
-    if built_in := [version for version in map(_read, _directories(BUILT_IN)) if _is_of_preset(version, name)]:
+    if built_in := [each for each in _usable(BUILT_IN) if _is_of_preset(each, name)]:
         return max(built_in, key=lambda version: _natural(version.name))
     if imported := [each.name for each in of_preset if each.is_imported]:
         raise WeightsError(f"{name} is only here as what was imported: name {' or '.join(imported)} if that is meant")
@@ -230,48 +229,24 @@ def resolve_start(preset: str, name: str | None, models_dir: Path) -> Version:
 
 
 def installed(models_dir: Path) -> list[Version]:
-    """All that are in `models_dir`, and the built-in ones. WeightsError: a card cannot be read."""
-    return [_read(path) for root in (models_dir, BUILT_IN) for path in _directories(root)]
+    """All that are in `models_dir` and can be used, as far as their cards say, and the built-in ones."""
+    return _usable(models_dir) + _usable(BUILT_IN)
 
 
-def readable(models_dir: Path) -> tuple[list[Version], list[str]]:
-    """As `installed`, but without those whose cards cannot be read, and a sentence about each of these."""
-    versions, problems = [], []
-    for path in (path for root in (models_dir, BUILT_IN) for path in _directories(root)):
+def damaged(models_dir: Path) -> dict[str, str]:
+    """Those in `models_dir` whose cards cannot be used, by their names: why, in a sentence."""
+    found = {}
+    for directory in _directories(models_dir):
         try:
-            versions.append(_read(path))
+            _read(directory)
         except WeightsError as error:
-            problems.append(str(error))
-    return versions, problems
+            found[directory.name] = str(error)
+    return found
 
 
 def fine_tuned_name(parent: Version, project: int, number: int) -> str:
     """What the version is called that a project's training of this number makes from `parent`. WeightsError."""
     return check_name(f"{parent.chain[-1].name}-p{project}-{number}")
-
-
-def parse_card(text: bytes) -> dict[str, Any] | None:
-    """None if it is no card whose names and hashes can be used; it may be from anybody."""
-    try:
-        card = json.loads(text)
-        parts = [(part["file"], part["sha256"]) for part in card.get("parts", ())]
-        names = [_PART.fullmatch(file) for file, _ in parts]
-        replay = [card["replay_sha256"]] if card.get("replay_sha256") else []
-        fits = (
-            isinstance(card["preset"], str)
-            and isinstance(card["labels"], list)
-            and len({file for file, _ in parts}) == len(parts)
-            and all(_SHA256.fullmatch(sha256) for sha256 in (card["sha256"], *replay, *(sha256 for _, sha256 in parts)))
-            and all(name and part_file(name[1], part[1]) == part[0] for name, part in zip(names, parts, strict=True))
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return None
-    return card if fits else None
-
-
-def part_file(name: str, sha256: str) -> str:
-    """What the file of a part is called: by its content, so that the same part is kept once."""
-    return f"{name}-{sha256[:8]}.safetensors"
 
 
 def file_hash(path: Path) -> str:
@@ -284,7 +259,7 @@ def check_name(name: str) -> str:
     """The name itself, which is safe as a folder's. WeightsError if it cannot be a model version's."""
     if not NAME.fullmatch(name):
         raise WeightsError(f"{name!r} is no model version: a name is of a-z, 0-9, '_', '.' and '-'")
-    if name in (PARTS_FOLDER, DOWNLOADS_FOLDER, PROJECTS_FOLDER):
+    if not _is_name(name):
         raise WeightsError(f"{name!r} is no model version: a folder beside them is called so")
     return name
 
@@ -295,6 +270,10 @@ def is_own_name(name: str) -> bool:
         name == preset or (preset not in published.presets() and re.fullmatch(rf"{re.escape(preset)}-\d+", name))
         for preset in PRESETS
     )
+
+
+def _is_name(name: str) -> bool:
+    return bool(NAME.fullmatch(name)) and name not in (PARTS_FOLDER, DOWNLOADS_FOLDER, PROJECTS_FOLDER)
 
 
 def _is_of_preset(version: Version, preset: str) -> bool:
@@ -318,7 +297,7 @@ def _stem(preset: str) -> object:
 
 
 def _directories(root: Path) -> list[Path]:
-    return sorted(path.parent for path in root.glob("*/card.json") if NAME.fullmatch(path.parent.name))
+    return sorted(path.parent for path in root.glob("*/card.json") if _is_name(path.parent.name))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -326,11 +305,21 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
+def _usable(root: Path) -> list[Version]:
+    found = []
+    for directory in _directories(root):
+        with suppress(WeightsError):  # `damaged` tells of it
+            found.append(_read(directory))
+    return found
+
+
 def _read(directory: Path) -> Version:
+    """WeightsError: it has no card that can be used."""
     path = directory / "card.json"
     try:
-        card = json.loads(path.read_text())
-        card["preset"], card["sha256"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise WeightsError(f"{path} is no card of a model version: {error}") from error
+        card = parse_card(read_plain(path, LARGEST_CARD + 1))
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{path} is no card of a model version ({error}): bring it back from a copy, or delete {directory}"
+        ) from error
     return Version(name=directory.name, directory=directory, card=card)

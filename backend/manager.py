@@ -13,7 +13,7 @@ from redis import Redis
 from av2t_core import limits
 from av2t_core.errors import AV2TError
 from av2t_core.labelstudio.config import parse_label_config
-from av2t_core.versions import readable, resolve
+from av2t_core.versions import installed, resolve
 from backend.bodies import project_id, project_in
 from backend.frame import LabelStudioMLBase
 from worker.projects import Project, keep, known
@@ -137,7 +137,7 @@ class Manager:
     def versions(self) -> list[str]:
         """The model versions that Label Studio can choose from, the current one first."""
         current = self.current_version()
-        others = [each.name for each in readable(self._settings.models_dir)[0] if not each.card.get("start")]
+        others = [each.name for each in installed(self._settings.models_dir) if not each.card.get("start")]
         return list(dict.fromkeys([current, *others]))
 
     def _get_models_from_workdir(self, _project: str) -> list[str]:

@@ -10,7 +10,7 @@ from redis import Redis
 
 from av2t_core.errors import WeightsError
 from av2t_core.pointers import read
-from av2t_core.versions import Version, readable
+from av2t_core.versions import Version, damaged, installed
 from backend.door import exposure
 from backend.manager import Manager
 from worker.projects import Project, with_damaged
@@ -49,7 +49,7 @@ def snapshot(connection: Redis, manager: Manager, settings: Settings) -> dict[st
     failures = [plain(asdict(job)) for job in failed_jobs(connection, limit=MAX_FAILURES)]
     done = finished_jobs(connection, limit=MAX_FINISHED)
     learnt = trainings(connection, limit=MAX_TRAININGS)
-    versions, damaged_versions = readable(settings.models_dir)
+    versions = installed(settings.models_dir)
     pictured = having_sheets(connection, [job.id for job in done])
     said = {
         **queue,
@@ -63,7 +63,7 @@ def snapshot(connection: Redis, manager: Manager, settings: Settings) -> dict[st
         "trainings": [{**plain(asdict(each)), "told": each.told, "link": link(each.project)} for each in learnt],
         "trainers": plain([asdict(worker) for worker in workers(connection, TRAIN)]),
         "damaged_projects": damaged_projects,
-        "damaged_versions": damaged_versions,
+        "damaged_versions": list(damaged(settings.models_dir).values()),
         "remarks": [asdict(remark) for remark in manager.remarks()],
     }
     return {name: plain(value) for name, value in said.items()}
@@ -99,17 +99,10 @@ def _project(project: Project, settings: Settings, versions: Sequence[Version]) 
         "earlier": bool(pointer and pointer.history),
         "outdated": pointer is not None and settings.repredict == "ask",
         "versions": [
-            {"name": each.name, "sentence": _verdict(each)}
+            {"name": each.name, "sentence": each.card.get("verdict", {}).get("sentence", "")}
             for each in sorted(own, key=lambda each: str(each.card.get("created")), reverse=True)
         ],
     }
-
-
-def _verdict(version: Version) -> str:
-    """What its training said of it."""
-    verdict = version.card.get("verdict", {})
-    said = verdict.get("sentence", "") if isinstance(verdict, dict) else None
-    return said if isinstance(said, str) else "Its card is damaged: the verdict has no sentence."
 
 
 def page(data: dict[str, Any]) -> str:

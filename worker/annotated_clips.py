@@ -97,7 +97,7 @@ class AnnotatedClips:
         with self.opened(task) as (sha256, windows, labelled):
             things: dict[int, list[Thing]] = {}
             for each in labelled.things:
-                things.setdefault(each.page, []).append((each.labels, each.mask))
+                things.setdefault(each.page, []).append(each)
             examples = examples_of(loaded, windows, labelled.masks, things, sha256)
         count = len(examples.keyframes)
         if count != task.pages:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rq.job import Job
 from rq.timeouts import BaseTimeoutException
 
-from av2t_core.errors import AV2TError, MemoryShortError, StoreAwayError
+from av2t_core.errors import AV2TError, DiskFullError, MemoryShortError, StoreAwayError
 
 FIRST_DELAY = 5  # seconds; doubled with every further attempt
 LONGEST_DELAY = 300
@@ -48,7 +48,7 @@ class Verdict:
 def judge(error: BaseException, job: Job, secret: str) -> Verdict:
     """What to do about the failure of `job`, in words that do not repeat `secret`."""
     match error:
-        case MemoryShortError() | StoreAwayError():
+        case DiskFullError() | MemoryShortError() | StoreAwayError():
             return Verdict(sentence=str(error), final=False)
         case MemoryError():
             return Verdict(sentence="The worker's machine has no memory left for this task.", final=False)

@@ -180,6 +180,13 @@ class Settings(BaseSettings):
         "How long a job may give no sign of life before its process is ended: longer than one keyframe ever takes.",
         ge=5,
     )
+    memory_mb: int | None = _variable(
+        "AV2T_MEMORY_MB",
+        None,
+        "How much memory the model's process may hold before it is ended, in MB; none: 90 % of the container's, or of"
+        " the machine's.",
+        ge=1,
+    )
     max_clip_mb: int = _variable("AV2T_MAX_CLIP_MB", 2048, "The largest clip that the worker fetches, in MB.", ge=1)
     clip_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_networks)] = _variable(
         "AV2T_CLIP_NETWORKS",

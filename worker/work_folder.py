@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from av2t_core.plain_file import open_lock
+
 _PREFIX = "av2t-worker-"
 
 
@@ -15,7 +17,7 @@ def work_folder() -> Iterator[Path]:
     """A folder of this worker's own. Those of workers that were killed are removed before and after."""
     _remove_forsaken()
     made = Path(tempfile.mkdtemp(prefix=".av2t-"))
-    with (made / "lock").open("w") as lock:
+    with open_lock(made / "lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         # Only now by the name by which others look for what is forsaken.
         folder = made.rename(made.with_name(_PREFIX + made.name.rpartition("-")[2]))
@@ -29,6 +31,6 @@ def work_folder() -> Iterator[Path]:
 def _remove_forsaken() -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         # The system unlocks what a dead process had locked, also beyond the borders of containers.
-        with suppress(OSError), (folder / "lock").open() as lock:
+        with suppress(OSError), open_lock(folder / "lock", make=False) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)

@@ -26,10 +26,12 @@ from rq.job import Job, JobStatus
 from rq.utils import now
 from rq.worker import BaseWorker, WorkerStatus
 
+from av2t_core.disk import in_gigabytes
 from av2t_core.errors import AV2TError
 from worker.devices import lease_key
 from worker.housekeeping import Housekeeping
 from worker.logs import about, log_to_stderr
+from worker.memory_limit import held_by, most_memory
 from worker.model_process import LEASE, REDIS_TIMEOUT, ModelProcess
 from worker.queue import (
     PREANNOTATE,
@@ -106,7 +108,8 @@ def run_worker(
     name = f"{name or socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
     with work_folder() as folder:
         model, reconciler = ModelProcess(settings, name, duty.queue, duty.set_up, folder), Reconciler(settings)
-        worker = WarmWorker(connection, name, duty, model, hang_seconds=settings.hang_seconds)
+        memory = most_memory(settings.memory_mb)
+        worker = WarmWorker(connection, name, duty, model, hang_seconds=settings.hang_seconds, most_memory=memory)
         try:
             if duty.warm:
                 worker.wait_for_model(lambda: None)
@@ -131,7 +134,16 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
     _stopped_job_id: str | None  # RQ's: the job that a person wants stopped
     execution: Execution | None  # RQ's: of the job that runs
 
-    def __init__(self, connection: Redis, name: str, duty: Duty, model: ModelProcess, *, hang_seconds: int) -> None:
+    def __init__(
+        self,
+        connection: Redis,
+        name: str,
+        duty: Duty,
+        model: ModelProcess,
+        *,
+        hang_seconds: int,
+        most_memory: int | None,
+    ) -> None:
         super().__init__(
             [open_queue(connection, duty.queue)],
             name=name,
@@ -143,6 +155,7 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
         self._duty = duty
         self._model = model
         self._hang_seconds = hang_seconds  # without a sign of life, after which a job's process is ended
+        self._most_memory = most_memory  # bytes of a job's process, beyond which it is ended
         self._housekeeping = Housekeeping(self.queues[0], name)
         self.fault: AV2TError | None = None  # why the worker cannot go on
         self._told_to_stop = False
@@ -350,6 +363,11 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
                     return
             if clock - heard > self._hang_seconds:
                 self._after_death(job, queue, f"ended after {self._hang_seconds} s without a sign of life")
+                return
+            held = held_by(self._model.pid)
+            if self._most_memory is not None and held is not None and held > self._most_memory:
+                allowed = f"the {in_gigabytes(self._most_memory)} that AV2T_MEMORY_MB allows"
+                self._after_death(job, queue, f"it held {in_gigabytes(held)} of memory, more than {allowed}")
                 return
             if job.timeout and 0 < job.timeout + LEASE < clock - started:
                 self._give_up(job, queue, f"The job hung for more than {job.timeout} s and was ended.")

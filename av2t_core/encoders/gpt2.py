@@ -11,6 +11,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
 from av2t_core.errors import WeightsError
+from av2t_core.limits import MERGES_FILE
 
 FILE = "merges.txt"
 """What the merges are called among a checkpoint's tensors."""
@@ -27,6 +28,8 @@ def read_merges(path: Path) -> torch.Tensor:
     """(MERGES, 2) from the file: the numbers of the two tokens that become one. WeightsError: they are not GPT-2's."""
     numbers = {character: number for number, character in enumerate(_BYTES)}
     merges = []
+    if (size := path.stat().st_size) > MERGES_FILE:
+        raise WeightsError(f"{path} has {size:,} bytes, and GPT-2's merges less than {MERGES_FILE:,}: {_REMEDY}")
     lines = path.read_text("utf-8", errors="replace").rstrip().splitlines()
     for place, line in enumerate(lines, 1):
         if place == 1 and line.startswith("#version"):

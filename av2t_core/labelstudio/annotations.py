@@ -21,15 +21,13 @@ from av2t_core.errors import AV2TError
 from av2t_core.labelstudio import rle
 from av2t_core.labelstudio.config import Targets
 from av2t_core.labelstudio.polygons import filled
+from av2t_core.limits import ANNOTATION_PIXELS, PICTURE_PIXELS, POLYGON_POINTS
 
 Size = tuple[int, int]
 """Height and width."""
 
 ORIGINS = ("prediction", "prediction-changed", "manual")
 """Left as it was predicted, changed by a person, drawn by a person."""
-
-MOST_PIXELS = 2**25
-"""Of a picture that a person draws on: 8K has a few less."""
 
 _PNG = "data:image/png;base64,"
 _PNG_HEAD = struct.Struct(">8s4x4sII")  # signature, length of the first chunk, its name, width, height
@@ -78,7 +76,11 @@ class _Masks(Mapping[int, NDArray[np.bool_]]):
             self._pages.setdefault(thing.page, []).append(thing)
 
     def __getitem__(self, page: int) -> NDArray[np.bool_]:
-        return np.asarray(np.logical_or.reduce([thing.mask for thing in self._pages[page]]))
+        first, *others = self._pages[page]
+        mask = first.mask
+        for thing in others:  # one unpacked at a time
+            mask |= thing.mask
+        return mask
 
     def __iter__(self) -> Iterator[int]:
         return iter(sorted(self._pages))
@@ -111,7 +113,13 @@ def read_annotation(
     says nothing more. Any other counts as a mask of its whole area with `boxes`; without, AnnotationError is raised,
     for that something sounds there and its mask is not known. So it is for whatever else cannot be read exactly.
     """
-    found = [(kind, _thing(region, kind, shape, pages)) for kind, region in _regions(targets, result)]
+    regions = list(_regions(targets, result))
+    if len(regions) * shape[0] * shape[1] > ANNOTATION_PIXELS:
+        raise AnnotationError(
+            f"The annotation has {len(regions):,} regions on frames of {shape[1]} x {shape[0]} pixels, and masks of"
+            f" {ANNOTATION_PIXELS:,} pixels in all can be learnt from: delete some of them."
+        )
+    found = [(kind, _thing(region, kind, shape, pages)) for kind, region in regions]
     things = [thing for kind, (_, thing) in found if kind != "rectangle" and thing.bits.any()]
     masks = _Masks(things)
     for kind, (name, thing) in found:
@@ -191,7 +199,7 @@ def _page(region: Mapping[str, Any], pages: int) -> int:
 def _size(region: Mapping[str, Any]) -> Size:
     """Of the picture that it was drawn on."""
     height, width = region.get("original_height"), region.get("original_width")
-    if type(height) is not int or type(width) is not int or min(height, width) < 1 or height * width > MOST_PIXELS:
+    if type(height) is not int or type(width) is not int or min(height, width) < 1 or height * width > PICTURE_PIXELS:
         raise ValueError(f"its picture's size is given as {width!r} by {height!r}")
     return height, width
 
@@ -241,6 +249,8 @@ def _polygon(region: Mapping[str, Any], value: Mapping[str, Any], shape: Size) -
     points = value.get("points")
     if not isinstance(points, list) or len(points) < 3 or not all(isinstance(p, list) and len(p) == 2 for p in points):
         raise ValueError("it has no points that make a polygon")
+    if len(points) > POLYGON_POINTS:
+        raise ValueError(f"it has {len(points):,} points, and at most {POLYGON_POINTS:,} can be used")
     return filled(_numbers(points) / 100 * shape[::-1], shape)
 
 

@@ -13,6 +13,7 @@ TOLERANCE = 1 / 720
 _FINE = 2
 # A contour runs through the middles of the outermost pixels, which at _FINE times the size are so far inside the edge.
 _INSIDE = 0.5 / _FINE
+_ROWS = 2**20  # that edges pass, filled at once
 
 
 def polygons(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
@@ -48,13 +49,18 @@ def filled(ring: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool
     (x, y), (next_x, next_y) = ring.T, np.roll(ring, -1, axis=0).T
     # Of each edge the rows whose middles it passes, those of its upper end with it and those of its lower end without.
     top, bottom = (np.clip(np.ceil(end(y, next_y) - 0.5), 0, height).astype(int) for end in (np.minimum, np.maximum))
-    count = bottom - top
-    row = np.arange(count.sum()) + np.repeat(top - np.cumsum(count) + count, count)
-    x, y, right, down = (np.repeat(each, count) for each in (x, y, next_x - x, next_y - y))
-    column = np.clip(np.ceil(x + (row + 0.5 - y) / down * right - 0.5), 0, width).astype(int)
     winding = np.zeros((height, width + 1), np.int32)  # the last column is for what lies beside the picture
-    np.add.at(winding, (row, column), np.sign(down).astype(np.int32))
-    return np.asarray(winding.cumsum(axis=1)[:, :width] != 0)
+    # Some edges at a time: all of a long ring in a high picture pass more rows than there is memory for.
+    some = max(1, _ROWS // height)
+    for first in range(0, len(ring), some):
+        at = slice(first, first + some)
+        count = bottom[at] - top[at]
+        row = np.arange(count.sum()) + np.repeat(top[at] - np.cumsum(count) + count, count)
+        edges = x[at], y[at], next_x[at] - x[at], next_y[at] - y[at]
+        begin, upper, right, down = (np.repeat(each, count) for each in edges)
+        column = np.clip(np.ceil(begin + (row + 0.5 - upper) / down * right - 0.5), 0, width).astype(int)
+        np.add.at(winding, (row, column), np.sign(down).astype(np.int32))
+    return np.asarray(winding.cumsum(axis=1, dtype=np.int32)[:, :width] != 0)
 
 
 def _simplified(contour: MatLike, epsilon: float) -> NDArray[np.float64]:

@@ -9,6 +9,8 @@ Source: https://github.com/thi-ng/umbrella/tree/develop/packages/rle-pack
 import numpy as np
 from numpy.typing import NDArray
 
+from av2t_core.limits import RLE_BYTES
+
 CHANNELS = 4
 WORD = 8
 RUN_SIZES = np.array([3, 4, 8, 16])  # bits, so a run holds at most 8, 16, 256 or 65536 values
@@ -65,6 +67,8 @@ def decode(rle: object, shape: tuple[int, int]) -> NDArray[np.bool_]:
 
 def _bytes(rle: object) -> NDArray[np.uint8]:
     """With some zeros behind them, so that the last bits can be read as any others."""
+    if isinstance(rle, list) and len(rle) > RLE_BYTES:
+        raise ValueError(f"its rle has {len(rle):,} bytes, and at most {RLE_BYTES:,} can be used")
     try:
         data = np.asarray(rle)
     except ValueError:  # lists of different lengths within it
@@ -76,20 +80,17 @@ def _bytes(rle: object) -> NDArray[np.uint8]:
 
 def _tokens(data: NDArray[np.uint8], values: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
     """Of all runs and rows of single values: at which bit its values begin, how many there are, whether it is a run."""
-    # Bits 8 i to 8 i + 31, for all i: a token's head has 19 bits at most.
-    windows = np.lib.stride_tricks.sliding_window_view(data, 4).astype(np.uint32) @ np.array(
-        [1 << 24, 1 << 16, 1 << 8, 1], np.uint32
-    )
-    window: list[int] = windows.tolist()
+    packed = data.tobytes()
 
     def bits(at: int, count: int) -> int:
-        return window[at >> 3] >> (32 - (at & 7) - count) & ((1 << count) - 1)
+        """Up to 25, so a token's head, which has 19 at most."""
+        return int.from_bytes(packed[at >> 3 : (at >> 3) + 4]) >> (32 - (at & 7) - count) & ((1 << count) - 1)
 
     end = 8 * (len(data) - 8)
     head = len(HEADER.format(count=0))
     if end < head:
         raise ValueError("its rle is cut off")
-    if (counted := window[0]) != values:
+    if (counted := int.from_bytes(packed[:4])) != values:
         raise ValueError(f"its rle is of {counted} values, and its size asks for {values}")
     if (word := bits(32, 5) + 1) != WORD:
         raise ValueError(f"its rle has words of {word} bits, and {WORD} are meant")

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import cv2
 import numpy as np
@@ -87,12 +87,21 @@ class ClipExamples:
         aside = path.with_name(f"{path.name}.part")
         tensors = {f.name: getattr(self.keyframes, f.name).contiguous() for f in fields(Examples)}
         notes = json.dumps({"sha256": self.sha256, "labels": self.labels})
-        save_file(tensors | {"things": self.things.contiguous()}, aside, {"notes": notes})
-        aside.replace(path)
+        try:
+            save_file(tensors | {"things": self.things.contiguous()}, aside, {"notes": notes})
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)  # where there was no room for it, it would take what there is
 
 
-Thing = tuple[tuple[str, ...], Mask]
-"""What a person calls it, and its mask (H, W)."""
+class Thing(Protocol):
+    """What a person calls it, and its mask (H, W), which may be unpacked whenever it is asked for."""
+
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+    @property
+    def mask(self) -> Mask: ...
 
 
 @torch.inference_mode()
@@ -117,9 +126,10 @@ def examples_of(
             targets = np.stack([_NOTHING if truth is None else shrunk(truth) for truth in truths])
             found.append(_examples(loaded, batch, targets))
             for number, window in enumerate(batch, start=count):
-                for names, mask in things.get(number, ()):
-                    crops.append(loaded.image_encoder.encode(to_device([crop(window.image, mask)], loaded.device)))
-                    labels.append((number, names))
+                for thing in things.get(number, ()):
+                    seen = to_device([crop(window.image, thing.mask)], loaded.device)
+                    crops.append(loaded.image_encoder.encode(seen))
+                    labels.append((number, thing.labels))
             count += len(batch)
     width = loaded.image_encoder.width
     return ClipExamples(

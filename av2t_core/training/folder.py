@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from av2t_core.disk import writing
+from av2t_core.plain_file import open_lock
 from av2t_core.training.plan import TrainingError
 
 Entry = dict[str, Any]
@@ -49,7 +50,7 @@ class RunFolder:
         """Within it no other process trains here. TrainingError: one does, or the folder is of another plan."""
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("w")
+            lock = open_lock(self.path / ".lock")
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,7 +63,9 @@ class RunFolder:
         """`states`: state dicts of the optimiser and its schedule."""
         aside = self.path / "checkpoint.part"
         with writing(self.path):
-            torch.save({"position": asdict(position), "trained": dict(trained), **states}, aside)
+            # Into a file of Python's own: PyTorch's does not say why it cannot be written.
+            with aside.open("wb") as file:
+                torch.save({"position": asdict(position), "trained": dict(trained), **states}, file)
             aside.replace(self.path / "checkpoint.pt")
 
     def load(self) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from av2t_core.errors import WeightsError
 from av2t_core.model.av2t_sam import AV2TSam
+from av2t_core.tensor_header import check_header
 from av2t_core.versions import REPLAY_FILE, Version, file_hash
 
 WINDOWS = 600
@@ -48,8 +49,9 @@ def replay_of(version: Version) -> Replay | None:
             try:
                 if file_hash(path) != sha256:
                     raise WeightsError(f"{path} is damaged: its sha256 is not the one on the card; {each.remedy}")
+                check_header(path)
                 return Replay(**{name: tensor.float() for name, tensor in load_file(path).items()})
-            except (OSError, SafetensorError) as error:
+            except (OSError, SafetensorError, TypeError) as error:
                 raise WeightsError(f"{path} cannot be read ({error}); {each.remedy}") from None
     return None
 

@@ -148,10 +148,10 @@ def test_a_card_that_is_wrong_is_shown_as_wrong(redis: Redis, redis_url: str, tm
     models = tmp_path / "data" / "models"
     card = resolve(EMBEDDED).card
     for name, verdict in {
-        "good-1": {"sentence": "It is better."},
+        "good-1": {"better": True, "sentence": "It is better."},
         "text-1": "It is better.",
-        "number-1": {"sentence": 5},
-        "surrogate-1": {"sentence": f"It is {SURROGATE}"},
+        "number-1": {"better": True, "sentence": 5},
+        "surrogate-1": {"better": True, "sentence": f"It is {SURROGATE}"},
     }.items():
         shutil.copytree(resolve(EMBEDDED).directory, models / name)
         changed = {**card, "project": 3, "parent": EMBEDDED, "verdict": verdict}
@@ -162,12 +162,10 @@ def test_a_card_that_is_wrong_is_shown_as_wrong(redis: Redis, redis_url: str, tm
         backend.set_up(3)
         state = looks_well(backend)
         rows = {row["name"]: row["sentence"] for row in state["projects"][0]["versions"]}
-        assert rows["good-1"] == "It is better."
-        assert rows["surrogate-1"] == r"It is \ud800"
-        assert "card" in rows["text-1"]
-        assert "card" in rows["number-1"]
-        [damaged] = state["damaged_versions"]
-        assert "damaged-1/card.json is no card of a model version" in damaged
+        assert rows == {"good-1": "It is better."}
+        assert len(state["damaged_versions"]) == 4
+        for name in ("damaged-1", "number-1", "surrogate-1", "text-1"):
+            assert any(f"{name}/card.json" in sentence for sentence in state["damaged_versions"]), name
         assert backend.http.get("/versions").json()["versions"][0] == EMBEDDED
         assert "damaged-1" in backend.http.get("/").text
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from av2t_core.disk import disk_error, in_gigabytes, require_space
-from av2t_core.errors import WeightsError
+from av2t_core.errors import DiskFullError, WeightsError
 
 
 def test_space_is_looked_for_before_the_folder_is_made(tmp_path: Path) -> None:
@@ -34,3 +34,13 @@ def test_sizes_for_a_person(size: float, words: str) -> None:
 )
 def test_errors_say_what_to_do(number: int, words: str) -> None:
     assert str(disk_error(OSError(number, os.strerror(number)), Path("x"))).startswith(words)
+
+
+def test_a_disk_that_is_full_may_have_room_later() -> None:
+    def kind(number: int) -> type:
+        return type(disk_error(OSError(number, os.strerror(number)), Path("x")))
+
+    assert kind(errno.ENOSPC) is kind(errno.EDQUOT) is DiskFullError
+    assert kind(errno.EFBIG) is kind(errno.EACCES) is WeightsError
+    with pytest.raises(DiskFullError):
+        require_space(Path(), 10**15, "this")

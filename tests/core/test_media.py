@@ -1,10 +1,15 @@
 """Clips are written by the tests, so that every frame's number and every sample is known; or are real ones."""
 
+import struct
 import subprocess
 import sys
+import zlib
 from fractions import Fraction
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
+from threading import Thread
 
 import av
 import numpy as np
@@ -13,6 +18,7 @@ from av.stream import Disposition
 
 from av2t_core.errors import MediaError
 from av2t_core.media import Clip, ClipInfo, Window
+from av2t_core.memory import resident_peak
 from av2t_core.soundtrack import MARGIN
 from tests.core.clips import SOUND_RATE, Sound, at_rate, flat, grey, tone, write_clip
 
@@ -191,6 +197,74 @@ def test_a_clip_of_just_the_most_keyframes_is_as_it_would_be(tmp_path: Path) -> 
     with Clip(path, most=4) as clip:
         assert [window.keyframe.frame for window in clip.windows()] == [9, 19, 29, 39]
     assert "keyframe every" not in " ".join(clip.info.remarks)
+
+
+PROMISES = [  # the case, the most, how many keyframes are right, and whether they are spread
+    ("off3600.webm", 100, 6, False),  # its clock begins at an hour, and its header counts from there
+    ("off3600.webm", 4, 4, True),
+    ("zero.mp4", 100, 30, False),  # all durations in its headers are 0
+    ("zero.mp4", 20, 20, True),
+]
+
+
+@pytest.mark.parametrize(("name", "most", "count", "spread"), PROMISES)
+def test_keyframes_are_counted_by_what_is_there(shared: Path, name: str, most: int, count: int, spread: bool) -> None:
+    with Clip(shared / "cases" / "promise" / name, most=most) as clip:
+        assert clip.expected_windows == count
+        windows = list(clip.windows())
+    assert len(windows) == count
+    said = " ".join(clip.info.remarks)
+    assert ("keyframe every" in said) is spread
+    assert not any(word in said for word in ("silence", "incomplete", "left out"))
+    assert all(np.abs(window.sound.second).max() > 0.01 for window in windows)
+
+
+def promising(path: Path, seconds: float) -> Path:
+    """A Matroska clip whose header says that it lasts so long."""
+    content = path.read_bytes()
+    at = content.index(b"\x44\x89\x88") + 3
+    path.write_bytes(content[:at] + struct.pack(">d", 1000 * seconds) + content[at + 8 :])
+    return path
+
+
+@pytest.mark.parametrize("seconds", [0.001, 25, 40, 10**6])
+@pytest.mark.parametrize("start", [0, 1.4, 100_000])
+@pytest.mark.parametrize("most", [1, 7])
+def test_the_most_is_never_exceeded_whatever_is_promised(
+    tmp_path: Path, seconds: float, start: float, most: int
+) -> None:
+    path = promising(write_clip(tmp_path / "clip.mkv", at_rate(5, 40, start=start)), seconds)
+    with Clip(path, most=most) as clip:
+        windows = list(clip.windows())
+    assert most - 1 <= len(windows) <= most
+    gaps = [later.keyframe.time - earlier.keyframe.time for earlier, later in pairwise(windows)]
+    assert all(gap == pytest.approx(40 / most, rel=0.25) for gap in gaps)
+    assert clip.info.frame_count == 200
+
+
+@pytest.mark.parametrize("name", ["clip.ts", "clip.mp4", "clip.avi", "clip.h264"])
+@pytest.mark.parametrize("most", [4, 9])
+def test_the_most_is_never_exceeded_in_any_container(tmp_path: Path, name: str, most: int) -> None:
+    with Clip(write_clip(tmp_path / name, at_rate(10, 20)), most=most) as clip:
+        assert most - 1 <= len(list(clip.windows())) <= most
+
+
+def test_packets_that_lie_do_not_circumvent_the_most(tmp_path: Path) -> None:
+    """By their own timestamps frames come minutes after what their packets say."""
+    clip = Clip(write_clip(tmp_path / "clip.mkv", at_rate(10, 20)), most=5)
+    clip._step = 1.0  # as if its packets had promised five seconds
+    with clip:
+        assert len(list(clip.windows())) == 5
+    assert "What comes after 5.9 s is left out: it has 5 keyframes by then." in clip.info.remarks
+    assert clip.info.duration == pytest.approx(20, abs=0.1)
+
+
+def test_a_clock_that_jumps_at_every_frame_says_so_in_a_few_sentences(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mkv", [4000.0 * number for number in range(50)], lasts=0.1)
+    with Clip(path, most=10) as clip:
+        assert len(list(clip.windows())) <= 10
+    assert len([remark for remark in clip.info.remarks if "jump" in remark]) == 4
+    assert "The timestamps jump 46 times more." in clip.info.remarks
 
 
 # The picture as a person sees it
@@ -376,6 +450,134 @@ def test_damaged_frames_are_counted_and_nothing_is_printed(tmp_path: Path, capfd
     assert capfd.readouterr() == ("", "")
 
 
+# What would take more memory than there is
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "codec", "pix_fmt", "words"),
+    [
+        ("clip.mov", (16386, 16), "png", "rgb24", "its frames have 16386 x 16 pixels, and at most 16384 a side"),
+        ("clip.mov", (6144, 6144), "png", "rgb24", "none .* or they have more than 35,651,584 pixels"),
+        ("clip.mp4", (8192, 4400), "libx264", "yuv420p", "its frames have 8192 x 4400 pixels.*scale it down to 8K"),
+    ],
+)
+def test_a_picture_that_is_too_large_is_not_decoded(
+    tmp_path: Path, name: str, size: tuple[int, int], codec: str, pix_fmt: str, words: str
+) -> None:
+    with pytest.raises(MediaError, match=words):
+        read(write_clip(tmp_path / name, [0], size=size, codec=codec, pix_fmt=pix_fmt))
+
+
+def test_a_picture_that_grows_too_large_in_the_middle_is_left_out(tmp_path: Path) -> None:
+    first = write_clip(tmp_path / "first.mjpeg", at_rate(25, 1), codec="mjpeg", pix_fmt="yuvj420p")
+    second = write_clip(tmp_path / "second.mjpeg", [0], size=(8192, 4400), codec="mjpeg", pix_fmt="yuvj420p")
+    both = tmp_path / "both.mjpeg"
+    both.write_bytes(first.read_bytes() + second.read_bytes())
+    _, info = read(both)
+    assert info.frame_count == 25
+    assert "left out because they cannot be decoded: 1." in " ".join(info.remarks)
+
+
+def test_of_very_many_streams_no_more_are_opened(tmp_path: Path) -> None:
+    for name in ("many.mov", "many.mkv"):
+        with pytest.raises(MediaError, match=rf"{name}: has more than 32 streams.* keep its first video"):
+            Clip(write_clip(tmp_path / name, [0], videos=34))
+        read(write_clip(tmp_path / name, at_rate(10, 1), videos=31, sounds=[Sound(samples=tone(1))]))
+
+
+def claiming(path: Path, samples: int) -> Path:
+    """An mp4 whose tables say that it has so many frames, all of one size."""
+    content = bytearray(path.read_bytes())
+    struct.pack_into(">II", content, content.index(b"stsz") + 8, 1, samples)
+    struct.pack_into(">I", content, content.index(b"stts") + 12, samples)
+    struct.pack_into(">I", content, content.index(b"stsc") + 16, samples)
+    path.write_bytes(content)
+    return path
+
+
+def fragmented(path: Path, samples: int) -> Path:
+    """An mp4 in pieces, the first of which says that it has so many frames, all alike."""
+    options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+    content = bytearray(write_clip(path, at_rate(25, 1), options=options).read_bytes())
+    struct.pack_into(">I", content, content.index(b"trun") + 8, samples)
+    path.write_bytes(content)
+    return path
+
+
+def compressed(path: Path) -> Path:
+    """An mp4 with the header as QuickTime once compressed it."""
+    content = path.read_bytes()
+    start = content.index(b"moov") - 4
+    packed = zlib.compress(content[start:])
+    inner = struct.pack(">I4s4sI4sI", 12, b"dcom", b"zlib", 12 + len(packed), b"cmvd", len(content) - start) + packed
+    header = struct.pack(">I4sI4s", 16 + len(inner), b"moov", 8 + len(inner), b"cmov") + inner
+    path.write_bytes(content[:start] + header)
+    return path
+
+
+def test_tables_that_claim_more_than_a_clip_has_are_not_taken_in(tmp_path: Path) -> None:
+    claims = [
+        claiming(write_clip(tmp_path / "whole.mp4", at_rate(25, 1)), 10**7 + 1),
+        compressed(claiming(write_clip(tmp_path / "packed.mov", at_rate(25, 1)), 10**7 + 1)),
+        fragmented(tmp_path / "pieces.mp4", 10**7 + 1),
+    ]
+    for path in claims:
+        before = resident_peak()
+        with pytest.raises(MediaError, match=rf"{path.name}: its tables claim 10,000,\d+ frames and pieces of sound"):
+            Clip(path)
+        assert resident_peak() - before < 50e6
+
+
+def test_tables_behind_many_boxes_are_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("av2t_core.mp4_tables.MP4_BOXES", 100)
+    clip = write_clip(tmp_path / "clip.mp4", at_rate(10, 1))
+    clip.write_bytes(clip.read_bytes() + struct.pack(">I4s", 8, b"free") * 200)
+    with pytest.raises(MediaError, match=r"clip\.mp4: it is in more than 100 pieces"):
+        Clip(clip)
+
+
+def test_honest_tables_are_no_obstacle(tmp_path: Path) -> None:
+    options = {"movflags": "frag_keyframe+empty_moov"}
+    assert keyframes(compressed(write_clip(tmp_path / "packed.mov", at_rate(10, 2)))) == [(0, 9), (1, 19)]
+    assert keyframes(write_clip(tmp_path / "pieces.mp4", at_rate(10, 2), options=options)) == [(0, 9), (1, 19)]
+    sound = Sound(samples=tone(0.5))
+    clip = write_clip(tmp_path / "pcm.mov", at_rate(10, 1), sounds=[sound])
+    content = bytearray(clip.read_bytes())
+    at = content.index(b"stsz", content.index(b"soun"))
+    struct.pack_into(">I", content, at + 12, 3600 * SOUND_RATE)  # an hour of PCM has more samples than frames have
+    clip.write_bytes(content)
+    assert keyframes(clip) == [(0, 9)]
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(2_000_000_000, 1), (700_000, 16)])
+def test_sound_that_is_too_fine_is_refused(tmp_path: Path, rate: int, channels: int) -> None:
+    clip = write_clip(tmp_path / "clip.mkv", at_rate(10, 1), sounds=[Sound(samples=tone(1, channels=2))])
+    content = clip.read_bytes()
+    frequency, count = content.index(b"\xb5\x88") + 2, content.index(b"\x9f\x81\x02") + 2  # Matroska's, as a double
+    content = content[:frequency] + struct.pack(">d", rate) + content[frequency + 8 :]
+    clip.write_bytes(content[:count] + bytes([channels]) + content[count + 1 :])
+    with pytest.raises(MediaError, match=rf"clip\.mkv: its sound has {rate} samples a second in {channels} channels"):
+        Clip(clip)
+
+
+def test_sound_that_stands_still_is_not_gathered(tmp_path: Path) -> None:
+    """Every piece of it says that it begins at the same time, so all of it is waited for."""
+    clip = write_clip(tmp_path / "clip.mkv", at_rate(2, 4), sounds=[Sound(samples=tone(0.1, 8000), rate=8000)])
+    standing = tmp_path / "standing.mkv"
+    with av.open(str(clip)) as source, av.open(str(standing), "w") as to:
+        video, sound = (to.add_stream_from_template(stream) for stream in source.streams)
+        for packet in source.demux(0):
+            if packet.dts is not None:
+                packet.stream = video
+                to.mux(packet)
+        for _ in range(800):
+            packet = av.Packet(bytes(1600))
+            packet.pts, packet.dts, packet.time_base, packet.stream = 500, 500, Fraction(1, 1000), sound
+            to.mux(packet)
+    with pytest.raises(MediaError, match=r"standing\.mkv: more than 60 s of its sound lie before"):
+        read(standing)
+
+
 def test_not_one_frame_can_be_decoded(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", at_rate(10, 1))
     content = clip.read_bytes()
@@ -412,6 +614,40 @@ def test_what_is_no_video(tmp_path: Path, content: bytes, message: str) -> None:
 
     with pytest.raises(MediaError, match=rf"clip\.mp4: {message}"):
         Clip(path)
+
+
+PLAYLISTS = {
+    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{url}\n#EXT-X-ENDLIST\n",
+    "concat": "ffconcat version 1.0\nfile '{url}'\n",
+    "dash": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period><AdaptationSet'
+    ' mimeType="video/mp4"><Representation id="1"><BaseURL>{url}</BaseURL></Representation></AdaptationSet></Period>'
+    "</MPD>",
+}
+
+
+@pytest.mark.parametrize("kind", PLAYLISTS)
+@pytest.mark.parametrize("scheme", ["", "file:", "http:"])
+def test_a_playlist_opens_nothing(tmp_path: Path, kind: str, scheme: str) -> None:
+    """Neither a file beside it nor an address, whatever the playlist calls itself."""
+    (tmp_path / "behind").mkdir()
+    real = write_clip(tmp_path / "behind" / "real.ts", at_rate(10, 2))
+    asked: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            asked.append(self.path)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(real.parent))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        host = f"http://127.0.0.1:{server.server_port}/real.ts"
+        path = tmp_path / "clip.m3u8"
+        path.write_text(PLAYLISTS[kind].format(url=host if scheme == "http:" else f"{scheme}{real}"))
+        for name in ("clip.m3u8", "clip.mp4", "clip.ts"):
+            path = path.rename(tmp_path / name)
+            with pytest.raises(MediaError, match="is not a video"):
+                Clip(path)
+        server.shutdown()
+    assert asked == []
 
 
 def test_a_name_that_looks_like_something_else_is_a_file(tmp_path: Path) -> None:

@@ -15,16 +15,16 @@ from av2t_core.soundtrack import Sound
 RATE = 8000
 
 
-def window(index: int, loudness: float = 0.5) -> Window:
+def window(index: int, loudness: float = 0.5, shape: tuple[int, int] = (90, 160)) -> Window:
     return Window(
         keyframe=Keyframe(index=index, frame=index, time=index + 15 / 16),
-        image=np.full((90, 160, 3), 128, np.uint8),
+        image=np.full((*shape, 3), 128, np.uint8),
         sound=Sound.alone(np.full((1, RATE), loudness, np.float32), RATE),
     )
 
 
 def seen(window: Window, *, sounding: bool = True) -> KeyframePrediction:
-    mask = np.zeros((90, 160), np.bool_)
+    mask = np.zeros(window.image.shape[:2], np.bool_)
     mask[20:60, 40:100] = sounding
     return KeyframePrediction(
         keyframe=window.keyframe,
@@ -64,6 +64,15 @@ def test_an_hour_is_no_larger_than_a_minute() -> None:
     minute, hour = (sheet_of([window(k) for k in range(count)]) for count in (MOST, 3600))
     assert minute.width == hour.width
     assert minute.height / 2 < hour.height <= minute.height
+
+
+@pytest.mark.parametrize("shape", [(8000, 2), (2, 8000)])
+def test_a_clip_of_any_shape_gives_no_larger_a_sheet(shape: tuple[int, int]) -> None:
+    sheet = ContactSheet()
+    for each in sheet.listen([window(k, shape=shape) for k in range(2)]):
+        sheet.add(seen(each, sounding=False))
+    assert sheet.image().width == sheet_of([window(0), window(1)]).width
+    assert sheet.image().height < 600
 
 
 @pytest.mark.parametrize("sound", [Sound(samples=np.zeros((1, 0), np.float32), rate=0), window(0, 0.0).sound])

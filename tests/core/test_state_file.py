@@ -2,8 +2,10 @@
 
 import collections
 import io
+import json
 import os
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 
@@ -13,7 +15,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from av2t_core.bundle import _shapes
+from av2t_core.checkpoint import read_tensors
 from av2t_core.errors import WeightsError
+from av2t_core.memory import resident_peak
 from av2t_core.state_file import read_state_file
 from tests.core.encoders.merges import made_up
 
@@ -114,6 +119,50 @@ def test_a_program_is_refused_by_name(tmp_path: Path) -> None:
             archive.writestr(f"ViT-B-32/{name}", b"x")
     with pytest.raises(WeightsError, match=r"ViT-B-32\.pt is a TorchScript program.*open_clip_model\.safetensors"):
         read_state_file(tmp_path / "ViT-B-32.pt")
+
+
+@pytest.mark.parametrize("member", ["data.pkl", "data/0"])
+def test_a_small_archive_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path: Path, member: str) -> None:
+    saved(tmp_path / "a.pth", STATE)
+    with (
+        zipfile.ZipFile(tmp_path / "a.pth") as old,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for name in old.namelist():
+            new.writestr(name, old.read(name) + bytes(10**8 if name.endswith(f"/{member}") else 0))
+    assert (tmp_path / "bomb.pth").stat().st_size < 10**6
+    before = resident_peak()
+    with pytest.raises(WeightsError, match=r"bomb\.pth is compressed, \d+ kB that say they unpack to 0\.1 GB"):
+        read_state_file(tmp_path / "bomb.pth")
+    assert resident_peak() - before < 50e6
+
+
+def test_members_that_lie_over_each_other_are_refused(tmp_path: Path) -> None:
+    """Not compressed, but a thousand of them are the same bytes."""
+    path = saved(tmp_path / "a.pth", {"a": torch.zeros(10_000)})
+    content = path.read_bytes()
+    at = content.index(b"PK\x01\x02")  # the list of the members
+    end = content.index(b"PK\x06\x06") if b"PK\x06\x06" in content else content.rindex(b"PK\x05\x06")
+    entries = content[at:end] * 1000
+    count = entries.count(b"PK\x01\x02")
+    path.write_bytes(
+        content[:at] + entries + struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, count, count, len(entries), at, 0)
+    )
+    with pytest.raises(WeightsError, match="is compressed"):
+        read_state_file(path)
+
+
+def test_a_header_that_names_more_than_any_model_is_not_read(tmp_path: Path) -> None:
+    header = json.dumps({f"t{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(130_000)})
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header.encode())
+    for read in (
+        read_state_file,
+        lambda path: list(read_tensors(path, torch.device("cpu"))),
+        lambda path: _shapes([path]),
+    ):
+        with pytest.raises(WeightsError, match=r"a\.safetensors is damaged .* its header has 8,\d+,\d+ bytes"):
+            read(path)
 
 
 def bytes_of(content: object) -> bytes:

@@ -84,3 +84,7 @@ def test_a_wide_frame_keeps_its_shape(tmp_path: Path, left: NDArray[np.bool_]) -
     assert tuple(image[SIZE // 2, SIZE - 1]) == YELLOW
     assert tuple(image[SIZE // 2, SIZE]) == GREY
     assert tuple(image[SIZE // 2, SIZE // 2]) not in (YELLOW, GREY)
+
+
+def test_a_picture_of_any_shape_gives_a_strip_that_can_be_looked_at(tmp_path: Path, left: NDArray[np.bool_]) -> None:
+    assert strip(tmp_path, mask=left, truth=~left, size=(2, 4000)).shape[1] <= 4 * SIZE

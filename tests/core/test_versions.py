@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from av2t.__main__ import main
 from av2t_core.checkpoint import MODULES, Loaded, build, load_version, save_part, save_version
 from av2t_core.errors import MemoryShortError, WeightsError
+from av2t_core.pointers import delete
 from av2t_core.presets import PRESETS
-from av2t_core.versions import BUILT_IN, find, fine_tuned_name, installed, resolve
+from av2t_core.versions import BUILT_IN, damaged, find, fine_tuned_name, installed, resolve
 from tests.conftest import EMBEDDED
 
 CPU = torch.device("cpu")
@@ -142,11 +144,63 @@ def test_what_is_installed(tmp_path: Path) -> None:
     assert [version.name for version in installed(tmp_path)] == ["mine-1", EMBEDDED]
 
 
-def test_a_broken_card_is_named(tmp_path: Path) -> None:
-    card = make(tmp_path / "mine-1") / "card.json"
-    card.write_text(json.dumps({"labels": []}))
-    with pytest.raises(WeightsError, match=r"card\.json is no card of a model version: 'preset'"):
-        resolve("mine-1", tmp_path)
+WRONG: dict[str, dict[str, object]] = {
+    "preset: Field required": {"preset": ...},
+    "verdict: Input should be a valid dictionary": {"verdict": "better"},
+    "verdict.sentence: String should have at most 10000": {"verdict": {"better": True, "sentence": "x" * 10_001}},
+    "verdict.better: Input should be a valid boolean": {"verdict": {"better": "yes", "sentence": "It is better."}},
+    "verdict.sentence: Input should be a valid string": {"verdict": {"better": True, "sentence": "\ud800"}},
+    "metrics: Input should be a valid dictionary": {"metrics": [1]},
+    "metrics.after.iou: Input should be a valid number": {"metrics": {"after": {"iou": "high"}}},
+    "data.clips.0: Input should be a valid dictionary": {"data": {"clips": ["a"]}},
+    "labels.0: Input should be a valid string": {"labels": [1]},
+    "project: Input should be a valid integer": {"project": "3"},
+    "created: Input should be a valid string": {"created": 20260101},
+    "calibration.right: Field required": {"calibration": {"presence": [0.5] * 6}},
+    "parts: Value error, a part is not called by its": {"parts": [{"file": "../../x.safetensors", "sha256": "0" * 64}]},
+    "nested too deeply": {"recipe": ...},
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_card_that_cannot_be_used_is_named_and_harms_no_other(
+    tmp_path: Path, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / "models" / "good-1")
+    path = make(tmp_path / "models" / "bad-1") / "card.json"
+    card = {**json.loads(path.read_text()), **WRONG[words]}
+    if words.startswith("nested"):
+        path.write_text("[" * 10**5)
+    else:
+        path.write_text(json.dumps({key: value for key, value in card.items() if value is not ...}))
+    models_dir = tmp_path / "models"
+    with pytest.raises(
+        WeightsError, match=r"bad-1/card\.json is no card of a model version \(.*or delete .*bad-1$"
+    ) as told:
+        resolve("bad-1", models_dir)
+    assert words in str(told.value)
+    assert damaged(models_dir) == {"bad-1": str(told.value)}
+    assert [version.name for version in installed(models_dir)] == ["good-1", EMBEDDED]
+    assert resolve("tiny", models_dir).name == "good-1"
+    monkeypatch.setenv("AV2T_DATA_DIR", str(tmp_path))
+    assert main(["models", "list"]) == 0
+    shown = capsys.readouterr()
+    assert "good-1" in shown.out
+    assert words in shown.err
+
+
+def test_parts_that_a_card_may_name_that_cannot_be_read_stay(tmp_path: Path) -> None:
+    part = save_part(tmp_path, "frozen", {"model.x": torch.ones(3)})
+    for name in ("mine-1", "mine-2"):
+        save_version(tmp_path / name, {"preset": "tiny", "labels": [], "parts": [part]}, {"model.y": torch.ones(2)})
+    (tmp_path / "mine-2" / "card.json").write_text("{}")
+    delete(tmp_path, "mine-1")
+    assert (tmp_path / "parts" / part["file"]).is_file()
+
+
+def test_fields_that_nobody_knows_stay(tmp_path: Path) -> None:
+    make(tmp_path / "mine-1", more={"x": [1]}, verdict={"better": False, "sentence": "No.", "difference": 0.1})
+    assert resolve("mine-1", tmp_path).card["more"] == {"x": [1]}
 
 
 def tensors_of(loaded: Loaded) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ import pytest
 from rq.job import Job
 from rq.timeouts import JobTimeoutException
 
-from av2t_core.errors import AV2TError, MediaError, MemoryShortError, StoreAwayError
+from av2t_core.errors import AV2TError, DiskFullError, MediaError, MemoryShortError, StoreAwayError
 from worker.failures import (
     DOUBTS,
     LONGEST_DELAY,
@@ -61,6 +61,7 @@ def test_what_can_pass() -> None:
     [
         (MemoryShortError("Too little."), "Too little."),
         (StoreAwayError("It is away."), "It is away."),
+        (DiskFullError("It is full."), "It is full."),
         (MemoryError(), "The worker's machine has no memory left for this task."),
         (
             OSError(errno.ENOSPC, "No space left on device"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from av2t.redis_server import start_redis
 from tests.conftest import ROOT, wait_until
 from tests.worker.stub import SECRET
 from tests.worker.stub_worker import Process, Start, done, names
+from worker.memory_limit import held_by, most_memory
 from worker.queue import PROTOCOL, connect, forget_tasks, job_id, open_queue, stop_job
 
 
@@ -178,6 +180,26 @@ def test_a_job_that_hangs_is_ended_and_tried_again(redis: "Redis", queue: Queue,
     assert "ended after 5 s without a sign of life" in worker.text()
     redis.set("release", 1)
     wait_until(lambda: finished(job), what="the end of the job")
+
+
+def test_a_process_that_holds_too_much_memory_is_ended(redis: "Redis", queue: Queue, start: Start) -> None:
+    job = put(queue, "hold", name="a")
+    worker = start("--burst", AV2T_MEMORY_MB="10")  # less than the interpreter takes
+    assert worker.ended() == 0
+    assert job.get_status() == JobStatus.FAILED
+    assert len({entry.split()[1] for entry in done(redis, "begun")}) == 3
+    words = r"died 3 times on this task \(it held \d+ MB of memory, more than the 10 MB that AV2T_MEMORY_MB allows\)"
+    assert re.search(words, job.get_meta()["error"])
+
+
+def test_how_much_memory_there_is() -> None:
+    machine = psutil.virtual_memory().total
+    assert most_memory(12) == 12_000_000
+    assert 0 < (most_memory(None) or 0) <= 0.9 * machine + 1
+    held, again = held_by(os.getpid()), psutil.Process().memory_info()
+    assert held is not None
+    assert held <= again.rss
+    assert held_by(2**30) is None
 
 
 def test_signs_of_life_keep_a_long_job(redis: "Redis", queue: Queue, start: Start) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from label_studio_sdk.converter.brush import mask2rle
 from numpy.typing import NDArray
 from PIL import Image
 
+from av2t_core.labelstudio import annotations, rle
 from av2t_core.labelstudio.annotations import (
     AnnotationError,
     Labelled,
@@ -325,6 +327,40 @@ def test_a_picture_that_unpacks_to_gigabytes_is_not_unpacked() -> None:
         read(BRUSH, [bitmask(file.getvalue())])
     with pytest.raises(AnnotationError, match="size is given as 30000 by 30000"):
         read(BRUSH, [bitmask(file.getvalue(), original_width=30000, original_height=30000)])
+
+
+@pytest.mark.parametrize(
+    ("bound", "most", "refused", "sentence"),
+    [
+        ("POLYGON_POINTS", 10, 11, "it has 11 points, and at most 10 can be used; delete it and draw it again"),
+        ("RLE_BYTES", 10, 0, r"its rle has \d+ bytes, and at most 10 can be used; delete it and draw it again"),
+        ("ANNOTATION_PIXELS", 2 * SHAPE[0] * SHAPE[1], 3, "has 3 regions on frames of 64 x 48 pixels.*delete some"),
+    ],
+)
+def test_more_than_can_be_held_is_refused(
+    monkeypatch: pytest.MonkeyPatch, bound: str, most: int, refused: int, sentence: str
+) -> None:
+    for module in (annotations, rle):
+        monkeypatch.setattr(module, bound, most, raising=False)
+    if bound == "POLYGON_POINTS":
+        points = [[k, k * k] for k in range(refused)]
+        result = [region("polygonlabels", {"points": points, "closed": True, "polygonlabels": ["dog"]})]
+    else:
+        result = [brush()] * max(1, refused)
+    with pytest.raises(AnnotationError, match=sentence):
+        read(BRUSH, result)
+
+
+def test_a_page_of_many_masks_is_put_together_one_by_one() -> None:
+    shape, many = (1080, 1920), [brush(np.ones((8, 8), bool))] * 40
+    labelled = read_annotation(BRUSH, many, shape=shape, pages=5)
+    tracemalloc.start()
+    try:
+        assert labelled.masks[0].all()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * shape[0] * shape[1]
 
 
 def test_damage_to_a_png_is_told() -> None:

@@ -1,3 +1,4 @@
+import tracemalloc
 from collections.abc import Sequence
 
 import cv2
@@ -87,3 +88,20 @@ def test_where_a_ring_crosses_itself_it_is_filled_as_the_page_does() -> None:
     angles = np.arange(5) * 4 * np.pi / 5
     star = 10 + 9 * np.stack([np.sin(angles), -np.cos(angles)], axis=-1)
     assert filled(star, (20, 20))[9:11, 9:11].all()
+
+
+def test_a_long_ring_in_a_high_picture_takes_no_more_memory_than_its_parts() -> None:
+    """Up and down again and again: every edge passes every row."""
+    ring = np.stack([np.linspace(0, 64, 4000), np.tile([0.0, 2160.0], 2000)], axis=-1)
+    tracemalloc.start()
+    try:
+        mask = filled(ring, (2160, 64))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 150e6  # its edges pass 8.6 million rows, of which each takes 80 bytes
+    points = np.array([[10.0, 5], [50, 20], [30, 90], [5, 60], [60, 60]])
+    assert 0 < mask.mean() < 1
+    # A point in the middle of an edge changes nothing, so an outline may fall into any number of parts.
+    between = np.linspace(points, np.roll(points, -1, axis=0), 50000, endpoint=False).swapaxes(0, 1).reshape(-1, 2)
+    assert (filled(between, (100, 70)) == filled(points, (100, 70))).all()

@@ -1,3 +1,4 @@
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,15 @@ def left_half() -> NDArray[np.bool_]:
     return mask
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    labels: tuple[str, ...]
+    mask: NDArray[np.bool_]
+
+
 @pytest.fixture(scope="module")
 def examples(loaded: Loaded) -> ClipExamples:
-    return examples_of(loaded, windows(10), {8: left_half()}, {8: [(("dog",), left_half())]}, "abc")
+    return examples_of(loaded, windows(10), {8: left_half()}, {8: [Drawn(labels=("dog",), mask=left_half())]}, "abc")
 
 
 def test_what_is_learnt_from_is_what_is_predicted_from(loaded: Loaded, examples: ClipExamples) -> None:

@@ -1,0 +1,112 @@
+"""Pipes, links and folders in the place of files of ours: real ones, and nobody waits for them."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from av2t import label_studio
+from av2t.up import _owned
+from av2t_core.errors import AV2TError, WeightsError
+from av2t_core.model_folder import alone
+from av2t_core.plain_file import open_lock, read_plain
+from av2t_core.pointers import changing, read
+from av2t_core.store import _alone, mark_of, quiet
+from av2t_core.training.folder import RunFolder
+from av2t_core.versions import damaged, find, installed
+from tests.conftest import EMBEDDED
+from worker.work_folder import work_folder
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def link(path: Path) -> None:
+    path.symlink_to(path.parent / "precious")
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def enter_alone(there: Path) -> None:
+    with alone(there):
+        pytest.fail("it was locked")
+
+
+def enter_changing(there: Path) -> None:
+    with changing(there):
+        pytest.fail("it was locked")
+
+
+def enter_run(there: Path) -> None:
+    with RunFolder(there).alone({}):
+        pytest.fail("it was locked")
+
+
+def enter_fetching(there: Path) -> None:
+    with _alone(there, quiet):
+        pytest.fail("it was locked")
+
+
+def enter_up(there: Path) -> None:
+    with _owned(there):
+        pytest.fail("it was locked")
+
+
+LOCKS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "of the model versions": (".lock", enter_alone),
+    "of the pointers": ("projects/.lock", enter_changing),
+    "of a training": (".lock", enter_run),
+    "of what is fetched": ("lock", enter_fetching),
+    "of av2t up": ("up.lock", enter_up),
+    "of Label Studio's environment": ("env.lock", lambda there: label_studio.install(there / "env", there / "log")),
+}
+
+
+@pytest.mark.parametrize("make", [pipe, link, folder])
+@pytest.mark.parametrize("what", LOCKS)
+def test_a_lock_that_is_no_file_is_told(tmp_path: Path, what: str, make: Callable[[Path], None]) -> None:
+    name, enter = LOCKS[what]
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    (path.parent / "precious").write_text("kept")
+    make(path)
+    with pytest.raises(AV2TError, match=rf"{path.name} is no plain file, delete it"):
+        enter(tmp_path)
+    assert (path.parent / "precious").read_text() == "kept"
+
+
+def test_a_lock_is_made_and_keeps_what_is_in_it(tmp_path: Path) -> None:
+    with open_lock(tmp_path / "lock") as lock:
+        lock.write(b"12")
+    with open_lock(tmp_path / "lock") as lock:
+        assert lock.read() == b"12"
+    with pytest.raises(FileNotFoundError):
+        open_lock(tmp_path / "none", make=False)
+
+
+def test_a_forsaken_folder_with_a_pipe_for_a_lock_hangs_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "av2t-worker-x").mkdir()
+    os.mkfifo(tmp_path / "av2t-worker-x" / "lock")
+    with work_folder() as made:
+        assert made.is_dir()
+
+
+def test_what_is_read_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"abcdef")
+    assert read_plain(tmp_path / "text", 4) == b"abcd"
+    models_dir = tmp_path / "models"
+    for name in ("mine-1", "projects", "parts"):
+        (models_dir / name).mkdir(parents=True)
+    for name in ("mine-1/card.json", "mine-1/.store", "projects/3.json", "parts/card.json"):
+        os.mkfifo(models_dir / name)
+    assert [version.name for version in installed(models_dir)] == [EMBEDDED]
+    assert list(damaged(models_dir)) == ["mine-1"]
+    assert find("mine-1", models_dir) is None
+    for reading in (lambda: mark_of(models_dir / "mine-1"), lambda: read(models_dir, 3)):
+        with pytest.raises(WeightsError, match="is no plain file, delete it"):
+            reading()
