@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -108,14 +109,23 @@ def test_many_keyframes_are_seen_less_often(loaded: Loaded, tmp_path: Path) -> N
         assert (tuned.epochs, tuned.steps) == (epochs, 2 * epochs)
 
 
+def assert_learned_alike(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> None:
+    """All weights together, by how far they moved. A single one whose gradient is lost in rounding is moved by AdamW as
+    far as any, in a direction that the machine's kernels decide."""
+    before = load_version(resolve(EMBEDDED), torch.device("cpu")).model.state_dict()
+    moved = torch.cat([(some[name] - before[name]).flatten() for name in others])
+    apart = torch.cat([(some[name] - tensor).flatten() for name, tensor in others.items()])
+    assert moved.norm() > 0.01
+    assert apart.norm() < 0.01 * moved.norm()
+
+
 def test_how_many_go_through_the_model_together_changes_nothing(loaded: Loaded, tmp_path: Path) -> None:
     together = tuning(loaded, tmp_path / "a")
     learn(together)
     expected = {name: tensor.clone() for name, tensor in together.trained().items()}
     other = tuning(load_version(resolve(EMBEDDED), torch.device("cpu")), tmp_path / "b", at_once=1)
     learn(other)
-    for name, tensor in other.trained().items():
-        torch.testing.assert_close(tensor, expected[name], atol=1e-4, rtol=1e-3)
+    assert_learned_alike(expected, other.trained())
 
 
 def bounded(loaded: Loaded, most: int) -> list[int]:
@@ -132,13 +142,14 @@ def bounded(loaded: Loaded, most: int) -> list[int]:
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_the_size_kept(loaded: Loaded, tmp_path: Path) -> None:
-    learn(tuning(loaded, tmp_path / "a"))
+    whole = tuning(loaded, tmp_path / "a")
+    learn(whole)
     small = load_version(resolve(EMBEDDED), torch.device("cpu"))
     sizes = bounded(small, 1)
-    learn(tuning(small, tmp_path / "b"))
+    halved = tuning(small, tmp_path / "b")
+    learn(halved)
     assert sizes == [2, 1, 1, 1, 1, 1, 1]
-    for name, tensor in small.model.state_dict().items():
-        torch.testing.assert_close(tensor, loaded.model.state_dict()[name], atol=1e-4, rtol=1e-3)
+    assert_learned_alike(whole.trained(), halved.trained())
 
 
 def test_memory_that_is_too_small_for_one_keyframe_is_said(loaded: Loaded, tmp_path: Path) -> None:
