@@ -186,7 +186,7 @@ class Store:
             raise disk_error(error, directory) from None
 
     def blocks(self, member: str, bar: Bar) -> Iterator[bytes]:
-        """What is in a file. WeightsError: there is none. StoreAwayError."""
+        """What is in a file. StoreAwayError, also where there is none."""
         files, _ = self._place
         with self._asking(member), files.open(self._path(member), "rb") as file:
             for block in read_blocks(file):
@@ -194,7 +194,7 @@ class Store:
                 yield block
 
     def size(self, member: str) -> int:
-        """In bytes. WeightsError: there is no such file. StoreAwayError."""
+        """In bytes. StoreAwayError, also where there is no such file."""
         files, _ = self._place
         with self._asking(member):
             return int(files.size(self._path(member)))
@@ -225,8 +225,10 @@ class Store:
         except AV2TError:
             raise
         except FileNotFoundError as error:
-            what = f"has no {member}" if member else f"is not there ({_line(error)})"
-            raise WeightsError(f"the model store {self.url} {what}") from None
+            # A card promised it: a proxy before the storage may say so, or it is being pushed anew.
+            if member:
+                raise StoreAwayError(f"the model store {self.url} has no {member}") from None
+            raise WeightsError(f"the model store {self.url} is not there ({_line(error)})") from None
         except Exception as error:  # each storage's package has errors of its own
             if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
                 raise WeightsError(
@@ -254,7 +256,7 @@ def fetch(version: Version, progress: Progress = quiet) -> None:
     """Bring here what a store has of the version, or of what it loads onto, and this machine has not: once, however
     many ask for it. Where nothing is missing no store is asked.
 
-    WeightsError: it is damaged there, or gone, or there is no room here. StoreAwayError.
+    WeightsError: it is damaged there, or there is no room here. StoreAwayError, also where it is not there.
     """
     if not _lacking(version):
         return

@@ -219,7 +219,7 @@ def test_what_is_damaged_there_is_said_with_what_helps(store: Store, here: Path,
     assert not resolve(NAME, there).weights.exists()
 
     store.remove([f"{NAME}/weights.safetensors"])
-    with pytest.raises(WeightsError, match=rf"has no {NAME}/weights\.safetensors"):
+    with pytest.raises(StoreAwayError, match=rf"has no {NAME}/weights\.safetensors"):
         fetch(resolve(NAME, there))
     store.push(version)
     fetch(resolve(NAME, there))
