@@ -21,3 +21,22 @@ API_ANSWER = 1 << 30
 # --- Requests to the backend ---
 
 # --- Jobs, and what is kept of them in Redis ---
+
+JOB_DATA = 64 * 1024
+"""Of a job's function and arguments, unpacked: ours have some hundred bytes."""
+
+JOB_META = 64 * 1024
+"""Of what a job tells of itself: one sentence, and a dozen numbers."""
+
+JOB_SECONDS = 31 * 24 * 3600
+"""Of its time and of how long it is remembered, which is 30 days at most; the kernel's clock takes no more than 68
+years, and what outlives its use fills Redis."""
+
+JOB_TRIES = 100
+"""Of a job, and of deaths in it: ours has eight, and the wait doubles with each."""
+
+SENTENCE = 2000
+"""Characters of a failure's reason or a remark on a page, which has hundreds of them."""
+
+REMARKS = 20
+"""Of a clip, on a page that shows twenty clips: a person reads the first."""

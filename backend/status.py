@@ -39,6 +39,8 @@ def snapshot(connection: Redis, manager: Manager, settings: Settings) -> dict[st
         return f"{base.rstrip('/')}/projects/{project}/data"
 
     def with_link(row: dict[str, Any]) -> dict[str, Any]:
+        if row["task"] is None:  # what was no job of ours
+            return {**row, "link": None}
         return {**row, "link": f"{link(row['project'])}?task={row['task']}"}
 
     queue = plain(asdict(overview(connection)))

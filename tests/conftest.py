@@ -15,6 +15,7 @@ import httpx
 import pytest
 from label_studio_sdk import LabelStudio
 from redis import Redis
+from rq import SimpleWorker
 from rq.job import Job
 
 from av2t import label_studio as label_studio_server
@@ -22,7 +23,7 @@ from av2t.process import answers, free_port
 from av2t.redis_server import redis_url as url_of_redis
 from av2t.redis_server import start_redis
 from av2t_core.versions import resolve
-from worker.queue import connect, open_queue
+from worker.queue import PREANNOTATE, connect, open_queue
 
 ROOT = Path(__file__).parents[1]
 EMBEDDED = resolve("tiny").name  # the model version that ships with the package
@@ -54,6 +55,22 @@ def redis(redis_url: str) -> Iterator[Redis]:
 def queued_tasks(redis: Redis) -> list[int]:
     """The tasks that wait, in their order."""
     return [Job.fetch(each, redis, serializer="json").kwargs["task"] for each in open_queue(redis).get_job_ids()]
+
+
+def work(redis: Redis, function: Callable[..., object], queue: str = PREANNOTATE) -> None:
+    """Run all that waits in this process, with a function of the test's in place of the jobs' own."""
+
+    class Stand(Job):  # type: ignore[misc]  # rq has no types
+        def _execute(self) -> object:
+            return function(**self.kwargs)
+
+    worker = SimpleWorker([open_queue(redis, queue)], connection=redis, serializer="json", job_class=Stand)
+    worker.work(burst=True, logging_level="CRITICAL")
+
+
+def fail(**_: object) -> None:
+    """In place of a job's own function."""
+    raise TypeError("as it is told to")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ own workers do instead, and why none of them fits: CUDA does not survive their f
 job, or nothing beats while a job runs.
 """
 
+import json
 import logging
 import os
 import secrets
@@ -20,6 +21,7 @@ from redis import Redis
 from redis.exceptions import LockNotOwnedError, RedisError
 from redis.lock import Lock
 from rq import Queue
+from rq.command import handle_stop_job_command
 from rq.exceptions import NoSuchJobError, StopRequested
 from rq.executions import Execution
 from rq.job import Job, JobStatus
@@ -29,14 +31,17 @@ from rq.worker import BaseWorker, WorkerStatus
 from av2t_core.errors import AV2TError
 from worker.devices import lease_key
 from worker.housekeeping import Housekeeping
+from worker.known_job import KnownJob, KnownQueue
 from worker.logs import about, log_to_stderr
 from worker.model_process import LEASE, REDIS_TIMEOUT, ModelProcess
 from worker.queue import (
+    FAILURE_TTL,
     PREANNOTATE,
     PROTOCOL,
     STOPPED,
     TRAIN,
     connect,
+    failed,
     gone_key,
     now_of,
     open_queue,
@@ -126,6 +131,7 @@ def run_worker(
 class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
     """The half that RQ sees. Where a method of RQ's is replaced, its docstring says why."""
 
+    job_class, queue_class = KnownJob, KnownQueue
     max_connection_wait_time = LONGEST_WAIT  # RQ's: seconds between two tries to reach Redis
 
     _stopped_job_id: str | None  # RQ's: the job that a person wants stopped
@@ -239,15 +245,18 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
                 raise ModelDiedError(self._model.exit_reason())
             tick()
 
-    def execute_job(self, job: Job, queue: Queue) -> None:
+    def execute_job(self, job: KnownJob, queue: Queue) -> None:
         """RQ's own forks here."""
-        with about(job), self._ending_without_redis():
+        with self._ending_without_redis():
             protocol = job.meta.get("protocol", PROTOCOL)
             if protocol != PROTOCOL:
                 why = f"is of protocol {protocol} and this worker of {PROTOCOL}: bring both to the same release"
                 self._leave(job, queue, protocol, why)
                 return
-            with self._its_turn(job) as granted:
+            if job.refusal:
+                self._refuse(job, queue)
+                return
+            with about(job), self._its_turn(job) as granted:
                 if not granted:
                     self._leave(job, queue, job.id, "waits until its project's other one has ended")
                     return
@@ -282,6 +291,18 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
             pipeline.rpush(queue.key, job.id)
             pipeline.execute()
         time.sleep(LEAVE)
+
+    def _refuse(self, job: KnownJob, queue: Queue) -> None:
+        """It has failed, with the reason, and whoever looks after Redis sees it."""
+        log.error("job %s: %s", job.id, job.refusal)
+        until = now_of(self.connection) + FAILURE_TTL
+        with self.connection.pipeline() as pipeline:
+            pipeline.lrem(queue.intermediate_queue_key, 0, job.id)
+            pipeline.hset(job.key, mapping=failed(job, job.refusal))
+            pipeline.expire(job.key, FAILURE_TTL)
+            pipeline.zadd(queue.failed_job_registry.key, {job.id: until})
+            self.increment_failed_job_count(pipeline)
+            pipeline.execute()
 
     def _execute(self, job: Job, queue: Queue) -> None:
         execution = self.prepare_execution(job)
@@ -443,6 +464,19 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
     def horse_pid(self) -> int:
         """RQ asks for it when a second signal comes: then the other half is killed."""
         return self._model.pid
+
+    def handle_payload(self, message: dict[str, Any]) -> None:
+        """RQ's own also ends the worker or its model's process, and hears nothing more after what it cannot read."""
+        try:
+            said = json.loads(message["data"])
+            if isinstance(said, dict) and said.get("command") == "stop-job" and isinstance(said.get("job_id"), str):
+                handle_stop_job_command(self, said)
+            else:
+                log.warning("a message that is none was left out")
+        except (ValueError, RecursionError):
+            log.warning("a message that cannot be read was left out")
+        except RedisError as error:
+            log.warning("a message was not understood, for Redis cannot be used (%s)", error)
 
     def kill_horse(self, *_: Any) -> None:
         """RQ calls this to stop a job, from its own thread: only the signal is sent, and `_watch` sees the death."""

@@ -25,10 +25,45 @@ from av2t_core.errors import AV2TError
 from worker import signs
 from worker.devices import room
 from worker.failures import Interrupted, TransientError
+from worker.kinds import KINDS, PREANNOTATE, TRAIN, Arguments, Kind, ToTrain
 from worker.settings import Settings
 from worker.worker import DUTIES, run_worker
 
 SECRET = "a-token-that-nobody-may-read"
+
+
+class _Told(Arguments):
+    """Of the stand-ins' functions, each of which takes some of these."""
+
+
+class _Named(_Told):
+    name: str
+
+
+class _OfFile(_Told):
+    path: str
+
+
+class _Crashes(_Told):
+    project: int | None = None
+    task: int | None = None
+
+
+_ARGUMENTS: dict[str, type[Arguments]] = {
+    "note": _Named,
+    "hold": _Named,
+    "work": _Named,
+    "wait_for": _OfFile,
+    "die": _Told,
+    "refuse": _Told,
+    "crash": _Crashes,
+    "pass_later": _Told,
+}
+KINDS |= {f"tests.worker.stub.{name}": Kind(queue=PREANNOTATE, arguments=kind) for name, kind in _ARGUMENTS.items()}
+KINDS |= {
+    f"tests.worker.stub.{name}": Kind(queue=TRAIN, arguments=ToTrain)
+    for name in ("train", "train_on_gpu", "refuse_to_train", "crash_while_training")
+}
 
 
 def _redis() -> "Redis":
@@ -130,6 +165,11 @@ def refuse() -> None:
 
 def crash(**_: object) -> None:
     raise RuntimeError(f"not foreseen, with {SECRET} in it")
+
+
+def called(_job: object, connection: "Redis", *_: object) -> None:
+    """What no job of ours has: a function that is called when it has ended."""
+    connection.rpush("called", 1)
 
 
 def pass_later() -> None:

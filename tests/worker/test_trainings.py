@@ -18,6 +18,7 @@ from rq.job import Job
 from tests.conftest import wait_until
 from tests.worker.stub_worker import Start, done, names
 from worker import trainings
+from worker.known_job import KnownJob
 from worker.queue import PROTOCOL, STOPPED, TRAIN, enqueue_preannotation, open_queue, retry_job, stop_job, stop_jobs
 from worker.queue_views import State, overview, workers
 from worker.trainings import Training, duration, enqueue_training, is_training, stop_trainings, training
@@ -97,7 +98,7 @@ def test_callers_at_the_same_moment(redis: Redis, redis_url: str) -> None:
 def test_what_will_be_tried_again_waits_too(redis: Redis) -> None:
     id, _ = enqueue_training(redis, 3)
     queue = open_queue(redis, TRAIN)
-    job = Job.fetch(id, connection=redis, serializer="json")
+    job = KnownJob.fetch(id, connection=redis, serializer="json")
     queue.remove(job)
     queue.schedule_job(job, datetime.now(UTC) + timedelta(minutes=1))
     job.meta["error"] = "Label Studio answers 502."
