@@ -30,20 +30,20 @@ EMBEDDED = resolve("tiny").name  # the model version that ships with the package
 
 
 @pytest.fixture(scope="session")
-def _redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def shared_redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("redis")
     port = free_port()
     server = start_redis(folder / "data", port, folder / "redis.log")
-    yield port
+    yield url_of_redis(folder / "data", port)
     server.stop()
 
 
 @pytest.fixture
-def redis_url(_redis_port: int) -> str:
+def redis_url(shared_redis_url: str) -> str:
     """The address of a real server of Redis's protocol, empty at the start of the test."""
-    with Redis(host="127.0.0.1", port=_redis_port) as client:
+    with Redis.from_url(shared_redis_url) as client:
         client.flushall()
-    return url_of_redis(_redis_port)
+    return shared_redis_url
 
 
 @pytest.fixture

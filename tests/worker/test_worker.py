@@ -240,7 +240,7 @@ def test_what_a_killed_worker_left_on_the_disk_goes_with_the_next(
 def test_a_redis_that_comes_back_is_worked_with_again(tmp_path: Path) -> None:
     port = free_port()
     server = start_redis(tmp_path / "data", port, tmp_path / "redis.log")
-    url = url_of_redis(port)
+    url = url_of_redis(tmp_path / "data", port)
     worker = Process(url, tmp_path / "worker.log", TMPDIR=str(tmp_path))
     try:
         with connect(url, timeout=5) as redis:
