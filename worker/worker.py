@@ -49,6 +49,7 @@ from worker.queue import (
     redis_address,
 )
 from worker.reconcile import Reconciler
+from worker.repair import Repairer
 from worker.settings import Settings
 from worker.trainings import turn
 from worker.work_folder import work_folder
@@ -111,15 +112,19 @@ def run_worker(
     name = f"{name or socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
     with work_folder() as folder:
         model, reconciler = ModelProcess(settings, name, duty.queue, duty.set_up, folder), Reconciler(settings)
+        repairer = Repairer(settings, duty.queue)
         worker = WarmWorker(connection, name, duty, model, hang_seconds=settings.hang_seconds)
         try:
             if duty.warm:
                 worker.wait_for_model(lambda: None)
             if settings.reconcile_minutes and not burst and duty.queue == PREANNOTATE:
                 reconciler.start()
+            if not burst:
+                repairer.start()
             ended = worker.work_on(burst=burst, max_jobs=max_jobs)
         finally:
             reconciler.stop()
+            repairer.stop()
             model.stop(timeout=2)
     if worker.fault is not None:
         raise worker.fault

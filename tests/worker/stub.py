@@ -1,7 +1,8 @@
 """A stand-in for the model and its jobs, for tests of the processes alone: quick to start, and it does as it is told.
 
-`python -m tests.worker.stub REDIS_URL [--train] [--burst] [--one] [--behind | --ahead]` is a worker with it; for the
-last two, RQ's registries see a clock that is an hour behind or ahead. What the real model does in the same worker is
+`python -m tests.worker.stub REDIS_URL [--train] [--burst] [--one] [--repair] [--behind | --ahead]` is a worker with
+it. With --repair it looks at once for jobs that no list knows; with the last two, RQ's registries see a clock that is
+an hour behind or ahead. What the real model does in the same worker is
 tested in test_pipeline.py.
 """
 
@@ -22,7 +23,7 @@ from rq import get_current_job
 from rq.utils import current_timestamp, now
 
 from av2t_core.errors import AV2TError
-from worker import signs
+from worker import repair, signs
 from worker.devices import room
 from worker.failures import Interrupted, TransientError
 from worker.kinds import KINDS, PREANNOTATE, TRAIN, Arguments, Kind, ToTrain
@@ -181,6 +182,8 @@ def main() -> None:
     url, *options = sys.argv[1:]
     if wrong := ("--ahead" in options) - ("--behind" in options):
         rq.registry.current_timestamp = lambda: current_timestamp() + 3600 * wrong
+    if "--repair" in options:
+        repair.LOOK = 0
     settings = Settings.load(redis_url=url, label_studio_api_key=SECRET)
     try:
         run_worker(
