@@ -12,7 +12,7 @@ from av2t_core.pointers import read
 from av2t_core.versions import Version, installed
 from backend.manager import Manager
 from worker.projects import Project, all_known
-from worker.queue import TRAIN
+from worker.queue import TRAIN, memory, reachable
 from worker.queue_views import failed_jobs, finished_jobs, overview, workers
 from worker.settings import Settings
 from worker.sheets import having_sheets
@@ -43,6 +43,8 @@ def snapshot(connection: Redis, manager: Manager, settings: Settings) -> dict[st
             return {**row, "link": None}
         return {**row, "link": f"{link(row['project'])}?task={row['task']}"}
 
+    with reachable(connection):
+        used = memory(connection)
     queue = plain(asdict(overview(connection)))
     failures = [plain(asdict(job)) for job in failed_jobs(connection, limit=MAX_FAILURES)]
     done = finished_jobs(connection, limit=MAX_FINISHED)
@@ -52,6 +54,7 @@ def snapshot(connection: Redis, manager: Manager, settings: Settings) -> dict[st
     return {
         **queue,
         "model_version": manager.current_version(),
+        "redis": {**asdict(used), "full": used.full},
         "store": _store(manager),
         "projects": [{**_project(each, settings, versions), "link": link(each.id)} for each in projects],
         "running": [with_link(row) for row in queue["running"]],

@@ -10,9 +10,18 @@ from rq.job import Job
 
 from av2t_core.labelstudio.tracks import Sighting
 from av2t_core.objects import Known
-from worker.queue import dispensable
+from worker.queue import dispensable, memory
 
 _LIVES = 24 * 3600  # seconds
+
+# KEYS: a job's list. ARGV: its identity, a part, and in how many seconds it ends.
+_KEEP = """
+if redis.call("EXISTS", KEYS[1]) == 0 then
+    redis.call("RPUSH", KEYS[1], ARGV[1])
+end
+redis.call("RPUSH", KEYS[1], ARGV[2])
+redis.call("EXPIRE", KEYS[1], ARGV[3])
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +45,7 @@ class Kept:
     def __init__(self, job: Job | None, identity: str) -> None:
         """`identity`: all that the parts depend on; those of another one are dropped."""
         self._job, self._identity = job, identity.encode()
-        self._key = f"av2t:kept:{job.id}" if job is not None else ""
+        self._key = _key(job) if job is not None else ""
 
     def parts(self) -> list[Part]:
         """Of earlier tries, from the first keyframe on, as far as they follow one another."""
@@ -59,18 +68,19 @@ class Kept:
         if self._job is None:
             return
         with dispensable(f"{len(part.scores)} keyframes of {self._job.id} were not kept"):
-            if not self._job.connection.exists(self._key):
-                self._job.connection.rpush(self._key, self._identity)
-            with self._job.connection.pipeline() as pipe:
-                pipe.rpush(self._key, _packed(part))
-                pipe.expire(self._key, _LIVES)
-                pipe.execute()
+            if not memory(self._job.connection).full:
+                keep = self._job.connection.register_script(_KEEP)
+                keep(keys=[self._key], args=[self._identity, _packed(part), _LIVES])
 
-    def forget(self) -> None:
-        if self._job is None:
-            return
-        with dispensable(f"what was kept of {self._job.id} stays for a day"):
-            self._job.connection.delete(self._key)
+
+def forget(job: Job) -> None:
+    """All that was kept of it."""
+    with dispensable(f"what was kept of {job.id} stays for a day"):
+        job.connection.delete(_key(job))
+
+
+def _key(job: Job) -> str:
+    return f"av2t:kept:{job.id}"
 
 
 def _packed(part: Part) -> bytes:

@@ -31,7 +31,7 @@ from worker import signs
 from worker.failures import Interrupted, Verdict, delay, judge, redact
 from worker.known_job import KnownJob, KnownQueue
 from worker.logs import about, log_to_stderr
-from worker.queue import connect, now_of, open_queue
+from worker.queue import connect, memory, now_of, open_queue
 from worker.settings import Settings
 
 log = logging.getLogger("av2t.worker")
@@ -40,6 +40,9 @@ LEASE = 15
 """Seconds after which a job whose worker has fallen silent is given to another."""
 
 REDIS_TIMEOUT = 10.0
+FULL_TTL = 60
+"""Seconds for which a job that ended well is remembered where Redis is full."""
+
 DEFECT_RETRIES = 2
 """Of a failure that nobody foresaw: it may pass, but most do not."""
 
@@ -172,6 +175,12 @@ class _JobRunner(BaseWorker):  # type: ignore[misc]  # rq has no types
 
     def get_heartbeat_ttl(self, job: Job) -> int:
         return LEASE
+
+    def handle_job_success(self, job: Job, queue: Queue, started_job_registry: Any) -> None:
+        """Where Redis is full, what was done makes room for what waits."""
+        if memory(self.connection).full:
+            job.result_ttl = FULL_TTL
+        super().handle_job_success(job, queue, started_job_registry)
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         """Decide whether the job is tried again, and say why it was not done."""

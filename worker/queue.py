@@ -17,7 +17,7 @@ from typing import Any
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.retry import Retry as ConnectionRetry
 from rq import Retry
 from rq.command import send_command
@@ -48,11 +48,29 @@ FAILURE_TTL = 30 * 24 * 3600
 _FOR_A_NEW_JOB = ("absent", JobStatus.FINISHED, JobStatus.CANCELED, JobStatus.STOPPED)
 _FOR_A_RETRY = (JobStatus.FAILED, JobStatus.STOPPED)
 
+SHARE = 90
+"""Per cent of Redis's maxmemory up to which jobs are taken. Workers need the rest to do them, for Redis refuses at its
+limit what they write, and then nothing would ever be done."""
+
+FULL = -1
+# How a script that takes jobs begins. Redis itself does not stop it, for it refuses no script that has begun to write.
+IF_ROOM = f"""
+local memory = redis.pcall("INFO", "memory")
+if type(memory) == "string" then
+    local used, most = string.match(memory, "used_memory:(%d+)"), string.match(memory, "\\nmaxmemory:(%d+)")
+    if tonumber(most or 0) > 0 and used * 100 > most * {SHARE} then
+        return {FULL}
+    end
+end
+"""
+
 # KEYS: the queue, the set of queues, then the registries that a job which has ended may be listed in.
 # ARGV: what the jobs' keys begin with, the states in which one may be taken as |a|b|, "first" for the front of the
 # queue, how many arguments follow that all jobs share, those (fields and values of their hashes), then for each job its
 # id, its data and its description. A job that waits already is brought to the front, too.
-_ADMIT = """
+_ADMIT = (
+    IF_ROOM
+    + """
 local shared = {unpack(ARGV, 5, 4 + ARGV[4])}
 local push = ARGV[3] == "first" and "LPUSH" or "RPUSH"
 local admitted = 0
@@ -74,6 +92,7 @@ for i = 5 + ARGV[4], #ARGV, 3 do
 end
 return admitted
 """
+)
 
 # KEYS: the job's hash, the queue, the scheduled and the failed jobs. ARGV: the job's id, for how many seconds and until
 # when it is remembered, then fields and values for its hash. Only what waits, now or for a further try, is in one of
@@ -141,6 +160,29 @@ class QueueError(AV2TError):
     """Redis cannot be used now; nothing was lost, and the same call can be made again."""
 
 
+class FullError(QueueError):
+    """Redis takes no more jobs, and workers go on with those that it has."""
+
+    def __init__(self, connection: Redis) -> None:
+        super().__init__(
+            f"Redis at {redis_address(connection)} is full (more than {SHARE} % of its maxmemory): nothing more is"
+            " queued until workers have made room; start more of them, or raise its maxmemory"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Of Redis, in bytes; `most` is 0 where it has no limit."""
+
+    used: int
+    most: int
+
+    @property
+    def full(self) -> bool:
+        """Whether no more jobs are taken."""
+        return 0 < self.most * SHARE < self.used * 100
+
+
 @dataclass(frozen=True, kw_only=True)
 class Enqueued:
     """How many jobs a call added, and for how many tasks there was one already (waiting, running or failed)."""
@@ -180,7 +222,32 @@ def reachable(connection: Redis) -> Iterator[None]:
     except RedisError as error:
         reason = str(error).rstrip(".") or type(error).__name__
         where = redis_address(connection)
-        raise QueueError(f"Redis at {where} cannot be used ({reason}): start it, or set REDIS_URL") from error
+        raise QueueError(f"Redis at {where} cannot be used ({reason}): {_remedy(error)}") from error
+
+
+def _remedy(error: RedisError) -> str:
+    match error:
+        case ReadOnlyError():
+            return "set REDIS_URL to the server that it is a replica of"
+        case OutOfMemoryError():
+            return "raise its maxmemory"
+        case ResponseError() if str(error).startswith("MISCONF"):
+            return "make room on its disk"
+    return "start it, or set REDIS_URL"
+
+
+def memory(connection: Redis) -> Memory:
+    """How full Redis is. RedisError."""
+    info = connection.info("memory")
+    return Memory(used=info["used_memory"], most=info.get("maxmemory", 0))
+
+
+def check(connection: Redis) -> None:
+    """That tasks can be taken. QueueError: they cannot, for Redis is away, full, or takes nothing that is written."""
+    with reachable(connection):
+        if memory(connection).full:
+            raise FullError(connection)
+        connection.set("av2t:health", "", ex=60)
 
 
 @contextmanager
@@ -400,5 +467,8 @@ def _admit(
             own += [job_id(project, task, model_version), zlib.compress(job.data), description]
         shared = {name: value for name, value in job.to_dict().items() if name not in {"data", "description"}}
         options: list[Any] = [Job.key_for(""), f"|{'|'.join(states)}|", "first" if first else "last"]
-        admitted += script(keys=keys, args=[*options, 2 * len(shared), *flat(shared), *own])
+        taken = script(keys=keys, args=[*options, 2 * len(shared), *flat(shared), *own])
+        if taken == FULL:
+            raise FullError(connection)
+        admitted += taken
     return admitted

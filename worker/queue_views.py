@@ -17,7 +17,7 @@ from rq.worker import BaseWorker
 
 from av2t_core.limits import REMARKS, SENTENCE
 from worker.kinds import ToPreannotate
-from worker.known_job import KnownJob, checked, inflated
+from worker.known_job import EXCEPTION, RESULT, KnownJob, checked, inflated
 from worker.queue import PREANNOTATE, fetch, id_in, job_id, open_queue, reachable
 
 PAGE = 100
@@ -222,20 +222,26 @@ def outcomes(connection: Redis, jobs: Sequence[Job]) -> dict[str, Outcome]:
     """Of each of these jobs, NOTHING where nothing is recorded that can be read. RedisError."""
     with connection.pipeline(transaction=False) as pipe:
         for job in jobs:
+            pipe.hmget(job.key, RESULT, EXCEPTION)
             pipe.xrevrange(f"rq:results:{job.id}", count=1)
         found = pipe.execute(raise_on_error=False)
-    return {job.id: _outcome(entries) for job, entries in zip(jobs, found, strict=True)}
+    return {
+        job.id: _outcome(*of_one) for job, of_one in zip(jobs, zip(found[::2], found[1::2], strict=True), strict=True)
+    }
 
 
-def _outcome(entries: Any) -> Outcome:
-    if not entries or isinstance(entries, RedisError):
-        return NOTHING
-    [(_, fields)] = entries
+def _outcome(fields: Any, entries: Any) -> Outcome:
+    """`entries`: where earlier releases kept it."""
     try:
-        packed = fields.get(b"return_value")
-        exception, _ = inflated(b64decode(fields.get(b"exc_string", b"")))
+        if not isinstance(fields, RedisError) and any(fields):
+            value, exception = fields
+            return Outcome(value=json.loads(value or b"null"), exception=(exception or b"").decode(errors="replace"))
+        if not entries or isinstance(entries, RedisError):
+            return NOTHING
+        [(_, recorded)] = entries
+        exception, _ = inflated(b64decode(recorded.get(b"exc_string", b"")))
         return Outcome(
-            value=None if packed is None else json.loads(b64decode(packed)),
+            value=json.loads(b64decode(recorded.get(b"return_value", b"")) or b"null"),
             exception=exception.decode(errors="replace"),
         )
     except (ValueError, RecursionError):

@@ -19,7 +19,20 @@ from worker.kinds import MOST_EPOCHS as MOST_EPOCHS
 from worker.kinds import Extra as Extra
 from worker.kinds import ToTrain
 from worker.known_job import KnownJob
-from worker.queue import TRAIN, blank_job, fetch, flat, job_ids, open_queue, reachable, stop_job, under_way
+from worker.queue import (
+    FULL,
+    IF_ROOM,
+    TRAIN,
+    FullError,
+    blank_job,
+    fetch,
+    flat,
+    job_ids,
+    open_queue,
+    reachable,
+    stop_job,
+    under_way,
+)
 from worker.queue_views import Outcome, State, outcomes, reason, state
 
 FUNCTION = "worker.finetuning.finetune"
@@ -31,7 +44,9 @@ _COUNTER = "av2t:trainings"
 
 # KEYS: the queue, its list of what was just popped, what will be tried again later, the set of queues, the counter.
 # ARGV: what a job's key begins with, what the project's ids begin with, then the fields and values of the job's hash.
-_ENQUEUE = """
+_ENQUEUE = (
+    IF_ROOM
+    + """
 local waiting = {redis.call("LRANGE", KEYS[1], 0, -1), redis.call("LRANGE", KEYS[2], 0, -1),
                  redis.call("ZRANGE", KEYS[3], 0, -1)}
 for _, ids in ipairs(waiting) do
@@ -50,6 +65,7 @@ redis.call("SADD", KEYS[4], KEYS[1])
 redis.call("RPUSH", KEYS[1], id)
 return {id, 1}
 """
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +150,10 @@ def enqueue_training(
         ]
         fields = job.to_dict() | {"data": zlib.compress(job.data)}
         script = connection.register_script(_ENQUEUE)
-        id, new = script(keys=keys, args=[Job.key_for(""), _ids_begin(project), *flat(fields)])
+        taken = script(keys=keys, args=[Job.key_for(""), _ids_begin(project), *flat(fields)])
+        if taken == FULL:
+            raise FullError(connection)
+        id, new = taken
     return id.decode(), bool(new)
 
 

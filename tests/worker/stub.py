@@ -26,7 +26,7 @@ from av2t_core.errors import AV2TError
 from worker import repair, signs
 from worker.devices import room
 from worker.failures import Interrupted, TransientError
-from worker.kinds import KINDS, PREANNOTATE, TRAIN, Arguments, Kind, ToTrain
+from worker.kinds import KINDS, PREANNOTATE, TRAIN, Arguments, Kind, ToPreannotate, ToTrain
 from worker.settings import Settings
 from worker.worker import DUTIES, run_worker
 
@@ -61,6 +61,7 @@ _ARGUMENTS: dict[str, type[Arguments]] = {
     "pass_later": _Told,
 }
 KINDS |= {f"tests.worker.stub.{name}": Kind(queue=PREANNOTATE, arguments=kind) for name, kind in _ARGUMENTS.items()}
+KINDS["tests.worker.stub.predict"] = Kind(queue=PREANNOTATE, arguments=ToPreannotate)
 KINDS |= {
     f"tests.worker.stub.{name}": Kind(queue=TRAIN, arguments=ToTrain)
     for name in ("train", "train_on_gpu", "refuse_to_train", "crash_while_training")
@@ -171,6 +172,11 @@ def crash(**_: object) -> None:
 def called(_job: object, connection: "Redis", *_: object) -> None:
     """What no job of ours has: a function that is called when it has ended."""
     connection.rpush("called", 1)
+
+
+def predict(*, project: int, task: int, model_version: str) -> dict[str, object]:
+    """As a task that is done at once."""
+    return {"outcome": "predicted", "keyframes": 5, "remarks": []}
 
 
 def pass_later() -> None:

@@ -6,7 +6,7 @@ from rq import Queue
 from rq.job import Job
 
 from av2t_core.labelstudio.tracks import Sighting
-from worker.kept import Kept, Part
+from worker.kept import Kept, Part, forget
 from worker.queue import connect, open_queue
 
 
@@ -43,17 +43,17 @@ def test_only_what_follows_one_another_counts(job: Job) -> None:
 
 
 def test_it_is_forgotten_at_the_end_or_after_a_day(job: Job, redis: Redis) -> None:
-    kept = Kept(job, "a")
-    kept.keep(part(0))
+    Kept(job, "a").keep(part(0))
     [key] = redis.keys("av2t:kept:*")
     assert 0 < redis.ttl(key) <= 24 * 3600
-    kept.forget()
+    forget(job)
     assert redis.keys("av2t:kept:*") == []
 
 
 def test_a_redis_that_is_away_stops_nothing(redis: Redis) -> None:
     gone = connect("redis://127.0.0.1:1/0")
-    kept = Kept(open_queue(gone).create_job("worker.jobs.preannotate", job_id="preannotate-1-2-tiny-1"), "a")
+    job = open_queue(gone).create_job("worker.jobs.preannotate", job_id="preannotate-1-2-tiny-1")
+    kept = Kept(job, "a")
     kept.keep(part(0))
     assert kept.parts() == []
-    kept.forget()
+    forget(job)
