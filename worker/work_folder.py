@@ -1,7 +1,9 @@
 """Where the model's process puts the clips in hand: gone when the worker is, however it ended."""
 
 import fcntl
+import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +31,23 @@ def work_folder() -> Iterator[Path]:
 def _remove_forsaken() -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         # The system unlocks what a dead process had locked, also beyond the borders of containers.
-        with suppress(OSError), (folder / "lock").open() as lock:
+        with suppress(OSError), _lock_in(folder) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _lock_in(folder: Path) -> Iterator[int]:
+    """The lock of a worker's folder. OSError: it is none that a worker of this user made, for anybody may put a folder
+    or a pipe of that name into a folder for temporary files."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise OSError("not a folder of this user")
+    # A pipe would be waited for otherwise, until somebody writes into it.
+    lock = os.open(folder / "lock", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        if not stat.S_ISREG(os.fstat(lock).st_mode):
+            raise OSError("not a lock")
+        yield lock
+    finally:
+        os.close(lock)

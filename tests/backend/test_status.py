@@ -18,7 +18,7 @@ from av2t_core.versions import resolve
 from tests.backend.conftest import CONFIG, Backend, running
 from tests.conftest import EMBEDDED, fail, work
 from worker import reconcile, totals
-from worker.queue import TRAIN, enqueue_preannotation, job_id, open_queue
+from worker.queue import TRAIN, enqueue_preannotation, job_id, memory, open_queue
 from worker.sheets import MOST, having_sheets, keep_sheet
 from worker.trainings import enqueue_training
 
@@ -354,3 +354,23 @@ def test_what_is_no_job_of_ours_is_shown_as_such(backend: Backend, redis: Redis,
     redis.hset(foreign.key, "meta", "{")
     for arguments in ([], ["--json"], ["--project", "3"]):
         assert av2t(redis_url, "status", *arguments).returncode == 0
+
+
+def test_a_full_redis_is_said_where_people_look(backend: Backend, redis: Redis, redis_url: str) -> None:
+    backend.set_up(3)
+    assert backend.http.get("/status.json").json()["redis"]["full"] is False
+    assert "Redis is full" not in backend.http.get("/").text
+    try:
+        redis.config_set("maxmemory", memory(redis).used * 100 // 95)
+        for answer in (
+            backend.http.get("/health"),
+            backend.post("/predict", project="3.17", tasks=[{"id": 1}], label_config=CONFIG),
+        ):
+            assert answer.status_code == 503
+            assert "is full (more than 90 % of its maxmemory)" in answer.json()["error"]
+        assert backend.http.get("/status.json").json()["redis"]["full"] is True
+        assert "Redis is full" in backend.http.get("/").text
+        assert "is full (more than 90 % of its maxmemory)" in av2t(redis_url, "doctor").stdout
+    finally:
+        redis.config_set("maxmemory", 0)
+    assert backend.http.get("/health").status_code == 200

@@ -1,5 +1,6 @@
 """A real Redis that is full, only read, or cannot save."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,15 +90,24 @@ def test_what_is_done_takes_no_more_room_than_what_waits(
     assert (finished.outcome, finished.keyframes) == ("predicted", 5)
 
 
-def test_a_redis_that_is_only_read_is_not_healthy(redis: Redis, tmp_path: Path) -> None:
+def test_a_redis_that_is_only_read_or_cannot_save_is_not_healthy(redis: Redis, tmp_path: Path) -> None:
     check(redis)
     port = free_port()
     server = start_redis(tmp_path / "replica", port, tmp_path / "redis.log")
+    url = url_of_redis(tmp_path / "replica", port)
     try:
-        with connect(url_of_redis(tmp_path / "replica", port), timeout=5) as replica:
+        with connect(url, timeout=5) as replica:
             check(replica)
             replica.replicaof("127.0.0.1", str(free_port()))
             with pytest.raises(QueueError, match="REDIS_URL to the server that it is a replica of"):
+                check(replica)
+            replica.replicaof("NO", "ONE")
+            check(replica)
+            replica.config_set("save", "3600 1")
+            shutil.rmtree(tmp_path / "replica")
+            replica.bgsave()
+            wait_until(lambda: replica.info("persistence")["rdb_last_bgsave_status"] == "err", what="a failure to save")
+            with pytest.raises(QueueError, match="make room on its disk"):
                 check(replica)
     finally:
         server.stop()
