@@ -104,6 +104,8 @@ def run_worker(
     work as things are.
     """
     log_to_stderr(settings)
+    # The settings have it: what the jobs and their packages start need not inherit it.
+    os.environ.pop("LABEL_STUDIO_API_KEY", None)
     connection = connect(settings.redis_url, timeout=REDIS_TIMEOUT)
     with reachable(connection):
         connection.ping()

@@ -20,7 +20,7 @@ from tests.conftest import fail, work
 from worker import queue
 from worker.known_job import KnownJob
 from worker.queue import Enqueued, QueueError, connect, enqueue_preannotation, retry_failed
-from worker.queue_views import failed_jobs, overview
+from worker.queue_views import PAGE, failed_jobs, overview
 
 VERSION = "tiny-1.2"
 
@@ -240,3 +240,17 @@ def test_a_job_that_is_put_back_is_never_out_of_sight(redis: Redis, redis_url: s
         thread.join()
     assert {state.queued + len(state.running) for state in seen} == {1}
     assert {state.queued for state in seen} == {0, 1}
+
+
+def test_only_what_is_shown_of_many_failures_is_read(redis: Redis) -> None:
+    enqueue_preannotation(redis, 3, range(1000), VERSION)
+    assert queue.stop_jobs(redis) == 1000
+    enqueue_preannotation(redis, 4, [1], VERSION)
+    queue.stop_jobs(redis)
+    redis.config_resetstat()
+    assert [job.project for job in failed_jobs(redis, limit=20)][:2] == [4, 3]
+    assert len(failed_jobs(redis, limit=20)) == 20
+    calls = redis.info("commandstats")
+    assert sum(calls.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("hgetall", "hmget")) <= 4 * PAGE
+    assert [job.project for job in failed_jobs(redis, project=4)] == [4]
+    assert len(failed_jobs(redis, project=3)) == 1000

@@ -77,6 +77,13 @@ def test_a_killed_worker_takes_its_model_along_and_its_job_goes_to_the_next(
     assert redis.llen(queue.intermediate_queue_key) == 0
 
 
+def test_what_a_job_starts_does_not_inherit_the_key(redis: "Redis", queue: Queue, start: Start) -> None:
+    put(queue, "hold", name="a")
+    worker = start(LABEL_STUDIO_API_KEY=SECRET)
+    wait_until(lambda: done(redis, "begun"), what="the job")
+    assert SECRET not in worker.model.environ().values()
+
+
 def test_two_workers_share(redis: "Redis", queue: Queue, start: Start) -> None:
     start()
     start()
