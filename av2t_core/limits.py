@@ -40,3 +40,6 @@ SENTENCE = 2000
 
 REMARKS = 20
 """Of a clip, on a page that shows twenty clips: a person reads the first."""
+
+KEPT_PART = 256 * 1024 * 1024
+"""Of what a job keeps every ten seconds, unpacked: a thousand masks are some ten megabytes."""

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from label_studio_sdk import LabelStudio
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from rq import SimpleWorker
 from rq.job import Job
 
@@ -55,6 +56,24 @@ def redis(redis_url: str) -> Iterator[Redis]:
 def queued_tasks(redis: Redis) -> list[int]:
     """The tasks that wait, in their order."""
     return [Job.fetch(each, redis, serializer="json").kwargs["task"] for each in open_queue(redis).get_job_ids()]
+
+
+class CutOff(Redis):
+    """A connection that breaks after so many commands."""
+
+    left = 0
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        if self.left == 0:
+            raise RedisConnectionError("cut off")
+        self.left -= 1
+        return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    def pipeline(self, *args: Any, **options: Any) -> Any:
+        if self.left == 0:
+            raise RedisConnectionError("cut off")
+        self.left -= 1
+        return super().pipeline(*args, **options)
 
 
 def work(redis: Redis, function: Callable[..., object], queue: str = PREANNOTATE) -> None:

@@ -1,16 +1,19 @@
 """What a job has predicted so far, for its next try: in Redis, for that may run on another machine."""
 
-import json
+import logging
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
+from pydantic import TypeAdapter
 from rq.job import Job
 
 from av2t_core.labelstudio.tracks import Sighting
+from av2t_core.limits import KEPT_PART
 from av2t_core.objects import Known
 from worker.queue import dispensable, memory
+
+log = logging.getLogger("av2t.worker")
 
 _LIVES = 24 * 3600  # seconds
 
@@ -39,6 +42,9 @@ class Part:
         return self.first + len(self.scores)
 
 
+_PART = TypeAdapter(Part)
+
+
 class Kept:
     """The parts of one job. A Redis that is away costs no more than what they would have saved."""
 
@@ -58,10 +64,13 @@ class Kept:
                 packed = []
                 self._job.connection.delete(self._key)
         parts: list[Part] = []
-        for part in map(_unpacked, packed):
-            # Another may begin earlier, where two workers had the job for a while.
-            if part.first == (parts[-1].end if parts else 0):
-                parts.append(part)
+        try:
+            for part in map(_unpacked, packed):
+                # Another may begin earlier, where two workers had the job for a while.
+                if part.first == (parts[-1].end if parts else 0):
+                    parts.append(part)
+        except ValueError as error:
+            log.warning("%s begins anew after %d parts, for the next is none: %.200s", self._job.id, len(parts), error)
         return parts
 
     def keep(self, part: Part) -> None:
@@ -84,13 +93,14 @@ def _key(job: Job) -> str:
 
 
 def _packed(part: Part) -> bytes:
-    return zlib.compress(json.dumps(asdict(part)).encode(), level=1)
+    return zlib.compress(_PART.dump_json(part), level=1)
 
 
 def _unpacked(data: bytes) -> Part:
-    fields: dict[str, Any] = json.loads(zlib.decompress(data))
-    sightings = [
-        Sighting(**{**each, "names": tuple(each["names"]), "box": tuple(each["box"])}) for each in fields["sightings"]
-    ]
-    known = {int(number): (label, tuple(box)) for number, (label, box) in fields["known"].items()}
-    return Part(**{**fields, "sightings": sightings, "known": known})
+    """ValueError: it is none, or a larger one than any that was kept."""
+    unpacker = zlib.decompressobj()
+    try:
+        unpacked = unpacker.decompress(data, KEPT_PART)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    return _PART.validate_json(unpacked)

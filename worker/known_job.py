@@ -146,7 +146,7 @@ class KnownJob(Job):  # type: ignore[misc]  # rq has no types
     def _handle_failure(self, exc_string: str, pipeline: Pipeline, *_: Any, **__: Any) -> None:
         """As above."""
         self.failed_job_registry.add(self, ttl=self.failure_ttl, exc_string=exc_string, pipeline=pipeline)
-        pipeline.hset(self.key, EXCEPTION, exc_string[-JOB_META:])
+        pipeline.hset(self.key, EXCEPTION, exc_string[-JOB_META:].encode(errors="replace"))
 
     def _execute(self) -> Any:
         """RQ's own imports whatever the data names."""

@@ -407,6 +407,14 @@ def id_in(entry: Any) -> str:
     return str(entry, errors="replace").partition(":")[0]
 
 
+def number(text: bytes | None) -> float | None:
+    """What Redis keeps as a text; None if that is no number."""
+    try:
+        return float(text or b"")
+    except ValueError:
+        return None
+
+
 def flat(fields: Mapping[str, Any]) -> list[Any]:
     """A hash's fields and values, as HSET takes them."""
     return [part for field in fields.items() for part in field]

@@ -5,7 +5,7 @@ again, would count as there already.
 """
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from threading import Event, Thread
 
 from redis import Redis
@@ -24,8 +24,19 @@ AT_ONCE = 1000  # keys
 
 _FAILED = {JobStatus.FAILED.value, JobStatus.STOPPED.value}
 _OVER = {JobStatus.FINISHED.value, JobStatus.CANCELED.value}
-_ENDS = {"av2t:kept:": 24 * 3600, "av2t:sheet:": 24 * 3600, "rq:results:preannotate-": FAILURE_TTL}
+_ENDS = {b"av2t:kept:": 24 * 3600, b"av2t:sheet:": 24 * 3600, b"rq:results:preannotate-": FAILURE_TTL}
 """Keys of ours that must have an end, and in how many seconds."""
+
+_JOB = Job.key_for("").encode()
+
+# KEYS: what must have an end. ARGV: in how many seconds, if it has none.
+_END = """
+for i, key in ipairs(KEYS) do
+    if redis.call("TTL", key) == -1 then
+        redis.call("EXPIRE", key, ARGV[i])
+    end
+end
+"""
 
 # KEYS: the queue, its list of what was just popped, the jobs that run, those of later, the set of queues. ARGV: what
 # the jobs' keys begin with, then ids. Only here it is certain that a job is in no list, for nobody moves it meanwhile.
@@ -88,10 +99,8 @@ def repair(connection: Redis, name: str) -> int:
     cursor = None
     while cursor != 0:
         cursor, keys = connection.scan(cursor or 0, count=AT_ONCE)
-        names = [key for key in keys if isinstance(key, bytes)]  # nothing decodes for us
-        _give_ends(connection, names)
-        jobs = [key for key in names if key.startswith(Job.key_for("").encode())]
-        suspects += _looked_at(connection, name, jobs, listed)
+        # Nothing decodes for us.
+        suspects += _looked_at(connection, name, [key for key in keys if isinstance(key, bytes)], listed)
     # What was queued since is listed now; of the others the script makes certain.
     listed = set(job_ids(connection, name)) if suspects else set()
     suspects = [each for each in dict.fromkeys(suspects) if each not in listed]
@@ -107,40 +116,35 @@ def repair(connection: Redis, name: str) -> int:
 
 
 def _looked_at(connection: Redis, name: str, keys: Collection[bytes], listed: Collection[str]) -> list[str]:
-    """Of these hashes of jobs the ids of those that wait or run and are in no list. Those that have ended are put right
-    at once, and so is what a heartbeat leaves of a job that was deleted."""
-    failed = open_queue(connection, name).failed_job_registry.key
-    ids = [key.removeprefix(Job.key_for("").encode()).decode(errors="replace") for key in keys]
+    """Of these keys, the ids of the jobs that wait or run and are in no list. What has ended is put right at once, and
+    so is what a heartbeat leaves of a job that was deleted."""
+    registry = open_queue(connection, name).failed_job_registry.key
+    ends: dict[bytes, int] = {key: seconds for key in keys for start, seconds in _ENDS.items() if key.startswith(start)}
+    jobs = [key for key in keys if key.startswith(_JOB)]
     with connection.pipeline(transaction=False) as pipe:
-        for key in keys:
+        for key in jobs:
             pipe.hmget(key, "status", "origin", "data")
         found = pipe.execute(raise_on_error=False)
     suspects: list[str] = []
-    until = now_of(connection) + FAILURE_TTL
-    with connection.pipeline(transaction=False) as pipe:
-        for id, key, values in zip(ids, keys, found, strict=True):
-            if isinstance(values, RedisError):  # no hash, and so nothing of ours
-                continue
-            status, origin, data = (value.decode(errors="replace") if value else "" for value in values)
-            if not data and not origin and id.startswith(("preannotate-", "train-")):
-                pipe.delete(key)
-            elif origin != name or id in listed:
-                continue
-            elif status in _FAILED:
-                pipe.zadd(failed, {id: until}, nx=True)
-                pipe.expire(key, FAILURE_TTL, nx=True)
-            elif status in _OVER:
-                pipe.expire(key, RESULT_TTL, nx=True)
-            else:
-                suspects.append(id)
-        pipe.execute()
+    failed: list[str] = []
+    for key, values in zip(jobs, found, strict=True):
+        if isinstance(values, RedisError):  # no hash, and so nothing of ours
+            continue
+        id = key.removeprefix(_JOB).decode(errors="replace")
+        status, origin, data = (value.decode(errors="replace") if value else "" for value in values)
+        if not data and not origin and id.startswith(("preannotate-", "train-")):
+            connection.delete(key)
+        elif origin != name or id in listed:
+            continue
+        elif status in _FAILED:
+            failed.append(id)
+            ends[key] = FAILURE_TTL
+        elif status in _OVER:
+            ends[key] = RESULT_TTL
+        else:
+            suspects.append(id)
+    if failed:
+        connection.zadd(registry, dict.fromkeys(failed, now_of(connection) + FAILURE_TTL), nx=True)
+    if ends:
+        connection.register_script(_END)(keys=list(ends), args=list(ends.values()))
     return suspects
-
-
-def _give_ends(connection: Redis, keys: Iterable[bytes]) -> None:
-    for start, seconds in _ENDS.items():
-        with connection.pipeline(transaction=False) as pipe:
-            for key in keys:
-                if key.startswith(start.encode()):
-                    pipe.expire(key, seconds, nx=True)
-            pipe.execute()

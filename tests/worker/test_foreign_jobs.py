@@ -12,6 +12,7 @@ from rq.webhook import Webhook
 
 from tests.conftest import wait_until
 from tests.worker.stub_worker import Start, done, names
+from worker import scores, totals
 from worker.queue import (
     PREANNOTATE,
     TRAIN,
@@ -217,6 +218,16 @@ def test_a_garbled_result_is_none(redis: Redis, fields: dict[str, str]) -> None:
     assert (finished.outcome, finished.keyframes, finished.remarks) == ("done", 0, ())
     redis.zadd(open_queue(redis).failed_job_registry.key, {id: 9e9})
     assert "Unknown" in failed_jobs(redis)[0].error
+
+
+def test_a_number_that_is_none_does_not_count(redis: Redis) -> None:
+    totals.add(redis, "predicted", 5, {"fetch": 1.5})
+    redis.hset(totals.KEY, mapping={"keyframes": "many", b"\xff": 1})
+    counted = totals.totals(redis)
+    assert (counted.keyframes, counted.outcomes, counted.seconds["fetch"]) == (0.0, {"predicted": 1.0}, 1.5)
+    scores.note(redis, 3, 1, 0.5)
+    redis.hset("av2t:scores:3", "2", "high")
+    assert scores.known(redis, 3, [1, 2, 3]) == {1: 0.5}
 
 
 def look(redis: Redis) -> None:

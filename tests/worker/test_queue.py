@@ -77,7 +77,9 @@ def test_stopping_what_waits(redis: Redis) -> None:
     assert {(job.task, job.error) for job in failed_jobs(redis)} == {(t, queue.STOPPED) for t in (31, 40, 41)}
     assert queue.stop_jobs(redis) == 1
     assert queue.stop_jobs(redis) == 0
+    assert all(redis.ttl(key) > 0 for key in redis.keys("rq:job:*"))
     assert retry_failed(redis) == 4
+    assert all(redis.ttl(key) == -1 for key in redis.keys("rq:job:*"))
 
 
 def test_job_is_plain_json(redis: Redis) -> None:

@@ -1,13 +1,11 @@
 """Every state that no list knows, made by hand in a real Redis."""
 
 import time
-from typing import Any
 
 import pytest
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
 
-from tests.conftest import fail, wait_until, work
+from tests.conftest import CutOff, fail, wait_until, work
 from tests.worker.stub_worker import Start, done
 from worker import queue, repair
 from worker.queue import PREANNOTATE, TRAIN, Enqueued, enqueue_preannotation, forget_tasks, job_id, open_queue
@@ -126,18 +124,6 @@ def test_many_jobs_of_deleted_tasks_go_in_steps(redis: Redis, monkeypatch: pytes
     assert not any(kept_of(redis, f"-3-{task}-") for task in gone[:5])
     assert enqueue_preannotation(redis, 3, gone[:10], VERSION).new == 10
     assert forget_tasks(redis, []) == 0
-
-
-class CutOff(Redis):
-    """A connection that breaks after so many commands."""
-
-    left = 0
-
-    def execute_command(self, *args: Any, **options: Any) -> Any:
-        if self.left == 0:
-            raise RedisConnectionError("cut off")
-        self.left -= 1
-        return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
 
 def test_a_call_that_is_cut_off_leaves_no_job_without_a_list(
