@@ -341,6 +341,18 @@ def forget_tasks(connection: Redis, tasks: Sequence[int]) -> int:
         return gone + sum(_send_stop(connection, job) for job in running)
 
 
+def forget_finished(connection: Redis, name: str, most: int) -> int:
+    """So many jobs of the queue of this name that ended well, the oldest first; how many there were. RedisError."""
+    registry = open_queue(connection, name).finished_job_registry.key
+    entries: list[Any] = list(connection.zrange(registry, 0, most - 1))
+    with connection.pipeline() as pipe:
+        for entry in entries:
+            pipe.delete(Job.key_for(id_in(entry)))
+            pipe.zrem(registry, entry)
+        pipe.execute()
+    return len(entries)
+
+
 def drop(connection: Redis, key: str, tasks: Collection[str] = ()) -> int:
     """Take the jobs of these tasks, or without tasks those that there are no more, out of a list or a registry,
     together with all that is kept of them; how many. RedisError."""

@@ -27,6 +27,12 @@ def keep_sheet(connection: Redis, id: str, jpeg: bytes) -> None:
             connection.delete(_key(oldest.decode()))  # type: ignore[union-attr]  # nothing decodes for us
 
 
+def forget_sheets(connection: Redis) -> int:
+    """All of them; how many. RedisError."""
+    ids = [each for each in connection.lrange(_ORDER, 0, -1) if isinstance(each, bytes)]  # nothing decodes for us
+    return connection.delete(_ORDER, *(_key(each.decode(errors="replace")) for each in ids)) - bool(ids)
+
+
 def sheet(connection: Redis, id: str) -> bytes | None:
     """JPEG. QueueError."""
     with reachable(connection):

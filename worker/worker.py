@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import LockNotOwnedError, RedisError
+from redis.exceptions import LockNotOwnedError, OutOfMemoryError, RedisError
 from redis.lock import Lock
 from rq import Queue
 from rq.command import handle_stop_job_command
@@ -31,7 +31,7 @@ from rq.worker import BaseWorker, WorkerStatus
 from av2t_core.errors import AV2TError
 from worker.devices import lease_key
 from worker.housekeeping import Housekeeping
-from worker.known_job import KnownJob, KnownQueue
+from worker.known_job import AT_ONCE, KnownJob, KnownQueue
 from worker.logs import about, log_to_stderr
 from worker.model_process import LEASE, REDIS_TIMEOUT, ModelProcess
 from worker.queue import (
@@ -42,6 +42,7 @@ from worker.queue import (
     TRAIN,
     connect,
     failed,
+    forget_finished,
     gone_key,
     now_of,
     open_queue,
@@ -51,6 +52,7 @@ from worker.queue import (
 from worker.reconcile import Reconciler
 from worker.repair import Repairer
 from worker.settings import Settings
+from worker.sheets import forget_sheets
 from worker.trainings import turn
 from worker.work_folder import work_folder
 
@@ -195,11 +197,19 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
                 self.register_death()  # of the worker that it was: RQ refuses a name that it knows
             except RedisError as error:
                 log.warning("Redis cannot be used (%s); looking again in %d s", error, wait)
+                if isinstance(error, OutOfMemoryError):
+                    self._make_room_in_redis()
                 time.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
             else:
                 log.info("Redis is back")
                 return
+
+    def _make_room_in_redis(self) -> None:
+        """So that what waits can be done: a Redis at its limit still lets go of what it has."""
+        with suppress(RedisError):
+            gone = forget_sheets(self.connection) + forget_finished(self.connection, self._duty.queue, AT_ONCE)
+            log.warning("%d pictures and jobs that ended well were forgotten, for Redis is full", gone)
 
     @contextmanager
     def _ending_without_redis(self) -> Iterator[None]:

@@ -2,10 +2,12 @@
 
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from redis import Redis
+from rq.job import JobStatus
 
 from av2t.process import free_port
 from av2t.redis_server import redis_url as url_of_redis
@@ -15,7 +17,17 @@ from tests.worker.stub_worker import Start
 from worker import queue
 from worker.kept import Kept, Part
 from worker.known_job import RESULT, KnownJob
-from worker.queue import SHARE, FullError, QueueError, check, connect, enqueue_preannotation, forget_tasks, memory
+from worker.queue import (
+    SHARE,
+    FullError,
+    QueueError,
+    check,
+    connect,
+    enqueue_preannotation,
+    forget_tasks,
+    memory,
+    open_queue,
+)
 from worker.queue_views import finished_jobs, overview, workers
 from worker.sheets import keep_sheet, sheet
 from worker.trainings import enqueue_training
@@ -74,6 +86,25 @@ def test_workers_drain_it(redis: Redis, start: Start, monkeypatch: pytest.Monkey
         redis.config_set("maxmemory", 0)
 
 
+def test_one_that_is_full_to_the_brim_is_drained_too(
+    redis: Redis, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis refuses whatever workers write; what is remembered of what they have done makes room."""
+    monkeypatch.setattr(queue, "FUNCTION", "tests.worker.stub.predict")
+    start()
+    enqueue_preannotation(redis, 3, range(100), VERSION)
+    wait_until(lambda: overview(redis).finished == 100, what="some that are done")
+    keep_sheet(redis, "a", b"x" * 2_000_000)
+    arguments = {"project": 3, "task": 1000, "model_version": VERSION}
+    last = open_queue(redis).enqueue_in(timedelta(seconds=1), queue.FUNCTION, kwargs=arguments)
+    try:
+        redis.config_set("maxmemory", memory(redis).used - 1_000_000)
+        wait_until(lambda: last.get_status() == JobStatus.FINISHED, what="the last one")
+    finally:
+        redis.config_set("maxmemory", 0)
+    assert sheet(redis, "a") is None
+
+
 def test_what_is_done_takes_no_more_room_than_what_waits(
     redis: Redis, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,4 +141,4 @@ def test_a_redis_that_is_only_read_or_cannot_save_is_not_healthy(redis: Redis, t
             with pytest.raises(QueueError, match="make room on its disk"):
                 check(replica)
     finally:
-        server.stop()
+        server.stop(grace=0)  # it cannot save, and would not end by itself
