@@ -94,7 +94,8 @@ def test_one_that_is_full_to_the_brim_is_drained_too(
     start()
     enqueue_preannotation(redis, 3, range(100), VERSION)
     wait_until(lambda: overview(redis).finished == 100, what="some that are done")
-    keep_sheet(redis, "a", b"x" * 2_000_000)
+    keep_sheet(redis, "a", b"a picture")
+    redis.setrange("av2t:sheet:a", 2_000_000, "of some size")
     arguments = {"project": 3, "task": 1000, "model_version": VERSION}
     last = open_queue(redis).enqueue_in(timedelta(seconds=1), queue.FUNCTION, kwargs=arguments)
     try:
