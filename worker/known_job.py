@@ -40,6 +40,7 @@ class Told(BaseModel):
     protocol: int | None = None
     error: str | None = None
     attempts: Annotated[int, Field(ge=0, le=JOB_TRIES)] | None = None
+    doubts: Annotated[int, Field(ge=0, le=JOB_TRIES)] | None = None
     deaths: Annotated[int, Field(ge=0, le=JOB_TRIES)] | None = None
     uploading: bool | None = None
     stage: str | None = None
@@ -135,6 +136,11 @@ class KnownJob(Job):  # type: ignore[misc]  # rq has no types
         self.arguments, unknown = _arguments(data if whole else b"", self.origin)
         why = wrong or unknown
         self.refusal = f"This is no job of ours: {why}." if why else ""
+
+    def save_meta(self) -> None:
+        """What `Told` does not have would be gone when it is read again."""
+        assert self.meta.keys() <= Told.model_fields.keys(), self.meta
+        super().save_meta()
 
     def _handle_success(self, result_ttl: int, pipeline: Pipeline, *_: Any, **__: Any) -> None:
         """RQ's own keeps what the function returned in a stream of its own, which takes 4 KB of Redis's memory."""
