@@ -137,6 +137,13 @@ class Plant:
             with suppress(subprocess.TimeoutExpired):
                 worker.wait(30)
 
+    def all_listen(self) -> bool:
+        """Whether no worker is still on its way: a signal would end it before it can clear up."""
+        with self.redis as redis:
+            listening = {each.pid for each in overview(redis).workers}
+        pids = {worker.pid for worker in self.workers()}
+        return len(pids) == len(self._names) and pids <= listening
+
     def workers(self) -> list[psutil.Process]:
         with self._lock:
             return [psutil.Process(worker.pid) for worker in self._running.values() if worker.poll() is None]

@@ -46,6 +46,7 @@ def soak(
         last = time.monotonic()
         wait_until(lambda: plant.is_done(project), 1200, "the end of all tasks")
         ended = time.monotonic()
+        wait_until(plant.all_listen, what="workers that listen")
         plant.stop_workers()
         outcome = plant.outcome(project, ids)
         print(f"\nseed {seed}: {tasks} tasks, {workers} workers, {faults} faults in {last - began:.0f} s")
