@@ -131,7 +131,9 @@ class _Standing:
         return cls(
             done={tasks[task] for task in project.predicted(model_version) if task in tasks},
             failed={
-                tasks[job.task]: job.error for job in failed if job.task in tasks and job.model_version == model_version
+                tasks[job.task]: job.error
+                for job in failed
+                if job.task is not None and job.task in tasks and job.model_version == model_version
             },
             busy=bool(queue.queued or queue.running),
             at_work=", ".join(

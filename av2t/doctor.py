@@ -20,7 +20,7 @@ from av2t_core.presets import PRESETS
 from av2t_core.versions import resolve
 from worker.failures import TransientError
 from worker.projects import Project
-from worker.queue import connect, reachable, redis_address
+from worker.queue import FullError, Memory, connect, reachable, redis_address
 from worker.queue_views import overview
 from worker.settings import Settings
 from worker.texts import one_line
@@ -135,6 +135,13 @@ def _redis(settings: Settings) -> Findings:
     policy = _config(connection, "maxmemory-policy")
     if info.get("maxmemory") and policy != "noeviction":
         yield "fail", f"its maxmemory-policy is {policy}, which may throw jobs away; set it to noeviction."
+    if Memory(used=info["used_memory"], most=info.get("maxmemory", 0)).full:
+        yield "fail", f"{FullError(connection)}."
+    if info.get("role") == "slave":
+        yield (
+            "fail",
+            "it is a replica and takes nothing that is written; set REDIS_URL to the server that it copies.",
+        )
     state = overview(connection)
     if state.workers:
         yield (

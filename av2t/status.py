@@ -79,4 +79,6 @@ def _training(training: Training) -> list[str]:
 
 
 def _failed(job: FailedJob) -> list[str]:
-    return [f"project {job.project}", f"task {job.task}", job.model_version, job.error]
+    if job.task is None:
+        return [job.id, "", "", job.error]
+    return [f"project {job.project}", f"task {job.task}", job.model_version or "", job.error]

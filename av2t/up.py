@@ -118,8 +118,10 @@ class Stack:
         self._progress = progress
         self._data_dir = Path(settings.data_dir)
         self._logs = self._data_dir / "logs"
-        self._own_redis = "redis_url" not in settings.model_fields_set
-        self._redis_url = redis_url(args.redis_port) if self._own_redis else settings.redis_url
+        # What `settings` have may be the address of an `av2t up` that was killed.
+        self._own_redis = "redis_url" not in Settings().model_fields_set
+        self._redis_dir = self._data_dir / "redis"
+        self._redis_url = redis_url(self._redis_dir, args.redis_port) if self._own_redis else settings.redis_url
         self._backend_url = f"http://127.0.0.1:{settings.backend_port}"
         self._studio_url = (
             settings.label_studio_url if args.no_label_studio else label_studio.url(args.label_studio_port)
@@ -188,9 +190,10 @@ class Stack:
 
     def _start_redis(self) -> None:
         if self._own_redis:
-            server = start_redis(self._data_dir / "redis", self._args.redis_port, self._logs / "redis.log")
+            port = self._args.redis_port
+            server = start_redis(self._redis_dir, port, self._logs / "redis.log")
             self._supervisor.add(server)
-            self._progress(f"Redis: ready at {self._redis_url} ({server.age:.1f} s)")
+            self._progress(f"Redis: ready at 127.0.0.1:{port}, its password in {self._redis_dir} ({server.age:.1f} s)")
         else:
             with connect(self._redis_url) as redis:
                 overview(redis)

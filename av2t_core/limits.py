@@ -162,10 +162,26 @@ SENTENCE = 2000
 """Characters, of anything that is told: an error may quote what it is about."""
 
 REMARKS = 20
-"""That the backend remembers; more are on no page that people read."""
+"""On a page, about a clip and about what Label Studio sent: a person reads the first."""
 
 PROJECTS = 1000
 """That are known at once; the bound is for a caller that makes them up."""
 
 PROJECTS_SIZE = 32 * 1024 * 1024
 """Characters that are kept of all projects, which the status page reads: a thousand configs of 30 kB."""
+
+JOB_DATA = 64 * 1024
+"""Of a job's function and arguments, unpacked: ours have some hundred bytes."""
+
+JOB_META = 64 * 1024
+"""Of what a job tells of itself: one sentence, and a dozen numbers."""
+
+JOB_SECONDS = 31 * 24 * 3600
+"""Of its time and of how long it is remembered, which is 30 days at most; the kernel's clock takes no more than 68
+years, and what outlives its use fills Redis."""
+
+JOB_TRIES = 100
+"""Of a job, and of deaths in it: ours has eight, and the wait doubles with each."""
+
+KEPT_PART = 256 * 1024 * 1024
+"""Of what a job keeps every ten seconds, unpacked: a thousand masks are some ten megabytes."""

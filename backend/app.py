@@ -22,7 +22,7 @@ from backend.door import status_line
 from backend.frame import api
 from backend.manager import Manager, UnknownProjectError
 from backend.metrics import CONTENT_TYPE, exposition
-from worker.queue import QueueError, reachable, retry_job, stop_job
+from worker.queue import QueueError, check, retry_job, stop_job
 from worker.reconcile import reconcile_soon
 from worker.settings import Settings
 from worker.sheets import sheet
@@ -98,8 +98,7 @@ def health() -> tuple[Response, int] | str:
     """Label Studio calls this before everything else, waits one second, and shows "Disconnected" for an error."""
     if request.path == "/":  # the frame's view is the same for both
         return status_page()
-    with reachable(server.config["REDIS"]):
-        server.config["REDIS"].ping()
+    check(server.config["REDIS"])
     return jsonify({"status": "UP", "redis": "UP", "model_version": api._manager.current_version()}), HTTPStatus.OK
 
 

@@ -14,7 +14,7 @@ from av2t_core.versions import Version, damaged, installed
 from backend.door import exposure
 from backend.manager import Manager
 from worker.projects import Project, with_damaged
-from worker.queue import TRAIN
+from worker.queue import TRAIN, memory, reachable
 from worker.queue_views import failed_jobs, finished_jobs, overview, workers
 from worker.settings import Settings, web_address
 from worker.sheets import having_sheets
@@ -43,8 +43,12 @@ def snapshot(connection: Redis, manager: Manager, settings: Settings) -> dict[st
         return f"{base}/projects/{project}/data"
 
     def with_link(row: dict[str, Any]) -> dict[str, Any]:
+        if row["task"] is None:  # what was no job of ours
+            return {**row, "link": None}
         return {**row, "link": f"{link(row['project'])}?task={row['task']}"}
 
+    with reachable(connection):
+        used = memory(connection)
     queue = plain(asdict(overview(connection)))
     failures = [plain(asdict(job)) for job in failed_jobs(connection, limit=MAX_FAILURES)]
     done = finished_jobs(connection, limit=MAX_FINISHED)
@@ -55,6 +59,7 @@ def snapshot(connection: Redis, manager: Manager, settings: Settings) -> dict[st
         **queue,
         "model_version": manager.current_version(),
         "exposure": exposure(settings),
+        "redis": {**asdict(used), "full": used.full},
         "store": _store(manager),
         "projects": [{**_project(each, settings, versions), "link": link(each.id)} for each in projects],
         "running": [with_link(row) for row in queue["running"]],

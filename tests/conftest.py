@@ -15,6 +15,8 @@ import httpx
 import pytest
 from label_studio_sdk import LabelStudio
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from rq import SimpleWorker
 from rq.job import Job
 
 from av2t import label_studio as label_studio_server
@@ -22,27 +24,27 @@ from av2t.process import answers, free_port
 from av2t.redis_server import redis_url as url_of_redis
 from av2t.redis_server import start_redis
 from av2t_core.versions import resolve
-from worker.queue import connect, open_queue
+from worker.queue import PREANNOTATE, connect, open_queue
 
 ROOT = Path(__file__).parents[1]
 EMBEDDED = resolve("tiny").name  # the model version that ships with the package
 
 
 @pytest.fixture(scope="session")
-def _redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def shared_redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("redis")
     port = free_port()
     server = start_redis(folder / "data", port, folder / "redis.log")
-    yield port
+    yield url_of_redis(folder / "data", port)
     server.stop()
 
 
 @pytest.fixture
-def redis_url(_redis_port: int) -> str:
+def redis_url(shared_redis_url: str) -> str:
     """The address of a real server of Redis's protocol, empty at the start of the test."""
-    with Redis(host="127.0.0.1", port=_redis_port) as client:
+    with Redis.from_url(shared_redis_url) as client:
         client.flushall()
-    return url_of_redis(_redis_port)
+    return shared_redis_url
 
 
 @pytest.fixture
@@ -54,6 +56,40 @@ def redis(redis_url: str) -> Iterator[Redis]:
 def queued_tasks(redis: Redis) -> list[int]:
     """The tasks that wait, in their order."""
     return [Job.fetch(each, redis, serializer="json").kwargs["task"] for each in open_queue(redis).get_job_ids()]
+
+
+class CutOff(Redis):
+    """A connection that breaks after so many commands."""
+
+    left = 0
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        if self.left == 0:
+            raise RedisConnectionError("cut off")
+        self.left -= 1
+        return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    def pipeline(self, *args: Any, **options: Any) -> Any:
+        if self.left == 0:
+            raise RedisConnectionError("cut off")
+        self.left -= 1
+        return super().pipeline(*args, **options)
+
+
+def work(redis: Redis, function: Callable[..., object], queue: str = PREANNOTATE) -> None:
+    """Run all that waits in this process, with a function of the test's in place of the jobs' own."""
+
+    class Stand(Job):  # type: ignore[misc]  # rq has no types
+        def _execute(self) -> object:
+            return function(**self.kwargs)
+
+    worker = SimpleWorker([open_queue(redis, queue)], connection=redis, serializer="json", job_class=Stand)
+    worker.work(burst=True, logging_level="CRITICAL")
+
+
+def fail(**_: object) -> None:
+    """In place of a job's own function."""
+    raise TypeError("as it is told to")
 
 
 @dataclass(frozen=True, kw_only=True)

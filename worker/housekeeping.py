@@ -6,29 +6,32 @@ killed worker.
 """
 
 import logging
+import re
 import time
 from typing import Any
 
-from rq import Queue
 from rq.job import Job, JobStatus
-from rq.worker_registration import clean_worker_registry
+from rq.worker import BaseWorker
 
+from worker.known_job import KnownQueue
 from worker.model_process import LEASE
-from worker.queue import now_of
+from worker.queue import id_in, now_of
 
 log = logging.getLogger("av2t.worker")
 
 EVERY = 5  # seconds between two looks
 STRANDED = 10  # seconds after which a job that was popped and never begun goes back
 
+_RUNS = re.compile(rb"[\w-]+:[\w-]+")  # a job's id and its execution's
+
 
 class Housekeeping:
     """What each worker does for all workers of its queue, one at a time."""
 
-    def __init__(self, queue: Queue, worker_name: str) -> None:
+    def __init__(self, queue: KnownQueue, worker_name: str) -> None:
         self._queue, self._worker_name = queue, worker_name
         self._looked: float | None = None
-        self._stranded: dict[str, float] = {}  # id of a popped job that nobody runs -> when it was first seen
+        self._stranded: dict[bytes, float] = {}  # id of a popped job that nobody runs -> when it was first seen
 
     @property
     def is_due(self) -> bool:
@@ -38,43 +41,60 @@ class Housekeeping:
         """Nothing to do while another worker is at it. RedisError."""
         queue, connection = self._queue, self._queue.connection
         if connection.set(f"{queue.name}:maintenance", self._worker_name, nx=True, ex=2 * LEASE):
+            self._drop_what_does_not_run()
             queue.started_job_registry.cleanup(now_of(connection), [_note_lost_worker])
             queue.finished_job_registry.cleanup()
             queue.failed_job_registry.cleanup()
-            clean_worker_registry(queue)
+            self._forget_workers()
             self._return_stranded()
             self._enqueue_due()
             connection.delete(f"{queue.name}:maintenance")
         self._looked = time.monotonic()
 
+    def _drop_what_does_not_run(self) -> None:
+        """RQ's own ends its worker over an entry that is none."""
+        registry = self._queue.started_job_registry.key
+        for entry in self._queue.connection.zrange(registry, 0, -1):
+            if not _RUNS.fullmatch(entry):
+                self._queue.connection.zrem(registry, entry)
+
+    def _forget_workers(self) -> None:
+        """Of which nothing is left; RQ's own ends its worker over a name that is none."""
+        connection, listed = self._queue.connection, f"rq:workers:{self._queue.name}"
+        for key in connection.smembers(listed):
+            if not connection.exists(key):
+                connection.srem(listed, key)
+                connection.srem(BaseWorker.redis_workers_keys, key)
+
     def _return_stranded(self) -> None:
         """Back into the queue with what a worker popped and, dying, never began."""
         queue, clock = self._queue, time.monotonic()
-        started = set(queue.started_job_registry.get_job_ids(cleanup=False))
-        ids = [job_id for job_id in queue.intermediate_queue.get_job_ids() if job_id not in started]
-        self._stranded = {job_id: self._stranded.get(job_id, clock) for job_id in ids}
-        for job_id, since in self._stranded.items():
-            if clock - since < STRANDED:
+        started = set(map(id_in, queue.connection.zrange(queue.started_job_registry.key, 0, -1)))
+        entries = queue.connection.lrange(queue.intermediate_queue_key, 0, -1)
+        popped = [entry for entry in entries if id_in(entry) not in started]
+        self._stranded = {entry: self._stranded.get(entry, clock) for entry in popped}
+        for entry, since in self._stranded.items():
+            job = queue.look_up(entry)
+            if job is not None and clock - since < STRANDED:
                 continue
-            job = queue.fetch_job(job_id)
-            waits = job is not None and job.get_status() == JobStatus.QUEUED
+            waits = job is not None and (job.get_status(refresh=False) == JobStatus.QUEUED or job.refusal)
             with queue.connection.pipeline() as pipeline:
-                pipeline.lrem(queue.intermediate_queue_key, 0, job_id)
-                pipeline.lrem(queue.key, 0, job_id)
+                pipeline.lrem(queue.intermediate_queue_key, 0, entry)
+                pipeline.lrem(queue.key, 0, entry)
                 if waits:
-                    pipeline.lpush(queue.key, job_id)
+                    pipeline.lpush(queue.key, entry)
                 pipeline.execute()
 
     def _enqueue_due(self) -> None:
         """What was to be tried again later, and now is later."""
         queue = self._queue
         registry = queue.scheduled_job_registry
-        for job_id in registry.get_jobs_to_schedule(now_of(queue.connection)):
-            job = queue.fetch_job(job_id)
+        for entry in queue.connection.zrangebyscore(registry.key, "-inf", now_of(queue.connection)):
+            job = queue.look_up(entry)
             with queue.connection.pipeline() as pipeline:
                 if job is not None:
                     queue.enqueue_job(job, pipeline=pipeline)
-                registry.remove(job_id, pipeline=pipeline)
+                pipeline.zrem(registry.key, entry)
                 pipeline.execute()
 
 

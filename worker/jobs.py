@@ -29,7 +29,7 @@ from worker.client import LabelStudioClient
 from worker.connection import awaited, connected
 from worker.devices import gpu_of
 from worker.failures import GoneError
-from worker.kept import Kept
+from worker.kept import Kept, forget
 from worker.looking import RATE_DIGITS, look
 from worker.progress import Progress
 from worker.queue import dispensable, note_gpu_memory
@@ -105,6 +105,7 @@ def preannotate(project: int, task: int, model_version: str) -> dict[str, Any]:
         "task %d of project %d: %s, %d keyframes, %.1f s", task, project, outcome, keyframes, time.monotonic() - started
     )
     if job is not None:
+        forget(job)
         _count(job, _context.predictor, outcome, keyframes, stopwatch.seconds)
     return {"outcome": outcome, "keyframes": keyframes, "remarks": list(info.remarks) if info else []}
 
@@ -161,7 +162,6 @@ def _preannotate(
     with stopwatch.stage("push"):
         client.create_prediction(task, model_version, seen.score, seen.result)
     progress.note_score(project, task, seen.score)
-    kept.forget()
     if seen.sheet is not None:
         progress.keep(seen.sheet)
     return "predicted", seen.info

@@ -1,18 +1,30 @@
 """What a job has predicted so far, for its next try: in Redis, for that may run on another machine."""
 
-import json
+import logging
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
+from pydantic import TypeAdapter
 from rq.job import Job
 
 from av2t_core.labelstudio.tracks import Sighting
+from av2t_core.limits import KEPT_PART
 from av2t_core.objects import Known
-from worker.queue import dispensable
+from worker.queue import dispensable, memory
+
+log = logging.getLogger("av2t.worker")
 
 _LIVES = 24 * 3600  # seconds
+
+# KEYS: a job's list. ARGV: its identity, a part, and in how many seconds it ends.
+_KEEP = """
+if redis.call("EXISTS", KEYS[1]) == 0 then
+    redis.call("RPUSH", KEYS[1], ARGV[1])
+end
+redis.call("RPUSH", KEYS[1], ARGV[2])
+redis.call("EXPIRE", KEYS[1], ARGV[3])
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +42,16 @@ class Part:
         return self.first + len(self.scores)
 
 
+_PART = TypeAdapter(Part)
+
+
 class Kept:
     """The parts of one job. A Redis that is away costs no more than what they would have saved."""
 
     def __init__(self, job: Job | None, identity: str) -> None:
         """`identity`: all that the parts depend on; those of another one are dropped."""
         self._job, self._identity = job, identity.encode()
-        self._key = f"av2t:kept:{job.id}" if job is not None else ""
+        self._key = _key(job) if job is not None else ""
 
     def parts(self) -> list[Part]:
         """Of earlier tries, from the first keyframe on, as far as they follow one another."""
@@ -49,38 +64,43 @@ class Kept:
                 packed = []
                 self._job.connection.delete(self._key)
         parts: list[Part] = []
-        for part in map(_unpacked, packed):
-            # Another may begin earlier, where two workers had the job for a while.
-            if part.first == (parts[-1].end if parts else 0):
-                parts.append(part)
+        try:
+            for part in map(_unpacked, packed):
+                # Another may begin earlier, where two workers had the job for a while.
+                if part.first == (parts[-1].end if parts else 0):
+                    parts.append(part)
+        except ValueError as error:
+            log.warning("%s begins anew after %d parts, for the next is none: %.200s", self._job.id, len(parts), error)
         return parts
 
     def keep(self, part: Part) -> None:
         if self._job is None:
             return
         with dispensable(f"{len(part.scores)} keyframes of {self._job.id} were not kept"):
-            if not self._job.connection.exists(self._key):
-                self._job.connection.rpush(self._key, self._identity)
-            with self._job.connection.pipeline() as pipe:
-                pipe.rpush(self._key, _packed(part))
-                pipe.expire(self._key, _LIVES)
-                pipe.execute()
+            if not memory(self._job.connection).full:
+                keep = self._job.connection.register_script(_KEEP)
+                keep(keys=[self._key], args=[self._identity, _packed(part), _LIVES])
 
-    def forget(self) -> None:
-        if self._job is None:
-            return
-        with dispensable(f"what was kept of {self._job.id} stays for a day"):
-            self._job.connection.delete(self._key)
+
+def forget(job: Job) -> None:
+    """All that was kept of it."""
+    with dispensable(f"what was kept of {job.id} stays for a day"):
+        job.connection.delete(_key(job))
+
+
+def _key(job: Job) -> str:
+    return f"av2t:kept:{job.id}"
 
 
 def _packed(part: Part) -> bytes:
-    return zlib.compress(json.dumps(asdict(part)).encode(), level=1)
+    return zlib.compress(_PART.dump_json(part), level=1)
 
 
 def _unpacked(data: bytes) -> Part:
-    fields: dict[str, Any] = json.loads(zlib.decompress(data))
-    sightings = [
-        Sighting(**{**each, "names": tuple(each["names"]), "box": tuple(each["box"])}) for each in fields["sightings"]
-    ]
-    known = {int(number): (label, tuple(box)) for number, (label, box) in fields["known"].items()}
-    return Part(**{**fields, "sightings": sightings, "known": known})
+    """ValueError: it is none, or a larger one than any that was kept."""
+    unpacker = zlib.decompressobj()
+    try:
+        unpacked = unpacker.decompress(data, KEPT_PART)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    return _PART.validate_json(unpacked)

@@ -29,8 +29,9 @@ from rq.worker import BaseWorker
 from av2t_core.errors import AV2TError
 from worker import signs
 from worker.failures import Interrupted, Verdict, delay, judge, redact
+from worker.known_job import KnownJob, KnownQueue
 from worker.logs import about, log_to_stderr
-from worker.queue import connect, now_of, open_queue
+from worker.queue import connect, memory, now_of, open_queue
 from worker.settings import Settings
 
 log = logging.getLogger("av2t.worker")
@@ -39,6 +40,9 @@ LEASE = 15
 """Seconds after which a job whose worker has fallen silent is given to another."""
 
 REDIS_TIMEOUT = 10.0
+FULL_TTL = 60
+"""Seconds for which a job that ended well is remembered where Redis is full."""
+
 DEFECT_RETRIES = 2
 """Of a failure that nobody foresaw: it may pass, but most do not."""
 
@@ -137,6 +141,8 @@ class ModelProcess:
 class _JobRunner(BaseWorker):  # type: ignore[misc]  # rq has no types
     """RQ's own handling of a job, its registries and its retries, inside the process that holds the model."""
 
+    job_class, queue_class = KnownJob, KnownQueue
+
     def __init__(self, queue: Queue, name: str, secret: str) -> None:
         super().__init__([queue], name=name, connection=queue.connection, serializer="json", prepare_for_work=False)
         self._secret = secret
@@ -147,9 +153,11 @@ class _JobRunner(BaseWorker):  # type: ignore[misc]  # rq has no types
         """`interrupted`: the job is as it was, and still in the hands of the worker."""
         queue = self.queues[0]
         try:
-            job = Job.fetch(job_id, connection=self.connection, serializer=self.serializer)
+            job = KnownJob.fetch(job_id, connection=self.connection, serializer=self.serializer)
             self.execution = Execution.fetch(execution_id, job_id, connection=self.connection)
-        except (NoSuchJobError, ValueError):
+            if job.refusal:  # it was changed meanwhile: once its lease has run out, it is popped and refused
+                raise ValueError(job.refusal)
+        except (NoSuchJobError, ValueError, KeyError):  # KeyError: RQ's, of an execution without all of its fields
             log.info("job %s: taken back before it began", job_id)
             return "done"
         except RedisError as error:
@@ -167,6 +175,12 @@ class _JobRunner(BaseWorker):  # type: ignore[misc]  # rq has no types
 
     def get_heartbeat_ttl(self, job: Job) -> int:
         return LEASE
+
+    def handle_job_success(self, job: Job, queue: Queue, started_job_registry: Any) -> None:
+        """Where Redis is full, what was done makes room for what waits."""
+        if memory(self.connection).full:
+            job.result_ttl = FULL_TTL
+        super().handle_job_success(job, queue, started_job_registry)
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         """Decide whether the job is tried again, and say why it was not done."""

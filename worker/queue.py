@@ -5,38 +5,40 @@ task, model version). Enqueuing twice is enqueuing once, also for callers at the
 one script inside Redis.
 """
 
+import json
 import logging
+import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.retry import Retry as ConnectionRetry
-from rq import Queue, Retry
-from rq.command import send_stop_job_command
-from rq.exceptions import InvalidJobOperation
+from rq import Retry
+from rq.command import send_command
 from rq.job import Job, JobStatus
+from rq.utils import utcformat
 from rq.worker import BaseWorker
 
 from av2t_core.errors import AV2TError
+from worker.kinds import KINDS, ToPreannotate
+from worker.kinds import PREANNOTATE as PREANNOTATE
+from worker.kinds import TRAIN as TRAIN
+from worker.known_job import AT_ONCE, KnownJob, KnownQueue
+from worker.known_job import PROTOCOL as PROTOCOL
 
 log = logging.getLogger("av2t.worker")
 
+FUNCTION = "worker.jobs.preannotate"
+RETRIES = 8  # of what can pass: a Label Studio may be away for a quarter of an hour
 # A worker listens on one of them: RQ takes a job from a single queue through an intermediate list, so a worker that
 # dies right after the pop loses nothing. From two queues it uses BLPOP, which does.
-PREANNOTATE = "av2t-preannotate"
-TRAIN = "av2t-train"
-
-FUNCTION = "worker.jobs.preannotate"
-PROTOCOL = 1
-"""What a job's arguments mean, and what workers keep of it in Redis. A worker of another one leaves the job alone."""
-RETRIES = 8  # of what can pass: a Label Studio may be away for a quarter of an hour
-AT_ONCE = 500  # jobs that are sent to Redis together
+QUEUES = tuple(dict.fromkeys(kind.queue for kind in KINDS.values()))
 # Only an upper bound for a worker that hangs: an hour of video takes minutes.
 JOB_TIMEOUT = 6 * 3600
 RESULT_TTL = 24 * 3600
@@ -46,11 +48,29 @@ FAILURE_TTL = 30 * 24 * 3600
 _FOR_A_NEW_JOB = ("absent", JobStatus.FINISHED, JobStatus.CANCELED, JobStatus.STOPPED)
 _FOR_A_RETRY = (JobStatus.FAILED, JobStatus.STOPPED)
 
+SHARE = 90
+"""Per cent of Redis's maxmemory up to which jobs are taken. Workers need the rest to do them, for Redis refuses at its
+limit what they write, and then nothing would ever be done."""
+
+FULL = -1
+# How a script that takes jobs begins. Redis itself does not stop it, for it refuses no script that has begun to write.
+IF_ROOM = f"""
+local memory = redis.pcall("INFO", "memory")
+if type(memory) == "string" then
+    local used, most = string.match(memory, "used_memory:(%d+)"), string.match(memory, "\\nmaxmemory:(%d+)")
+    if tonumber(most or 0) > 0 and used * 100 > most * {SHARE} then
+        return {FULL}
+    end
+end
+"""
+
 # KEYS: the queue, the set of queues, then the registries that a job which has ended may be listed in.
 # ARGV: what the jobs' keys begin with, the states in which one may be taken as |a|b|, "first" for the front of the
 # queue, how many arguments follow that all jobs share, those (fields and values of their hashes), then for each job its
 # id, its data and its description. A job that waits already is brought to the front, too.
-_ADMIT = """
+_ADMIT = (
+    IF_ROOM
+    + """
 local shared = {unpack(ARGV, 5, 4 + ARGV[4])}
 local push = ARGV[3] == "first" and "LPUSH" or "RPUSH"
 local admitted = 0
@@ -72,16 +92,62 @@ for i = 5 + ARGV[4], #ARGV, 3 do
 end
 return admitted
 """
+)
 
-# KEYS: the job's hash, the queue, the scheduled and the failed jobs. ARGV: the job's id, until when it is remembered,
-# then the fields and values of its hash. Only what waits, now or for a further try, is in one of the two lists.
+# KEYS: the job's hash, the queue, the scheduled and the failed jobs. ARGV: the job's id, for how many seconds and until
+# when it is remembered, then fields and values for its hash. Only what waits, now or for a further try, is in one of
+# the two lists.
 _STOP = """
 if redis.call("LREM", KEYS[2], 1, ARGV[1]) + redis.call("ZREM", KEYS[3], ARGV[1]) == 0 then
     return 0
 end
-redis.call("HSET", KEYS[1], unpack(ARGV, 3))
-redis.call("ZADD", KEYS[4], ARGV[2], ARGV[1])
+redis.call("HSET", KEYS[1], unpack(ARGV, 4))
+redis.call("EXPIRE", KEYS[1], ARGV[2])
+redis.call("ZADD", KEYS[4], ARGV[3], ARGV[1])
 return 1
+"""
+
+DROP_AT_ONCE = 10_000
+"""Entries of a list that one call looks at: some milliseconds, for which Redis serves nobody else."""
+
+# KEYS: a list of ids, or a registry. ARGV: what the jobs' keys begin with, how many entries were looked at and kept,
+# how many to look at now, and the tasks of which nothing is to be left; without tasks, it is the ids that have no job.
+# A list is looked at from its end, so that what workers take meanwhile moves nothing, and what goes is marked and
+# removed in one go, for each LREM passes over the whole list.
+_DROP = """
+local tasks, looked, most = {}, tonumber(ARGV[2]), tonumber(ARGV[3])
+for i = 4, #ARGV do
+    tasks[ARGV[i]] = true
+end
+local is_list = redis.call("TYPE", KEYS[1]).ok == "list"
+local ids
+if is_list then
+    ids = redis.call("LRANGE", KEYS[1], -looked - most, -looked - 1)
+else
+    ids = redis.call("ZRANGE", KEYS[1], looked, looked + most - 1)
+end
+local dropped = 0
+for i, id in ipairs(ids) do
+    local gone
+    if #ARGV > 3 then
+        gone = tasks[string.match(id, "^preannotate%-%d+%-(%d+)%-") or ""]
+    else
+        gone = redis.call("EXISTS", ARGV[1] .. id) == 0
+    end
+    if gone then
+        dropped = dropped + 1
+        redis.call("DEL", ARGV[1] .. id, "rq:results:" .. id, "av2t:kept:" .. id, "av2t:sheet:" .. id)
+        if is_list then
+            redis.call("LSET", KEYS[1], i - 1 - #ids - looked, "")
+        else
+            redis.call("ZREM", KEYS[1], id)
+        end
+    end
+end
+if is_list and dropped > 0 then
+    redis.call("LREM", KEYS[1], -dropped, "")
+end
+return {#ids, dropped}
 """
 
 STOPPED = "Stopped by a person."
@@ -92,6 +158,29 @@ GPU_MEMORY = "av2t_gpu_memory"
 
 class QueueError(AV2TError):
     """Redis cannot be used now; nothing was lost, and the same call can be made again."""
+
+
+class FullError(QueueError):
+    """Redis takes no more jobs, and workers go on with those that it has."""
+
+    def __init__(self, connection: Redis) -> None:
+        super().__init__(
+            f"Redis at {redis_address(connection)} is full (more than {SHARE} % of its maxmemory): nothing more is"
+            " queued until workers have made room; start more of them, or raise its maxmemory"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Of Redis, in bytes; `most` is 0 where it has no limit."""
+
+    used: int
+    most: int
+
+    @property
+    def full(self) -> bool:
+        """Whether no more jobs are taken."""
+        return 0 < self.most * SHARE < self.used * 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +222,32 @@ def reachable(connection: Redis) -> Iterator[None]:
     except RedisError as error:
         reason = str(error).rstrip(".") or type(error).__name__
         where = redis_address(connection)
-        raise QueueError(f"Redis at {where} cannot be used ({reason}): start it, or set REDIS_URL") from error
+        raise QueueError(f"Redis at {where} cannot be used ({reason}): {_remedy(error)}") from error
+
+
+def _remedy(error: RedisError) -> str:
+    match error:
+        case ReadOnlyError():
+            return "set REDIS_URL to the server that it is a replica of"
+        case OutOfMemoryError():
+            return "raise its maxmemory"
+        case ResponseError() if str(error).startswith("MISCONF"):
+            return "make room on its disk"
+    return "start it, or set REDIS_URL"
+
+
+def memory(connection: Redis) -> Memory:
+    """How full Redis is. RedisError."""
+    info = connection.info("memory")
+    return Memory(used=info["used_memory"], most=info.get("maxmemory", 0))
+
+
+def check(connection: Redis) -> None:
+    """That tasks can be taken. QueueError: they cannot, for Redis is away, full, or takes nothing that is written."""
+    with reachable(connection):
+        if memory(connection).full:
+            raise FullError(connection)
+        connection.set("av2t:health", "", ex=60)
 
 
 @contextmanager
@@ -145,9 +259,9 @@ def dispensable(consequence: str) -> Iterator[None]:
         log.warning("%s: %s", consequence, error)
 
 
-def open_queue(connection: Redis, name: str = PREANNOTATE) -> Queue:
+def open_queue(connection: Redis, name: str = PREANNOTATE) -> KnownQueue:
     """The queue, with JSON for its serializer: a job is data, and reading one never runs code as a pickle would."""
-    return Queue(name, connection=connection, serializer="json", default_timeout=JOB_TIMEOUT)
+    return KnownQueue(name, connection=connection, serializer="json", default_timeout=JOB_TIMEOUT)
 
 
 def enqueue_preannotation(
@@ -169,15 +283,14 @@ def retry_failed(connection: Redis, project: int | None = None) -> int:
     """Queue the tasks that failed (of one project, or all) again, with fresh retries; how many. Raises QueueError."""
     with reachable(connection):
         failed = fetch(connection, open_queue(connection).failed_job_registry.get_job_ids(desc=True))
-        chosen = [job for job in failed if project in (None, job.kwargs["project"])]
-        return _admit(connection, [_task(job) for job in chosen], _FOR_A_RETRY)
+        chosen = [task for task in _tasks(failed) if project in (None, task[0])]
+        return _admit(connection, chosen, _FOR_A_RETRY)
 
 
 def retry_job(connection: Redis, id: str) -> bool:
     """Queue one task that has failed or was stopped again; False if it is neither. Raises QueueError."""
     with reachable(connection):
-        wanted = [_task(job) for job in fetch(connection, [id]) if job.origin == PREANNOTATE]
-        return bool(_admit(connection, wanted, _FOR_A_RETRY))
+        return bool(_admit(connection, _tasks(fetch(connection, [id])), _FOR_A_RETRY))
 
 
 def stop_job(connection: Redis, id: str) -> bool:
@@ -187,15 +300,15 @@ def stop_job(connection: Redis, id: str) -> bool:
     """
     with reachable(connection):
         for job in fetch(connection, [id]):
+            if job.origin not in QUEUES:
+                return False
             queue = open_queue(connection, job.origin)
-            ended = datetime.now(UTC)
-            job.meta["error"], job.ended_at = STOPPED, ended
-            fields = flat(job.to_dict() | {"status": JobStatus.STOPPED.value})
+            fields = flat(failed(job, STOPPED) | {"status": JobStatus.STOPPED.value})
             keys = [job.key, queue.key, queue.scheduled_job_registry.key, queue.failed_job_registry.key]
             script = connection.register_script(_STOP)
-            if script(keys=keys, args=[job.id, int(ended.timestamp()) + FAILURE_TTL, *fields]):
+            if script(keys=keys, args=[job.id, FAILURE_TTL, now_of(connection) + FAILURE_TTL, *fields]):
                 return True
-            if job.get_status() == JobStatus.STARTED:
+            if any(now.get_status(refresh=False) == JobStatus.STARTED for now in fetch(connection, [id])):
                 return _send_stop(connection, job)
         return False
 
@@ -205,7 +318,7 @@ def stop_jobs(connection: Redis, project: int | None = None, task: int | None = 
     with reachable(connection):
         jobs = under_way(connection, PREANNOTATE)
     wanted = {"project": project, "task": task}
-    chosen = [job for job in jobs if all(value in (None, job.kwargs[name]) for name, value in wanted.items())]
+    chosen = [job for job in jobs if all(n in (None, getattr(job.arguments, name, None)) for name, n in wanted.items())]
     return sum(stop_job(connection, job.id) for job in chosen)
 
 
@@ -219,24 +332,37 @@ def forget_tasks(connection: Redis, tasks: Sequence[int]) -> int:
     gone_tasks = {str(task) for task in tasks}
     with reachable(connection):
         queue = open_queue(connection)
-        registries = queue.scheduled_job_registry, queue.failed_job_registry
-        listed = queue.get_job_ids() + [each for some in registries for each in some.get_job_ids(cleanup=False)]
-        ids = [each for each in listed if each.split("-", 3)[2] in gone_tasks]
-        with connection.pipeline() as pipe:
-            for each in ids:
-                pipe.lrem(queue.key, 1, each)
-                for some in registries:
-                    pipe.zrem(some.key, each)
-            removed = pipe.execute()
-        # A worker may have taken one in between: then no list held it any more, and it is left to that worker.
-        gone = [each for n, each in enumerate(ids) if any(removed[3 * n : 3 * n + 3])]
-        if gone:
-            connection.delete(*(Job.key_for(each) for each in gone))
-        started = queue.started_job_registry.get_job_ids(cleanup=False)
-        running = fetch(connection, [each for each in started if each.split("-", 3)[2] in gone_tasks])
+        keys = queue.key, queue.scheduled_job_registry.key, queue.failed_job_registry.key
+        gone = sum(drop(connection, key, gone_tasks) for key in keys) if gone_tasks else 0
+        started = map(id_in, connection.zrange(queue.started_job_registry.key, 0, -1))
+        running = fetch(connection, [each for each in started if _task_in(each) in gone_tasks])
         for job in running:
             connection.set(gone_key(job.id), 1, ex=60)
-        return len(gone) + sum(_send_stop(connection, job) for job in running)
+        return gone + sum(_send_stop(connection, job) for job in running)
+
+
+def forget_finished(connection: Redis, name: str, most: int) -> int:
+    """So many jobs of the queue of this name that ended well, the oldest first; how many there were. RedisError."""
+    registry = open_queue(connection, name).finished_job_registry.key
+    entries: list[Any] = list(connection.zrange(registry, 0, most - 1))
+    with connection.pipeline() as pipe:
+        for entry in entries:
+            pipe.delete(Job.key_for(id_in(entry)))
+            pipe.zrem(registry, entry)
+        pipe.execute()
+    return len(entries)
+
+
+def drop(connection: Redis, key: str, tasks: Collection[str] = ()) -> int:
+    """Take the jobs of these tasks, or without tasks those that there are no more, out of a list or a registry,
+    together with all that is kept of them; how many. RedisError."""
+    script = connection.register_script(_DROP)
+    seen, gone, dropped, kept = DROP_AT_ONCE, 0, 0, 0
+    while seen == DROP_AT_ONCE:
+        # Each call is atomic by itself, and between two of them other clients are served.
+        seen, gone = script(keys=[key], args=[Job.key_for(""), kept, DROP_AT_ONCE, *tasks])
+        dropped, kept = dropped + gone, kept + seen - gone
+    return dropped
 
 
 def gone_key(id: str) -> str:
@@ -249,11 +375,17 @@ def note_gpu_memory(connection: Redis, worker: str, size: int) -> None:
     connection.hset(f"{BaseWorker.redis_worker_namespace_prefix}{worker}", GPU_MEMORY, size)
 
 
-def fetch(connection: Redis, ids: Sequence[str]) -> list[Job]:
+def fetch(connection: Redis, ids: Sequence[str]) -> list[KnownJob]:
     """Those of these jobs that there are, in this order. RedisError."""
     # A registry may name a job twice (one entry for each execution) or one that has expired since.
-    jobs = Job.fetch_many(list(dict.fromkeys(ids)), connection=connection, serializer="json")
+    jobs = KnownJob.fetch_many(list(dict.fromkeys(ids)), connection=connection, serializer="json")
     return [job for job in jobs if job is not None]
+
+
+def failed(job: KnownJob, sentence: str) -> dict[str, str]:
+    """What the hash of a job has once it has failed, and says why."""
+    meta = json.dumps(job.meta | {"error": sentence})
+    return {"status": JobStatus.FAILED.value, "meta": meta, "ended_at": utcformat(datetime.now(UTC))}
 
 
 def now_of(connection: Redis) -> int:
@@ -262,7 +394,7 @@ def now_of(connection: Redis) -> int:
     return int(seconds)
 
 
-def under_way(connection: Redis, name: str) -> list[Job]:
+def under_way(connection: Redis, name: str) -> list[KnownJob]:
     """The jobs of the queue of this name that wait, also for a further try, or run. RedisError."""
     return fetch(connection, job_ids(connection, name))
 
@@ -270,17 +402,29 @@ def under_way(connection: Redis, name: str) -> list[Job]:
 def job_ids(connection: Redis, name: str, *, ended: bool = False) -> list[str]:
     """Of the jobs of the queue of this name that wait or run, and of those that have ended. RedisError."""
     queue = open_queue(connection, name)
-    started = queue.started_job_registry
     # All of one moment, for a job may be put back meanwhile.
     with connection.pipeline(transaction=True) as pipe:
-        pipe.zrange(started.key, 0, -1)
+        pipe.zrange(queue.started_job_registry.key, 0, -1)
         pipe.zrange(queue.scheduled_job_registry.key, 0, -1)
         pipe.lrange(queue.key, 0, -1)
         pipe.lrange(queue.intermediate_queue_key, 0, -1)
         for registry in (queue.finished_job_registry, queue.failed_job_registry) if ended else ():
             pipe.zrange(registry.key, 0, -1)
-        executions, *others = pipe.execute()
-    return [*map(started.parse_job_id, executions), *(id.decode() for some in others for id in some)]
+        found = pipe.execute()
+    return [id_in(entry) for some in found for entry in some]
+
+
+def id_in(entry: Any) -> str:
+    """The job's id in an entry (bytes) of a list or a registry; behind those of jobs that run, an execution's is."""
+    return str(entry, errors="replace").partition(":")[0]
+
+
+def number(text: bytes | None) -> float | None:
+    """What Redis keeps as a text; None if that is no number."""
+    try:
+        return float(text or b"")
+    except ValueError:
+        return None
 
 
 def flat(fields: Mapping[str, Any]) -> list[Any]:
@@ -306,16 +450,23 @@ def blank_job(
     return job
 
 
-def _send_stop(connection: Redis, job: Job) -> bool:
-    """Tell the worker that runs it; False if none does any more."""
-    with suppress(InvalidJobOperation):  # its worker has just put it down
-        send_stop_job_command(connection, job.id, serializer=job.serializer)
-        return True
-    return False
+def _task_in(id: str) -> str:
+    """The task of a job's id, "" if it has none."""
+    match = re.match(r"preannotate-\d+-(\d+)-", id)
+    return match[1] if match else ""
 
 
-def _task(job: Job) -> tuple[int, int, str]:
-    return job.kwargs["project"], job.kwargs["task"], job.kwargs["model_version"]
+def _send_stop(connection: Redis, job: KnownJob) -> bool:
+    """Tell the worker that runs it; False if none does."""
+    if job.worker_name:
+        send_command(connection, job.worker_name, "stop-job", job_id=job.id)
+    return bool(job.worker_name)
+
+
+def _tasks(jobs: Iterable[KnownJob]) -> list[tuple[int, int, str]]:
+    """Of those that pre-annotate one."""
+    asked = [job.arguments for job in jobs]
+    return [(each.project, each.task, each.model_version) for each in asked if isinstance(each, ToPreannotate)]
 
 
 def _admit(
@@ -336,5 +487,8 @@ def _admit(
             own += [job_id(project, task, model_version), zlib.compress(job.data), description]
         shared = {name: value for name, value in job.to_dict().items() if name not in {"data", "description"}}
         options: list[Any] = [Job.key_for(""), f"|{'|'.join(states)}|", "first" if first else "last"]
-        admitted += script(keys=keys, args=[*options, 2 * len(shared), *flat(shared), *own])
+        taken = script(keys=keys, args=[*options, 2 * len(shared), *flat(shared), *own])
+        if taken == FULL:
+            raise FullError(connection)
+        admitted += taken
     return admitted

@@ -1,17 +1,27 @@
 """What is to be seen of the queues: for the status page, the commands and Prometheus. Nothing here changes anything."""
 
-from collections.abc import Sequence
+import json
+from base64 import b64decode
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from pydantic import AwareDatetime, BaseModel
 from redis import Redis
+from redis.exceptions import RedisError
 from rq import Queue
 from rq.job import Job, JobStatus
-from rq.worker_registration import get_keys
+from rq.worker import BaseWorker
 
-from worker.queue import GPU_MEMORY, PREANNOTATE, fetch, job_id, open_queue, reachable
+from av2t_core.limits import REMARKS, SENTENCE
+from worker.kinds import ToPreannotate
+from worker.known_job import EXCEPTION, RESULT, KnownJob, checked, inflated
+from worker.queue import PREANNOTATE, fetch, id_in, job_id, open_queue, reachable
+
+PAGE = 100
+"""Jobs of a registry that are read at a time: as many as the status page shows."""
 
 
 class State(StrEnum):
@@ -25,17 +35,21 @@ class State(StrEnum):
 
 
 # RQ's states, but for those in which a job is still on its way.
-_ENDED = {JobStatus.FINISHED: State.DONE, JobStatus.FAILED: State.FAILED, JobStatus.STOPPED: State.FAILED}
+_ENDED = {
+    JobStatus.FINISHED.value: State.DONE,
+    JobStatus.FAILED.value: State.FAILED,
+    JobStatus.STOPPED.value: State.FAILED,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FailedJob:
-    """A job that has failed for good, and why in one sentence."""
+    """A job that has failed for good, and why in one sentence. What was no job of ours has no task."""
 
     id: str
-    project: int
-    task: int
-    model_version: str
+    project: int | None
+    task: int | None
+    model_version: str | None
     error: str
     failed_at: datetime | None
 
@@ -108,17 +122,39 @@ class Overview:
 def failed_jobs(connection: Redis, project: int | None = None, limit: int | None = None) -> list[FailedJob]:
     """The failed tasks, the newest first. Raises QueueError."""
     with reachable(connection):
-        registry = open_queue(connection).failed_job_registry
-        jobs = fetch(connection, registry.get_job_ids(desc=True))
-        chosen = [job for job in jobs if project in (None, job.kwargs["project"])][:limit]
-        return [FailedJob(**_identity(job), error=reason(job), failed_at=job.ended_at) for job in chosen]
+        found: dict[str, KnownJob] = {}
+        for jobs in _newest(connection, open_queue(connection).failed_job_registry.key):
+            found |= {job.id: job for job in jobs if project in (None, getattr(job.arguments, "project", None))}
+            if limit is not None and len(found) >= limit:
+                break
+        chosen = list(found.values())[:limit]
+        recorded = outcomes(connection, [job for job in chosen if not job.meta.get("error")])
+        return [
+            FailedJob(
+                id=job.id,
+                **_TASK_OF_NONE | _task(job),
+                error=reason(job, recorded.get(job.id, NOTHING)),
+                failed_at=job.ended_at,
+            )
+            for job in chosen
+        ]
+
+
+def _newest(connection: Redis, registry: str) -> Iterator[list[KnownJob]]:
+    """The jobs of a registry, from its end on, some at a time. RedisError."""
+    start = 0
+    while ids := connection.zrange(registry, start, start + PAGE - 1, desc=True):
+        yield fetch(connection, [id_in(id) for id in ids])
+        start += PAGE
 
 
 def finished_jobs(connection: Redis, limit: int) -> list[FinishedJob]:
     """The tasks that ended well in the last 24 hours, the newest first. Raises QueueError."""
     with reachable(connection):
-        ids = open_queue(connection).finished_job_registry.get_job_ids(end=limit - 1, desc=True, cleanup=False)
-        return [_finished(job) for job in fetch(connection, ids)]
+        ids = connection.zrange(open_queue(connection).finished_job_registry.key, 0, limit - 1, desc=True)
+        jobs = [job for job in fetch(connection, [id_in(id) for id in ids]) if _task(job)]
+        returned = outcomes(connection, jobs)
+        return [_finished(job, returned[job.id].value) for job in jobs]
 
 
 def states(connection: Redis, project: int, tasks: Sequence[int], model_version: str) -> dict[int, State]:
@@ -128,14 +164,14 @@ def states(connection: Redis, project: int, tasks: Sequence[int], model_version:
             pipe.hget(Job.key_for(job_id(project, task, model_version)), "status")
         found = pipe.execute()
     return {
-        task: state(JobStatus(status.decode())) if status else State.GONE
+        task: state(status.decode(errors="replace")) if status else State.GONE
         for task, status in zip(tasks, found, strict=True)
     }
 
 
-def state(status: JobStatus) -> State:
+def state(status: str) -> State:
     """What RQ's state of a job means to who waits for it."""
-    return State.RUNNING if status == JobStatus.STARTED else _ENDED.get(status, State.WAITING)
+    return State.RUNNING if status == JobStatus.STARTED.value else _ENDED.get(status, State.WAITING)
 
 
 def overview(connection: Redis, project: int | None = None) -> Overview:
@@ -147,7 +183,7 @@ def overview(connection: Redis, project: int | None = None) -> Overview:
             queued=counts.queued,
             finished=counts.finished,
             failed=counts.failed,
-            running=tuple(_running(job) for job in fetch(connection, started)),
+            running=tuple(_running(job) for job in fetch(connection, started) if _task(job)),
             workers=_workers(queue),
         )
 
@@ -167,19 +203,59 @@ def workers(connection: Redis, queue: str = PREANNOTATE) -> tuple[WorkerState, .
 def oldest_waiting(connection: Redis) -> datetime | None:
     """When the task at the head of the queue was enqueued, None if none waits. Raises QueueError."""
     with reachable(connection):
-        jobs = fetch(connection, open_queue(connection).get_job_ids(length=1))
-        return jobs[0].enqueued_at if jobs else None
+        heads = map(id_in, connection.lrange(open_queue(connection).key, 0, 0))
+        return next((job.enqueued_at for job in fetch(connection, list(heads))), None)
 
 
-def reason(job: Job) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What RQ has recorded of a job's last end: what its function returned, or its exception with the traceback."""
+
+    value: Any = None
+    exception: str = ""
+
+
+NOTHING = Outcome()
+
+
+def outcomes(connection: Redis, jobs: Sequence[Job]) -> dict[str, Outcome]:
+    """Of each of these jobs, NOTHING where nothing is recorded that can be read. RedisError."""
+    with connection.pipeline(transaction=False) as pipe:
+        for job in jobs:
+            pipe.hmget(job.key, RESULT, EXCEPTION)
+            pipe.xrevrange(f"rq:results:{job.id}", count=1)
+        found = pipe.execute(raise_on_error=False)
+    return {
+        job.id: _outcome(*of_one) for job, of_one in zip(jobs, zip(found[::2], found[1::2], strict=True), strict=True)
+    }
+
+
+def _outcome(fields: Any, entries: Any) -> Outcome:
+    """`entries`: where earlier releases kept it."""
+    try:
+        if not isinstance(fields, RedisError) and any(fields):
+            value, exception = fields
+            return Outcome(value=json.loads(value or b"null"), exception=(exception or b"").decode(errors="replace"))
+        if not entries or isinstance(entries, RedisError):
+            return NOTHING
+        [(_, recorded)] = entries
+        exception, _ = inflated(b64decode(recorded.get(b"exc_string", b"")))
+        return Outcome(
+            value=json.loads(b64decode(recorded.get(b"return_value", b"")) or b"null"),
+            exception=exception.decode(errors="replace"),
+        )
+    except (ValueError, RecursionError):
+        return NOTHING
+
+
+def reason(job: Job, outcome: Outcome) -> str:
     """Why it failed: the sentence that the worker left, or the last line of what RQ recorded."""
     if error := job.meta.get("error"):
-        return str(error)
-    result = job.latest_result()
-    recorded = (result.exc_string if result else "") or ""
-    if "AbandonedJobError" in recorded:
+        return str(error)[:SENTENCE]
+    if "AbandonedJobError" in outcome.exception:
         return "The worker died each time this was tried"
-    return recorded.strip().rpartition("\n")[2] or "Unknown: the worker left no reason"
+    last = outcome.exception.strip().rpartition("\n")[2]
+    return last[:SENTENCE] or "Unknown: the worker left no reason"
 
 
 def _counts(queue: Queue, start: str) -> tuple[Counts, list[str]]:
@@ -197,8 +273,8 @@ def _counts(queue: Queue, start: str) -> tuple[Counts, list[str]]:
             pipe.zrange(registry.key, 0, -1) if start else pipe.zcard(registry.key)
         executions, popped, *found = pipe.execute()
     # A job may have one entry for each of its executions, and what was just popped may run already.
-    running = {started.parse_job_id(each) for each in executions}
-    popped = {each.decode() for each in popped} - running
+    running = set(map(id_in, executions))
+    popped = set(map(id_in, popped)) - running
     if start:
         found = [sum(each.startswith(start.encode()) for each in ids) for ids in found]
     waiting, later, finished, failed = found
@@ -207,27 +283,40 @@ def _counts(queue: Queue, start: str) -> tuple[Counts, list[str]]:
     return Counts(queued=waiting, running=len(ours), finished=finished, failed=failed), ours
 
 
-def _identity(job: Job) -> dict[str, Any]:
-    return {"id": job.id, **job.kwargs}
+_TASK_OF_NONE = dict.fromkeys(ToPreannotate.model_fields)
 
 
-def _finished(job: Job) -> FinishedJob:
-    value = job.return_value()
-    said: dict[str, Any] = value if isinstance(value, dict) else {}
+def _task(job: KnownJob) -> dict[str, Any]:
+    """The task, its project and the model version; nothing if the job is none of ours."""
+    return job.arguments.model_dump() if isinstance(job.arguments, ToPreannotate) else {}
+
+
+class _Returned(BaseModel):
+    """What `worker.jobs.preannotate` returns."""
+
+    outcome: str = "done"
+    keyframes: int = 0
+    remarks: list[str] = []
+
+
+def _finished(job: KnownJob, value: Any) -> FinishedJob:
+    returned, _ = checked(_Returned, value if isinstance(value, dict) else {})
     began, ended = job.started_at, job.ended_at
     return FinishedJob(
-        **_identity(job),
-        outcome=str(said.get("outcome", "done")),
-        keyframes=int(said.get("keyframes", 0)),
-        remarks=tuple(map(str, said.get("remarks", ()))),
+        id=job.id,
+        **_task(job),
+        outcome=returned.outcome[:SENTENCE],
+        keyframes=returned.keyframes,
+        remarks=tuple(remark[:SENTENCE] for remark in returned.remarks[:REMARKS]),
         seconds=round((ended - began).total_seconds(), 1) if began and ended else 0.0,
         finished_at=ended,
     )
 
 
-def _running(job: Job) -> RunningJob:
+def _running(job: KnownJob) -> RunningJob:
     return RunningJob(
-        **_identity(job),
+        id=job.id,
+        **_task(job),
         worker=job.worker_name,
         started_at=job.started_at,
         done=job.meta.get("done"),
@@ -235,25 +324,42 @@ def _running(job: Job) -> RunningJob:
     )
 
 
+class _Told(BaseModel):
+    """What a worker tells of itself, in RQ's hash of it."""
+
+    hostname: str = ""
+    pid: int | None = None
+    state: str = "unknown"
+    last_heartbeat: AwareDatetime | None = None
+    successful_job_count: int = 0
+    failed_job_count: int = 0
+    av2t_gpu_memory: int | None = None
+
+
 def _workers(queue: Queue) -> tuple[WorkerState, ...]:
-    keys = sorted(get_keys(queue))
+    members = (key.decode(errors="replace") for key in queue.connection.smembers(f"rq:workers:{queue.name}"))
+    keys = sorted(key for key in members if key.startswith(BaseWorker.redis_worker_namespace_prefix))
     with queue.connection.pipeline(transaction=False) as pipe:
         for key in keys:
-            pipe.hgetall(key)
-        hashes = pipe.execute()
-    return tuple(_worker(key, fields) for key, fields in zip(keys, hashes, strict=True) if fields)
+            pipe.hmget(key, list(_Told.model_fields))
+        hashes = pipe.execute(raise_on_error=False)
+    return tuple(
+        _worker(key, values)
+        for key, values in zip(keys, hashes, strict=True)
+        if not isinstance(values, RedisError) and any(values)
+    )
 
 
-def _worker(key: str, raw: dict[bytes, bytes]) -> WorkerState:
-    fields = {name.decode(): value.decode(errors="replace") for name, value in raw.items()}
-    seen = fields.get("last_heartbeat")
+def _worker(key: str, values: Sequence[bytes | None]) -> WorkerState:
+    named = zip(_Told.model_fields, values, strict=True)
+    told, _ = checked(_Told, {name: value.decode(errors="replace") for name, value in named if value})
     return WorkerState(
         name=key.rpartition(":")[2],
-        host=fields.get("hostname", ""),
-        pid=int(fields["pid"]) if fields.get("pid") else None,
-        state=fields.get("state", "unknown"),
-        last_seen=datetime.fromisoformat(seen) if seen else None,
-        succeeded=int(fields.get("successful_job_count", 0)),
-        failed=int(fields.get("failed_job_count", 0)),
-        gpu_memory=int(fields[GPU_MEMORY]) if GPU_MEMORY in fields else None,
+        host=told.hostname,
+        pid=told.pid,
+        state=told.state,
+        last_seen=told.last_heartbeat,
+        succeeded=told.successful_job_count,
+        failed=told.failed_job_count,
+        gpu_memory=told.av2t_gpu_memory,
     )

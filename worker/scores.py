@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from redis import Redis
 
+from worker.queue import number
+
 AT_ONCE = 1000  # tasks
 
 
@@ -21,7 +23,8 @@ def known(connection: Redis, project: int, tasks: Sequence[int]) -> dict[int, fl
     for start in range(0, len(tasks), AT_ONCE):
         block = tasks[start : start + AT_ONCE]
         values: list[bytes | None] = connection.hmget(_key(project), [str(task) for task in block])  # type: ignore[assignment]  # nothing is asynchronous here
-        found.update({task: float(value) for task, value in zip(block, values, strict=True) if value is not None})
+        numbers = zip(block, map(number, values), strict=True)
+        found.update({task: score for task, score in numbers if score is not None})
     return found
 
 

@@ -16,6 +16,9 @@ from av2t_core.versions import check_name
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
+EMBEDDED_REDIS = Path("redis/url")
+"""The file below the data folder that tells, while `av2t up` runs, where its own Redis is."""
+
 
 def web_address(value: str) -> str:
     """It without a slash at its end. ValueError: it is no http address with a host, or it holds a user or a password;
@@ -96,7 +99,10 @@ class Settings(BaseSettings):
     )
     # Out of the repr, for the URL may hold a password.
     redis_url: Annotated[str, AfterValidator(_redis_url)] = _variable(
-        "REDIS_URL", "redis://127.0.0.1:6379/0", "The Redis that holds the queue.", repr=False
+        "REDIS_URL",
+        "redis://127.0.0.1:6379/0",
+        "The Redis that holds the queue; where it is not set and `av2t up` runs in AV2T_DATA_DIR, that one's.",
+        repr=False,
     )
     model: Annotated[str, AfterValidator(_model)] = _variable(
         "AV2T_MODEL", "tiny", "The preset or the model version that pre-annotates."
@@ -246,10 +252,17 @@ class Settings(BaseSettings):
 
         Raises ConfigError with a sentence that names the variable, its value and what it must be.
         """
+        given = {name: value for name, value in options.items() if value is not None}
         try:
-            return cls(**{name: value for name, value in options.items() if value is not None})
+            settings = cls(**given)
+            embedded = settings.data_dir / EMBEDDED_REDIS
+            if "redis_url" not in settings.model_fields_set and embedded.is_file():
+                settings = cls(**given, redis_url=embedded.read_text())
         except ValidationError as error:
             raise ConfigError(_sentence(error)) from None
+        except OSError as error:
+            raise ConfigError(f"{error.filename} cannot be read ({error.strerror}); set REDIS_URL") from None
+        return settings
 
     @property
     def secret(self) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from redis import Redis
 
-from worker.queue import reachable
+from worker.queue import memory, reachable
 
 MOST = 20
 """Half a megabyte each at most, of sixty keyframes."""
@@ -13,7 +13,9 @@ _ORDER, _LIVES = "av2t:sheets", 24 * 3600  # seconds
 
 
 def keep_sheet(connection: Redis, id: str, jpeg: bytes) -> None:
-    """For the job of this id; the oldest make room. RedisError."""
+    """For the job of this id; the oldest make room, and a Redis that is full gets none. RedisError."""
+    if memory(connection).full:
+        return
     with connection.pipeline() as pipe:
         pipe.set(_key(id), jpeg, ex=_LIVES)
         pipe.lrem(_ORDER, 0, id)
@@ -23,6 +25,12 @@ def keep_sheet(connection: Redis, id: str, jpeg: bytes) -> None:
     for _ in range(count - MOST):
         if oldest := connection.lpop(_ORDER):
             connection.delete(_key(oldest.decode()))  # type: ignore[union-attr]  # nothing decodes for us
+
+
+def forget_sheets(connection: Redis) -> int:
+    """All of them; how many. RedisError."""
+    ids = [each for each in connection.lrange(_ORDER, 0, -1) if isinstance(each, bytes)]  # nothing decodes for us
+    return connection.delete(_ORDER, *(_key(each.decode(errors="replace")) for each in ids)) - bool(ids)
 
 
 def sheet(connection: Redis, id: str) -> bytes | None:

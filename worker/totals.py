@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 from redis import Redis
 
+from worker.queue import number
+
 KEY = "av2t:totals"
 STAGES = ("fetch", "predict", "upload", "push")
 """Of a task, in their order: the clip comes, is decoded and looked at, its frames and its prediction go."""
@@ -49,4 +51,5 @@ def add(connection: Redis, outcome: str, keyframes: int, seconds: dict[str, floa
 def totals(connection: Redis) -> Totals:
     """RedisError."""
     fields: dict[bytes, bytes] = connection.hgetall(KEY)  # type: ignore[assignment]  # nothing decodes for us
-    return Totals({name.decode(): float(value) for name, value in fields.items()})
+    numbers = {name.decode(errors="replace"): number(value) for name, value in fields.items()}
+    return Totals({name: value for name, value in numbers.items() if value is not None})

@@ -4,24 +4,38 @@ A project has at most one that waits and one that runs. Who asks for another whi
 everything that was labelled by then.
 """
 
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from redis import Redis
 from redis.lock import Lock
 from rq.job import Job
 
-from worker.queue import TRAIN, blank_job, fetch, flat, job_ids, open_queue, reachable, stop_job, under_way
-from worker.queue_views import State, reason, state
+from worker.kinds import MOST_EPOCHS as MOST_EPOCHS
+from worker.kinds import Extra as Extra
+from worker.kinds import ToTrain
+from worker.known_job import KnownJob
+from worker.queue import (
+    FULL,
+    IF_ROOM,
+    TRAIN,
+    FullError,
+    blank_job,
+    fetch,
+    flat,
+    job_ids,
+    open_queue,
+    reachable,
+    stop_job,
+    under_way,
+)
+from worker.queue_views import Outcome, State, outcomes, reason, state
 
 FUNCTION = "worker.finetuning.finetune"
-Extra = Literal["mask-decoder"]
-"""What can be trained beside the adapters and the projector, if it is asked for."""
-
-MOST_EPOCHS = 1000
 
 JOB_TIMEOUT = 3 * 24 * 3600  # an upper bound: tens of clips take minutes
 RESULT_TTL = 30 * 24 * 3600
@@ -30,7 +44,9 @@ _COUNTER = "av2t:trainings"
 
 # KEYS: the queue, its list of what was just popped, what will be tried again later, the set of queues, the counter.
 # ARGV: what a job's key begins with, what the project's ids begin with, then the fields and values of the job's hash.
-_ENQUEUE = """
+_ENQUEUE = (
+    IF_ROOM
+    + """
 local waiting = {redis.call("LRANGE", KEYS[1], 0, -1), redis.call("LRANGE", KEYS[2], 0, -1),
                  redis.call("ZRANGE", KEYS[3], 0, -1)}
 for _, ids in ipairs(waiting) do
@@ -49,6 +65,7 @@ redis.call("SADD", KEYS[4], KEYS[1])
 redis.call("RPUSH", KEYS[1], id)
 return {id, 1}
 """
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,23 +150,27 @@ def enqueue_training(
         ]
         fields = job.to_dict() | {"data": zlib.compress(job.data)}
         script = connection.register_script(_ENQUEUE)
-        id, new = script(keys=keys, args=[Job.key_for(""), _ids_begin(project), *flat(fields)])
+        taken = script(keys=keys, args=[Job.key_for(""), _ids_begin(project), *flat(fields)])
+        if taken == FULL:
+            raise FullError(connection)
+        id, new = taken
     return id.decode(), bool(new)
 
 
 def training(connection: Redis, job: str) -> Training | None:
     """The one with this job's id; None if there is none, or it ended more than 30 days ago. Raises QueueError."""
     with reachable(connection):
-        return next((_training(each) for each in fetch(connection, [job]) if each.origin == TRAIN), None)
+        return next(iter(_trainings(connection, fetch(connection, [job]))), None)
 
 
 def trainings(connection: Redis, project: int | None = None, limit: int | None = None) -> list[Training]:
     """Those of a project, or all, of the last 30 days: the newest first. Raises QueueError."""
     with reachable(connection):
         ids = job_ids(connection, TRAIN, ended=True)
-        start = "" if project is None else _ids_begin(project)
-        chosen = sorted({each for each in ids if each.startswith(start)}, key=_number, reverse=True)
-        return [_training(job) for job in fetch(connection, chosen[:limit])]
+        which = re.compile(rf"train-{'[0-9]+' if project is None else project}-([0-9]{{1,18}})")
+        numbers = {each: int(match[1]) for each in ids if (match := which.fullmatch(each))}
+        chosen = sorted(numbers, key=numbers.__getitem__, reverse=True)
+        return _trainings(connection, fetch(connection, chosen[:limit]))
 
 
 def is_training(connection: Redis, project: int | None = None) -> bool:
@@ -183,29 +204,30 @@ def _ids_begin(project: int) -> str:
     return f"train-{project}-"
 
 
-def _number(id: str) -> int:
-    """They are counted over all projects."""
-    return int(id.rpartition("-")[2])
+def _under_way(connection: Redis, project: int | None) -> list[KnownJob]:
+    asked = [(job, job.arguments) for job in under_way(connection, TRAIN)]
+    return [job for job, each in asked if isinstance(each, ToTrain) and project in (None, each.project)]
 
 
-def _under_way(connection: Redis, project: int | None) -> list[Job]:
-    return [job for job in under_way(connection, TRAIN) if project in (None, job.kwargs["project"])]
+def _trainings(connection: Redis, jobs: Sequence[KnownJob]) -> list[Training]:
+    ended = outcomes(connection, jobs)
+    return [_training(job, job.arguments, ended[job.id]) for job in jobs if isinstance(job.arguments, ToTrain)]
 
 
-def _training(job: Job) -> Training:
-    known, meta = state(job.get_status(refresh=False)), job.meta
-    value = job.return_value() if known is State.DONE else None
+def _training(job: KnownJob, asked: ToTrain, outcome: Outcome) -> Training:
+    known, meta = state(job.get_status(refresh=False).value), job.meta
+    value = outcome.value if known is State.DONE else None
     return Training(
         job=job.id,
-        project=job.kwargs["project"],
+        project=asked.project,
         state=known,
-        base_version=job.kwargs["base_version"],
-        also=tuple(job.kwargs["also"]),
-        epochs=meta.get("epochs", job.kwargs["epochs"]),
+        base_version=asked.base_version,
+        also=tuple(asked.also),
+        epochs=meta.get("epochs", asked.epochs),
         **{name: meta.get(name) for name in ("stage", "done", "total", "epoch", "loss", "eta")},
         **{name: meta.get(name) for name in ("version", "clips", "held_out")},
         result=value if isinstance(value, dict) else None,
-        error=reason(job) if known is State.FAILED else meta.get("error"),
+        error=reason(job, outcome) if known is State.FAILED else meta.get("error"),
         worker=job.worker_name or None,
         enqueued_at=job.enqueued_at,
         started_at=job.started_at,

@@ -1,11 +1,15 @@
 """Where the model's process puts the clips in hand: gone when the worker is, however it ended."""
 
+import errno
 import fcntl
+import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from av2t_core.plain_file import open_lock
 
@@ -31,6 +35,15 @@ def work_folder() -> Iterator[Path]:
 def _remove_forsaken() -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         # The system unlocks what a dead process had locked, also beyond the borders of containers.
-        with suppress(OSError), open_lock(folder / "lock", make=False) as lock:
+        with suppress(OSError), _lock_in(folder) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock_in(folder: Path) -> IO[bytes]:
+    """The lock of a worker's folder. OSError: it is none that a worker of this user made, for anybody may put one of
+    that name into a folder for temporary files."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise OSError(errno.EPERM, "not a folder of this user", str(folder))
+    return open_lock(folder / "lock", make=False)

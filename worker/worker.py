@@ -5,11 +5,13 @@ own workers do instead, and why none of them fits: CUDA does not survive their f
 job, or nothing beats while a job runs.
 """
 
+import json
 import logging
 import os
 import secrets
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,9 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import LockNotOwnedError, RedisError
+from redis.exceptions import LockNotOwnedError, OutOfMemoryError, RedisError
 from redis.lock import Lock
 from rq import Queue
+from rq.command import handle_stop_job_command
 from rq.exceptions import NoSuchJobError, StopRequested
 from rq.executions import Execution
 from rq.job import Job, JobStatus
@@ -30,15 +33,19 @@ from av2t_core.disk import in_gigabytes
 from av2t_core.errors import AV2TError
 from worker.devices import lease_key
 from worker.housekeeping import Housekeeping
+from worker.known_job import AT_ONCE, KnownJob, KnownQueue
 from worker.logs import about, log_to_stderr
 from worker.memory_limit import held_by, most_memory
 from worker.model_process import LEASE, REDIS_TIMEOUT, ModelProcess
 from worker.queue import (
+    FAILURE_TTL,
     PREANNOTATE,
     PROTOCOL,
     STOPPED,
     TRAIN,
     connect,
+    failed,
+    forget_finished,
     gone_key,
     now_of,
     open_queue,
@@ -46,7 +53,9 @@ from worker.queue import (
     redis_address,
 )
 from worker.reconcile import Reconciler
+from worker.repair import Repairer
 from worker.settings import Settings
+from worker.sheets import forget_sheets
 from worker.trainings import turn
 from worker.work_folder import work_folder
 
@@ -99,7 +108,11 @@ def run_worker(
     """Work until told to stop, in a burst until the queue is empty, or until `max_jobs` are done. AV2TError: it cannot
     work as things are.
     """
+    # Until RQ, right before it looks for jobs, has its own: else what is started here would be left behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     log_to_stderr(settings)
+    # The settings have it: what the jobs and their packages start need not inherit it.
+    os.environ.pop("LABEL_STUDIO_API_KEY", None)
     connection = connect(settings.redis_url, timeout=REDIS_TIMEOUT)
     with reachable(connection):
         connection.ping()
@@ -108,6 +121,7 @@ def run_worker(
     name = f"{name or socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
     with work_folder() as folder:
         model, reconciler = ModelProcess(settings, name, duty.queue, duty.set_up, folder), Reconciler(settings)
+        repairer = Repairer(settings, duty.queue)
         memory = most_memory(settings.memory_mb)
         worker = WarmWorker(connection, name, duty, model, hang_seconds=settings.hang_seconds, most_memory=memory)
         try:
@@ -115,9 +129,12 @@ def run_worker(
                 worker.wait_for_model(lambda: None)
             if settings.reconcile_minutes and not burst and duty.queue == PREANNOTATE:
                 reconciler.start()
+            if not burst:
+                repairer.start()
             ended = worker.work_on(burst=burst, max_jobs=max_jobs)
         finally:
             reconciler.stop()
+            repairer.stop()
             model.stop(timeout=2)
     if worker.fault is not None:
         raise worker.fault
@@ -129,6 +146,7 @@ def run_worker(
 class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
     """The half that RQ sees. Where a method of RQ's is replaced, its docstring says why."""
 
+    job_class, queue_class = KnownJob, KnownQueue
     max_connection_wait_time = LONGEST_WAIT  # RQ's: seconds between two tries to reach Redis
 
     _stopped_job_id: str | None  # RQ's: the job that a person wants stopped
@@ -195,11 +213,19 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
                 self.register_death()  # of the worker that it was: RQ refuses a name that it knows
             except RedisError as error:
                 log.warning("Redis cannot be used (%s); looking again in %d s", error, wait)
+                if isinstance(error, OutOfMemoryError):
+                    self._make_room_in_redis()
                 time.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
             else:
                 log.info("Redis is back")
                 return
+
+    def _make_room_in_redis(self) -> None:
+        """So that what waits can be done: a Redis at its limit still lets go of what it has."""
+        with suppress(RedisError):
+            gone = forget_sheets(self.connection) + forget_finished(self.connection, self._duty.queue, AT_ONCE)
+            log.warning("%d pictures and jobs that ended well were forgotten, for Redis is full", gone)
 
     @contextmanager
     def _ending_without_redis(self) -> Iterator[None]:
@@ -252,15 +278,18 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
                 raise ModelDiedError(self._model.exit_reason())
             tick()
 
-    def execute_job(self, job: Job, queue: Queue) -> None:
+    def execute_job(self, job: KnownJob, queue: Queue) -> None:
         """RQ's own forks here."""
-        with about(job), self._ending_without_redis():
+        with self._ending_without_redis():
             protocol = job.meta.get("protocol", PROTOCOL)
             if protocol != PROTOCOL:
                 why = f"is of protocol {protocol} and this worker of {PROTOCOL}: bring both to the same release"
                 self._leave(job, queue, protocol, why)
                 return
-            with self._its_turn(job) as granted:
+            if job.refusal:
+                self._refuse(job, queue)
+                return
+            with about(job), self._its_turn(job) as granted:
                 if not granted:
                     self._leave(job, queue, job.id, "waits until its project's other one has ended")
                     return
@@ -295,6 +324,18 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
             pipeline.rpush(queue.key, job.id)
             pipeline.execute()
         time.sleep(LEAVE)
+
+    def _refuse(self, job: KnownJob, queue: Queue) -> None:
+        """It has failed, with the reason, and whoever looks after Redis sees it."""
+        log.error("job %s: %s", job.id, job.refusal)
+        until = now_of(self.connection) + FAILURE_TTL
+        with self.connection.pipeline() as pipeline:
+            pipeline.lrem(queue.intermediate_queue_key, 0, job.id)
+            pipeline.hset(job.key, mapping=failed(job, job.refusal))
+            pipeline.expire(job.key, FAILURE_TTL)
+            pipeline.zadd(queue.failed_job_registry.key, {job.id: until})
+            self.increment_failed_job_count(pipeline)
+            pipeline.execute()
 
     def _execute(self, job: Job, queue: Queue) -> None:
         execution = self.prepare_execution(job)
@@ -461,6 +502,19 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
     def horse_pid(self) -> int:
         """RQ asks for it when a second signal comes: then the other half is killed."""
         return self._model.pid
+
+    def handle_payload(self, message: dict[str, Any]) -> None:
+        """RQ's own also ends the worker or its model's process, and hears nothing more after what it cannot read."""
+        try:
+            said = json.loads(message["data"])
+            if isinstance(said, dict) and said.get("command") == "stop-job" and isinstance(said.get("job_id"), str):
+                handle_stop_job_command(self, said)
+            else:
+                log.warning("a message that is none was left out")
+        except (ValueError, RecursionError):
+            log.warning("a message that cannot be read was left out")
+        except RedisError as error:
+            log.warning("a message was not understood, for Redis cannot be used (%s)", error)
 
     def kill_horse(self, *_: Any) -> None:
         """RQ calls this to stop a job, from its own thread: only the signal is sent, and `_watch` sees the death."""

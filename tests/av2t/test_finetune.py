@@ -23,6 +23,7 @@ CONFIG = """<View><Video name="video" value="$video"/>
 # As `av2t` does, but that the training is the stand-in's. A shell may have started the tests with Ctrl-C switched off,
 # which a process inherits.
 PROGRAM = """import signal, sys
+from tests.worker import stub
 from worker import trainings
 trainings.FUNCTION = "tests.worker.stub." + sys.argv.pop(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -112,8 +113,8 @@ def test_ctrl_c_leaves_it_running(environment: dict[str, str], project: int, red
     # A second one is told what it waits for, and hears that somebody has stopped it.
     second = begin(environment, "--project", project)
     wait_until(lambda: len(trainings(redis)) == 2, what="the second one")
-    stop = [sys.executable, "-m", "av2t", "cancel", "--training", str(project)]
-    stopped = subprocess.run(stop, env=os.environ | environment, capture_output=True, text=True, check=True)
+    stop = [sys.executable, "-c", PROGRAM, "train", "cancel", "--training", str(project)]
+    stopped = subprocess.run(stop, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=True)
     assert stopped.stdout == "Trainings stopped: 2\n"
     _, stderr = second.communicate(timeout=60)
     assert second.returncode == 1

@@ -10,7 +10,6 @@ import httpx
 import pytest
 
 from av2t.process import Process, answers, free_port
-from av2t.redis_server import redis_url as url_of_redis
 
 CONFIG = """
 <View>
@@ -58,9 +57,9 @@ def running(redis_url: str, log: Path, **environment: str) -> Iterator[Backend]:
 
 
 @pytest.fixture(scope="session")
-def shared_backend(_redis_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+def shared_backend(shared_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     """One process for all tests, for starting it takes a second; it remembers the projects of earlier ones."""
-    with running(url_of_redis(_redis_port), tmp_path_factory.mktemp("backend") / "backend.log") as backend:
+    with running(shared_redis_url, tmp_path_factory.mktemp("backend") / "backend.log") as backend:
         yield backend
 
 

@@ -8,7 +8,6 @@ import httpx
 import pytest
 from redis import Redis
 
-from av2t.redis_server import redis_url as url_of_redis
 from tests.backend.conftest import CONFIG, Backend, running
 from tests.conftest import LabelStudioServer, wait_until
 from worker.queue import open_queue
@@ -29,9 +28,9 @@ CALLS = [
 
 
 @pytest.fixture(scope="module")
-def shared_secured(_redis_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+def shared_secured(shared_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     log = tmp_path_factory.mktemp("secured") / "backend.log"
-    with running(url_of_redis(_redis_port), log, AV2T_BACKEND_USER=USER, AV2T_BACKEND_PASSWORD=PASSWORD) as backend:
+    with running(shared_redis_url, log, AV2T_BACKEND_USER=USER, AV2T_BACKEND_PASSWORD=PASSWORD) as backend:
         yield backend
     assert PASSWORD not in log.read_text()
 

@@ -85,7 +85,7 @@ def test_unknown_model_is_one_line(redis_url: str, tmp_path: Path) -> None:
 def test_redis_down_is_said_and_forgiven(tmp_path: Path) -> None:
     """The backend starts without Redis, refuses by name what needs it, and goes on when Redis is there."""
     redis_port, port = free_port(), free_port()
-    process = start_backend(url_of_redis(redis_port), tmp_path / "backend.log", port)
+    process = start_backend(url_of_redis(tmp_path / "redis", redis_port), tmp_path / "backend.log", port)
     url = f"http://127.0.0.1:{port}"
     try:
         process.wait_until(lambda: listens(port), timeout=60)

@@ -16,9 +16,9 @@ from rq.job import Job
 from av2t_core.checkpoint import save_version
 from av2t_core.versions import resolve
 from tests.backend.conftest import CONFIG, Backend, running
-from tests.conftest import EMBEDDED
-from worker import queue, reconcile, totals, trainings
-from worker.queue import TRAIN, enqueue_preannotation, job_id, open_queue
+from tests.conftest import EMBEDDED, fail, work
+from worker import reconcile, totals
+from worker.queue import TRAIN, enqueue_preannotation, job_id, memory, open_queue
 from worker.sheets import MOST, having_sheets, keep_sheet
 from worker.trainings import enqueue_training
 
@@ -26,10 +26,9 @@ SENTENCE = '<script>alert("clip.mp4")</script> has no video stream'
 
 
 @pytest.fixture
-def _one_failed_two_waiting(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "FUNCTION", "builtins.int")
+def _one_failed_two_waiting(redis: Redis) -> None:
     enqueue_preannotation(redis, 3, [1], "tiny-1")
-    SimpleWorker([open_queue(redis)], connection=redis, serializer="json").work(burst=True, logging_level="ERROR")
+    work(redis, fail)
     job = Job.fetch(job_id(3, 1, "tiny-1"), connection=redis, serializer="json")
     job.meta["error"] = SENTENCE
     job.save_meta()
@@ -179,23 +178,19 @@ def tuned(number: int) -> dict[str, Any]:
     }
 
 
-def test_what_was_done_last_and_what_is_to_be_said_of_it(
-    backend: Backend, redis: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_done_last_and_what_is_to_be_said_of_it(backend: Backend, redis: Redis) -> None:
     said = {"outcome": "predicted", "keyframes": 100, "remarks": ["It is long."]}
-    monkeypatch.setattr(queue, "FUNCTION", f"{__name__}.{predicted.__name__}")
     enqueue_preannotation(redis, 3, [1], "tiny-1")
-    SimpleWorker([open_queue(redis)], connection=redis, serializer="json").work(burst=True, logging_level="ERROR")
+    work(redis, predicted)
     [done] = backend.http.get("/status.json").json()["done"]
     assert {name: done[name] for name in said} == said
     assert done["finished_at"]
     assert "predicted, 100 keyframes. It is long." in " ".join(Page(backend.http.get("/").text).text.split())
 
 
-def test_the_contact_sheets_of_the_last_tasks(backend: Backend, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "FUNCTION", f"{__name__}.{predicted.__name__}")
+def test_the_contact_sheets_of_the_last_tasks(backend: Backend, redis: Redis) -> None:
     enqueue_preannotation(redis, 3, [1, 2], "tiny-1")
-    SimpleWorker([open_queue(redis)], connection=redis, serializer="json").work(burst=True, logging_level="ERROR")
+    work(redis, predicted)
     keep_sheet(redis, job_id(3, 1, "tiny-1"), b"a picture")
     page = Page(backend.http.get("/").text)
     [look] = [link for link in page.links if (link or "").startswith("sheet")]
@@ -232,14 +227,11 @@ def training(redis: Redis, project: int, **meta: object) -> Job:
 
 
 @pytest.fixture
-def _trainings(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+def _trainings(redis: Redis) -> None:
     """One of project 3 has ended well, one of project 4 badly, one of project 5 runs and one of project 3 waits."""
     for project, function in ((3, learnt), (4, refused)):
-        monkeypatch.setattr(trainings, "FUNCTION", f"{__name__}.{function.__name__}")
         enqueue_training(redis, project)
-        worker = SimpleWorker([open_queue(redis, TRAIN)], connection=redis, serializer="json")
-        worker.work(burst=True, logging_level="ERROR")
-        monkeypatch.undo()
+        work(redis, function, TRAIN)
     job = Job.fetch("train-4-2", connection=redis, serializer="json")
     job.meta["error"] = SENTENCE
     job.save_meta()
@@ -359,3 +351,38 @@ def test_redis_down_is_one_line(arguments: list[str]) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     [line] = done.stderr.splitlines()
     assert line.startswith("av2t: error: Redis at 127.0.0.1:1/0 cannot be used")
+
+
+def test_what_is_no_job_of_ours_is_shown_as_such(backend: Backend, redis: Redis, redis_url: str) -> None:
+    foreign = open_queue(redis).enqueue("os.getenv", args=("<b>",))
+    redis.zadd(open_queue(redis).failed_job_registry.key, {foreign.id: 9e9})
+    redis.hset(foreign.key, "meta", json.dumps({"error": SENTENCE}))
+    [row] = backend.http.get("/status.json").json()["failures"]
+    assert (row["id"], row["task"], row["link"], row["error"]) == (foreign.id, None, None, SENTENCE)
+    page = Page(backend.http.get("/").text)
+    assert foreign.id in page.text
+    assert "os.getenv" not in page.text
+    assert not any(foreign.id in (link or "") for link in page.links)
+    redis.hset(foreign.key, "meta", "{")
+    for arguments in ([], ["--json"], ["--project", "3"]):
+        assert av2t(redis_url, "status", *arguments).returncode == 0
+
+
+def test_a_full_redis_is_said_where_people_look(backend: Backend, redis: Redis, redis_url: str) -> None:
+    backend.set_up(3)
+    assert backend.http.get("/status.json").json()["redis"]["full"] is False
+    assert "Redis is full" not in backend.http.get("/").text
+    try:
+        redis.config_set("maxmemory", memory(redis).used * 100 // 95)
+        for answer in (
+            backend.http.get("/health"),
+            backend.post("/predict", project="3.17", tasks=[{"id": 1}], label_config=CONFIG),
+        ):
+            assert answer.status_code == 503
+            assert "is full (more than 90 % of its maxmemory)" in answer.json()["error"]
+        assert backend.http.get("/status.json").json()["redis"]["full"] is True
+        assert "Redis is full" in backend.http.get("/").text
+        assert "is full (more than 90 % of its maxmemory)" in av2t(redis_url, "doctor").stdout
+    finally:
+        redis.config_set("maxmemory", 0)
+    assert backend.http.get("/health").status_code == 200

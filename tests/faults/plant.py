@@ -83,7 +83,7 @@ class Plant:
 
     @property
     def redis(self) -> Redis:
-        return connect(redis_url(self._port), timeout=5)
+        return connect(redis_url(self.folder / "redis", self._port), timeout=5)
 
     def add_tasks(self, clips: Sequence[Path]) -> tuple[int, list[int]]:
         """A new project with a task for each clip; its id and theirs. Nothing is queued."""
@@ -167,7 +167,7 @@ class Plant:
             **os.environ,
             "LABEL_STUDIO_URL": self._between.url,
             "LABEL_STUDIO_API_KEY": self.studio.api_key,
-            "REDIS_URL": redis_url(self._port),
+            "REDIS_URL": redis_url(self.folder / "redis", self._port),
             "AV2T_DEVICE": "cpu",
             "AV2T_DATA_DIR": str(self.folder / "data"),
             "AV2T_HANG_SECONDS": str(HANG_SECONDS),

@@ -1,7 +1,8 @@
 """A stand-in for the model and its jobs, for tests of the processes alone: quick to start, and it does as it is told.
 
-`python -m tests.worker.stub REDIS_URL [--train] [--burst] [--one] [--behind | --ahead]` is a worker with it; for the
-last two, RQ's registries see a clock that is an hour behind or ahead. What the real model does in the same worker is
+`python -m tests.worker.stub REDIS_URL [--train] [--burst] [--one] [--repair] [--behind | --ahead]` is a worker with
+it. With --repair it looks at once for jobs that no list knows; with the last two, RQ's registries see a clock that is
+an hour behind or ahead. What the real model does in the same worker is
 tested in test_pipeline.py.
 """
 
@@ -22,13 +23,49 @@ from rq import get_current_job
 from rq.utils import current_timestamp, now
 
 from av2t_core.errors import AV2TError
-from worker import signs
+from worker import repair, signs
 from worker.devices import room
 from worker.failures import Interrupted, TransientError
+from worker.kinds import KINDS, PREANNOTATE, TRAIN, Arguments, Kind, ToPreannotate, ToTrain
 from worker.settings import Settings
 from worker.worker import DUTIES, run_worker
 
 SECRET = "a-token-that-nobody-may-read"
+
+
+class _Told(Arguments):
+    """Of the stand-ins' functions, each of which takes some of these."""
+
+
+class _Named(_Told):
+    name: str
+
+
+class _OfFile(_Told):
+    path: str
+
+
+class _Crashes(_Told):
+    project: int | None = None
+    task: int | None = None
+
+
+_ARGUMENTS: dict[str, type[Arguments]] = {
+    "note": _Named,
+    "hold": _Named,
+    "work": _Named,
+    "wait_for": _OfFile,
+    "die": _Told,
+    "refuse": _Told,
+    "crash": _Crashes,
+    "pass_later": _Told,
+}
+KINDS |= {f"tests.worker.stub.{name}": Kind(queue=PREANNOTATE, arguments=kind) for name, kind in _ARGUMENTS.items()}
+KINDS["tests.worker.stub.predict"] = Kind(queue=PREANNOTATE, arguments=ToPreannotate)
+KINDS |= {
+    f"tests.worker.stub.{name}": Kind(queue=TRAIN, arguments=ToTrain)
+    for name in ("train", "train_on_gpu", "refuse_to_train", "crash_while_training")
+}
 
 
 def _redis() -> "Redis":
@@ -132,6 +169,16 @@ def crash(**_: object) -> None:
     raise RuntimeError(f"not foreseen, with {SECRET} in it")
 
 
+def called(_job: object, connection: "Redis", *_: object) -> None:
+    """What no job of ours has: a function that is called when it has ended."""
+    connection.rpush("called", 1)
+
+
+def predict(*, project: int, task: int, model_version: str) -> dict[str, object]:
+    """As a task that is done at once."""
+    return {"outcome": "predicted", "keyframes": 5, "remarks": []}
+
+
 def pass_later() -> None:
     if _redis().incr("tries") < 2:
         raise TransientError("Label Studio answers 502.", retry_after=1)
@@ -141,6 +188,8 @@ def main() -> None:
     url, *options = sys.argv[1:]
     if wrong := ("--ahead" in options) - ("--behind" in options):
         rq.registry.current_timestamp = lambda: current_timestamp() + 3600 * wrong
+    if "--repair" in options:
+        repair.LOOK = 0
     settings = Settings.load(redis_url=url, label_studio_api_key=SECRET)
     try:
         run_worker(

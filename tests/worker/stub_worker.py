@@ -10,6 +10,7 @@ import psutil
 from redis import Redis
 
 from tests.conftest import ROOT
+from tests.worker import stub as stub  # its kinds of jobs are known to the tests, too
 
 
 class Process:

@@ -1,12 +1,15 @@
 """What is kept of a job, in a real Redis."""
 
+import zlib
+
 import pytest
 from redis import Redis
 from rq import Queue
 from rq.job import Job
 
 from av2t_core.labelstudio.tracks import Sighting
-from worker.kept import Kept, Part
+from tests.conftest import CutOff
+from worker.kept import Kept, Part, forget
 from worker.queue import connect, open_queue
 
 
@@ -43,17 +46,35 @@ def test_only_what_follows_one_another_counts(job: Job) -> None:
 
 
 def test_it_is_forgotten_at_the_end_or_after_a_day(job: Job, redis: Redis) -> None:
-    kept = Kept(job, "a")
-    kept.keep(part(0))
+    Kept(job, "a").keep(part(0))
     [key] = redis.keys("av2t:kept:*")
     assert 0 < redis.ttl(key) <= 24 * 3600
-    kept.forget()
+    forget(job)
     assert redis.keys("av2t:kept:*") == []
 
 
 def test_a_redis_that_is_away_stops_nothing(redis: Redis) -> None:
     gone = connect("redis://127.0.0.1:1/0")
-    kept = Kept(open_queue(gone).create_job("worker.jobs.preannotate", job_id="preannotate-1-2-tiny-1"), "a")
+    job = open_queue(gone).create_job("worker.jobs.preannotate", job_id="preannotate-1-2-tiny-1")
+    kept = Kept(job, "a")
     kept.keep(part(0))
     assert kept.parts() == []
-    kept.forget()
+    forget(job)
+
+
+@pytest.mark.parametrize("garbage", ["", "[]", '{"first": 2, "scores": "many"}'])
+def test_what_is_no_part_is_not_gone_on_from(job: Job, redis: Redis, garbage: str) -> None:
+    Kept(job, "a").keep(part(0))
+    redis.rpush(f"av2t:kept:{job.id}", zlib.compress(garbage.encode()) if garbage else b"x")
+    Kept(job, "a").keep(part(2))
+    assert Kept(job, "a").parts() == [part(0)]
+
+
+def test_it_is_never_without_an_end(job: Job, redis: Redis, redis_url: str) -> None:
+    """After whichever command the connection breaks."""
+    with CutOff.from_url(redis_url) as broken:
+        cut = open_queue(broken).create_job("worker.jobs.preannotate", job_id=job.id)
+        for commands in range(4):
+            broken.left = commands
+            Kept(cut, "a").keep(part(0))
+            assert all(redis.ttl(key) > 0 for key in redis.keys("av2t:kept:*"))

@@ -25,6 +25,7 @@ from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
 from tests.worker.conftest import LOOPBACK, Serve
 from worker import jobs, looking, signs
 from worker.failures import Interrupted
+from worker.kept import Kept, Part
 from worker.queue import PROTOCOL, enqueue_preannotation, job_id
 from worker.settings import Settings
 
@@ -219,8 +220,11 @@ def test_doing_it_twice_changes_nothing(make: Make, clip: Path, context: jobs.Co
     task = make(clip)
     task.job.perform()
     data, uploads, [prediction] = task.data, task.uploads, task.predictions
+    # What another worker kept that had the same job.
+    Kept(task.job, "a").keep(Part(first=0, scores=[], result="", sightings=[]))
     assert task.job.perform() == {"outcome": "predicted already", "keyframes": 0, "remarks": []}
     assert (task.data, task.uploads, task.predictions) == (data, uploads, [prediction])
+    assert task.redis.keys("av2t:kept:*") == []
 
 
 class Killed(BaseException):

@@ -16,19 +16,13 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.results import Result
 
+from tests.conftest import fail, work
 from worker import queue
+from worker.known_job import KnownJob
 from worker.queue import Enqueued, QueueError, connect, enqueue_preannotation, retry_failed
-from worker.queue_views import failed_jobs, overview
+from worker.queue_views import PAGE, failed_jobs, overview
 
 VERSION = "tiny-1.2"
-
-# RQ takes any function: these two end a job well and badly with the arguments that our jobs have.
-SUCCEEDS, FAILS = "builtins.dict", "builtins.int"
-
-
-def work(redis: Redis) -> None:
-    """Run all that waits, in this process."""
-    SimpleWorker([queue.open_queue(redis)], connection=redis, serializer="json").work(burst=True, logging_level="ERROR")
 
 
 def waiting(redis: Redis) -> list[str]:
@@ -44,7 +38,7 @@ def start(redis: Redis, job: Job) -> None:
 
 
 def fetch(redis: Redis, task: int, project: int = 3) -> Job:
-    return Job.fetch(queue.job_id(project, task, VERSION), connection=redis, serializer="json")
+    return KnownJob.fetch(queue.job_id(project, task, VERSION), connection=redis, serializer="json")
 
 
 def test_id_has_only_characters_that_rq_allows() -> None:
@@ -83,7 +77,9 @@ def test_stopping_what_waits(redis: Redis) -> None:
     assert {(job.task, job.error) for job in failed_jobs(redis)} == {(t, queue.STOPPED) for t in (31, 40, 41)}
     assert queue.stop_jobs(redis) == 1
     assert queue.stop_jobs(redis) == 0
+    assert all(redis.ttl(key) > 0 for key in redis.keys("rq:job:*"))
     assert retry_failed(redis) == 4
+    assert all(redis.ttl(key) == -1 for key in redis.keys("rq:job:*"))
 
 
 def test_job_is_plain_json(redis: Redis) -> None:
@@ -115,50 +111,47 @@ def test_callers_at_the_same_moment(redis: Redis, redis_url: str) -> None:
 
 def test_running_job_is_not_enqueued_again(redis: Redis) -> None:
     enqueue_preannotation(redis, 3, [1], VERSION)
-    job = queue.open_queue(redis).dequeue_any([queue.open_queue(redis)], None, redis, serializer="json")[0]
-    start(redis, job)
+    taken = queue.open_queue(redis).dequeue_any([queue.open_queue(redis)], None, redis)
+    assert taken is not None
+    start(redis, taken[0])
     assert enqueue_preannotation(redis, 3, [1], VERSION) == Enqueued(new=0, already=1)
     assert waiting(redis) == []
 
 
-def test_finished_job_is_enqueued_anew(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "FUNCTION", SUCCEEDS)
+def test_finished_job_is_enqueued_anew(redis: Redis) -> None:
     enqueue_preannotation(redis, 3, [1], VERSION)
-    work(redis)
+    work(redis, dict)
     assert overview(redis).finished == 1
     assert enqueue_preannotation(redis, 3, [1], VERSION).new == 1
     state = overview(redis)
     assert (state.queued, state.finished) == (1, 0)
     # The finished job's hash had a time to live, which the new one must not inherit.
     assert redis.ttl(fetch(redis, 1).key) == -1
-    work(redis)
+    work(redis, dict)
     assert overview(redis).finished == 1
 
 
-def test_failed_job_waits_for_retry(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "FUNCTION", FAILS)
+def test_failed_job_waits_for_retry(redis: Redis) -> None:
     enqueue_preannotation(redis, 3, [1], VERSION)
     enqueue_preannotation(redis, 4, [2], VERSION)
-    work(redis)
+    work(redis, fail)
     assert fetch(redis, 1).retries_left == 0
     assert enqueue_preannotation(redis, 3, [1], VERSION) == Enqueued(new=0, already=1)
 
-    monkeypatch.setattr(queue, "FUNCTION", SUCCEEDS)
     assert retry_failed(redis, project=3) == 1
     assert retry_failed(redis, project=3) == 0
     assert waiting(redis) == [queue.job_id(3, 1, VERSION)]
     assert fetch(redis, 1).retries_left == queue.RETRIES
     assert [job.project for job in failed_jobs(redis)] == [4]
     assert retry_failed(redis) == 1
-    work(redis)
+    work(redis, dict)
     state = overview(redis)
     assert (state.queued, state.finished, state.failed) == (0, 2, 0)
 
 
-def test_reason_of_a_failure(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "FUNCTION", FAILS)
+def test_reason_of_a_failure(redis: Redis) -> None:
     enqueue_preannotation(redis, 3, [1, 2, 3], VERSION)
-    work(redis)
+    work(redis, fail)
     said = fetch(redis, 1)
     said.meta["error"] = "clip.mp4 has no video stream"
     said.save_meta()
@@ -178,10 +171,9 @@ def put_off(redis: Redis, task: int) -> None:
     jobs.schedule_job(job, datetime.now(UTC) + timedelta(minutes=1))
 
 
-def test_jobs_of_deleted_tasks_go(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "FUNCTION", FAILS)
+def test_jobs_of_deleted_tasks_go(redis: Redis) -> None:
     enqueue_preannotation(redis, 3, [1], VERSION)
-    work(redis)
+    work(redis, fail)
     enqueue_preannotation(redis, 3, [2, 5, 12, 20], VERSION)
     put_off(redis, 5)
     assert queue.forget_tasks(redis, [1, 2, 5, 20, 99]) == 4
@@ -250,3 +242,17 @@ def test_a_job_that_is_put_back_is_never_out_of_sight(redis: Redis, redis_url: s
         thread.join()
     assert {state.queued + len(state.running) for state in seen} == {1}
     assert {state.queued for state in seen} == {0, 1}
+
+
+def test_only_what_is_shown_of_many_failures_is_read(redis: Redis) -> None:
+    enqueue_preannotation(redis, 3, range(1000), VERSION)
+    assert queue.stop_jobs(redis) == 1000
+    enqueue_preannotation(redis, 4, [1], VERSION)
+    queue.stop_jobs(redis)
+    redis.config_resetstat()
+    assert [job.project for job in failed_jobs(redis, limit=20)][:2] == [4, 3]
+    assert len(failed_jobs(redis, limit=20)) == 20
+    calls = redis.info("commandstats")
+    assert sum(calls.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("hgetall", "hmget")) <= 4 * PAGE
+    assert [job.project for job in failed_jobs(redis, project=4)] == [4]
+    assert len(failed_jobs(redis, project=3)) == 1000

@@ -21,6 +21,7 @@ from av2t.redis_server import start_redis
 from tests.conftest import ROOT, wait_until
 from tests.worker.stub import SECRET
 from tests.worker.stub_worker import Process, Start, done, names
+from worker.known_job import EXCEPTION
 from worker.memory_limit import held_by, most_memory
 from worker.queue import PROTOCOL, connect, forget_tasks, job_id, open_queue, stop_job
 
@@ -76,6 +77,13 @@ def test_a_killed_worker_takes_its_model_along_and_its_job_goes_to_the_next(
     assert names(done(redis)) == ["a"]
     assert names(done(redis, "begun")) == ["a", "a"]
     assert redis.llen(queue.intermediate_queue_key) == 0
+
+
+def test_what_a_job_starts_does_not_inherit_the_key(redis: "Redis", queue: Queue, start: Start) -> None:
+    put(queue, "hold", name="a")
+    worker = start(LABEL_STUDIO_API_KEY=SECRET)
+    wait_until(lambda: done(redis, "begun"), what="the job")
+    assert SECRET not in worker.model.environ().values()
 
 
 def test_two_workers_share(redis: "Redis", queue: Queue, start: Start) -> None:
@@ -259,10 +267,20 @@ def test_what_a_killed_worker_left_on_the_disk_goes_with_the_next(
     assert not list(tmp_path.glob("av2t-worker-*"))
 
 
+def test_a_worker_that_is_told_to_stop_while_it_starts_leaves_nothing(start: Start, tmp_path: Path) -> None:
+    worker = start()
+    wait_until(lambda: list(tmp_path.glob("av2t-worker-*/files")), what="the model's process")
+    children = psutil.Process(worker.popen.pid).children()
+    worker.popen.terminate()
+    assert worker.ended() == 0
+    assert not list(tmp_path.glob("av2t-worker-*"))
+    assert psutil.wait_procs(children, timeout=60)[1] == []
+
+
 def test_a_redis_that_comes_back_is_worked_with_again(tmp_path: Path) -> None:
     port = free_port()
     server = start_redis(tmp_path / "data", port, tmp_path / "redis.log")
-    url = url_of_redis(port)
+    url = url_of_redis(tmp_path / "data", port)
     worker = Process(url, tmp_path / "worker.log", TMPDIR=str(tmp_path))
     try:
         with connect(url, timeout=5) as redis:
@@ -305,9 +323,7 @@ def test_a_mistake_in_what_came_from_outside_fails_the_job_once_in_one_line(
         line for line in worker.text().splitlines() if job.id in line
     ]
     assert "Traceback" not in worker.text()
-    result = job.latest_result()
-    assert result is not None
-    assert result.exc_string == sentence
+    assert redis.hget(job.key, EXCEPTION) == sentence.encode()
 
 
 def test_what_can_pass_is_tried_again_after_a_while(redis: "Redis", queue: Queue, start: Start) -> None:
@@ -341,7 +357,7 @@ def test_clocks_that_differ_by_an_hour_take_no_job_from_who_runs_it(
     wait_until(lambda: finished(job), what="its end")
 
 
-def test_a_defect_is_told_with_its_traceback_and_without_the_token(queue: Queue, start: Start) -> None:
+def test_a_defect_is_told_with_its_traceback_and_without_the_token(redis: "Redis", queue: Queue, start: Start) -> None:
     job = put(queue, "crash", retries=1)
     job.retries_left = 0
     job.save()
@@ -349,9 +365,9 @@ def test_a_defect_is_told_with_its_traceback_and_without_the_token(queue: Queue,
     assert worker.ended() == 0
     assert job.get_meta()["error"] == "Unexpected RuntimeError: not foreseen, with *** in it"
     assert "Traceback" in worker.text()
-    result = job.latest_result()
-    assert result is not None
-    assert SECRET not in worker.text() + str(result.exc_string)
+    recorded = str(redis.hget(job.key, EXCEPTION))
+    assert "Traceback" in recorded
+    assert SECRET not in worker.text() + recorded
 
 
 def test_a_log_for_machines_says_what_each_line_is_about(
