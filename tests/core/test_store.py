@@ -432,7 +432,8 @@ def test_two_processes_fetch_once(folder: Store, here: Path, there: Path) -> Non
         for process in (one, other):  # the one that waits has to be told, too, if it should not wait
             process.stdin.write("go\n")
             process.stdin.flush()
-        said = [process.communicate(timeout=60)[0] for process in (one, other)]
+        # Not by `communicate`, which passes over what came together with the first line.
+        said = [process.stdout.read() for process in (one, other)]
     assert sorted(said) == ["done\n", "fetching\ndone\n"]
     resolve(NAME, there).verify()
 

@@ -37,11 +37,13 @@ VERSION = "tiny-1"
 
 @pytest.fixture
 def full(redis: Redis) -> Iterator[Redis]:
-    """With room for some hundred tasks, all of it taken."""
-    redis.config_set("maxmemory", int(1.5 * memory(redis).used) + 2_000_000)
+    """With room for some thousand tasks, all of it taken: beside it, what a call takes for a moment is little."""
+    redis.config_set("maxmemory", int(1.5 * memory(redis).used) + 20_000_000)
     try:
         with pytest.raises(FullError, match="more than 90 % of its maxmemory"):
             enqueue_preannotation(redis, 3, range(100_000), VERSION)
+        # What the call itself took for a moment is free again.
+        redis.config_set("maxmemory", memory(redis).used * 100 // (SHARE + 5))
         yield redis
     finally:
         redis.config_set("maxmemory", 0)
@@ -72,7 +74,7 @@ def test_workers_drain_it(redis: Redis, start: Start, monkeypatch: pytest.Monkey
     monkeypatch.setattr(queue, "FUNCTION", "tests.worker.stub.predict")
     worker = start()
     wait_until(lambda: "waits for jobs" in worker.text(), what="an idle worker")
-    redis.set("hold", b"x" * 2_000_000)
+    redis.set("hold", b"x" * 20_000_000)
     enqueue_preannotation(redis, 3, range(200), VERSION)
     redis.config_set("maxmemory", memory(redis).used * 100 // (SHARE + 5))
     try:
