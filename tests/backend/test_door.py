@@ -6,14 +6,19 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import psutil
 import pytest
 from pydantic import SecretStr
+from redis import Redis
 
 from av2t_core import limits
-from backend.door import Door, Guesses
+from backend import status
+from backend.door import Door, Guesses, exposure
+from backend.manager import Manager
+from backend.server import serve
 from tests.backend.conftest import CONFIG, Backend, running
 from tests.conftest import wait_until
 from worker.settings import Settings
@@ -236,15 +241,21 @@ def test_another_name_is_refused_with_the_settings_name(backend: Backend) -> Non
     assert "AV2T_BACKEND_HOSTS" in refused.reason_phrase
 
 
-def test_listening_to_others_without_a_password_is_told(redis_url: str, tmp_path: Path) -> None:
+def test_listening_to_others_without_a_password_is_told(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a server, for none of a test's may listen to others."""
+    monkeypatch.setattr("backend.server.listen", lambda *_: SimpleNamespace(run=lambda: None))
+    monkeypatch.setattr("backend.server.signal.signal", lambda *_: None)
     told = "the backend listens on 0.0.0.0 and asks nobody for a password"
-    with running(redis_url, tmp_path / "backend.log", AV2T_BACKEND_HOST="0.0.0.0") as backend:
-        assert told in backend.http.get("/").text
-        assert backend.http.get("/status.json").json()["exposure"].startswith(told)
-        assert f"WARNING: {told}" in backend.process.log.read_text()
-    secure = {"AV2T_BACKEND_USER": USER, "AV2T_BACKEND_PASSWORD": PASSWORD}
-    with running(redis_url, tmp_path / "second.log", AV2T_BACKEND_HOST="0.0.0.0", **secure) as backend:
-        assert told not in backend.process.log.read_text()
+    open_to_all = Settings.load(backend_host="0.0.0.0")
+    serve(open_to_all, redis)
+    assert f"WARNING: {told}" in capsys.readouterr().out
+    shown = status.snapshot(redis, Manager(redis, open_to_all), open_to_all)
+    assert shown["exposure"].startswith(told)
+    assert told in status.page(shown)
+    for others in ({"backend_host": "127.0.0.1"}, {"backend_user": USER, "backend_password": SecretStr(PASSWORD)}):
+        assert exposure(Settings.load(**{"backend_host": "0.0.0.0", **others})) is None
 
 
 @pytest.mark.parametrize(
