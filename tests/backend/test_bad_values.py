@@ -136,7 +136,7 @@ def test_a_bad_row_of_a_project_is_shown_as_bad_and_made_good_again(backend: Bac
     assert state["projects"][0]["link"] == "http://127.0.0.1:8080/projects/7/data"
     assert state["damaged_projects"] == sorted(["10" * 20, "3", "4", "5", "6", "9", r"x\x1b[2J\n"])
     page = backend.http.get("/").text
-    assert "What is kept of the projects" in page
+    assert "Redis holds something unreadable for projects" in page
     assert "\x1b" not in page
     assert post(backend, "/predict", {"project": "3.17", "tasks": [{"id": 1}]}) == 404
     for project in (3, 4, 5, 6, 9):
