@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -285,20 +285,26 @@ def _encoders(preset: Preset, labels: tuple[str, ...]) -> tuple[Any, Any]:
     image: Any
     audio: Any
     tiny = TinyEncodersConfig(labels=labels)
-    if preset.image_encoder == "tiny":
-        image = TinyImageEncoder(tiny)
-    else:
-        from av2t_core.encoders.clip import ClipImageEncoder
+    match preset.image_encoder:
+        case "tiny":
+            image = TinyImageEncoder(tiny)
+        case "clip":
+            from av2t_core.encoders.clip import ClipImageEncoder
 
-        image = ClipImageEncoder()
-    if preset.audio_encoder == "tiny":
-        audio = TinyAudioEncoder(tiny)
-    elif preset.audio_encoder == "ms-clap":
-        from av2t_core.encoders.ms_clap import MsClapAudioEncoder
+            image = ClipImageEncoder()
+        case other:
+            assert_never(other)
+    match preset.audio_encoder:
+        case "tiny":
+            audio = TinyAudioEncoder(tiny)
+        case "ms-clap":
+            from av2t_core.encoders.ms_clap import MsClapAudioEncoder
 
-        audio = MsClapAudioEncoder()
-    else:
-        from av2t_core.encoders.laion_clap import LaionClapAudioEncoder
+            audio = MsClapAudioEncoder()
+        case "laion-clap":
+            from av2t_core.encoders.laion_clap import LaionClapAudioEncoder
 
-        audio = LaionClapAudioEncoder()
+            audio = LaionClapAudioEncoder()
+        case unknown:
+            assert_never(unknown)
     return image, audio

@@ -32,7 +32,7 @@ from tests.conftest import EMBEDDED, wait_until
 from tests.e2e.labelling_page import LabellingPage
 from tests.up import Up, options, ports
 
-pytestmark = [pytest.mark.browser, pytest.mark.circle]
+pytestmark = [pytest.mark.browser, pytest.mark.circle, pytest.mark.timeout(3600)]
 
 LATER = ("camel", "koala", "squirrel", "vulture")
 CORRECTED, OTHERS, UNTOUCHED = 20, 20, 3

@@ -61,6 +61,7 @@ def soak(
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(3600)
 def test_soak(label_studio: LabelStudioServer, tmp_path: Path) -> None:
     seed = int(os.environ.get("AV2T_SEED") or secrets.randbelow(10**6))
     faults, tasks = (int(os.environ.get(name) or usual) for name, usual in (("AV2T_FAULTS", 120), ("AV2T_TASKS", 200)))

@@ -18,7 +18,7 @@ from av2t_core.presets import PRESETS
 from tests.core.model.micro import reference_weights
 from tests.data.golden import by_name
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.timeout(3600)]
 
 MASK_TOLERANCE = 2e-4
 
