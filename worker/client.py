@@ -176,7 +176,7 @@ class LabelStudioClient:
     def check(self) -> str:
         """The e-mail address of the key's owner: Label Studio is there and takes the key."""
         with self._errors("the account"):
-            return str(self._sdk.users.whoami().email)
+            return self._ask("/api/current-user/whoami", _ACCOUNT).email
 
     def version(self) -> str:
         """Label Studio's own."""
@@ -475,6 +475,11 @@ class LabelStudioClient:
 
 
 @dataclass(frozen=True)
+class _Account:
+    email: str
+
+
+@dataclass(frozen=True)
 class _Project:
     label_config: str | None
 
@@ -503,7 +508,8 @@ class _Imported:
 
 
 # What Label Studio answers, as far as it is used.
-_PROJECT, _TASK, _PAGE = TypeAdapter(_Project), TypeAdapter(Task), TypeAdapter(_Page)
+_ACCOUNT, _PROJECT = TypeAdapter(_Account), TypeAdapter(_Project)
+_TASK, _PAGE = TypeAdapter(Task), TypeAdapter(_Page)
 _ANNOTATIONS, _PREDICTIONS = TypeAdapter(list[Annotation]), TypeAdapter(list[_Prediction])
 _UPLOADS, _IMPORTED = TypeAdapter(list[_Upload]), TypeAdapter(_Imported)
 

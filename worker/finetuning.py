@@ -46,6 +46,7 @@ from worker.connection import connected
 from worker.devices import gpu_of, room
 from worker.failures import Interrupted
 from worker.jobs import load_predictor
+from worker.outages import through_outages
 from worker.progress import Progress
 from worker.projects import model_version
 from worker.reconcile import repredict
@@ -88,7 +89,8 @@ def finetune(
     recipe = FineTuneRecipe(also=tuple(also))
     if epochs is not None:
         recipe = replace(recipe, epochs=epochs)
-    return _FineTune(_context, job, project, recipe).run(base_version)
+    training = _FineTune(_context, job, project, recipe)
+    return through_outages(training.client, lambda: training.run(base_version))
 
 
 class _FineTune:

@@ -31,6 +31,7 @@ from worker.devices import gpu_of
 from worker.failures import GoneError
 from worker.kept import Kept, forget
 from worker.looking import RATE_DIGITS, look
+from worker.outages import through_outages
 from worker.progress import Progress
 from worker.queue import dispensable, note_gpu_memory
 from worker.settings import Settings
@@ -96,8 +97,11 @@ def preannotate(project: int, task: int, model_version: str) -> dict[str, Any]:
         raise RuntimeError("set_up comes first")
     started, stopwatch, job = time.monotonic(), Stopwatch(), get_current_job()
     log.info("task %d of project %d: started", task, project)
+    context, progress = _context, Progress(job)
     try:
-        outcome, info = _preannotate(_context, Progress(job), stopwatch, project, task, model_version)
+        outcome, info = through_outages(
+            context.client, lambda: _preannotate(context, progress, stopwatch, project, task, model_version)
+        )
     except GoneError:
         outcome, info = "the task is gone", None
     keyframes = len(info.keyframes) if info else 0

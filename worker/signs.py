@@ -35,9 +35,9 @@ def alive() -> None:
 
 
 def pause(seconds: float) -> None:
-    """Wait within a job, which goes on."""
+    """Wait within a job, which goes on; no longer once the job is to put down what it holds."""
     until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
+    while (left := until - time.monotonic()) > 0 and not stop_wanted():
         alive()
         time.sleep(min(left, SIGN_INTERVAL))
 
