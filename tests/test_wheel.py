@@ -62,7 +62,7 @@ def test_the_demos_clips_lie_beside_their_licence(built: Content) -> None:
 
 def test_whatever_is_no_code_is_known(built: Content) -> None:
     """A picture, a recording or weights that come into the package need a line in one of the CREDITS, and one here."""
-    code = {".py", ".html", ".toml", ".orig", ".txt", ".md", ""}
+    code = {".py", ".typed", ".html", ".toml", ".orig", ".txt", ".md", ""}
     others = {name for name in built if Path(name).suffix not in code and ".dist-info/" not in name}
     weights = {
         f"av2t_core/weights/{EMBEDDED}/{file}" for file in ("card.json", "replay.safetensors", "weights.safetensors")
