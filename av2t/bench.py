@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from av2t.console import note, progress_bar
 from av2t.options import DEMO_CLIPS, add_model, count
-from av2t_core.media import Clip
-from av2t_core.presets import check_preset
-from av2t_core.versions import resolve
+from av2t_core.media.clip import Clip
+from av2t_core.model.presets import check_preset
+from av2t_core.versions.version import resolve
 from worker.settings import Settings
 
 if TYPE_CHECKING:
-    from av2t_core.benchmark import Cost, Memory, Speed
-    from av2t_core.predictor import Predictor
+    from av2t_core.evaluation.benchmark import Cost, Memory, Speed
+    from av2t_core.prediction.predictor import Predictor
 
 DEMO_CLIP = DEMO_CLIPS / "violin-owl.mp4"
 
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         resolve(settings.model, settings.models_dir).check()
     with Clip(args.video) as clip:
         height, width, _ = next(clip.windows()).image.shape
-    from av2t_core.benchmark import loading, machine, measure, measure_plain, steps
+    from av2t_core.evaluation.benchmark import loading, machine, measure, measure_plain, steps
 
     numbers: dict[str, Any] = {"video": str(args.video), "size": [width, height], "keyframes": args.keyframes}
     ways = {"fast": measure} | ({"plain": measure_plain} if args.plain else {})
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _load(settings: Settings, *, random: bool, plain: bool) -> "Predictor":
-    from av2t_core.predictor import Predictor
+    from av2t_core.prediction.predictor import Predictor
 
     precision, batch_size = ("fp32", 1) if plain else (settings.precision, None)
     if random:
@@ -123,7 +123,7 @@ def _loading(cost: "Cost") -> dict[str, float]:
 
 
 def _fine_tuning(predictor: "Predictor", args: argparse.Namespace) -> dict[str, Any]:
-    from av2t_core.benchmark import measure_fine_tuning
+    from av2t_core.evaluation.benchmark import measure_fine_tuning
 
     with progress_bar("fine-tuning", None, "steps") as bar:
 

@@ -2,9 +2,9 @@
 
 import argparse
 
-from worker.queue import connect, stop_jobs
+from worker.queue.queue import connect, stop_jobs
+from worker.queue.trainings import stop_trainings
 from worker.settings import Settings
-from worker.trainings import stop_trainings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from av2t.console import progress_bar
 from av2t.options import count
-from av2t_core.avsbench import SPLITS
+from av2t_core.data.avsbench import SPLITS
 from av2t_core.errors import AV2TError
 
 if TYPE_CHECKING:
-    from av2t_core.compose.cutouts import Cutouts
+    from av2t_core.data.cutouts import Cutouts
 
 DESCRIPTION = """\
 Compose clips in which things move over a background and sound by turns, with the exact mask of what sounds.
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     _refuse_what_does_not_go_together(args)
-    from av2t_core.compose.cutouts import Cutouts
+    from av2t_core.data.cutouts import Cutouts
 
     cutouts = Cutouts.load(args.cutouts, "later" if args.later else "sounding")
     labels = tuple(dict.fromkeys(args.labels or cutouts.labels))
@@ -98,8 +98,8 @@ def _refuse_what_does_not_go_together(args: argparse.Namespace) -> None:
 
 
 def _clips(args: argparse.Namespace, cutouts: "Cutouts", labels: tuple[str, ...]) -> str:
-    from av2t_core.compose.clip import ClipWriter
-    from av2t_core.compose.parallel import in_order
+    from av2t_core.data.composed_clip import ClipWriter
+    from av2t_core.data.parallel import in_order
 
     writer = ClipWriter(
         out=args.out,
@@ -116,7 +116,7 @@ def _clips(args: argparse.Namespace, cutouts: "Cutouts", labels: tuple[str, ...]
 
 
 def _set(args: argparse.Namespace, cutouts: "Cutouts", labels: tuple[str, ...]) -> str:
-    from av2t_core.compose.avsbench import SetRecipe, write_set
+    from av2t_core.data.composed_set import SetRecipe, write_set
 
     recipe = SetRecipe(
         layout=args.layout, clips=args.clips, labels=labels, seed=args.seed, most=args.things, new=args.held_out

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from av2t.console import progress_bar, table
-from av2t_core.avsbench import LAYOUTS, SIZE, read_table, table_of
-from av2t_core.avsbench_check import Findings, check, in_pixels
+from av2t_core.data.avsbench import LAYOUTS, SIZE, read_table, table_of
+from av2t_core.data.avsbench_check import Findings, check, in_pixels
 
 _CHECK = """\
 Read every file of a data set in one of AVSBench's layouts, and name each that would stop a training or spoil a score.

@@ -16,17 +16,17 @@ from redis.exceptions import RedisError
 from av2t.options import count
 from av2t_core.errors import AV2TError
 from av2t_core.labelstudio.config import Targets, parse_label_config
-from av2t_core.presets import PRESETS
-from av2t_core.versions import resolve
+from av2t_core.model.presets import PRESETS
+from av2t_core.versions.version import resolve
 from worker.failures import TransientError
-from worker.projects import Project
-from worker.queue import FullError, Memory, connect, reachable, redis_address
-from worker.queue_views import overview
+from worker.queue.projects import Project
+from worker.queue.queue import FullError, Memory, connect, reachable, redis_address
+from worker.queue.views import overview
 from worker.settings import Settings
 from worker.texts import one_line
 
 if TYPE_CHECKING:
-    from worker.client import LabelStudioClient, ProjectState
+    from worker.label_studio.client import LabelStudioClient, ProjectState
 
 DESCRIPTION = """\
 Go through the settings, the packages, Redis, the workers, the model store, the model's weights, the GPU, the backend
@@ -87,7 +87,7 @@ def _examine(settings: Settings, project: int | None) -> Iterator[Finding]:
     yield from _checked("device", lambda: _device(settings))
     yield from _checked("backend", lambda: _backend(settings))
     try:
-        from worker.client import LabelStudioClient  # seconds, which no help text should take
+        from worker.label_studio.client import LabelStudioClient  # seconds, which no help text should take
 
         client = LabelStudioClient.of(settings)
     except AV2TError as error:

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 from av2t.console import note, progress_bar, table
 from av2t.options import add_model, count
-from av2t_core.avsbench import LAYOUTS, SPLITS, LabelledClip, missing_files, read_clips, refuse_missing
+from av2t_core.data.avsbench import LAYOUTS, SPLITS, LabelledClip, missing_files, read_clips, refuse_missing
 from av2t_core.errors import AV2TError
-from av2t_core.hearing import Hearing, shuffled
-from av2t_core.saved_predictions import check_predictions
-from av2t_core.versions import resolve
+from av2t_core.evaluation.hearing import Hearing, shuffled
+from av2t_core.evaluation.saved_predictions import check_predictions
+from av2t_core.versions.version import resolve
 from worker.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from av2t_core.evaluation import ClipScores, Evaluation, OnClip, Scores
+    from av2t_core.evaluation.evaluation import ClipScores, Evaluation, OnClip, Scores
 
 DESCRIPTION = """\
 Measure how right a model version is on a data set in AVSBench's layout: AVSBench itself, or what `av2t compose
@@ -164,7 +164,7 @@ def _check_files(args: argparse.Namespace, clips: Sequence[LabelledClip]) -> Non
 def _of_predictions(
     args: argparse.Namespace, clips: Sequence[LabelledClip]
 ) -> tuple[dict[str, str | None], "dict[Hearing, Evaluation]"]:
-    from av2t_core.evaluation import score_predictions
+    from av2t_core.evaluation.evaluation import score_predictions
 
     with progress_bar("evaluating", len(clips), "clips") as bar:
         evaluation = score_predictions(args.predictions, clips, _on_clip(args, "own", bar.update))
@@ -177,8 +177,8 @@ def _of_model(
 ) -> tuple[dict[str, str | None], "dict[Hearing, Evaluation]"]:
     if sys.stderr.isatty():
         note(f"loading the model {settings.model}")
-    from av2t_core.evaluation import evaluate_clips
-    from av2t_core.predictor import Predictor
+    from av2t_core.evaluation.evaluation import evaluate_clips
+    from av2t_core.prediction.predictor import Predictor
 
     predictor = Predictor.load(
         settings.model, settings.device, models_dir=settings.models_dir, precision=settings.precision
@@ -199,7 +199,7 @@ def _of_model(
 
 
 def _on_clip(args: argparse.Namespace, hearing: Hearing, done: Callable[[], object]) -> "OnClip":
-    from av2t_core.strips import write_strip
+    from av2t_core.evaluation.strips import write_strip
 
     def on_clip(scores: "ClipScores", masks: "NDArray[np.bool_]") -> None:
         if args.save_overlays is not None:

@@ -11,12 +11,12 @@ from redis import Redis
 from av2t.console import note, progress_bar
 from av2t.options import count
 from av2t_core.labelstudio.config import parse_label_config
-from av2t_core.versions import resolve
-from worker.queue import TRAIN, connect
-from worker.queue_views import State, workers
+from av2t_core.versions.version import resolve
+from worker.queue.queue import TRAIN, connect
+from worker.queue.trainings import MOST_EPOCHS, Extra, Training, enqueue_training, training, trainings
+from worker.queue.views import State, workers
 from worker.settings import Settings
 from worker.texts import one_line
-from worker.trainings import MOST_EPOCHS, Extra, Training, enqueue_training, training, trainings
 
 DESCRIPTION = """\
 Train the model of a Label Studio project by its submitted annotations, and show how far it is. The result is a new
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         base = version.name
     connection = connect(settings.redis_url, timeout=5)
     listening = workers(connection, TRAIN)  # a Redis that is away should not wait for Label Studio
-    from worker.client import LabelStudioClient  # seconds, which no help text should take
+    from worker.label_studio.client import LabelStudioClient  # seconds, which no help text should take
 
     with LabelStudioClient.of(settings) as client:
         parse_label_config(client.label_config(args.project))

@@ -6,8 +6,8 @@ from functools import partial
 from av2t.console import note, progress_bar
 from av2t_core.disk import Progress
 from av2t_core.errors import StoreAwayError, WeightsError
-from av2t_core.store import fetch
-from av2t_core.versions import Version, resolve
+from av2t_core.versions.store import fetch
+from av2t_core.versions.version import Version, resolve
 from worker.settings import Settings
 
 BARS: Progress = partial(progress_bar, unit="B")

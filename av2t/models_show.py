@@ -10,8 +10,8 @@ from typing import Any
 from av2t.console import note, table
 from av2t_core.disk import in_gigabytes
 from av2t_core.errors import WeightsError
-from av2t_core.pointers import Pointer, read_all
-from av2t_core.versions import BUILT_IN, Version, damaged, installed, resolve
+from av2t_core.versions.pointers import Pointer, read_all
+from av2t_core.versions.version import BUILT_IN, Version, damaged, installed, resolve
 from worker.settings import Settings
 
 # By what a version is judged, as the cards have it: shares, in the order in which people care for them.

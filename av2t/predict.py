@@ -9,11 +9,11 @@ from pathlib import Path
 from av2t.console import note, progress_bar
 from av2t.options import DEMO_CLIPS, add_model
 from av2t_core.errors import AV2TError
-from av2t_core.media import Clip
-from av2t_core.overlay import write_overlay
-from av2t_core.prediction import NAME, OVERLAY, SHEET, Prediction, PredictionWriter, check_directory, dumps
-from av2t_core.sheet import ContactSheet
-from av2t_core.versions import resolve
+from av2t_core.media.clip import Clip
+from av2t_core.prediction.folder import NAME, OVERLAY, SHEET, Prediction, PredictionWriter, check_directory, dumps
+from av2t_core.prediction.overlay import write_overlay
+from av2t_core.prediction.sheet import ContactSheet
+from av2t_core.versions.version import resolve
 from worker.settings import Settings
 
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -85,7 +85,7 @@ def _names(text: str) -> tuple[str, ...]:
 def _predict(clip: Clip, args: argparse.Namespace, settings: Settings) -> Prediction:
     if sys.stderr.isatty():
         note(f"loading the model {settings.model}")
-    from av2t_core.predictor import Predictor  # takes seconds: it brings torch
+    from av2t_core.prediction.predictor import Predictor  # takes seconds: it brings torch
 
     if args.random_weights:
         note("note: the weights are drawn at random, so the masks mean nothing")

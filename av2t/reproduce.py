@@ -9,10 +9,10 @@ from typing import Any
 
 from av2t.console import note, progress_bar
 from av2t.train import add_recipe, add_running, recipe_of, train
-from av2t_core.avsbench import LabelledClip, Layout, missing_files, read_clips, refuse_missing
-from av2t_core.hearing import Hearing, shuffled
+from av2t_core.data.avsbench import LabelledClip, Layout, missing_files, read_clips, refuse_missing
+from av2t_core.evaluation.hearing import Hearing, shuffled
+from av2t_core.evaluation.tables import ROWS, TINY, Row, rows_of
 from av2t_core.training.plan import PaperRecipe, Plan, TrainingError, make_plan
-from av2t_core.training.tables import ROWS, TINY, Row, rows_of
 from worker.settings import Settings
 
 DESCRIPTION = """\
@@ -165,8 +165,8 @@ def _measured(cell: Cell, settings: Settings, args: argparse.Namespace) -> Numbe
 
 def _measure(cell: Cell, settings: Settings) -> Numbers:
     """On the test clips, with their own sound and with that of others."""
-    from av2t_core.evaluation import evaluate_clips
-    from av2t_core.predictor import Predictor
+    from av2t_core.evaluation.evaluation import evaluate_clips
+    from av2t_core.prediction.predictor import Predictor
 
     plan = cell.plan
     predictor = Predictor.load(plan.name, settings.device, models_dir=plan.models_dir, precision=plan.precision)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from worker.queue import connect, retry_failed
+from worker.queue.queue import connect, retry_failed
 from worker.settings import Settings
 
 

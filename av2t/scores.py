@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from av2t.console import progress_bar
 from av2t.options import add_model, count
 from av2t_core.errors import AV2TError
-from av2t_core.versions import resolve
+from av2t_core.versions.version import resolve
 from worker.settings import Settings
 
 if TYPE_CHECKING:
-    from av2t_core.training.calibrating import Reliability
+    from av2t_core.evaluation.calibrating import Reliability
 
 DESCRIPTION = """\
 Measure how far the scores of a model version can be trusted: of all masks that it calls right with 80 %, are four of
@@ -43,10 +43,10 @@ def run(args: argparse.Namespace) -> int:
     version.check()
     if "calibration" not in version.card:
         raise AV2TError(f"model version {version.name} has no calibration, so its scores are no probabilities")
-    from av2t_core.compose.cutouts import Cutouts
-    from av2t_core.diagram import write_diagram
-    from av2t_core.predictor import Predictor
-    from av2t_core.training.calibrating import measure
+    from av2t_core.data.cutouts import Cutouts
+    from av2t_core.evaluation.calibrating import measure
+    from av2t_core.evaluation.diagram import write_diagram
+    from av2t_core.prediction.predictor import Predictor
 
     cutouts = Cutouts.load(args.cutouts)
     predictor = Predictor.load(

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from datetime import datetime
 
 from av2t.console import table
-from worker.queue import TRAIN, connect
-from worker.queue_views import FailedJob, Overview, RunningJob, State, WorkerState, failed_jobs, overview, workers
+from worker.queue.queue import TRAIN, connect
+from worker.queue.trainings import Training, trainings
+from worker.queue.views import FailedJob, Overview, RunningJob, State, WorkerState, failed_jobs, overview, workers
 from worker.settings import Settings
-from worker.trainings import Training, trainings
 
 MAX_FAILURES = 20
 MAX_TRAININGS = 5

@@ -13,15 +13,15 @@ from redis import Redis
 from av2t.console import note, progress_bar
 from av2t.options import count
 from av2t_core.labelstudio.config import parse_label_config
-from av2t_core.versions import resolve
-from worker.projects import Project
-from worker.queue import connect, enqueue_preannotation
-from worker.queue_views import State, failed_jobs, overview, states
+from av2t_core.versions.version import resolve
+from worker.queue.projects import Project
+from worker.queue.queue import connect, enqueue_preannotation
+from worker.queue.views import State, failed_jobs, overview, states
 from worker.settings import Settings
 from worker.texts import one_line
 
 if TYPE_CHECKING:
-    from worker.client import LabelStudioClient
+    from worker.label_studio.client import LabelStudioClient
 
 DESCRIPTION = """\
 Queue every task of a Label Studio project that has no prediction of the current model version yet, and show how they
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     version.check()
     connection = connect(settings.redis_url, timeout=5)
     overview(connection)  # a Redis that is away should not wait for Label Studio's list
-    from worker.client import LabelStudioClient  # seconds, which no help text should take
+    from worker.label_studio.client import LabelStudioClient  # seconds, which no help text should take
 
     with LabelStudioClient.of(settings) as client:
         project = client.project(args.project)

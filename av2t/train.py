@@ -6,12 +6,12 @@ from pathlib import Path
 from av2t.console import note, progress_bar
 from av2t.mirror import share
 from av2t.options import count, number, positive
-from av2t_core.avsbench import LAYOUTS
+from av2t_core.data.avsbench import LAYOUTS
 from av2t_core.errors import ConfigError
-from av2t_core.presets import NO_ADAPTER, PRESETS
-from av2t_core.published import FEATURES
+from av2t_core.model.presets import NO_ADAPTER, PRESETS
 from av2t_core.training.plan import PaperRecipe, Plan, make_plan
-from av2t_core.versions import resolve
+from av2t_core.versions.published import FEATURES
+from av2t_core.versions.version import resolve
 from worker.settings import Settings
 
 DESCRIPTION = """\

@@ -23,9 +23,9 @@ from av2t.redis_server import redis_url, start_redis
 from av2t.supervisor import Supervisor
 from av2t_core.errors import AV2TError
 from av2t_core.plain_file import open_lock
-from av2t_core.versions import resolve
-from worker.queue import PREANNOTATE, TRAIN, connect
-from worker.queue_views import overview, workers
+from av2t_core.versions.version import resolve
+from worker.queue.queue import PREANNOTATE, TRAIN, connect
+from worker.queue.views import overview, workers
 from worker.settings import Settings
 
 # Label Studio's database, the uploads and the queue need this much at least; its environment takes 800 MB once.

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 from av2t.console import note
 from av2t.mirror import BARS
-from av2t_core import published
 from av2t_core.disk import require_space
 from av2t_core.errors import WeightsError
 from av2t_core.model.config import Feature
-from av2t_core.model_folder import NewVersion, alone, encoder_parts, keep_encoder, keep_model, whole
-from av2t_core.versions import Version, check_name
+from av2t_core.versions import published
+from av2t_core.versions.model_folder import NewVersion, alone, encoder_parts, keep_encoder, keep_model, whole
+from av2t_core.versions.version import Version, check_name
 
 if TYPE_CHECKING:  # they bring torch, for which nobody who is refused should wait
     from torch import Tensor
 
-    from av2t_core.conversion import Kind
+    from av2t_core.versions.conversion import Kind
 
 _MERGES: "Kind" = "gpt2-merges"
 _SHARD = re.compile(r"-\d+-of-(\d+)")
@@ -61,8 +61,8 @@ def take(args: argparse.Namespace, models_dir: Path) -> Version | None:
 
 def _given(paths: Sequence[Path], preset: str) -> "dict[str, Given]":
     """What the files are, by kind: the encoders first. WeightsError: rivals, or what the preset has no use for."""
-    from av2t_core.conversion import kind_of
-    from av2t_core.state_file import read_state_file
+    from av2t_core.versions.conversion import kind_of
+    from av2t_core.versions.state_file import read_state_file
 
     given: dict[str, Given] = {}
     encoders = published.encoders(preset)

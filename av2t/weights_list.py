@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from av2t.console import note, table
-from av2t_core import published
 from av2t_core.disk import in_gigabytes
 from av2t_core.errors import WeightsError
-from av2t_core.versions import BUILT_IN, DOWNLOADS_FOLDER, PARTS_FOLDER, Version, damaged, installed
+from av2t_core.versions import published
+from av2t_core.versions.version import BUILT_IN, DOWNLOADS_FOLDER, PARTS_FOLDER, Version, damaged, installed
 
 
 def show(args: argparse.Namespace, models_dir: Path) -> None:

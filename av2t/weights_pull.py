@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from av2t.console import note
 from av2t.mirror import BARS
-from av2t_core import published
 from av2t_core.disk import in_gigabytes, require_space
 from av2t_core.errors import WeightsError
 from av2t_core.model.config import Feature
-from av2t_core.model_folder import (
+from av2t_core.versions import published
+from av2t_core.versions.model_folder import (
     NewVersion,
     alone,
     encoder_parts,
@@ -22,14 +22,14 @@ from av2t_core.model_folder import (
     keep_model,
     whole,
 )
-from av2t_core.published import Published
-from av2t_core.versions import DOWNLOADS_FOLDER, Version
+from av2t_core.versions.published import Published
+from av2t_core.versions.version import DOWNLOADS_FOLDER, Version
 
 if TYPE_CHECKING:  # they bring torch and an HTTP client, for which nobody who is refused should wait
     from torch import Tensor
 
-    from av2t_core.conversion import ModelKind
-    from av2t_core.hub import RemoteFile
+    from av2t_core.versions.conversion import ModelKind
+    from av2t_core.versions.hub import RemoteFile
 
 
 def pull(args: argparse.Namespace, models_dir: Path) -> Version | None:
@@ -72,7 +72,7 @@ def _what_to_pull(args: argparse.Namespace) -> tuple[NewVersion, Published]:
 
 def _fetch_and_keep(args: argparse.Namespace, models_dir: Path, version: NewVersion, wanted: Published) -> None:
     """Each file is converted before the next one is fetched, so an interruption costs no more than one conversion."""
-    from av2t_core import hub
+    from av2t_core.versions import hub
 
     sources = {encoder: published.ENCODERS[encoder] for encoder in published.encoders(args.preset)}
     try:
@@ -116,7 +116,7 @@ def _fetch_and_keep(args: argparse.Namespace, models_dir: Path, version: NewVers
 
 def _choose(wanted: Published, name: str | None = None) -> "list[RemoteFile]":
     """What a repository holds of `wanted`, or its file of this name. WeightsError: not there, or not to be verified."""
-    from av2t_core import hub
+    from av2t_core.versions import hub
 
     files = {file.name: file for file in hub.list_files(wanted.repository)}
     if name is not None and name not in files:
@@ -136,14 +136,14 @@ def _fetched(
     files: "Sequence[RemoteFile]", downloads: Path, expected: str
 ) -> "Iterator[tuple[str, dict[str, Tensor]]]":
     """The state dict in these files, and what errors call it. They are removed once the caller has converted it."""
-    from av2t_core import hub
+    from av2t_core.versions import hub
 
     paths = [hub.download(file, downloads, BARS) for file in files]
     labels = [f"{file.name} of {file.repository}" for file in files]
     label = labels[0]
     note(f"converting {label}")
-    from av2t_core.conversion import kind_of
-    from av2t_core.state_file import read_state_file
+    from av2t_core.versions.conversion import kind_of
+    from av2t_core.versions.state_file import read_state_file
 
     state = read_state_file(*paths, labels=labels)
     if (kind := kind_of(label, state)) != expected:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from av2t.options import count
 from av2t.process import Terminated, die_with, signals_raise
 from av2t_core.errors import AV2TError
-from av2t_core.versions import resolve
+from av2t_core.versions.version import resolve
 from worker.settings import Settings
 
 QUEUES = ("preannotate", "train")
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     resolve(settings.model, settings.models_dir).check()  # before the model's process, which takes seconds to say it
     if len(args.queues) > 1:
         return _run_each(args)
-    from worker.worker import DUTIES, run_worker  # only now, so that --help is quick
+    from worker.process.worker import DUTIES, run_worker  # only now, so that --help is quick
 
     [queue] = args.queues
     run_worker(settings, DUTIES[queue], name=args.name, burst=args.burst, max_jobs=args.max_jobs)

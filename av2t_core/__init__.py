@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from av2t_core.errors import AV2TError
-    from av2t_core.media import Clip, Keyframe, Window
-    from av2t_core.objects import Detection
-    from av2t_core.predictor import KeyframePrediction, Predictor
+    from av2t_core.media.clip import Clip, Keyframe, Window
+    from av2t_core.prediction.objects import Detection
+    from av2t_core.prediction.predictor import KeyframePrediction, Predictor
 
 __all__ = ["AV2TError", "Clip", "Detection", "Keyframe", "KeyframePrediction", "Predictor", "Window"]
 

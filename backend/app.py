@@ -15,19 +15,19 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from av2t_core import limits
 from av2t_core.errors import AV2TError
-from av2t_core.pointers import promote, rollback
+from av2t_core.versions.pointers import promote, rollback
 from backend import bodies, status
 from backend.bodies import BodyError
 from backend.door import status_line
 from backend.frame import api
 from backend.manager import Manager, UnknownProjectError
 from backend.metrics import CONTENT_TYPE, exposition
-from worker.queue import QueueError, check, retry_job, stop_job
-from worker.reconcile import reconcile_soon
+from worker.label_studio.reconcile import reconcile_soon
+from worker.queue.queue import QueueError, check, retry_job, stop_job
+from worker.queue.sheets import sheet
+from worker.queue.trainings import training
 from worker.settings import Settings
-from worker.sheets import sheet
 from worker.texts import sentence
-from worker.trainings import training
 
 log = logging.getLogger(__name__)
 

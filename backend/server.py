@@ -10,11 +10,11 @@ from threading import Thread
 from redis import Redis
 
 from av2t_core.errors import AV2TError, ConfigError
-from av2t_core.mirror import Mirror
+from av2t_core.versions.mirror import Mirror
 from backend.app import create_app
 from backend.connections import listen
 from backend.door import Door, exposure
-from worker.queue import QueueError, reachable, redis_address
+from worker.queue.queue import QueueError, reachable, redis_address
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)

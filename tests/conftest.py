@@ -23,8 +23,8 @@ from av2t import label_studio as label_studio_server
 from av2t.process import answers, free_port
 from av2t.redis_server import redis_url as url_of_redis
 from av2t.redis_server import start_redis
-from av2t_core.versions import resolve
-from worker.queue import PREANNOTATE, connect, open_queue
+from av2t_core.versions.version import resolve
+from worker.queue.queue import PREANNOTATE, connect, open_queue
 
 ROOT = Path(__file__).parents[1]
 EMBEDDED = resolve("tiny").name  # the model version that ships with the package

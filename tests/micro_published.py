@@ -25,8 +25,8 @@ from av2t_core.encoders import clip, gpt2, htsat, laion_clap, ms_clap
 from av2t_core.encoders.state import Source
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import Feature
-from av2t_core.presets import PRESETS, Preset
-from av2t_core.state_file import read_state_file
+from av2t_core.model.presets import PRESETS, Preset
+from av2t_core.versions.state_file import read_state_file
 from tests.core.encoders.merges import made_up
 from tests.core.model.micro import MICRO, VOCABULARY, reference_weights
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from rq import SimpleWorker
 
-from worker.queue import connect, open_queue
+from worker.queue.queue import connect, open_queue
 from worker.settings import Settings
 
 ROOT = Path(__file__).parents[1]

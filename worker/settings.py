@@ -10,9 +10,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from av2t_core.errors import ConfigError, WeightsError
-from av2t_core.mirror import Mirror
-from av2t_core.store import Store
-from av2t_core.versions import check_name
+from av2t_core.versions.mirror import Mirror
+from av2t_core.versions.store import Store
+from av2t_core.versions.version import check_name
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 

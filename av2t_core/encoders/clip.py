@@ -14,8 +14,8 @@ from open_clip.transformer import QuickGELU, TextTransformer, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from av2t_core.empty import empty_weights
 from av2t_core.encoders.state import Source, translate
+from av2t_core.model.empty import empty_weights
 from av2t_core.model.inputs import stack_frames
 
 SIZE = 224

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from av2t_core.empty import empty_weights
 from av2t_core.encoders import htsat
 from av2t_core.encoders.melspectrogram import log_mel, mono
 from av2t_core.encoders.state import Source, translate
-from av2t_core.soundtrack import Sound
+from av2t_core.media.soundtrack import Sound
+from av2t_core.model.empty import empty_weights
 
 SAMPLE_RATE = 48_000
 SECONDS = 10  # what the model hears at once; a second is repeated until they are full

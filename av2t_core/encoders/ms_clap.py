@@ -18,12 +18,12 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 from transformers.models.gpt2.modeling_gpt2 import GPT2Model
 
-from av2t_core.empty import empty_weights
 from av2t_core.encoders import gpt2, htsat
 from av2t_core.encoders.melspectrogram import log_mel
 from av2t_core.encoders.resample import resample_second
 from av2t_core.encoders.state import Source, translate
-from av2t_core.soundtrack import MARGIN, Sound
+from av2t_core.media.soundtrack import MARGIN, Sound
+from av2t_core.model.empty import empty_weights
 
 SAMPLE_RATE = 44_100
 WIDTH = 1024

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from av2t_core.encoders.efficientnet import EfficientNetLite
 from av2t_core.encoders.melspectrogram import log_mel, mono
-from av2t_core.model.efficientnet import EfficientNetLite
+from av2t_core.media.soundtrack import Sound
 from av2t_core.model.inputs import normalise_sam, stack_frames
-from av2t_core.soundtrack import Sound
 
 SAMPLE_RATE = 16_000
 MELS = 64

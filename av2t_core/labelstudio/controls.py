@@ -13,7 +13,7 @@ from PIL import Image
 from av2t_core.labelstudio import rle
 from av2t_core.labelstudio.polygons import polygons
 from av2t_core.labelstudio.tracks import Clock, Sighting, marks, runs
-from av2t_core.objects import Box
+from av2t_core.prediction.objects import Box
 
 
 class ImageControl(Protocol):

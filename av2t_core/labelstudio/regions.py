@@ -8,7 +8,7 @@ from av2t_core.labelstudio.config import Targets
 from av2t_core.labelstudio.controls import IMAGE_CONTROLS, VIDEO_CONTROLS
 from av2t_core.labelstudio.labels import Choice, choose_label
 from av2t_core.labelstudio.tracks import Clock, Sighting
-from av2t_core.objects import Detection
+from av2t_core.prediction.objects import Detection
 
 Region = dict[str, Any]
 

@@ -7,7 +7,7 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from av2t_core.objects import Box
+from av2t_core.prediction.objects import Box
 
 PRECISION = 2.0
 """Pixels by which a box between two keyframes of a track may be off."""

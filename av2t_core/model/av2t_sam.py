@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from av2t_core.model.adapters import Adapters
 from av2t_core.model.config import AV2TSamConfig, Sam1Config
-from av2t_core.model.evf_sam2 import EvfSam2
 from av2t_core.model.feature import Projector
-from av2t_core.model.segmenter import best_mask
+from av2t_core.segmenters.evf_sam import best_mask
+from av2t_core.segmenters.evf_sam2 import EvfSam2
 
 if TYPE_CHECKING:
-    from av2t_core.model.evf_sam1 import EvfSam1
+    from av2t_core.segmenters.evf_sam1 import EvfSam1
 
 
 class AV2TSam(nn.Module):
@@ -63,6 +63,6 @@ class AV2TSam(nn.Module):
 
 def _with_sam1(config: AV2TSamConfig) -> "EvfSam1":
     """Its package brings torchvision, and that half of what a process needs to start."""
-    from av2t_core.model.evf_sam1 import EvfSam1
+    from av2t_core.segmenters.evf_sam1 import EvfSam1
 
     return EvfSam1(config)

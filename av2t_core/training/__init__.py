@@ -1,1 +1,1 @@
-"""Training: the paper's loss, and the recipes."""
+"""The paper's training on a data set."""

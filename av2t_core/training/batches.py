@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from av2t_core.avsbench import LabelledClip, read_frame, read_sounds, read_target
+from av2t_core.data.avsbench import LabelledClip, read_frame, read_sounds, read_target
+from av2t_core.media.soundtrack import Sound
 from av2t_core.model.inputs import multimodal_images, sam_images, to_device
-from av2t_core.soundtrack import Sound
 from av2t_core.training.frozen import Frozen, FrozenResults
 from av2t_core.training.paper import Inputs
 

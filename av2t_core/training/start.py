@@ -14,7 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from av2t_core.checkpoint import (
+from av2t_core.disk import writing
+from av2t_core.model.av2t_sam import AV2TSam
+from av2t_core.model.config import Feature
+from av2t_core.model.trained import is_trained
+from av2t_core.versions.checkpoint import (
     Loaded,
     Precision,
     build,
@@ -23,12 +27,8 @@ from av2t_core.checkpoint import (
     save_part,
     save_version,
 )
-from av2t_core.disk import writing
-from av2t_core.model.av2t_sam import AV2TSam
-from av2t_core.model.config import Feature
-from av2t_core.model.trained import is_trained
-from av2t_core.store import fetch
-from av2t_core.versions import Version
+from av2t_core.versions.store import fetch
+from av2t_core.versions.version import Version
 
 _DRAWN = ("projector.", "adapters.")
 

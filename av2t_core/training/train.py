@@ -18,7 +18,7 @@ from av2t_core.training.replay import WINDOWS, keep
 from av2t_core.training.start import keep_trained, load_start
 from av2t_core.training.store import TensorStore
 from av2t_core.training.trainer import Bar, Schedule, Trainer
-from av2t_core.versions import REPLAY_FILE
+from av2t_core.versions.version import REPLAY_FILE
 
 
 def train_version(

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from av2t.__main__ import main
-from av2t_core import presets
-from av2t_core.benchmark import STAGES
+from av2t_core.evaluation.benchmark import STAGES
+from av2t_core.model import presets
 from tests.av2t.test_cli import assert_refused, av2t
 from tests.core.clips import Sound, at_rate, tone, write_clip
 from tests.core.model.micro import MICRO

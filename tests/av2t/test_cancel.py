@@ -2,9 +2,9 @@ import pytest
 from redis import Redis
 
 from av2t.__main__ import main
-from worker.queue import enqueue_preannotation
-from worker.queue_views import failed_jobs
-from worker.trainings import enqueue_training, is_training
+from worker.queue.queue import enqueue_preannotation
+from worker.queue.trainings import enqueue_training, is_training
+from worker.queue.views import failed_jobs
 
 
 def test_tasks_are_stopped_and_can_be_queued_again(

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from av2t.__main__ import main
-from av2t_core.avsbench import missing_files, read_clips, read_table
-from av2t_core.media import Clip
+from av2t_core.data.avsbench import missing_files, read_clips, read_table
+from av2t_core.media.clip import Clip
 from tests.av2t.test_cli import assert_refused, av2t
 from tests.core.avsbench_sets import CUTOUTS
 

@@ -11,8 +11,8 @@ import pytest
 
 from av2t.__main__ import main
 from av2t.evaluate import MOST_CATEGORIES, ROWS
-from av2t_core.avsbench import LabelledClip, read_clips
-from av2t_core.versions import resolve
+from av2t_core.data.avsbench import LabelledClip, read_clips
+from av2t_core.versions.version import resolve
 from tests.av2t.test_cli import assert_refused, av2t
 from tests.conftest import wait_until
 from tests.core.avsbench_sets import compose_set

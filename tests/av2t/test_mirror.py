@@ -8,12 +8,12 @@ import pytest
 
 from av2t.__main__ import main
 from av2t.process import free_port
-from av2t_core import pointers
-from av2t_core.store import Store
-from av2t_core.versions import find, resolve
+from av2t_core.versions import pointers
+from av2t_core.versions.store import Store
+from av2t_core.versions.version import find, resolve
 from tests.conftest import EMBEDDED, ROOT
-from tests.core.test_bundle import NAME, tune
-from tests.core.test_store import moved
+from tests.core.versions.test_bundle import NAME, tune
+from tests.core.versions.test_store import moved
 
 Run = Callable[..., tuple[int, str, str]]
 

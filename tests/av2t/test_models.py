@@ -13,14 +13,14 @@ import torch
 from redis import Redis
 
 from av2t.__main__ import main
-from av2t_core.checkpoint import save_version
 from av2t_core.disk import in_gigabytes
-from av2t_core.pointers import current, promote
-from av2t_core.versions import find, resolve
+from av2t_core.versions.checkpoint import save_version
+from av2t_core.versions.pointers import current, promote
+from av2t_core.versions.version import find, resolve
 from tests.backend.conftest import CONFIG, running
 from tests.conftest import EMBEDDED, LabelStudioServer, queued_tasks
-from worker import scores
-from worker.projects import Project, keep
+from worker.queue import scores
+from worker.queue.projects import Project, keep
 
 FIRST, SECOND = f"{EMBEDDED}-p3-1", f"{EMBEDDED}-p3-2"
 BIAS = "model.projector.audio_proj.bias"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from av2t.__main__ import main
-from av2t_core.versions import resolve
+from av2t_core.versions.version import resolve
 from tests.av2t.test_cli import assert_refused, av2t
 from tests.core.avsbench_sets import compose_set
 

@@ -11,14 +11,14 @@ import pytest
 from redis import Redis
 
 from av2t.process import Process
-from av2t_core.pointers import promote
-from av2t_core.versions import resolve
+from av2t_core.versions.pointers import promote
+from av2t_core.versions.version import resolve
 from tests.av2t.test_cli import assert_refused
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, queued_tasks
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
-from worker import scores
-from worker.queue_views import State, states
-from worker.totals import STAGES, totals
+from worker.queue import scores
+from worker.queue.totals import STAGES, totals
+from worker.queue.views import State, states
 
 CONFIG = """<View><Video name="video" value="$video"/>
 <BrushLabels name="mask" toName="frames"><Label value="dog"/></BrushLabels>

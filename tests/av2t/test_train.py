@@ -16,11 +16,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from av2t.__main__ import main
-from av2t_core.checkpoint import build
 from av2t_core.model.trained import is_trained
-from av2t_core.predictor import Predictor
+from av2t_core.prediction.predictor import Predictor
 from av2t_core.training.replay import replay_of
-from av2t_core.versions import resolve
+from av2t_core.versions.checkpoint import build
+from av2t_core.versions.version import resolve
 from tests import micro_published as published
 from tests.av2t.test_cli import assert_refused, av2t
 from tests.av2t.test_weights_import import write, write_merges

@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from av2t.__main__ import main
-from av2t_core.checkpoint import load_version
 from av2t_core.model.av2t_sam import AV2TSam
-from av2t_core.model.reference import from_reference
 from av2t_core.model.trained import is_trained
-from av2t_core.versions import resolve
+from av2t_core.segmenters.reference import from_reference
+from av2t_core.versions.checkpoint import load_version
+from av2t_core.versions.version import resolve
 from tests import micro_published as published
 from tests.conftest import wait_until
 from tests.core.clips import Sound, at_rate, tone, write_clip

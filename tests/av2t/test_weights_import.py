@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from av2t_core.checkpoint import save_part
-from av2t_core.versions import resolve
+from av2t_core.versions.checkpoint import save_part
+from av2t_core.versions.version import resolve
 from tests import micro_published as published
 from tests.av2t.test_weights import PARTS, Av2t, av2t, model_of, models_dir, parts, refused, same
 from tests.conftest import EMBEDDED
 from tests.core.clips import Sound, at_rate, tone, write_clip
-from tests.core.test_state_file import Harm
+from tests.core.versions.test_state_file import Harm
 
 __all__ = ["av2t", "models_dir"]  # fixtures
 

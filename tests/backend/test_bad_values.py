@@ -9,10 +9,10 @@ import pytest
 from redis import Redis
 
 from av2t_core import limits
-from av2t_core.versions import resolve
+from av2t_core.versions.version import resolve
 from tests.backend.conftest import CONFIG, Backend, running
 from tests.conftest import EMBEDDED
-from worker.projects import KEY
+from worker.queue.projects import KEY
 
 SURROGATE = "\ud800"
 IS_JSON = {"Content-Type": "application/json"}

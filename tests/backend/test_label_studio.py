@@ -9,8 +9,8 @@ from redis import Redis
 
 from tests.backend.conftest import CONFIG, Backend
 from tests.conftest import LabelStudioServer, wait_until
-from worker.queue import TRAIN, job_id, open_queue
-from worker.trainings import trainings
+from worker.queue.queue import TRAIN, job_id, open_queue
+from worker.queue.trainings import trainings
 
 
 def add_backend(label_studio: LabelStudioServer, backend: Backend, project: int) -> dict[str, Any]:

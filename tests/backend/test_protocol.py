@@ -9,13 +9,13 @@ import pytest
 from redis import Redis
 
 from av2t_core import limits
-from av2t_core.versions import resolve
+from av2t_core.versions.version import resolve
 from tests.backend.conftest import CONFIG, Backend, running
 from tests.conftest import EMBEDDED, queued_tasks
-from worker.projects import KEY
-from worker.queue import TRAIN, open_queue
-from worker.queue_views import State, overview, states
-from worker.trainings import stop_trainings
+from worker.queue.projects import KEY
+from worker.queue.queue import TRAIN, open_queue
+from worker.queue.trainings import stop_trainings
+from worker.queue.views import State, overview, states
 
 PROJECT = {"id": 3, "label_config": CONFIG}
 

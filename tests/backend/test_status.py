@@ -13,14 +13,15 @@ from redis import Redis
 from rq import SimpleWorker
 from rq.job import Job
 
-from av2t_core.checkpoint import save_version
-from av2t_core.versions import resolve
+from av2t_core.versions.checkpoint import save_version
+from av2t_core.versions.version import resolve
 from tests.backend.conftest import CONFIG, Backend, running
 from tests.conftest import EMBEDDED, fail, work
-from worker import reconcile, totals
-from worker.queue import TRAIN, enqueue_preannotation, job_id, memory, open_queue
-from worker.sheets import MOST, having_sheets, keep_sheet
-from worker.trainings import enqueue_training
+from worker.label_studio import reconcile
+from worker.queue import totals
+from worker.queue.queue import TRAIN, enqueue_preannotation, job_id, memory, open_queue
+from worker.queue.sheets import MOST, having_sheets, keep_sheet
+from worker.queue.trainings import enqueue_training
 
 SENTENCE = '<script>alert("clip.mp4")</script> has no video stream'
 

@@ -7,14 +7,14 @@ import psutil
 import pytest
 
 from av2t.process import free_port
-from av2t_core import pointers
-from av2t_core.store import FETCHING, Store
-from av2t_core.versions import resolve
+from av2t_core.versions import pointers
+from av2t_core.versions.store import FETCHING, Store
+from av2t_core.versions.version import resolve
 from tests import s3
 from tests.backend.conftest import CONFIG, running
 from tests.backend.test_process import MAX_RSS
 from tests.conftest import EMBEDDED, wait_until
-from tests.core.test_bundle import NAME, tune
+from tests.core.versions.test_bundle import NAME, tune
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from av2t_core.compose.avsbench import SetLayout, SetRecipe, write_set
-from av2t_core.compose.cutouts import Cutouts
+from av2t_core.data.composed_set import SetLayout, SetRecipe, write_set
+from av2t_core.data.cutouts import Cutouts
 
 CUTOUTS = Path(__file__).parents[1] / "data" / "cutouts"
 

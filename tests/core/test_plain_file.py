@@ -9,14 +9,14 @@ import pytest
 from av2t import label_studio
 from av2t.up import _owned
 from av2t_core.errors import AV2TError, WeightsError
-from av2t_core.model_folder import alone
 from av2t_core.plain_file import open_lock, read_plain
-from av2t_core.pointers import changing, read
-from av2t_core.store import _alone, mark_of, quiet
 from av2t_core.training.folder import RunFolder
-from av2t_core.versions import damaged, find, installed
+from av2t_core.versions.model_folder import alone
+from av2t_core.versions.pointers import changing, read
+from av2t_core.versions.store import _alone, mark_of, quiet
+from av2t_core.versions.version import damaged, find, installed
 from tests.conftest import EMBEDDED
-from worker.work_folder import work_folder
+from worker.process.work_folder import work_folder
 
 
 def pipe(path: Path) -> None:

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser
 
-from av2t_core.compose.clip import ClipWriter
-from av2t_core.compose.cutouts import Cutouts
-from av2t_core.compose.parallel import in_order
+from av2t_core.data.composed_clip import ClipWriter
+from av2t_core.data.cutouts import Cutouts
+from av2t_core.data.parallel import in_order
+from av2t_core.finetuning.judging import Keyframes, Metrics, judge_clip
 from av2t_core.labelstudio.controls import BrushLabels
-from av2t_core.media import Clip
-from av2t_core.predictor import Predictor
-from av2t_core.training.judging import Keyframes, Metrics, judge_clip
-from av2t_core.versions import resolve
+from av2t_core.media.clip import Clip
+from av2t_core.prediction.predictor import Predictor
+from av2t_core.versions.version import resolve
 from tests.conftest import EMBEDDED, wait_until
 from tests.e2e.labelling_page import LabellingPage
 from tests.up import Up, options, ports

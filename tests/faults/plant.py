@@ -25,8 +25,8 @@ from av2t.process import Process, free_port
 from av2t.redis_server import redis_url, start_redis
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer
 from tests.faults.between import Between, Mode
-from worker.queue import connect, enqueue_preannotation, open_queue
-from worker.queue_views import failed_jobs, overview
+from worker.queue.queue import connect, enqueue_preannotation, open_queue
+from worker.queue.views import failed_jobs, overview
 
 CLIPS = sorted((ROOT / "av2t" / "demo_clips").glob("*.mp4"))
 HANG_SECONDS = 10

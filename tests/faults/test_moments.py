@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from rq.job import Job
 
-from av2t_core.media import Clip
+from av2t_core.media.clip import Clip
 from tests.conftest import EMBEDDED, LabelStudioServer, wait_until
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
 from tests.faults.between import Gate, When
 from tests.faults.plant import CLIPS, FAULTS, Plant
-from worker.queue import job_id
+from worker.queue.queue import job_id
 
 pytestmark = pytest.mark.faults
 

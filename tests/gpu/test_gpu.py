@@ -18,19 +18,19 @@ from redis import Redis
 from torch import nn
 
 from av2t.bench import DEMO_CLIP
-from av2t_core.checkpoint import build, load_version, matrices, randomise
-from av2t_core.eager import eager_attention
 from av2t_core.errors import MemoryShortError
-from av2t_core.media import Clip, Window
-from av2t_core.model.segmenter import best_mask
-from av2t_core.predictor import KeyframePrediction, Predictor
-from av2t_core.training.finetuning import FineTuneRecipe, FineTuning
+from av2t_core.finetuning.finetuning import FineTuneRecipe, FineTuning
+from av2t_core.media.clip import Clip, Window
+from av2t_core.prediction.predictor import KeyframePrediction, Predictor
+from av2t_core.segmenters.eager import eager_attention
+from av2t_core.segmenters.evf_sam import best_mask
 from av2t_core.training.folder import RunFolder
-from av2t_core.versions import resolve
+from av2t_core.versions.checkpoint import build, load_version, matrices, randomise
+from av2t_core.versions.version import resolve
 from tests.conftest import wait_until
+from tests.core.finetuning.test_finetuning import examples, learn
 from tests.core.model.micro import BACKBONES, Backbone, difference, golden, inputs, micro, results
-from tests.core.training.test_finetuning import examples, learn
-from worker.devices import gpu_of, lease_key, room
+from worker.process.devices import gpu_of, lease_key, room
 
 pytestmark = pytest.mark.gpu
 
@@ -196,7 +196,7 @@ def leave_for_lease(address: tuple[str, int], key: str, leave: Event) -> None:
 def test_every_process_knows_a_gpu_by_the_same_number() -> None:
     gpu = gpu_of("cuda:0")
     assert gpu is not None
-    script = "from worker.devices import gpu_of; print(gpu_of('auto').uuid)"
+    script = "from worker.process.devices import gpu_of; print(gpu_of('auto').uuid)"
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == gpu.uuid
 

@@ -23,12 +23,12 @@ from rq import get_current_job
 from rq.utils import current_timestamp, now
 
 from av2t_core.errors import AV2TError
-from worker import repair, signs
-from worker.devices import room
 from worker.failures import Interrupted, TransientError
-from worker.kinds import KINDS, PREANNOTATE, TRAIN, Arguments, Kind, ToPreannotate, ToTrain
+from worker.process.devices import room
+from worker.process.worker import DUTIES, run_worker
+from worker.queue import repair, signs
+from worker.queue.kinds import KINDS, PREANNOTATE, TRAIN, Arguments, Kind, ToPreannotate, ToTrain
 from worker.settings import Settings
-from worker.worker import DUTIES, run_worker
 
 SECRET = "a-token-that-nobody-may-read"
 
@@ -60,11 +60,18 @@ _ARGUMENTS: dict[str, type[Arguments]] = {
     "crash": _Crashes,
     "pass_later": _Told,
 }
-KINDS |= {f"tests.worker.stub.{name}": Kind(queue=PREANNOTATE, arguments=kind) for name, kind in _ARGUMENTS.items()}
-KINDS["tests.worker.stub.predict"] = Kind(queue=PREANNOTATE, arguments=ToPreannotate)
 KINDS |= {
-    f"tests.worker.stub.{name}": Kind(queue=TRAIN, arguments=ToTrain)
-    for name in ("train", "train_on_gpu", "refuse_to_train", "crash_while_training")
+    name: Kind(function=name, queue=PREANNOTATE, arguments=kind)
+    for name, kind in ((f"tests.worker.stub.{name}", kind) for name, kind in _ARGUMENTS.items())
+}
+KINDS["tests.worker.stub.predict"] = Kind(
+    function="tests.worker.stub.predict", queue=PREANNOTATE, arguments=ToPreannotate
+)
+KINDS |= {
+    name: Kind(function=name, queue=TRAIN, arguments=ToTrain)
+    for name in (
+        f"tests.worker.stub.{each}" for each in ("train", "train_on_gpu", "refuse_to_train", "crash_while_training")
+    )
 }
 
 

@@ -11,10 +11,10 @@ from av2t_core.errors import AV2TError
 from av2t_core.labelstudio.annotations import read_annotation
 from av2t_core.labelstudio.config import parse_label_config
 from av2t_core.labelstudio.regions import keyframe_regions
-from av2t_core.objects import Detection
+from av2t_core.prediction.objects import Detection
 from tests.conftest import LabelStudioServer
-from worker.annotations import AnnotatedTask, Skipped, annotated_tasks, chosen
-from worker.client import Annotation, LabelStudioClient
+from worker.label_studio.annotations import AnnotatedTask, Skipped, annotated_tasks, chosen
+from worker.label_studio.client import Annotation, LabelStudioClient
 from worker.settings import Settings
 
 CONFIG = """<View><Video name="video" value="$video"/>

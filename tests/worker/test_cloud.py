@@ -8,16 +8,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-from av2t_core.mirror import Mirror
-from av2t_core.store import Store
+from av2t_core.versions.mirror import Mirror
+from av2t_core.versions.store import Store
 from tests import s3
 from tests.conftest import LabelStudioServer, wait_until
-from tests.core.test_bundle import NAME, tune
+from tests.core.versions.test_bundle import NAME, tune
 from tests.faults.between import Between
 from tests.worker.conftest import LOOPBACK
-from worker import jobs
-from worker.client import LabelStudioClient
 from worker.failures import DoubtfulError
+from worker.jobs import preannotation as jobs
+from worker.label_studio.client import LabelStudioClient
 from worker.settings import Settings
 
 CONFIG = '<View><Video name="video" value="$video"/></View>'

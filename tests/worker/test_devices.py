@@ -13,11 +13,12 @@ from redis import Redis
 from av2t_core.errors import MemoryShortError
 from tests.conftest import wait_until
 from tests.worker.stub_worker import Process, Start, done, names
-from worker import devices, trainings
-from worker.devices import gpu_of, lease_key, room
-from worker.queue import open_queue
-from worker.queue_views import State, workers
-from worker.trainings import enqueue_training, training
+from worker.process import devices
+from worker.process.devices import gpu_of, lease_key, room
+from worker.queue import trainings
+from worker.queue.queue import open_queue
+from worker.queue.trainings import enqueue_training, training
+from worker.queue.views import State, workers
 
 
 @pytest.fixture

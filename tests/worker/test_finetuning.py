@@ -15,27 +15,29 @@ from redis import Redis
 from rq.job import Job
 from safetensors.torch import load_file
 
-from av2t_core.checkpoint import load_version
-from av2t_core.compose.cutouts import Cutouts
+from av2t_core.data.cutouts import Cutouts
 from av2t_core.errors import AV2TError, StoreAwayError
 from av2t_core.labelstudio.controls import BrushLabels
-from av2t_core.media import Clip
-from av2t_core.pointers import current, promote
-from av2t_core.predictor import Predictor
-from av2t_core.store import Store
-from av2t_core.versions import Version, resolve
+from av2t_core.media.clip import Clip
+from av2t_core.prediction.predictor import Predictor
+from av2t_core.versions.checkpoint import load_version
+from av2t_core.versions.pointers import current, promote
+from av2t_core.versions.store import Store
+from av2t_core.versions.version import Version, resolve
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, wait_until
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
 from tests.up import python_m_av2t
 from tests.worker.conftest import LOOPBACK, Serve
 from tests.worker.http_server import Answer
 from tests.worker.test_trainings import model_processes
-from worker import finetuning, jobs, signs
 from worker.failures import Interrupted, judge
-from worker.queue import TRAIN, enqueue_preannotation, job_id, open_queue
-from worker.queue_views import State
+from worker.jobs import finetuning
+from worker.jobs import preannotation as jobs
+from worker.queue import signs
+from worker.queue.queue import TRAIN, enqueue_preannotation, job_id, open_queue
+from worker.queue.trainings import enqueue_training, training
+from worker.queue.views import State
 from worker.settings import Settings
-from worker.trainings import enqueue_training, training
 
 CONFIG = """<View><Video name="clip" value="$video"/>
 <BrushLabels name="what" toName="pages"><Label value="dog"/><Label value="sheet"/></BrushLabels>
@@ -185,7 +187,7 @@ def test_clips_of_which_a_proxy_says_no_are_asked_for_again(
     project: Annotated, clips: Sequence[tuple[Path, Any]], serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And left out when it goes on saying so."""
-    monkeypatch.setattr("worker.annotated_clips.delay", lambda _: 0)
+    monkeypatch.setattr("worker.jobs.annotated_clips.delay", lambda _: 0)
     server = serve()
     page: Answer = (200, {"Content-Type": "text/html"}, b"<html>")
     server.answers["/back.mp4"] = [(404, {}, b""), page, (403, {}, b""), (200, {}, clips[0][0].read_bytes())]

@@ -12,8 +12,8 @@ from rq.webhook import Webhook
 
 from tests.conftest import wait_until
 from tests.worker.stub_worker import Start, done, names
-from worker import scores, totals
-from worker.queue import (
+from worker.queue import scores, totals
+from worker.queue.queue import (
     PREANNOTATE,
     TRAIN,
     enqueue_preannotation,
@@ -25,8 +25,8 @@ from worker.queue import (
     stop_job,
     stop_jobs,
 )
-from worker.queue_views import counts, failed_jobs, finished_jobs, oldest_waiting, overview, workers
-from worker.trainings import is_training, stop_trainings, trainings
+from worker.queue.trainings import is_training, stop_trainings, trainings
+from worker.queue.views import counts, failed_jobs, finished_jobs, oldest_waiting, overview, workers
 
 CALLED = "tests.worker.stub.called"
 

@@ -14,10 +14,10 @@ from av2t.redis_server import redis_url as url_of_redis
 from av2t.redis_server import start_redis
 from tests.conftest import wait_until
 from tests.worker.stub_worker import Start
-from worker import queue
-from worker.kept import Kept, Part
-from worker.known_job import RESULT, KnownJob
-from worker.queue import (
+from worker.queue import queue
+from worker.queue.kept import Kept, Part
+from worker.queue.known_job import RESULT, KnownJob
+from worker.queue.queue import (
     SHARE,
     FullError,
     QueueError,
@@ -28,9 +28,9 @@ from worker.queue import (
     memory,
     open_queue,
 )
-from worker.queue_views import finished_jobs, overview, workers
-from worker.sheets import keep_sheet, sheet
-from worker.trainings import enqueue_training
+from worker.queue.sheets import keep_sheet, sheet
+from worker.queue.trainings import enqueue_training
+from worker.queue.views import finished_jobs, overview, workers
 
 VERSION = "tiny-1"
 

@@ -4,10 +4,10 @@ import pytest
 
 from tests.worker.conftest import Serve
 from tests.worker.http_server import Answer, as_json, said
-from worker import signs
-from worker.client import LabelStudioClient
 from worker.failures import Interrupted, TransientError
-from worker.outages import through_outages
+from worker.label_studio.client import LabelStudioClient
+from worker.label_studio.outages import through_outages
+from worker.queue import signs
 
 KEY = "legacy-token-of-nobody"
 WELL = as_json({"email": "a@example.com"})
@@ -17,7 +17,7 @@ WHOAMI = "/api/current-user/whoami"
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.signs.pause", lambda _: None)
+    monkeypatch.setattr("worker.queue.signs.pause", lambda _: None)
 
 
 @pytest.mark.parametrize("page", [DEPLOYED, (503, {}, b""), (200, {"Content-Type": "text/html"}, b"<html>")])
@@ -43,7 +43,7 @@ def test_where_label_studio_answers_the_failure_is_the_tasks_own(serve: Serve) -
 
 
 def test_an_outage_without_an_end_is_a_failure_like_another(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.outages.LONGEST_OUTAGE", -1)
+    monkeypatch.setattr("worker.label_studio.outages.LONGEST_OUTAGE", -1)
     server = serve()
     with LabelStudioClient(server.url, KEY, max_clip_mb=1) as client, pytest.raises(TransientError, match="account"):
         through_outages(client, lambda: client.label_config(1))

@@ -16,17 +16,19 @@ from redis import Redis
 from rq.job import Job, JobStatus
 
 from av2t.options import DEMO_CLIPS
-from av2t_core.compose.cutouts import Cutouts
+from av2t_core.data.cutouts import Cutouts
 from av2t_core.errors import AV2TError, ConfigError, MediaError
-from av2t_core.media import Clip, Window
-from av2t_core.predictor import KeyframePrediction, Predictor
+from av2t_core.media.clip import Clip, Window
+from av2t_core.prediction.predictor import KeyframePrediction, Predictor
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, wait_until
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
 from tests.worker.conftest import LOOPBACK, Serve
-from worker import jobs, looking, signs
 from worker.failures import Interrupted
-from worker.kept import Kept, Part
-from worker.queue import PROTOCOL, enqueue_preannotation, job_id
+from worker.jobs import looking
+from worker.jobs import preannotation as jobs
+from worker.queue import signs
+from worker.queue.kept import Kept, Part
+from worker.queue.queue import PROTOCOL, enqueue_preannotation, job_id
 from worker.settings import Settings
 
 KEYFRAMES = 2

@@ -11,11 +11,11 @@ from redis import Redis
 
 from av2t_core import limits
 from av2t_core.errors import AV2TError, WeightsError
-from av2t_core.pointers import promote
-from av2t_core.versions import resolve
+from av2t_core.versions.pointers import promote
+from av2t_core.versions.version import resolve
 from tests.conftest import EMBEDDED
-from worker import scores
-from worker.projects import Project, all_known, forget, keep, known
+from worker.queue import scores
+from worker.queue.projects import Project, all_known, forget, keep, known
 from worker.settings import Settings
 
 NAMES = ("mine-1", "tuned-1", "tuned-2")
@@ -67,7 +67,7 @@ def test_a_promoted_version_that_is_gone_is_told_and_not_replaced(settings: Sett
 def test_no_torch_is_needed(settings: Settings) -> None:
     promote(settings.models_dir, 3, "tuned-1")
     code = (
-        "import sys; from worker.projects import Project; from worker.settings import Settings\n"
+        "import sys; from worker.queue.projects import Project; from worker.settings import Settings\n"
         "assert Project(id=3, label_config='').model_version(Settings.load(data_dir=sys.argv[1])) == 'tuned-1'\n"
         "assert 'torch' not in sys.modules"
     )

@@ -13,18 +13,18 @@ from redis import Redis
 from av2t.process import answers
 from av2t.studio_project import StudioProject
 from av2t_core.errors import ConfigError
-from av2t_core.pointers import promote
-from av2t_core.versions import resolve
+from av2t_core.versions.pointers import promote
+from av2t_core.versions.version import resolve
 from tests.backend.conftest import running, start_backend
 from tests.conftest import EMBEDDED, LabelStudioServer, queued_tasks
 from tests.worker.conftest import Serve
 from tests.worker.http_server import as_json, said
-from worker import scores
-from worker.client import LabelStudioClient
 from worker.failures import TransientError
-from worker.projects import ABSENT, Project, all_known, keep
-from worker.queue import open_queue, stop_job
-from worker.reconcile import outdated_tasks, reconcile, reconcile_soon, repredict
+from worker.label_studio.client import LabelStudioClient
+from worker.label_studio.reconcile import outdated_tasks, reconcile, reconcile_soon, repredict
+from worker.queue import scores
+from worker.queue.projects import ABSENT, Project, all_known, keep
+from worker.queue.queue import open_queue, stop_job
 from worker.settings import Settings
 
 

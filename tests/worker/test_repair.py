@@ -7,10 +7,10 @@ from redis import Redis
 
 from tests.conftest import CutOff, fail, wait_until, work
 from tests.worker.stub_worker import Start, done
-from worker import queue, repair
-from worker.queue import PREANNOTATE, TRAIN, Enqueued, enqueue_preannotation, forget_tasks, job_id, open_queue
-from worker.queue_views import failed_jobs, overview
-from worker.trainings import enqueue_training
+from worker.queue import queue, repair
+from worker.queue.queue import PREANNOTATE, TRAIN, Enqueued, enqueue_preannotation, forget_tasks, job_id, open_queue
+from worker.queue.trainings import enqueue_training
+from worker.queue.views import failed_jobs, overview
 
 VERSION = "tiny-1"
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from worker import signs
+from worker.queue import signs
 
 
 @pytest.fixture

@@ -17,11 +17,20 @@ from rq.job import Job
 
 from tests.conftest import wait_until
 from tests.worker.stub_worker import Start, done, names
-from worker import trainings
-from worker.known_job import KnownJob
-from worker.queue import PROTOCOL, STOPPED, TRAIN, enqueue_preannotation, open_queue, retry_job, stop_job, stop_jobs
-from worker.queue_views import State, overview, workers
-from worker.trainings import Training, duration, enqueue_training, is_training, stop_trainings, training
+from worker.queue import trainings
+from worker.queue.known_job import KnownJob
+from worker.queue.queue import (
+    PROTOCOL,
+    STOPPED,
+    TRAIN,
+    enqueue_preannotation,
+    open_queue,
+    retry_job,
+    stop_job,
+    stop_jobs,
+)
+from worker.queue.trainings import Training, duration, enqueue_training, is_training, stop_trainings, training
+from worker.queue.views import State, overview, workers
 
 
 @pytest.fixture
@@ -83,7 +92,7 @@ def test_a_training_is_plain_json(redis: Redis) -> None:
 
 def test_callers_at_the_same_moment(redis: Redis, redis_url: str) -> None:
     script = (
-        "import sys; from worker.queue import connect; from worker.trainings import enqueue_training\n"
+        "import sys; from worker.queue.queue import connect; from worker.queue.trainings import enqueue_training\n"
         "print([*enqueue_training(connect(sys.argv[1], timeout=30), 3)])"
     )
     processes = [

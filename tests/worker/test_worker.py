@@ -21,9 +21,9 @@ from av2t.redis_server import start_redis
 from tests.conftest import ROOT, wait_until
 from tests.worker.stub import SECRET
 from tests.worker.stub_worker import Process, Start, done, names
-from worker.known_job import EXCEPTION
-from worker.memory_limit import held_by, most_memory
-from worker.queue import PROTOCOL, connect, forget_tasks, job_id, open_queue, stop_job
+from worker.process.memory_limit import held_by, most_memory
+from worker.queue.known_job import EXCEPTION
+from worker.queue.queue import PROTOCOL, connect, forget_tasks, job_id, open_queue, stop_job
 
 
 @pytest.fixture
@@ -54,7 +54,8 @@ def test_twenty_jobs_in_one_warm_process(redis: "Redis", queue: Queue, start: St
 
 def test_the_parent_imports_no_torch() -> None:
     code = (
-        "import sys, worker.worker; print({'torch', 'av', 'worker.jobs', 'label_studio_sdk.client'} & set(sys.modules))"
+        "import sys, worker.process.worker;"
+        "print({'torch', 'av', 'worker.jobs.preannotation', 'label_studio_sdk.client'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
     assert result.stdout.strip() == "set()"

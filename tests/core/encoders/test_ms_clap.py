@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from av2t_core.encoders.gpt2 import FILE
 from av2t_core.encoders.ms_clap import SAMPLE_RATE, MsClapAudioEncoder, decibels, from_checkpoint, segments
 from av2t_core.errors import WeightsError
-from av2t_core.media import Clip
-from av2t_core.soundtrack import Sound
+from av2t_core.media.clip import Clip
+from av2t_core.media.soundtrack import Sound
 from tests.core import clips
 from tests.core.encoders.laion import by_name_or_own
 

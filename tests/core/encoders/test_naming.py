@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from av2t_core.checkpoint import Loaded, build
 from av2t_core.encoders.naming import ReadNamer
+from av2t_core.versions.checkpoint import Loaded, build
 
 NAMES = ("bee", "fly", "dog")
 

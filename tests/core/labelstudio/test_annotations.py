@@ -22,7 +22,7 @@ from av2t_core.labelstudio.annotations import (
 from av2t_core.labelstudio.config import IMAGE_KINDS, Targets, parse_label_config
 from av2t_core.labelstudio.regions import clip_regions, keyframe_regions
 from av2t_core.labelstudio.tracks import Clock, Sighting
-from av2t_core.objects import Detection
+from av2t_core.prediction.objects import Detection
 
 Mask = NDArray[np.bool_]
 SHAPE = (48, 64)

@@ -12,7 +12,7 @@ from av2t_core.labelstudio.config import IMAGE_KINDS, VIDEO_KINDS, parse_label_c
 from av2t_core.labelstudio.controls import IMAGE_CONTROLS, VIDEO_CONTROLS
 from av2t_core.labelstudio.regions import clip_regions, keyframe_regions
 from av2t_core.labelstudio.tracks import Clock, Sighting
-from av2t_core.objects import Detection
+from av2t_core.prediction.objects import Detection
 
 CONFIG = """<View><Video name="video" value="$video"/>
 <{tag} name="mask" toName="frames"><Label value="dog"/><Label value="guitar"/></{tag}>

@@ -12,9 +12,9 @@ from torch import Tensor
 from av2t_core.model.adapters import adapted
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import AV2TSamConfig, Beit3Config, Feature, Sam1Config, Sam2Config
-from av2t_core.model.evf_sam2 import EvfSam2
-from av2t_core.model.reference import load_reference_state_dict, to_reference_state_dict
-from av2t_core.model.segmenter import best_mask
+from av2t_core.segmenters.evf_sam import best_mask
+from av2t_core.segmenters.evf_sam2 import EvfSam2
+from av2t_core.segmenters.reference import load_reference_state_dict, to_reference_state_dict
 from tests.data.golden import by_name
 
 Backbone = Literal["evf_sam2", "evf_sam"]

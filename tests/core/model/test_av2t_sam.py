@@ -8,12 +8,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from av2t_core.empty import empty_weights
 from av2t_core.errors import WeightsError
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import AV2TSamConfig, Feature, Sam1Config, Sam2Config
-from av2t_core.model.reference import from_reference, load_reference_state_dict, to_reference_state_dict
+from av2t_core.model.empty import empty_weights
 from av2t_core.model.trained import is_trained
+from av2t_core.segmenters.reference import from_reference, load_reference_state_dict, to_reference_state_dict
 from tests.core.model.micro import (
     BACKBONES,
     MICRO,

@@ -4,10 +4,10 @@ from typing import cast
 
 import torch
 
+from av2t_core.encoders.efficientnet import EfficientNetLite, InvertedResidual
 from av2t_core.model.adapters import adapted
 from av2t_core.model.av2t_sam import AV2TSam
-from av2t_core.model.efficientnet import EfficientNetLite, InvertedResidual
-from av2t_core.presets import TINY
+from av2t_core.model.presets import TINY
 
 
 def test_the_levels_are_what_the_neck_asks_for() -> None:

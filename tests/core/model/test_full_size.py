@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from av2t_core.checkpoint import matrices
-from av2t_core.eager import eager_attention
-from av2t_core.empty import empty_weights
 from av2t_core.model.av2t_sam import AV2TSam
-from av2t_core.model.reference import from_reference, load_reference_state_dict, to_reference_state_dict
-from av2t_core.model.segmenter import best_mask
-from av2t_core.presets import PRESETS
+from av2t_core.model.empty import empty_weights
+from av2t_core.model.presets import PRESETS
+from av2t_core.segmenters.eager import eager_attention
+from av2t_core.segmenters.evf_sam import best_mask
+from av2t_core.segmenters.reference import from_reference, load_reference_state_dict, to_reference_state_dict
+from av2t_core.versions.checkpoint import matrices
 from tests.core.model.micro import reference_weights
 from tests.data.golden import by_name
 

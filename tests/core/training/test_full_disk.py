@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from av2t_core.checkpoint import save_version
 from av2t_core.disk import writing
 from av2t_core.errors import DiskFullError
-from av2t_core.pointers import promote
-from av2t_core.training.examples import ClipExamples, Examples
+from av2t_core.finetuning.examples import ClipExamples, Examples
 from av2t_core.training.folder import Position, RunFolder
 from av2t_core.training.store import TensorStore
+from av2t_core.versions.checkpoint import save_version
+from av2t_core.versions.pointers import promote
 from tests.conftest import EMBEDDED
 from tests.faults.plant import small_disk
 

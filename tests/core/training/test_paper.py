@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from av2t_core.empty import empty_weights
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import AV2TSamConfig
-from av2t_core.model.reference import to_reference_state_dict
-from av2t_core.presets import SAM1_H, SAM2_L
+from av2t_core.model.empty import empty_weights
+from av2t_core.model.presets import SAM1_H, SAM2_L
+from av2t_core.segmenters.recomputing import recompute_blocks
+from av2t_core.segmenters.reference import to_reference_state_dict
 from av2t_core.training.paper import Inputs, PaperTraining, accelerator, trained_parameters
 from av2t_core.training.plan import PaperRecipe, TrainingError
-from av2t_core.training.recomputing import recompute_blocks
 from tests.core.model.micro import BACKBONES, GOLDEN, Backbone, inputs, micro
 from tests.data.golden import by_name
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from av2t_core.avsbench import read_clips
+from av2t_core.data.avsbench import read_clips
 from av2t_core.training.batches import read
 from av2t_core.training.folder import RunFolder
 from av2t_core.training.frozen import FrozenResults
@@ -15,7 +15,7 @@ from av2t_core.training.plan import PaperRecipe
 from av2t_core.training.start import load_start
 from av2t_core.training.store import TensorStore
 from av2t_core.training.trainer import Schedule, Trainer
-from av2t_core.versions import resolve_start
+from av2t_core.versions.version import resolve_start
 from tests.core.avsbench_sets import compose_set
 
 

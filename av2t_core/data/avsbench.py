@@ -1,0 +1,285 @@
+"""AVSBench on disk: its clips of five seconds, each with a frame a second, the masks of what sounds, and the sound.
+
+AVSBench-object (Zhou et al., "Audio-Visual Segmentation", ECCV 2022) has a single-source and a multi-source part; i
+counts from 1:
+
+    s4    s4_meta_data.csv
+          visual_frames/<split>/<category>/<video>/<video>_<i>.png      gt_masks/… alike
+          audio_wav/<split>/<category>/<video>.wav
+    ms3   ms3_meta_data.csv
+          visual_frames/<video>/<video>.mp4_<i>.png      gt_masks/<split>/<video>/<video>_<i>.png
+          audio_wav/<split>/<video>.wav
+
+The three folders stand beside the table or in s4_data/ and ms3_data/, and both in Single-source/ and Multi-sources/ if
+the root is the folder above. AVSBench-semantic (arXiv 2301.13190) has the same clips again, as its authors' loader
+reads them; i counts from 0:
+
+    v1s, v1m   metadata.csv
+               <layout>/<video>/frames/<i>.jpg, labels_rgb/<i>.png and audio.wav
+
+Of the training clips of s4 and v1s the first frame alone has a mask.
+"""
+
+import csv
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from av2t_core.errors import AV2TError, MediaError
+from av2t_core.media.soundtrack import Sound, Soundtrack
+
+Layout = Literal["s4", "ms3", "v1s", "v1m"]
+Split = Literal["train", "val", "test"]
+
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+SPLITS: tuple[Split, ...] = get_args(Split)
+FRAMES = 5
+SOUNDING = "sounding.csv"
+SOUNDING_COLUMNS = ("video", "second", "sounding", "in_view")
+"""What `av2t compose` writes beside the table: seconds count from 1, of labels there may be several, as a+b."""
+SIZE = 224
+"""The side of the square at which masks are compared, in training and in every published score."""
+
+
+# Bytes: with what is put behind it, it is the name of a file.
+_LONGEST = 240
+
+
+_NAMED = 3  # of files that are missing
+
+
+class DataError(AV2TError):
+    """A data set, or a file of it, cannot be used as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledClip:
+    """`frames`, one a second; `masks` are as many, None where a frame was not annotated."""
+
+    video: str
+    category: str  # "" where the table has none
+    split: Split
+    frames: tuple[Path, ...]
+    masks: tuple[Path | None, ...]
+    sound: Path
+    heard: frozenset[int] = frozenset()  # seconds in which something sounds, seen or not, where that is known
+
+    @property
+    def labelled(self) -> list[int]:
+        """The indices of the frames that have a mask."""
+        return [index for index, mask in enumerate(self.masks) if mask is not None]
+
+    @property
+    def files(self) -> list[Path]:
+        return [*self.frames, *(mask for mask in self.masks if mask is not None), self.sound]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """`table` and the columns in it of the video, of its category ("" for none) and, in v1s and v1m, of its part."""
+
+    folders: tuple[str, ...]
+    table: str
+    data: str
+    category: str
+    video: str = ""  # the first column
+    part: str = ""
+
+
+_PLACES: dict[Layout, _Place] = {
+    "s4": _Place(folders=("", "Single-source"), table="s4_meta_data.csv", data="s4_data", category="category"),
+    "ms3": _Place(folders=("", "Multi-sources"), table="ms3_meta_data.csv", data="ms3_data", category="label"),
+    "v1s": _Place(folders=("",), table="metadata.csv", data="", category="a_obj", video="uid", part="label"),
+    "v1m": _Place(folders=("",), table="metadata.csv", data="", category="a_obj", video="uid", part="label"),
+}
+
+
+def table_of(root: Path, layout: Layout) -> Path:
+    """The table with the splits. DataError: there is none."""
+    place = _PLACES[layout]
+    candidates = [root / folder / place.table for folder in place.folders]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None:
+        others = [other for other, its in _PLACES.items() if any((root / f / its.table).is_file() for f in its.folders)]
+        hint = f"; it looks like --layout {' or '.join(others)}" if others else ""
+        raise DataError(f"{root} has no {place.table}, so it is no data set of the layout {layout}{hint}")
+    return found
+
+
+def read_table(root: Path, layout: Layout) -> list[LabelledClip]:
+    """The clips of every split in the order of the table. Whether their files exist is not looked at.
+
+    DataError: the table is missing or cannot be read, a name in it is no name, or it has no clip of this layout.
+    """
+    table, place = table_of(root, layout), _PLACES[layout]
+    folder = table.parent / place.data if (table.parent / place.data).is_dir() else table.parent
+    clips = [clip_at(folder, layout, *row) for row in _rows(table, place, layout)]
+    if not clips:
+        raise DataError(f"{table} has no clip of the layout {layout}")
+    heard = _heard(table.with_name(SOUNDING))
+    return [replace(clip, heard=frozenset(heard[clip.video])) for clip in clips]
+
+
+def read_clips(root: Path, layout: Layout, split: Split) -> list[LabelledClip]:
+    """Those of one split. DataError: as of `read_table`, and if there is none of this split."""
+    clips = [clip for clip in read_table(root, layout) if clip.split == split]
+    if not clips:
+        raise DataError(f"{table_of(root, layout)} has no clip of the split {split}")
+    return clips
+
+
+def clip_at(folder: Path, layout: Layout, video: str, category: str, split: Split) -> LabelledClip:
+    """Where the files of a clip lie below the folder that holds visual_frames, or v1s and v1m."""
+    if layout in ("v1s", "v1m"):
+        own = folder / layout / video
+        frames = [own / "frames" / f"{i}.jpg" for i in range(FRAMES)]
+        masks = [own / "labels_rgb" / f"{i}.png" for i in range(FRAMES)]
+        sound = own / "audio.wav"
+    else:
+        place = Path(split, category) if layout == "s4" else Path(split)
+        shown = folder / "visual_frames" / (place / video if layout == "s4" else video)
+        stem = f"{video}.mp4" if layout == "ms3" else video
+        frames = [shown / f"{stem}_{i + 1}.png" for i in range(FRAMES)]
+        masks = [folder / "gt_masks" / place / video / f"{video}_{i + 1}.png" for i in range(FRAMES)]
+        sound = folder / "audio_wav" / place / f"{video}.wav"
+    labelled = 1 if layout in ("s4", "v1s") and split == "train" else FRAMES
+    return LabelledClip(
+        video=video,
+        category=category,
+        split=split,
+        frames=tuple(frames),
+        masks=tuple(mask if i < labelled else None for i, mask in enumerate(masks)),
+        sound=sound,
+    )
+
+
+def _heard(path: Path) -> dict[str, set[int]]:
+    """Of each video the seconds in which something sounds; none without the file."""
+    found: dict[str, set[int]] = defaultdict(set)
+    if not path.is_file():
+        return found
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                video, second, sounding, _in_view = (row[column] for column in SOUNDING_COLUMNS)
+                if sounding:
+                    found[video].add(int(second) - 1)
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{path} cannot be read as what `av2t compose` writes, {', '.join(SOUNDING_COLUMNS)} ({error!r}); remove it"
+            " to measure without what it tells of sounds from out of view"
+        ) from None
+    return found
+
+
+def missing_files(clips: Sequence[LabelledClip]) -> list[Path]:
+    """Those that are named and do not exist."""
+    return [path for clip in clips for path in clip.files if not path.is_file()]
+
+
+def refuse_missing(missing: Sequence[Path], root: Path, layout: Layout) -> None:
+    """DataError, naming the first of them, if there are any."""
+    if missing:
+        named = ", ".join(map(str, missing[:_NAMED]))
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        raise DataError(f"{root} lacks {named}{more}; `av2t data check {root} --layout {layout}` lists them all")
+
+
+def read_frame(path: Path) -> NDArray[np.uint8]:
+    """RGB (H, W, 3). DataError: it is missing or no picture."""
+    return np.asarray(_open(path).convert("RGB"))
+
+
+def read_mask(path: Path) -> NDArray[np.bool_]:
+    """The pixels (H, W) that sound. DataError: it is missing or no picture.
+
+    A grey picture is read by the half of its brightest value, whatever that is and however it is stored: 255 with
+    what lies between at the edges, 1, or the grey that is the colour of a class in labels_rgb. In a picture of colours
+    everything that is not black sounds.
+    """
+    image = _open(path)
+    if image.mode.startswith("I"):  # 16 bits
+        grey = np.asarray(image)
+    else:
+        pixels = np.asarray(image.convert("RGB"))
+        grey = pixels[..., 0]
+        if (pixels != grey[..., None]).any():
+            return np.asarray(pixels.any(axis=-1), np.bool_)
+    return np.asarray(grey > int(grey.max()) // 2, np.bool_)
+
+
+def read_target(path: Path) -> NDArray[np.bool_]:
+    """A mask at the size at which it is compared: (SIZE, SIZE)."""
+    mask = read_mask(path)
+    if mask.shape == (SIZE, SIZE):
+        return mask
+    return cv2.resize(mask.view(np.uint8), (SIZE, SIZE), interpolation=cv2.INTER_NEAREST_EXACT).view(np.bool_)
+
+
+def read_sounds(path: Path, seconds: int) -> list[Sound]:
+    """The first seconds of a recording; silence where it is shorter. DataError: it is missing or cannot be decoded."""
+    try:
+        with Soundtrack(path) as track:
+            if not track.rate:
+                raise DataError(f"{path} holds no sound that can be decoded")
+            return [track.second(second) for second in range(seconds)]
+    except MediaError:
+        raise DataError(f"{path} {'cannot be read as sound' if os.path.isfile(path) else 'is missing'}") from None
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        # Pillow knows many formats more, of which some start programs.
+        with Image.open(path, formats=("PNG", "JPEG")) as file:
+            file.load()
+            file.info.pop("transparency", None)  # of a palette's colours, about which Pillow warns when it drops it
+            return file
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{path} is no PNG or JPEG picture") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow's decoders raise
+        if isinstance(error, OSError) and error.strerror:
+            raise DataError(f"{path} cannot be read ({error.strerror})") from None
+        raise DataError(f"{path} is damaged ({error})") from None
+
+
+def _rows(table: Path, place: _Place, layout: Layout) -> Iterator[tuple[str, str, Split]]:
+    """Video, category and split of each row that is of this layout."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns = reader.fieldnames or []
+            # In s4 the category is a folder.
+            needed = [place.video, place.part, place.category if layout == "s4" else "", "split"]
+            if absent := [name for name in needed if name and name not in columns]:
+                raise DataError(f"{table} has no column {absent[0]!r}; it has {', '.join(columns) or 'none'}")
+            for row in reader:
+                if place.part and row[place.part] != layout:
+                    continue
+                video, split = row[place.video or columns[0]], row["split"]
+                category = (row.get(place.category) or "").strip()
+                for name in filter(None, (video, category if layout == "s4" else "")):
+                    folder = "/" not in name and name not in (".", "..") and len(name.encode()) <= _LONGEST
+                    if not (folder and name.isprintable()):
+                        raise DataError(f"{table}, line {reader.line_num}: {name!r} is no name of a folder")
+                if not video or split not in SPLITS:
+                    raise DataError(
+                        f"{table}, line {reader.line_num}: video {video!r}, split {split!r}; a row needs a video and a"
+                        f" split of {', '.join(SPLITS)}"
+                    )
+                if layout == "s4" and not category:
+                    raise DataError(
+                        f"{table}, line {reader.line_num}: {video!r} has no category, the folder it lies in"
+                    )
+                yield video, category, cast(Split, split)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table} cannot be read ({error})") from None

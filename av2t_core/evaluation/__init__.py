@@ -1,0 +1,1 @@
+"""How right, how sure and how fast a model version is."""

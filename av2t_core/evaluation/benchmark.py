@@ -1,0 +1,261 @@
+"""How fast a model predicts, as a whole and stage by stage, and what memory that takes.
+
+The whole is measured undisturbed. The stages have a pass of their own, in which nothing is read ahead and a GPU is
+waited for before and after each: their times tell where the time goes, and add up to more than the whole.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import nn
+
+from av2t_core.errors import MediaError
+from av2t_core.media.clip import Clip, Window
+from av2t_core.memory import device_peak, resident, resident_files, resident_peak, start_peaks
+from av2t_core.prediction.predictor import SILENT, Predictor
+from av2t_core.versions.checkpoint import MODULES, Loaded
+
+STAGES = ("decoding", "clip", "clap", "beit3", "sam_image_encoder", "mask_decoder", "native_size", "rest")
+"""In their order. `native_size` are the masks' logits brought to the video's size; `rest` is all that has no name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """The most that was held at once, in bytes."""
+
+    host: int  # the process's resident memory, all that it holds and maps included
+    mapped: int  # what of it are pages of files, which the kernel takes back when memory runs short
+    device: int | None  # allocated on the GPU; None without one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What one way of running took. Bytes; seconds for all `keyframes` together."""
+
+    keyframes: int
+    seconds: float  # from the file to masks at native size
+    stages: Mapping[str, float]  # seconds of each of STAGES
+    memory: Memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning:
+    """What fine-tuning took. Seconds for all `keyframes` together."""
+
+    keyframes: int
+    seconds: float
+    memory: Memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What it took to load a model. Bytes and seconds; `peak` is what the resident memory grew by."""
+
+    seconds: float
+    peak: int
+    weights: int
+
+
+def loading(load: Callable[[], Predictor]) -> tuple[Predictor, Cost]:
+    """The predictor that `load` gives, and what it took."""
+    start_peaks(torch.device("cpu"))
+    before, began = resident(), time.perf_counter()
+    predictor = load()
+    _wait_for(predictor.loaded.device)
+    seconds = time.perf_counter() - began
+    modules: list[nn.Module] = [getattr(predictor.loaded, name) for name in MODULES]
+    tensors = {t.data_ptr(): t.nbytes for module in modules for t in (*module.parameters(), *module.buffers())}
+    return predictor, Cost(seconds=seconds, peak=resident_peak() - before, weights=sum(tensors.values()))
+
+
+def audible_keyframes(predictor: Predictor, path: Path, count: int) -> list[int]:
+    """The indices of a video's first keyframes, at most `count`, in whose windows something sounds; for the others the
+    model does not look at the frame. MediaError: there is none.
+    """
+    with Clip(path) as clip:
+        audible = (window.keyframe.index for window in clip.windows() if predictor.silence([window])[0] <= SILENT)
+        found = list(islice(audible, count))
+    if not found:
+        raise MediaError(f"{path.name}: the model hears nothing in it, so that it does not run; use another video")
+    return found
+
+
+def repeated(path: Path, keyframes: Sequence[int], count: int) -> Iterator[Window]:
+    """`count` windows of a video, of these keyframes (one at least), from the first one again after the last."""
+    left, chosen = count, set(keyframes)
+    while left:
+        with Clip(path) as clip:
+            some = (window for window in clip.windows() if window.keyframe.index in chosen)
+            for window in islice(some, min(left, len(chosen))):
+                left -= 1
+                yield window
+
+
+def measure(predictor: Predictor, path: Path, keyframes: int, on_keyframe: Callable[[], object]) -> Speed:
+    """As `av2t predict` runs, after some that do not count: a batch, and as many on a GPU. `on_keyframe` is called
+    `steps` times."""
+    return _measure(predictor, path, keyframes, predictor.predict, on_keyframe)
+
+
+def measure_plain(predictor: Predictor, path: Path, keyframes: int, on_keyframe: Callable[[], object]) -> Speed:
+    """One keyframe after the other, nothing decoded ahead, every attention matrix spelled out; otherwise as `measure`.
+
+    The predictor is to be of fp32 and of batches of one.
+    """
+
+    from av2t_core.segmenters.eager import eager_attention
+
+    def one_by_one(windows: Iterable[Window]) -> Iterator[object]:
+        for window in windows:
+            yield from predictor.predict([window])
+
+    with eager_attention(predictor.loaded.model.segmenter.sam):
+        return _measure(predictor, path, keyframes, one_by_one, on_keyframe)
+
+
+def measure_fine_tuning(
+    predictor: Predictor, path: Path, keyframes: int, on_step: Callable[[int, int], object]
+) -> Learning:
+    """As /train learns, the keyframes being at hand, and after as many that do not count. `on_step` gets the step that
+    is done and how many there are.
+
+    The predictor's model learns that nothing sounds, and is of no use afterwards.
+    """
+    # They bring all that trains.
+    from av2t_core.finetuning.examples import examples_of
+    from av2t_core.finetuning.finetuning import FineTuneRecipe, FineTuning
+    from av2t_core.training.folder import RunFolder
+
+    loaded = predictor.loaded
+    windows = repeated(path, audible_keyframes(predictor, path, keyframes), keyframes)
+    examples = examples_of(loaded, windows, {}, {}, sha256="").keyframes
+    with TemporaryDirectory(prefix="av2t-bench-") as folder:
+        tuning = FineTuning(loaded, [examples], None, FineTuneRecipe(epochs=2), RunFolder(Path(folder)))
+        with closing(tuning.run()) as steps:
+            for at in islice(steps, tuning.steps // 2):
+                on_step(at.step, at.steps)
+            start_peaks(loaded.device)
+            began = time.perf_counter()
+            for at in steps:
+                on_step(at.step, at.steps)
+        return Learning(keyframes=keyframes, seconds=time.perf_counter() - began, memory=_peaks(loaded.device))
+
+
+def steps(predictor: Predictor, keyframes: int) -> int:
+    """How many keyframes `measure` takes in all: to warm up, for the whole, and for the stages."""
+    return _warm_up(predictor, keyframes) + 2 * keyframes
+
+
+def machine(device: torch.device) -> dict[str, str | int | None]:
+    """What the numbers were measured on."""
+    return {
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "torch": torch.__version__,
+    }
+
+
+def _measure(
+    predictor: Predictor,
+    path: Path,
+    keyframes: int,
+    predict: Callable[[Iterable[Window]], Iterable[object]],
+    on_keyframe: Callable[[], object],
+) -> Speed:
+    device = predictor.loaded.device
+    windows = partial(repeated, path, audible_keyframes(predictor, path, keyframes))
+    for _ in predict(windows(_warm_up(predictor, keyframes))):
+        on_keyframe()
+    start_peaks(device)
+    began = time.perf_counter()
+    for _ in predict(windows(keyframes)):  # its masks are on the host, so nothing is still under way
+        on_keyframe()
+    seconds, memory = time.perf_counter() - began, _peaks(device)
+    return Speed(
+        keyframes=keyframes,
+        seconds=seconds,
+        stages=_stages(predictor, windows(keyframes), on_keyframe),
+        memory=memory,
+    )
+
+
+def _warm_up(predictor: Predictor, keyframes: int) -> int:
+    """How many go before. A GPU's libraries load and choose their kernels by the shapes that they meet."""
+    return keyframes if predictor.loaded.device.type == "cuda" else min(predictor.batch_size, keyframes)
+
+
+def _stages(predictor: Predictor, windows: Iterator[Window], on_keyframe: Callable[[], object]) -> dict[str, float]:
+    loaded, segmenter = predictor.loaded, predictor.loaded.model.segmenter
+    seconds = dict.fromkeys(STAGES, 0.0)
+    began = time.perf_counter()
+    with ExitStack() as timed:
+        for stage, owner, method in (
+            ("clip", loaded.image_encoder, "encode"),
+            ("clap", loaded.audio_encoder, "encode"),
+            ("beit3", segmenter.multimodal, "forward"),
+            ("sam_image_encoder", segmenter.sam.image_encoder, "forward"),
+            ("mask_decoder", segmenter, "decode"),
+            ("native_size", segmenter, "upsample"),
+        ):
+            timed.enter_context(_timed(owner, method, seconds, stage, loaded))
+        while True:
+            with _stopwatch(seconds, "decoding", loaded):
+                batch = list(islice(windows, predictor.batch_size))
+            if not batch:
+                break
+            for _ in predictor.predict(batch):
+                on_keyframe()
+    seconds["rest"] = time.perf_counter() - began - sum(seconds.values())
+    return seconds
+
+
+@contextmanager
+def _timed(owner: object, method: str, seconds: dict[str, float], stage: str, loaded: Loaded) -> Iterator[None]:
+    """Within it, what `method` of this one object takes counts for `stage`."""
+    original = getattr(owner, method)
+
+    def wrapper(*args: object, **options: object) -> object:
+        with _stopwatch(seconds, stage, loaded):
+            return original(*args, **options)
+
+    setattr(owner, method, wrapper)  # hides that of its class
+    try:
+        yield
+    finally:
+        delattr(owner, method)
+
+
+@contextmanager
+def _stopwatch(seconds: dict[str, float], stage: str, loaded: Loaded) -> Iterator[None]:
+    _wait_for(loaded.device)
+    began = time.perf_counter()
+    yield
+    _wait_for(loaded.device)
+    seconds[stage] += time.perf_counter() - began
+
+
+def _peaks(device: torch.device) -> Memory:
+    """Since `start_peaks`."""
+    return Memory(host=resident_peak(), mapped=resident_files(), device=device_peak(device))
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    # Arm's kernels name none.
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,59 @@
+"""Masks that any program saved, to be measured as a model's are: grey pictures of a folder for each clip.
+
+    <video>/1.png to 5.png             a clip's frames, counted from 1; or
+    <video>/masks/000.png to 004.png   what `av2t predict` writes with --out <video>
+
+Grey is the probability that a pixel sounds, 0 to 255.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from av2t_core.data.avsbench import SIZE, DataError, LabelledClip, read_frame
+
+
+def prediction_paths(directory: Path, clip: LabelledClip) -> list[Path]:
+    """Of each frame that has a mask. Whether they exist is not looked at."""
+    own = directory / clip.video
+    if (own / "masks").is_dir():
+        return [own / "masks" / f"{second:03}.png" for second in clip.labelled]
+    return [own / f"{second + 1}.png" for second in clip.labelled]
+
+
+def check_predictions(directory: Path, clips: Sequence[LabelledClip]) -> None:
+    """DataError: the folder or a file in it is missing, or its frames are not counted from 1."""
+    if not directory.is_dir():
+        raise DataError(f"{directory} is no folder; it should hold <video>/1.png and so on")
+    for clip in clips:
+        if (zero := directory / clip.video / "0.png").exists():
+            raise DataError(f"{zero} is one too many: frames are counted from 1 here, so rename 0.png to 1.png and on")
+    paths = [path for clip in clips for path in prediction_paths(directory, clip)]
+    if missing := [path for path in paths if not path.is_file()]:
+        raise DataError(f"{missing[0]} is missing ({len(missing)} of {len(paths)} predictions are)")
+
+
+def read_probabilities(path: Path) -> NDArray[np.float32]:
+    """(SIZE, SIZE) in 0..1, resized bilinearly. DataError: it is missing, no picture, or not grey of 8 bits."""
+    picture = read_frame(path)
+    grey = picture[..., 0]
+    with Image.open(path) as file:
+        wide = file.mode.startswith("I")  # of more bits, which Pillow cuts off at 255
+    if wide or (picture != grey[..., None]).any():
+        raise DataError(
+            f"{path} has {'more than 8 bits a pixel' if wide else 'colours'}; a prediction is grey, 0 to 255 for the"
+            " probability that a pixel sounds"
+        )
+    resized = cv2.resize(grey.astype(np.float32) / 255, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
+    return resized.astype(np.float32, copy=False)
+
+
+def to_logits(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """log(p / (1 - p)), finite for 0 and 1, each of which stands for what rounds to it."""
+    p = np.clip(probabilities, 0.5 / 255, 1 - 0.5 / 255)
+    logits: NDArray[np.float32] = np.log(p / (1 - p), dtype=np.float32)
+    return logits

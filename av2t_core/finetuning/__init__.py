@@ -1,0 +1,1 @@
+"""What people corrected, to a better model version."""

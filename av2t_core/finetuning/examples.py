@@ -1,0 +1,181 @@
+"""Keyframes to fine-tune on: what the model reads of each, computed once, and what a person says of it.
+
+Windows come from the same code that prediction uses, and are brought to the model's sizes as prediction does it; only
+then are they rounded to bytes, to be kept.
+"""
+
+import json
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, fields
+from itertools import islice
+from pathlib import Path
+from typing import Protocol, Self
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from av2t_core.ahead import read_ahead
+from av2t_core.data.avsbench import SIZE
+from av2t_core.media.clip import Window
+from av2t_core.model.inputs import SAM_MEAN, SAM_STD, multimodal_images, sam_images, to_device
+from av2t_core.prediction.predictor import crop
+from av2t_core.versions.checkpoint import Loaded
+
+Mask = NDArray[np.bool_]
+
+_AT_ONCE = 8  # windows
+_NOTHING = np.zeros((SIZE, SIZE), np.uint8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """n keyframes, on the host. The first dimension of each tensor is n."""
+
+    sam: Tensor  # (n, 3, S, S) bytes, SAM's input before it is normalised
+    multimodal: Tensor  # (n, 3, M, M) bytes, BEiT-3's
+    v: Tensor  # (n, 2, image_width), of the frame and of its mirror image
+    a: Tensor  # (n, audio_width)
+    target: Tensor  # (n, SIZE, SIZE) bytes of 0 and 1
+
+    def __len__(self) -> int:
+        return len(self.a)
+
+    def row(self, index: int) -> dict[str, Tensor]:
+        """One keyframe's, by the names above."""
+        return {f.name: getattr(self, f.name)[index] for f in fields(self)}
+
+    @classmethod
+    def together(cls, some: Sequence[Self]) -> Self:
+        """One or more."""
+        return cls(**{f.name: torch.cat([getattr(each, f.name) for each in some]) for f in fields(cls)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipExamples:
+    """Those of one clip, and the things that people labelled in it.
+
+    `sha256`: of the clip's file. `things`: (m, image_width), v of each thing's surroundings; `labels`: the number of
+    its keyframe, and what it is called.
+    """
+
+    sha256: str
+    keyframes: Examples
+    things: Tensor
+    labels: tuple[tuple[int, tuple[str, ...]], ...]
+
+    @classmethod
+    def load(cls, path: Path) -> Self | None:
+        """What `save` wrote; None if it is not there, or not whole. Mapped: what is not read takes no memory."""
+        try:
+            with safe_open(path, "pt") as file:
+                notes = json.loads(file.metadata()["notes"])
+            tensors = load_file(path)
+            things = tensors.pop("things")
+            labels = tuple((number, tuple(names)) for number, names in notes["labels"])
+            return cls(sha256=notes["sha256"], keyframes=Examples(**tensors), things=things, labels=labels)
+        except (OSError, SafetensorError, TypeError, KeyError, ValueError):
+            return None
+
+    def save(self, path: Path) -> None:
+        """Written aside and renamed."""
+        aside = path.with_name(f"{path.name}.part")
+        tensors = {f.name: getattr(self.keyframes, f.name).contiguous() for f in fields(Examples)}
+        notes = json.dumps({"sha256": self.sha256, "labels": self.labels})
+        try:
+            save_file(tensors | {"things": self.things.contiguous()}, aside, {"notes": notes})
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)  # where there was no room for it, it would take what there is
+
+
+class Thing(Protocol):
+    """What a person calls it, and its mask (H, W), which may be unpacked whenever it is asked for."""
+
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+    @property
+    def mask(self) -> Mask: ...
+
+
+@torch.inference_mode()
+def examples_of(
+    loaded: Loaded,
+    windows: Iterable[Window],
+    masks: Mapping[int, Mask],
+    things: Mapping[int, Sequence[Thing]],
+    sha256: str,
+) -> ClipExamples:
+    """`masks`, `things`: by the number of the window, from 0, at native size; nothing sounds in a window without one.
+
+    One window at least. May raise what `windows` raises.
+    """
+    found: list[Examples] = []
+    crops: list[Tensor] = []
+    labels: list[tuple[int, tuple[str, ...]]] = []
+    count = 0
+    with closing(_batches(windows)) as batches:
+        for batch in batches:
+            truths = [masks.get(count + n) for n in range(len(batch))]
+            targets = np.stack([_NOTHING if truth is None else shrunk(truth) for truth in truths])
+            found.append(_examples(loaded, batch, targets))
+            for number, window in enumerate(batch, start=count):
+                for thing in things.get(number, ()):
+                    seen = to_device([crop(window.image, thing.mask)], loaded.device)
+                    crops.append(loaded.image_encoder.encode(seen))
+                    labels.append((number, thing.labels))
+            count += len(batch)
+    width = loaded.image_encoder.width
+    return ClipExamples(
+        sha256=sha256,
+        keyframes=Examples.together(found),
+        things=torch.cat(crops).float().cpu().clone() if crops else torch.zeros(0, width),
+        labels=tuple(labels),
+    )
+
+
+def _batches(windows: Iterable[Window]) -> Generator[list[Window]]:
+    with closing(read_ahead(iter(windows), _AT_ONCE)) as ahead:
+        while batch := list(islice(ahead, _AT_ONCE)):
+            yield batch
+
+
+def _examples(loaded: Loaded, windows: Sequence[Window], targets: NDArray[np.uint8]) -> Examples:
+    sam, multimodal, v = images_of(loaded, [window.image for window in windows])
+    a = loaded.audio_encoder.encode([window.sound for window in windows]).float().cpu().clone()
+    return Examples(sam=sam, multimodal=multimodal, v=v, a=a, target=torch.from_numpy(targets))
+
+
+@torch.inference_mode()
+def images_of(loaded: Loaded, frames: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Frames (H, W, 3) to what `Examples` holds of their pictures: sam, multimodal and v."""
+    config = loaded.model.config
+    images = to_device(frames, loaded.device)
+    mirrored = to_device([np.ascontiguousarray(frame[:, ::-1]) for frame in frames], loaded.device)
+    v = torch.stack([loaded.image_encoder.encode(each) for each in (images, mirrored)], dim=1)
+    sam = sam_images(images, config.sam.image_size, config.antialias)
+    multimodal = multimodal_images(images, config.beit3.image_size, config.antialias)
+    return (
+        _bytes(sam * _column(SAM_STD, sam) + _column(SAM_MEAN, sam)),
+        _bytes((multimodal + 1) * 127.5),
+        v.float().cpu().clone(),
+    )
+
+
+def _column(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, device=like.device)[:, None, None]
+
+
+def _bytes(images: Tensor) -> Tensor:
+    return images.round().clamp(0, 255).to(torch.uint8).cpu()
+
+
+def shrunk(mask: Mask) -> NDArray[np.uint8]:
+    """(H, W) to (SIZE, SIZE) of 0 and 1."""
+    return np.asarray(cv2.resize(mask.view(np.uint8), (SIZE, SIZE), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)

@@ -1,0 +1,152 @@
+"""Is a version better than the one it came from? Both are measured on clips that neither has learnt from.
+
+Masks are the predictor's, as an annotator gets them, against what people made of them, at native size. What the clips
+support is found by drawing them again and again (the bootstrap, Efron 1979): keyframes of one clip are alike, so whole
+clips are drawn.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from math import sqrt
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from av2t_core.evaluation.evaluation import LEAST_MASK
+from av2t_core.evaluation.metrics import BETA2, mask_iou
+from av2t_core.media.clip import Window
+from av2t_core.prediction.predictor import Predictor
+
+_DRAWS = 10_000
+_SURE = 0.95
+"""In so large a share of the draws a version must be better than the other."""
+_STUDENT = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
+"""The quantile _SURE of Student's distribution of 1, 2, … degrees of freedom; of the normal one it is 1.645."""
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keyframes:
+    """What a version makes of the keyframes of one clip: of each that sounds IoU and F, of all others what it masks."""
+
+    ious: tuple[float, ...]
+    fs: tuple[float, ...]
+    masked: tuple[float, ...]  # shares of the picture where nothing sounds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """Means over the keyframes of all clips, in 0..1; None where there is no keyframe of the kind.
+
+    `iou`: over all keyframes, of those without anything that sounds the share that is not masked (as AVSBench has it).
+    """
+
+    iou: float
+    f: float | None
+    sounding_iou: float | None
+    silent_false_positives: float | None  # the share of the keyframes without anything that sounds that are masked
+    keyframes_sounding: int
+    keyframes_silent: int
+
+    @classmethod
+    def of(cls, clips: Sequence[Keyframes]) -> Self:
+        """One or more, with one keyframe at least."""
+        ious = [iou for clip in clips for iou in clip.ious]
+        masked = [share for clip in clips for share in clip.masked]
+        return cls(
+            iou=round(float(np.mean(ious + [1 - share for share in masked])), 4),
+            f=_mean([f for clip in clips for f in clip.fs]),
+            sounding_iou=_mean(ious),
+            silent_false_positives=_mean([float(share > LEAST_MASK) for share in masked]),
+            keyframes_sounding=len(ious),
+            keyframes_silent=len(masked),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """`difference` of the IoU over all keyframes, new less old, and between what it lies in 90 of 100 draws."""
+
+    better: bool
+    difference: float
+    low: float
+    high: float
+    sentence: str
+
+
+def judge_clip(predictor: Predictor, windows: Iterable[Window], masks: Mapping[int, Mask]) -> Keyframes:
+    """`masks`: by the number of the window, from 0, at native size; nothing sounds in a window without one."""
+    ious, fs, masked = [], [], []
+    with closing(predictor.predict(windows)) as predictions:
+        for number, seen in enumerate(predictions):
+            truth = masks.get(number)
+            if truth is not None and truth.any():
+                ious.append(mask_iou(seen.mask, truth))
+                fs.append(_f(seen.mask, truth))
+            else:
+                masked.append(float(seen.mask.mean()))
+    return Keyframes(ious=tuple(ious), fs=tuple(fs), masked=tuple(masked))
+
+
+def compare(old: Sequence[Keyframes], new: Sequence[Keyframes], seed: int = 0) -> Verdict:
+    """Of the same clips, one or more, in the same order."""
+    weights = np.array([len(clip.ious) + len(clip.masked) for clip in old])
+    gains = np.array([_iou(after) - _iou(before) for before, after in zip(old, new, strict=True)])
+    drawn = np.random.default_rng(seed).integers(len(old), size=(_DRAWS, len(old)))
+    differences = (gains[drawn] * weights[drawn]).sum(axis=1) / weights[drawn].sum(axis=1)
+    difference = float((gains * weights).sum() / weights.sum())
+    differences = difference + (differences - difference) * _wider(len(old))
+    low, high = np.quantile(differences, [1 - _SURE, _SURE])
+    better = bool(len(old) > 1 and low > 0)
+    said = f"{difference:+.3f} IoU on {len(old)} held-out clip{'' if len(old) == 1 else 's'}"
+    between = f"between {low:+.3f} and {high:+.3f} in 90 of 100 draws of them"
+    if better:
+        sentence = f"It is better: {said}, {between}."
+    elif len(old) == 1:
+        sentence = f"One held-out clip is too few to tell: {said}; annotate more clips, or promote it by hand."
+    elif difference > 0:
+        sentence = f"It may be better, but the clips are too few to be sure: {said}, {between}; annotate more of them."
+    else:
+        sentence = f"It is not better: {said}, {between}."
+    return Verdict(
+        better=better,
+        difference=round(difference, 4),
+        low=round(float(low), 4),
+        high=round(float(high), 4),
+        sentence=sentence,
+    )
+
+
+def as_card(before: Metrics, after: Metrics, verdict: Verdict, clips: int) -> dict[str, object]:
+    """For a version's card."""
+    return {
+        "held_out_clips": clips,
+        "before": asdict(before),
+        "after": asdict(after),
+        "difference": {"iou": verdict.difference, "low": verdict.low, "high": verdict.high},
+    }
+
+
+def _wider(clips: int) -> float:
+    """By how much draws of so few clips are to be spread: they vary less than clips do, and look too sure."""
+    freedom = max(1, clips - 1)
+    quantile = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 1.645 + 1.524 / freedom
+    return sqrt((freedom + 1) / freedom) * quantile / 1.645
+
+
+def _iou(clip: Keyframes) -> float:
+    values = [*clip.ious, *(1 - share for share in clip.masked)]
+    return float(np.mean(values)) if values else 0.0
+
+
+def _f(mask: Mask, truth: Mask) -> float:
+    hits = int((mask & truth).sum())
+    precision, recall = hits / max(1, int(mask.sum())), hits / int(truth.sum())
+    return (1 + BETA2) * precision * recall / (BETA2 * precision + recall) if hits else 0.0
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return round(float(np.mean(values)), 4) if values else None

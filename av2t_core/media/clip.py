@@ -1,0 +1,219 @@
+"""Clips: from a file to windows of one second of sound with one keyframe each.
+
+Window k is [k, k + 1) s of the clip's own clock; its keyframe is the native frame nearest to k + 15/16 s by timestamp,
+which is AVSBench's rule (Zhou et al., "Audio-Visual Segmentation", ECCV 2022: the last of 16 frames a second).
+
+Keyframes may also be closer together or further apart, `step` seconds: then keyframe k is the one nearest to the middle
+of [k * step, (k + 1) * step), and its window is the second around that.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import floor
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from av2t_core.limits import CLIP_REMARKS
+from av2t_core.media.frames import LONGEST_STILL, Frame, Frames
+from av2t_core.media.soundtrack import Sound, Soundtrack
+
+KEYFRAME_OFFSET = 15 / 16
+"""Seconds from the start of a window to its keyframe."""
+
+SHORTEST_WINDOW = 0.5
+"""The part of its seconds that a last window must have."""
+
+_MISSING = 0.5  # seconds of what the container promises, from which on it is said
+_TIMESTAMP_ERROR = 1e-6
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keyframe:
+    """The native frame that stands for a window."""
+
+    index: int  # k of its window
+    frame: int  # 0-based, presentation order
+    time: float  # seconds, the clip's own timestamps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """One second of a clip."""
+
+    keyframe: Keyframe
+    image: NDArray[np.uint8]  # (H, W, 3) RGB at native size, as a person sees it: rotation applied
+    sound: Sound
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipInfo:
+    """What is known about a clip once it has been decoded."""
+
+    width: int  # pixels, as displayed
+    height: int
+    fps: float  # average
+    frame_count: int  # decoded
+    duration: float  # seconds, from the clip's start to the end of its last frame
+    has_audio: bool
+    step: float  # seconds from one keyframe to the next
+    keyframes: tuple[Keyframe, ...]
+    remarks: tuple[str, ...]  # sentences about what was left out or guessed
+
+
+class Clip:
+    """A clip by its path: one decoding pass, in memory that does not grow with its length; a context manager.
+
+    Pixels are the stored ones: where they are not square a remark says so, and nothing is scaled.
+    The first video and the first audio stream are used, as browsers do.
+    A second before the first frame or inside a jump of the clock is no window, so indices may begin after 0.
+    MediaError: the file is no clip that can be used.
+    """
+
+    def __init__(self, path: Path, *, per_second: int = 1, most: int | None = None) -> None:
+        """`per_second`: keyframes, as far as there are frames. Where that makes more than `most`, they are spread.
+
+        By what is in the file, which is read for it: a header may promise anything.
+        """
+        self.path = path
+        self._frames = Frames(path)
+        try:
+            self._sound = Soundtrack(path)
+        except BaseException:
+            self._frames.__exit__()
+            raise
+        self._step = 1.0 if per_second == 1 else max(1 / per_second, 1 / self._frames.rate)
+        self._most, self._expected, self._spread = most, self._promised_windows(), False
+        if most is not None:
+            self._spread_over(most, self._frames.spans())
+        self._keyframes: list[Keyframe] = []
+        self._left_out: list[float] = []  # seconds: the first keyframe beyond `most`
+        self._jumps: list[str] = []
+        self._jump_count = 0
+        self._shape = (0, 0)
+        self._info: ClipInfo | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._frames.__exit__()
+        self._sound.__exit__()
+
+    @property
+    def has_audio(self) -> bool:
+        return self._sound.rate > 0
+
+    @property
+    def expected_windows(self) -> int | None:
+        """How many windows will come, as far as that is known; for progress bars."""
+        return self._expected
+
+    @property
+    def info(self) -> ClipInfo:
+        if self._info is None:
+            raise RuntimeError("a clip is known once windows() is exhausted")
+        return self._info
+
+    def windows(self) -> Iterator[Window]:
+        """Decode the clip, once. MediaError: not one frame can be decoded."""
+        for index, frame in self._chosen():
+            if len(self._keyframes) == self._most:  # the packets' timestamps are not those of the frames in them
+                self._left_out = self._left_out or [frame.time]
+                continue
+            keyframe = Keyframe(index=index, frame=frame.number, time=frame.time)
+            image = frame.rgb()
+            self._keyframes.append(keyframe)
+            self._shape = image.shape[:2]
+            yield Window(keyframe=keyframe, image=image, sound=self._sound.second(self._heard_from(index)))
+        height, width = self._shape
+        self._info = ClipInfo(
+            width=width,
+            height=height,
+            fps=self._frames.rate,
+            frame_count=self._frames.count,
+            duration=self._frames.end - self._frames.zero,
+            has_audio=self.has_audio,
+            step=self._step,
+            keyframes=tuple(self._keyframes),
+            remarks=tuple(self._remarks()),
+        )
+
+    def _chosen(self) -> Iterator[tuple[int, Frame]]:
+        """Each window's index with its keyframe."""
+        index = 0
+        previous: Frame | None = None
+        for frame in self._frames:
+            if previous is not None and frame.time - previous.end > LONGEST_STILL:
+                self._jump_count += 1
+                if self._jump_count <= CLIP_REMARKS:
+                    self._jumps.append(f"The timestamps jump from {previous.end:.1f} s to {frame.time:.1f} s.")
+                yield from self._last(index, previous)
+                previous = None
+            if previous is None:
+                index = max(index, floor(frame.time / self._step))
+            while frame.time >= (target := self._seen_at(index)):
+                sooner = frame.time - target + _TIMESTAMP_ERROR
+                yield index, (previous if previous is not None and target - previous.time <= sooner else frame)
+                index += 1
+            previous = frame
+        if previous is not None:
+            yield from self._last(index, previous)
+
+    def _last(self, index: int, frame: Frame) -> Iterator[tuple[int, Frame]]:
+        """The windows that `frame`, after which nothing follows, is the keyframe of."""
+        while not self._keyframes or frame.end - index * self._step >= SHORTEST_WINDOW * self._step - _TIMESTAMP_ERROR:
+            yield index, frame
+            index += 1
+
+    def _promised_windows(self) -> int | None:
+        promised = self._frames.promised
+        return None if promised is None else self._count([(0.0, promised)])
+
+    def _spread_over(self, most: int, spans: Sequence[tuple[float, float]]) -> None:
+        """Have no more windows than `most`; `spans`: from when to when there is a picture."""
+        lasts = sum(end - start for start, end in spans)
+        promised = self._frames.promised
+        if promised is not None and abs(promised - lasts) <= _MISSING:  # the same, but for how it is rounded
+            lasts = promised
+        least = self._step
+        self._step = max(least, lasts / most)
+        while (count := self._count(spans)) > most:  # a picture that begins late has one more
+            self._step *= 1 + 1 / most
+        self._expected, self._spread = count, self._step > least
+
+    def _count(self, spans: Sequence[tuple[float, float]]) -> int:
+        """Of the windows that `_chosen` finds in pictures that last so."""
+        count = index = 0
+        for start, end in spans:
+            index = max(index, floor(start / self._step))
+            beyond = max(floor(end / self._step + 1 - SHORTEST_WINDOW + _ROUNDING), index)
+            count, index = count + beyond - index, beyond
+        return max(1, count)
+
+    def _seen_at(self, index: int) -> float:
+        """Seconds at which the keyframe of a window should be."""
+        return index + KEYFRAME_OFFSET if self._step == 1 else (index + 0.5) * self._step
+
+    def _heard_from(self, index: int) -> float:
+        """Seconds at which a window begins; the first of close ones begin with the clip."""
+        return index if self._step == 1 else max(0.0, self._seen_at(index) - 0.5)
+
+    def _remarks(self) -> Iterator[str]:
+        frames, sound = self._frames, self._sound
+        if self._spread:
+            yield f"It is long: one keyframe every {self._step:.1f} s, {len(self._keyframes)} in all."
+        yield from frames.remarks()
+        if self._left_out:
+            yield f"What comes after {self._left_out[0]:.1f} s is left out: it has {self._most} keyframes by then."
+        yield from self._jumps
+        if self._jump_count > len(self._jumps):
+            yield f"The timestamps jump {self._jump_count - len(self._jumps)} times more."
+        yield from sound.remarks(frames.start, frames.end)
+        promised, end = frames.promised or 0.0, max(frames.end, sound.end)
+        missing = promised - (end - frames.zero)
+        if missing > _MISSING and abs(promised - end) > _MISSING:  # some containers count from zero on the clip's clock
+            yield f"The file ends {missing:.1f} s before the length that it promises: it is incomplete."

@@ -1,0 +1,236 @@
+"""The frames of a clip's video stream, one after the other, as a person sees them."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Self
+
+import av
+import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
+from av.stream import Disposition
+from av.video.reformatter import Colorspace
+from numpy.typing import NDArray
+
+from av2t_core.errors import MediaError
+from av2t_core.limits import CLOCK_JUMPS, PICTURE_PIXELS, PICTURE_SIDE
+from av2t_core.media.container import Faults, decode_video, open_container
+
+LONGEST_STILL = 3600.0
+"""Seconds that a picture may stand still; a longer gap is a clock that jumped."""
+
+_AV_COLORSPACE_UNSPECIFIED = 2
+_DEFAULT_RATE = 25.0
+_SAME_RATE = 0.05  # how far the declared rate may be from the counted one; lost frames and rounding count
+_SQUARE = 0.01  # how far a pixel's width over height may be from 1
+_UNEVEN = 0.2  # of a period: containers round timestamps to a millisecond
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    number: int  # 0-based, presentation order
+    time: float  # seconds, the clip's own timestamps
+    end: float  # seconds, when the next frame is due
+    size: tuple[int, int]  # stored width and height of the clip's first frame
+    picture: av.VideoFrame = field(repr=False)
+
+    def rgb(self) -> NDArray[np.uint8]:
+        """The picture as it is displayed: (H, W, 3), rotated and mirrored as the clip asks for."""
+        width, height = self.size
+        # Players take untagged video for BT.709 from 720 lines on, FFmpeg for BT.601.
+        guess = self.picture.colorspace == _AV_COLORSPACE_UNSPECIFIED and height >= 720
+        image = self.picture.to_ndarray(
+            format="rgb24", width=width, height=height, src_colorspace=Colorspace.ITU709 if guess else None
+        )
+        return np.ascontiguousarray(_displayed(image.astype(np.uint8, copy=False), _display_matrix(self.picture)))
+
+
+def _display_matrix(picture: av.VideoFrame) -> NDArray[np.int32] | None:
+    """The upper left 2x2 of the display matrix, or None: row (a, b), row (c, d) with x' = ax + cy, y' = bx + dy."""
+    side_data: Any = picture.side_data
+    try:
+        data = side_data[SideDataType.DISPLAYMATRIX]
+    except KeyError:
+        return None
+    return np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2]
+
+
+def _transposes(matrix: NDArray[np.int32]) -> bool:
+    """Whether the picture's x runs along the display's y."""
+    return abs(int(matrix[0, 1])) > abs(int(matrix[0, 0]))
+
+
+def _displayed(image: NDArray[np.uint8], matrix: NDArray[np.int32] | None) -> NDArray[np.uint8]:
+    """Turn (H, W, 3) by the nearest of the eight ways to lay a rectangle down, as browsers do."""
+    if matrix is None:
+        return image
+    (a, b), (c, d) = matrix
+    if _transposes(matrix):
+        image, down, right = image.transpose(1, 0, 2), b, c
+    else:
+        down, right = d, a
+    return image[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
+
+
+class Frames:
+    """Streams the first video stream of a file; a context manager.
+
+    MediaError: the file cannot be opened, or it has no video stream that can be decoded.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._container = open_container(path)
+        try:
+            self._open_stream(path)
+        except BaseException:
+            self._container.close()
+            raise
+        self.count = 0
+        self.start = 0.0  # seconds, the first frame
+        self.end = 0.0  # seconds, the end of the last frame
+        self.faults = Faults()
+        self.pixel_aspect = Fraction(1)  # a displayed pixel's width over its height
+        self._latest = 0.0  # seconds, the frame that was decoded last
+        self._span = 0.0  # seconds from the first frame to the latest, without jumps
+        self._gaps = (float("inf"), 0.0)  # seconds between two frames, the shortest and the longest
+        self._backward = 0  # frames whose timestamp lies before their predecessor's
+        self._resized = 0  # frames of another size than the first
+
+    def _open_stream(self, path: Path) -> None:
+        # A cover picture in a song is a video stream to FFmpeg, and to nobody else.
+        streams = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not streams:
+            holds = "only sound" if self._container.streams.audio else "nothing to see"
+            raise MediaError(f"{path.name}: has no video stream, {holds}; use a clip with a picture")
+        usable = [stream for stream in streams if stream.codec_context is not None]
+        if not usable:
+            raise MediaError(f"{path.name}: its video codec is not known here; convert it to H.264 in an mp4")
+        self._path = path
+        self._stream = usable[0]
+        self._require_size(self._stream.width, self._stream.height)
+        self._stream.thread_type = "AUTO"
+        self.streams = tuple(streams)
+
+    def _require_size(self, width: int, height: int) -> None:
+        if width * height > PICTURE_PIXELS or max(width, height) > PICTURE_SIDE:
+            raise MediaError(
+                f"{self._path.name}: its frames have {width} x {height} pixels, and at most {PICTURE_SIDE} a side and"
+                f" {PICTURE_PIXELS:,} in all can be used; scale it down to 8K or less"
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._container.close()
+
+    @property
+    def rate(self) -> float:
+        """Frames a second, the average: as the container declares it where that is about what was decoded."""
+        declared = float(self._stream.average_rate or self._stream.guessed_rate or 0)
+        if not self._span:
+            return declared or _DEFAULT_RATE
+        counted = (self.count - 1) / self._span
+        return declared if abs(declared - counted) <= _SAME_RATE * counted else counted
+
+    @property
+    def promised(self) -> float | None:
+        """Seconds that the container says the picture lasts, None where it says nothing."""
+        stream = self._stream
+        if stream.duration is not None and stream.time_base is not None:
+            return float(stream.duration * stream.time_base)
+        return self._container.duration / av.time_base if self._container.duration is not None else None
+
+    def spans(self) -> list[tuple[float, float]]:
+        """From when to when, in seconds of its own clock, the picture lasts: by its packets, all of which are read.
+
+        More than one where the clock jumps; of very many the last is left open to what follows.
+        """
+        spans: list[tuple[float, float]] = []
+        with open_container(self._path) as container, suppress(av.FFmpegError):  # what is cut ends there
+            for packet in container.demux(container.streams[self._stream.index]):
+                if not packet.size:  # the last one, which is for the decoder
+                    continue
+                ticks = packet.dts if packet.pts is None else packet.pts
+                begun, until = spans[-1] if spans else (0.0, 0.0)
+                time = until if ticks is None or packet.time_base is None else float(ticks * packet.time_base)
+                end = time + self._lasts(packet)
+                if not spans or (time - until > LONGEST_STILL and len(spans) < CLOCK_JUMPS):
+                    spans.append((time, end))
+                else:
+                    spans[-1] = min(begun, time), max(until, end)
+        return spans
+
+    @property
+    def zero(self) -> float:
+        """Seconds on the clip's own clock at which it begins; a cut from a broadcast may begin hours after zero."""
+        return max(0.0, (self._container.start_time or 0) / av.time_base)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Decode once, from the start to the end; MediaError where not one frame comes out."""
+        size: tuple[int, int] | None = None
+        for picture in decode_video(self._container, self._stream, self.faults):
+            if size is None:  # the container's word of it may be another
+                size = picture.width, picture.height
+                self._require_size(*size)
+            self._resized += size != (picture.width, picture.height)
+            # Where a raw stream has no timestamps, one frame follows the other at the stream's rate.
+            time = picture.time if picture.pts is not None else self.end
+            if self.count == 0:
+                self.pixel_aspect = self._displayed_aspect(picture)
+            frame = Frame(number=self.count, time=time, end=time + self._lasts(picture), size=size, picture=picture)
+            self._note(frame)
+            yield frame
+        if size is None:
+            raise MediaError(
+                f"{self._path.name}: none of its frames can be decoded; the file is damaged, or they have more than"
+                f" {PICTURE_PIXELS:,} pixels"
+            )
+
+    def _displayed_aspect(self, picture: av.VideoFrame) -> Fraction:
+        aspect = self._stream.sample_aspect_ratio or Fraction(1)
+        matrix = _display_matrix(picture)
+        return 1 / aspect if matrix is not None and _transposes(matrix) else aspect
+
+    def _note(self, frame: Frame) -> None:
+        if self.count == 0:
+            self.start = frame.time
+        else:
+            gap = frame.time - self._latest
+            self._backward += gap < 0
+            if 0 < gap <= LONGEST_STILL:
+                self._span += gap
+                self._gaps = min(self._gaps[0], gap), max(self._gaps[1], gap)
+        self._latest = frame.time
+        self.end = max(self.end, frame.end)
+        self.count += 1
+
+    def remarks(self) -> Iterator[str]:
+        """Sentences about what was left out or guessed, once all frames have been decoded."""
+        faults = self.faults
+        if len(self.streams) > 1:
+            first = self._stream
+            yield f"It has {len(self.streams)} video streams: the first, {first.width}x{first.height}, is used."
+        if faults.undecodable:
+            yield f"Frames left out because they cannot be decoded: {faults.undecodable}."
+        if faults.damaged:
+            yield f"Frames that are damaged and used as far as they can be decoded: {faults.damaged}."
+        if faults.cut:
+            yield f"The file is damaged at {self.end:.1f} s: what comes after cannot be read."
+        if self._backward:
+            yield f"Frames whose timestamp lies before the frame that they follow: {self._backward}."
+        if self._resized:
+            yield f"Frames of another size than the first, scaled to its size: {self._resized}."
+        if abs(self.pixel_aspect - 1) > _SQUARE:
+            aspect = f"{float(self.pixel_aspect):.3f} to 1"
+            yield f"Its pixels are not square, {aspect}: frames and masks have the stored pixels, unscaled."
+        shortest, longest = self._gaps
+        if not faults.undecodable and longest - shortest > _UNEVEN / self.rate:
+            yield "The frame rate varies: frames are named by their timestamps, and fps is the average."
+
+    def _lasts(self, picture: "av.VideoFrame | av.Packet[Any]") -> float:
+        """Seconds for which a picture is shown, as its container says, else one period of the stream's rate."""
+        lasts = float(picture.duration * picture.time_base) if picture.duration and picture.time_base else 0.0
+        return lasts if 0 < lasts <= LONGEST_STILL else 1 / self.rate

@@ -1,0 +1,407 @@
+"""From windows to masks at native size: the one road that the command line, the worker and the evaluation share."""
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Self, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from av2t_core.ahead import read_ahead
+from av2t_core.encoders.naming import Namer
+from av2t_core.errors import ConfigError, MemoryShortError
+from av2t_core.media.clip import Keyframe, Window
+from av2t_core.memory import device_peak, is_out_of_memory
+from av2t_core.model.inputs import multimodal_images, sam_images, to_device
+from av2t_core.model.presets import PRESETS, check_preset
+from av2t_core.prediction.calibration import Calibration, Evidence
+from av2t_core.prediction.objects import Detection, Tracker, joined
+from av2t_core.segmenters.evf_sam import best_mask, lifted
+from av2t_core.versions.checkpoint import Loaded, Precision, build, load_version, randomise
+from av2t_core.versions.version import resolve
+
+SILENCE_DBFS = -60.0
+"""Quieter than this (RMS, relative to full scale) a window counts as silent."""
+SILENT = 0.5
+"""Where it is more probable than this that nothing sounds, a window's frame is not looked at."""
+
+LARGEST_BATCH = 16
+# A CPU gains nothing by more, its memory has other uses, and progress should be seen.
+LARGEST_BATCH_ON_CPU = 4
+LARGEST_PIXELS_ON_CPU = 2 * 1024 * 1024  # of SAM's square inputs
+# What a keyframe takes while it is computed, for each pixel of SAM's square input: of SAM2-L in fp32, the largest.
+BYTES_PER_PIXEL = 500
+BYTES_PER_PIXEL_ON_CPU = 1500  # generous
+# A mask or a part of one below this share of the frame is noise of the coarse grid.
+SMALLEST_PART = 0.001
+# A name that is less likely than the likeliest by more than this is none for the thing.
+LEAST_LIKELY = 0.2
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyframePrediction:
+    """What sounds at a keyframe.
+
+    `score`: the probability that its mask, or its "nothing", is right (see Calibration); of a model version without a
+    calibration, the IoU that it expects. `presence`: the probability that something in view sounds, None where it is
+    not known.
+    """
+
+    keyframe: Keyframe
+    image: NDArray[np.uint8]  # (H, W, 3)
+    level: float  # of the window's sound, RMS in dBFS
+    presence: float | None
+    sounding: bool
+    score: float
+    mask: NDArray[np.bool_]  # (H, W), the union of the objects
+    objects: tuple[Detection, ...]
+    evidence: Evidence | None  # None of a window in which nothing sounds, so that its frame is not looked at
+
+
+class Predictor:
+    """A loaded model version. Not thread-safe; one for each process."""
+
+    def __init__(
+        self,
+        model_version: str,
+        loaded: Loaded,
+        *,
+        batch_size: int | None = None,
+        silence_dbfs: float = SILENCE_DBFS,
+        least_score: float = 0.0,
+        calibration: Calibration | None = None,
+    ) -> None:
+        """`batch_size`: keyframes at a time; None fits it to the memory. It is halved whenever it proves too large.
+
+        `least_score`: things with a lower one are left out.
+        """
+        self.model_version = model_version
+        self.batch_size = batch_size or _fitting_batch(loaded)
+        self.loaded = loaded
+        self.silence_dbfs = silence_dbfs
+        self.least_score = least_score
+        self.calibration = calibration
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        device: str = "auto",
+        *,
+        models_dir: Path | None = None,
+        precision: str = "auto",
+        batch_size: int | None = None,
+        silence_dbfs: float = SILENCE_DBFS,
+        least_score: float = 0.0,
+    ) -> Self:
+        """`name`: a model version or a preset. `device`: auto, cpu, cuda or cuda:N. `precision`: auto, fp32 or bf16.
+
+        WeightsError: there is no such version, or its weights are missing or damaged. ConfigError: no such device.
+        """
+        version = resolve(name, models_dir)
+        target = _device(device)
+        loaded = load_version(version, target, _precision(precision, target, version.card["preset"]))
+        return cls(
+            version.name,
+            loaded,
+            batch_size=batch_size,
+            silence_dbfs=silence_dbfs,
+            least_score=least_score,
+            calibration=Calibration.of(version.card),
+        )
+
+    @classmethod
+    def random(
+        cls, preset: str, device: str = "auto", *, precision: str = "auto", batch_size: int | None = None
+    ) -> Self:
+        """A preset with drawn weights, to see how fast and large it is; its masks mean nothing. WeightsError."""
+        target = _device(device)
+        loaded = randomise(build(check_preset(preset)), target, _precision(precision, target, preset))
+        return cls(f"{preset}-random", loaded, batch_size=batch_size)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the model can name; empty if it cannot name anything."""
+        return self.loaded.namer.labels if self.loaded.namer else ()
+
+    @property
+    def gpu_memory(self) -> int | None:
+        """Bytes, the most that was allocated on the GPU; None on a CPU."""
+        return device_peak(self.loaded.device)
+
+    def predict(self, windows: Iterable[Window], names: Sequence[str] = ()) -> Generator[KeyframePrediction]:
+        """One prediction for each window, in order; holds two batches at a time, and decodes the next one meanwhile.
+
+        `names`: what things may be called, for a model that can read; one that knows its own names keeps to them.
+        Windows of several clips may follow one another: batches are filled by what fits, not by where a clip ends.
+        """
+        predict = partial(self._predict_batch, namer=self.loaded.namer_for(names))
+        with closing(self._batches(windows)) as batches:
+            for batch in batches:
+                # All at once: who takes the predictions may take his time, and inference mode is not to last as long.
+                yield from self._within_memory(predict, batch)
+
+    def predict_clip(
+        self, windows: Iterable[Window], names: Sequence[str] = (), tracker: Tracker | None = None
+    ) -> Generator[KeyframePrediction]:
+        """As `predict`, for the windows of one clip: its things keep their numbers from keyframe to keyframe.
+
+        `tracker`: the one of the clip's earlier windows.
+        """
+        tracker = tracker or Tracker()
+        with closing(self.predict(windows, names)) as predictions:
+            for prediction in predictions:
+                yield replace(prediction, objects=tracker.follow(prediction.objects))
+
+    def logits(self, windows: Iterable[Window], size: tuple[int, int]) -> Generator[Tensor]:
+        """What the model itself says of each window, in order: its best mask's logits (H, W) at `size`, on the host.
+
+        As `predict` but for its rules: silent windows are looked at, too, and no part is left out for being small.
+        """
+        compute = partial(self._logits_batch, size=size)
+        with closing(self._batches(windows)) as batches:
+            for batch in batches:
+                yield from self._within_memory(compute, batch)
+
+    @torch.inference_mode()
+    def silence(self, windows: list[Window]) -> list[float]:
+        """The probability that nothing sounds in a window, in view or not; as sure as the level alone can say, where
+        the model cannot name anything."""
+        levels = [level_dbfs(window.sound.second) for window in windows]
+        return self._silence(levels, self._hear(windows), self.loaded.namer)
+
+    def _batches(self, windows: Iterable[Window]) -> Generator[list[Window]]:
+        """As many windows as fit, while the next ones are decoded."""
+        with closing(read_ahead(iter(windows), self.batch_size)) as iterator:
+            while batch := list(islice(iterator, self.batch_size)):
+                yield batch
+
+    def _within_memory(self, compute: Callable[[list[Window]], list[T]], windows: list[Window]) -> list[T]:
+        """In smaller batches, from now on, where the device's memory does not suffice. AV2TError: not even for one."""
+        done: list[T] = []
+        while len(done) < len(windows):
+            some = windows[len(done) : len(done) + self.batch_size]
+            try:
+                done += compute(some)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(some) == 1:
+                    raise MemoryShortError(
+                        f"one keyframe of {windows[0].image.shape[1]} x {windows[0].image.shape[0]} pixels needs more"
+                        f" memory than {self.loaded.device} has left; free some, or use a smaller model"
+                    ) from error
+                self.batch_size = max(1, len(some) // 2)
+        return done
+
+    @torch.inference_mode()
+    def _logits_batch(self, windows: list[Window], size: tuple[int, int]) -> list[Tensor]:
+        best, *_ = self._segment(windows, self._hear(windows))
+        return list(self.loaded.model.segmenter.upsample(best, size).cpu())
+
+    @torch.inference_mode()
+    def _predict_batch(self, windows: list[Window], namer: Namer | None) -> list[KeyframePrediction]:
+        levels, a = [level_dbfs(window.sound.second) for window in windows], self._hear(windows)
+        silence = self._silence(levels, a, namer)
+        predictions = list(map(_silent, windows, levels, silence))
+        if looked := [i for i, probability in enumerate(silence) if probability <= SILENT]:
+            seen = self._look([windows[i] for i in looked], [levels[i] for i in looked], a[looked], namer)
+            for i, prediction in zip(looked, seen, strict=True):
+                predictions[i] = prediction
+        return predictions
+
+    def _look(
+        self, windows: list[Window], levels: list[float], a: Tensor, namer: Namer | None
+    ) -> list[KeyframePrediction]:
+        """Of windows in which something sounds; `a`: their sounds' embeddings (B, audio_width)."""
+        best, ious, peaks = self._segment(windows, a)
+        parts = []
+        for index, window in enumerate(windows):
+            # One at a time, for at native size a frame may be large.
+            native = self.loaded.model.segmenter.upsample(best[index : index + 1], window.image.shape[:2])[0] > 0
+            parts.append(_parts(np.asarray(native.cpu().numpy(), np.bool_)))
+        names = self._names(windows, parts, a, namer)
+        surest = namer.heard(a).amax(dim=-1) if namer else torch.ones(len(windows))
+        predictions = []
+        said = zip(ious.clamp(0, 1).tolist(), peaks.tolist(), surest.tolist(), strict=True)
+        each = zip(windows, levels, parts, names, said, strict=True)
+        for window, level, parts_, names_, (iou, peak, surest_) in each:
+            things = joined([Detection(names=n, score=iou, mask=part) for part, n in zip(parts_, names_, strict=True)])
+            evidence = Evidence(
+                iou=iou,
+                peak=peak,
+                heard=surest_,
+                match=max((thing.likelihood for thing in things), default=0.0),
+                share=sum(float(thing.mask.mean()) for thing in things),
+            )
+            predictions.append(self._judged(window, level, things, evidence))
+        return predictions
+
+    def _judged(
+        self, window: Window, level: float, things: Sequence[Detection], evidence: Evidence
+    ) -> KeyframePrediction:
+        presence, unseen = None, evidence.iou  # the score of a keyframe without a mask
+        if self.calibration is not None:
+            presence = self.calibration.presence_of(evidence)
+            unseen = 1 - presence
+            things = [replace(thing, score=self.calibration.right_of(evidence.of(thing))) for thing in things]
+        things = [thing for thing in things if thing.score >= self.least_score]
+        areas, scores = [int(thing.mask.sum()) for thing in things], [thing.score for thing in things]
+        score = float(np.average(scores, weights=areas)) if things else unseen
+        return _prediction(window, level, things, score, presence=presence, evidence=evidence)
+
+    def _silence(self, levels: list[float], a: Tensor, namer: Namer | None) -> list[float]:
+        heard = namer.silence(a).tolist() if namer else [0.0] * len(levels)
+        return [p if level > self.silence_dbfs else 1.0 for p, level in zip(heard, levels, strict=True)]
+
+    def _hear(self, windows: list[Window]) -> Tensor:
+        """The sounds' embeddings (B, audio_width)."""
+        return self.loaded.audio_encoder.encode([window.sound for window in windows])
+
+    def _segment(self, windows: list[Window], a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The best masks' logits (B, h, w), their expected IoU (B,), and the highest logit of each as the model gave
+        them (B,)."""
+        loaded, config = self.loaded, self.loaded.model.config
+        images = to_device([window.image for window in windows], loaded.device)
+        v = loaded.image_encoder.encode(images)  # (B, image_width)
+        with torch.autocast(loaded.device.type, torch.bfloat16, enabled=loaded.precision == "bf16"):
+            logits, ious = loaded.model.candidates(
+                sam_images(images, config.sam.image_size, config.antialias),
+                multimodal_images(images, config.beit3.image_size, config.antialias),
+                v,
+                a,
+            )
+        best = best_mask(logits, ious)
+        peaks = best.amax(dim=(-2, -1)).float()
+        return best if config.mask_reach is None else lifted(best, config.mask_reach), ious.amax(dim=-1), peaks
+
+    def _names(
+        self, windows: list[Window], parts: list[list[NDArray[np.bool_]]], a: Tensor, namer: Namer | None
+    ) -> list[list[dict[str, float]]]:
+        """What the parts of each window's mask may be called, by what is heard and what is seen in them."""
+        counts = [len(some) for some in parts]
+        if namer is None or not any(counts):
+            return [[{}] * count for count in counts]
+        crops = [crop(window.image, part) for window, some in zip(windows, parts, strict=True) for part in some]
+        v = torch.cat(
+            [
+                self.loaded.image_encoder.encode(to_device(crops[i : i + LARGEST_BATCH], self.loaded.device))
+                for i in range(0, len(crops), LARGEST_BATCH)
+            ]
+        )
+        heard = namer.heard(a).repeat_interleave(torch.tensor(counts, device=a.device), 0)
+        named = iter([_likeliest(row, namer.labels) for row in (heard * namer.seen(v)).tolist()])
+        return [list(islice(named, count)) for count in counts]
+
+
+def level_dbfs(audio: NDArray[np.float32]) -> float:
+    """The RMS level of a window (channels, samples) in decibels relative to full scale; -inf without any sound."""
+    power = float(np.mean(np.square(audio, dtype=np.float64))) if audio.size else 0.0
+    return 10 * float(np.log10(power)) if power > 0 else -float("inf")
+
+
+def _silent(window: Window, level: float, probability: float) -> KeyframePrediction:
+    """Nothing sounds, with so much probability, whatever is in view."""
+    return _prediction(window, level, (), probability, presence=1 - probability)
+
+
+def _prediction(
+    window: Window,
+    level: float,
+    objects: Sequence[Detection],
+    score: float,
+    *,
+    presence: float | None = None,
+    evidence: Evidence | None = None,
+) -> KeyframePrediction:
+    union = np.zeros(window.image.shape[:2], np.bool_)
+    for detection in objects:
+        union |= detection.mask
+    return KeyframePrediction(
+        keyframe=window.keyframe,
+        image=window.image,
+        level=level,
+        presence=presence,
+        sounding=bool(objects),
+        score=score,
+        mask=union,
+        objects=tuple(objects),
+        evidence=evidence,
+    )
+
+
+def _likeliest(probabilities: Sequence[float], labels: Sequence[str]) -> dict[str, float]:
+    """Of a thing's probability for each label those that matter, the highest first."""
+    least = LEAST_LIKELY * max(probabilities)
+    some = [(label, p) for label, p in zip(labels, probabilities, strict=True) if p >= least]
+    return dict(sorted(some, key=lambda item: -item[1]))
+
+
+def _parts(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    """The connected parts of a mask that are large enough to be something."""
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8))
+    return [parts == i for i in range(1, count) if stats[i, cv2.CC_STAT_AREA] >= SMALLEST_PART * mask.size]
+
+
+def crop(image: NDArray[np.uint8], part: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The part's surroundings: its box with a fifth of it on every side."""
+    x, y, width, height = cv2.boundingRect(part.view(np.uint8))
+    margin = max(width, height) // 5
+    rows = slice(max(0, y - margin), y + height + margin)
+    return np.ascontiguousarray(image[rows, max(0, x - margin) : x + width + margin])
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"{name!r} is no device; use auto, cpu, cuda or cuda:0") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {name!r} was asked for, but torch sees no GPU; use --device cpu")
+    return device
+
+
+def _precision(name: str, device: torch.device, preset: str) -> Precision:
+    """`auto` is bf16 where the device computes in it and the model is large enough to gain by it."""
+    if name not in ("auto", "fp32", "bf16"):
+        raise ConfigError(f"{name!r} is no precision; use auto, fp32 or bf16")
+    if name != "auto":
+        return "bf16" if name == "bf16" else "fp32"
+    return "bf16" if computes_bf16(device) and PRESETS[preset].gains_by_bf16 else "fp32"
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether it has instructions for bfloat16; without them that is several times slower than fp32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def _fitting_batch(loaded: Loaded) -> int:
+    """How many keyframes a batch may have by the memory that is free, as far as that can be told beforehand."""
+    device, pixels = loaded.device, loaded.model.config.sam.image_size**2
+    if device.type == "cuda":
+        free, largest, each = torch.cuda.mem_get_info(device)[0], LARGEST_BATCH, BYTES_PER_PIXEL * pixels
+    else:
+        free, each = _available_memory(), BYTES_PER_PIXEL_ON_CPU * pixels
+        largest = min(LARGEST_BATCH_ON_CPU, LARGEST_PIXELS_ON_CPU // pixels)
+    return max(1, min(largest, free // 2 // each))
+
+
+def _available_memory() -> int:
+    """Bytes that processes can have without swapping."""
+    with open("/proc/meminfo") as file:
+        kilobytes = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
+    return kilobytes * 1024

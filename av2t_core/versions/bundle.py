@@ -1,0 +1,220 @@
+"""A model version as one file, to be carried to another machine: a zip whose members lie as they do in the folder.
+
+    SHA256SUMS                         of every other member, as `sha256sum --check` takes them
+    <name>/card.json
+    <name>/weights.safetensors
+    <name>/replay.safetensors          if its card has that one's hash
+    parts/<part>-<hash>.safetensors    those that its card names
+
+Nothing is compressed, for weights hardly shrink, so a bundle unpacks to no more than its own size. Of a parent that the
+version loads onto there is the name and the hash, both on the card. What comes in may be from anybody: nothing of it is
+used before it is checked, and nothing that is there is replaced. Nothing here imports torch.
+"""
+
+import hashlib
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
+
+from av2t_core.disk import read_blocks, require_space, write_blocks, writing
+from av2t_core.errors import WeightsError, misfit
+from av2t_core.limits import LARGEST_CARD
+from av2t_core.model.presets import PRESETS
+from av2t_core.versions.card import usable_card
+from av2t_core.versions.model_folder import alone
+from av2t_core.versions.store import fetch
+from av2t_core.versions.tensor_header import check_header
+from av2t_core.versions.version import BUILT_IN, IMPORT_MARK, NAMES, Version, check_name, file_hash, find, is_own_name
+
+SUMS = "SHA256SUMS"
+
+_SUM = re.compile(r"([0-9a-f]{64})  (\S+)")
+
+_Shapes = dict[str, list[int]]  # of tensors, by their names
+
+
+def export_version(version: Version, target: Path) -> None:
+    """Write the bundle `target`. WeightsError: it exists or cannot be written, or the version is not whole."""
+    if version.directory.parent == BUILT_IN:
+        raise WeightsError(f"{version.name} ships with the package: whoever installs that has it")
+    if target.exists():
+        raise WeightsError(f"{target} exists: name another file")
+    version.check_files()
+    fetch(version)
+    for path, _ in version.kept_files:
+        if not path.is_file():
+            raise WeightsError(f"{path} is missing; {version.remedy}")
+    card = version.directory / "card.json"
+    files = {card: hashlib.sha256(card.read_bytes()).hexdigest(), **dict(version.kept_files)}
+    aside = target.with_name(f".{target.name}.part")
+    try:
+        with ZipFile(aside, "w", ZIP_STORED) as archive:
+            sums = "".join(f"{sha256}  {version.member(path)}\n" for path, sha256 in files.items())
+            archive.writestr(_info(SUMS), sums)
+            for path, sha256 in files.items():
+                with (
+                    path.open("rb") as source,
+                    archive.open(_info(version.member(path)), "w", force_zip64=True) as to,
+                ):
+                    if write_blocks(read_blocks(source), to) != sha256:
+                        raise WeightsError(
+                            f"{path} is damaged: its sha256 is not the one on the card; {version.remedy}"
+                        )
+        aside.rename(target)
+    except OSError as error:
+        raise WeightsError(f"{target} cannot be written ({error.strerror}): name a file that can") from None
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def import_version(file: Path, models_dir: Path) -> tuple[Version, bool]:
+    """The version in the bundle, and whether it is new here: the same one may be there already.
+
+    WeightsError: it is no bundle, damaged, or holds anything else; another version has that name; the parent that it
+    loads onto is not there; there is no room.
+    """
+    try:
+        with ZipFile(file) as archive:
+            bundle = _Bundle.read(file, archive, models_dir)
+            return bundle.version, bundle.place(models_dir)
+    except OSError as error:
+        raise WeightsError(f"{file} cannot be read ({error.strerror or error})") from None
+    except BadZipFile as error:
+        raise WeightsError(f"{file} is damaged, or no exported model version ({error}): export it again") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bundle:
+    """What is in a bundle, but for the weights. `version` is as it will be in the folder."""
+
+    file: Path
+    archive: ZipFile
+    card: bytes
+    version: Version
+
+    @classmethod
+    def read(cls, file: Path, archive: ZipFile, models_dir: Path) -> "_Bundle":
+        """WeightsError: it is not as an export makes it."""
+        refused = WeightsError(f"{file} is no exported model version, or somebody has changed it: export it again")
+        members = archive.infolist()
+        if sum(member.file_size for member in members) > file.stat().st_size or not all(map(_is_plain, members)):
+            raise refused
+        sums = [_SUM.fullmatch(line) for line in (_text(archive, SUMS) or b"?").decode(errors="replace").splitlines()]
+        hashes = {found[2]: found[1] for found in sums if found}
+        names = [path.removesuffix("/card.json") for path in hashes if path.endswith("/card.json")]
+        if None in sums or sorted(member.filename for member in members) != sorted([SUMS, *hashes]) or len(names) != 1:
+            raise refused
+        name = check_name(names[0])
+        if is_own_name(name):
+            raise WeightsError(
+                f"{file} is called {name}, as what this package brings itself: export it under another name"
+            )
+        text = _text(archive, f"{name}/card.json")
+        card = usable_card(text) if text else None
+        if not text or card is None or hashes.pop(f"{name}/card.json") != hashlib.sha256(text).hexdigest():
+            raise refused
+        version = Version(name=name, directory=models_dir / name, card=card)
+        if hashes != {version.member(path): sha256 for path, sha256 in version.kept_files}:
+            raise refused
+        return cls(file=file, archive=archive, card=text, version=version)
+
+    def place(self, models_dir: Path) -> bool:
+        """Have the version in the folder; False if it is there already."""
+        version, name = self.version, self.version.name
+        if version.card["preset"] not in PRESETS:
+            raise WeightsError(
+                f"{name} is of the preset {version.card['preset']!r}, which this release does not know: install a newer"
+                " one"
+            )
+        base = version.base
+        if base is not None:
+            base.check_files()
+            fetch(base)
+        with alone(models_dir):
+            if (there := find(name, models_dir)) is not None:
+                if there.card != version.card:
+                    raise WeightsError(
+                        f"there is another model version {name} already: delete that one, or import into another folder"
+                        " (AV2T_DATA_DIR)"
+                    )
+                return False
+            if version.directory.exists():
+                raise WeightsError(f"{version.directory} exists and is no model version: take it away")
+            new = [(path, sha256) for path, sha256 in version.kept_files if not path.exists()]
+            for path, sha256 in version.kept_files:
+                if (path, sha256) not in new and file_hash(path) != sha256:
+                    raise WeightsError(f"{path} is damaged, or another part of the same name, and stays as it is")
+            require_space(models_dir, sum(self._size(path) for path, _ in new), name)
+            aside = models_dir / f".{name}.part"
+            shutil.rmtree(aside, ignore_errors=True)
+            try:
+                with writing(models_dir):
+                    aside.mkdir()
+                    (aside / "card.json").write_bytes(self.card)
+                    (aside / IMPORT_MARK).touch()
+                    for path, sha256 in new:
+                        self._extract(path, sha256, aside / path.name)
+                    shapes = {path: _shapes([aside / path.name]) for path, _ in new}
+                    if base is not None:
+                        _require_fit(version, shapes[version.weights], _shapes(path for path, _ in base.files))
+                    for path, _ in new:
+                        if path.parent != version.directory:
+                            (aside / path.name).rename(path)
+                    aside.rename(version.directory)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+        return True
+
+    def _size(self, path: Path) -> int:
+        return self.archive.getinfo(self.version.member(path)).file_size
+
+    def _extract(self, path: Path, sha256: str, to: Path) -> None:
+        name = self.version.member(path)
+        with self.archive.open(name) as source, to.open("wb") as copy:
+            if write_blocks(read_blocks(source), copy) != sha256:
+                raise WeightsError(f"{name} in {self.file} is damaged: export it again")
+
+
+def _require_fit(version: Version, shapes: _Shapes, onto: _Shapes) -> None:
+    """WeightsError: it holds a tensor that what it loads onto does not have, or has in another shape."""
+    learnt = {key: shape for key, shape in shapes.items() if not key.startswith(NAMES)}
+    if problems := [f"{key} {shape}" for key, shape in learnt.items() if onto.get(key) != shape]:
+        raise misfit(f"{version.card['parent']} that {version.name} loads onto", problems)
+
+
+def _shapes(paths: Iterable[Path]) -> _Shapes:
+    """WeightsError: one of the files is damaged, or of another format."""
+    from safetensors import SafetensorError, safe_open
+
+    shapes: _Shapes = {}
+    for path in paths:
+        check_header(path)
+        try:
+            with safe_open(path, "np") as file:
+                shapes |= {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118  # no mapping
+        except SafetensorError as error:
+            raise WeightsError(f"{path.name} is damaged or no file of safetensors ({error})") from None
+    return shapes
+
+
+def _info(name: str) -> ZipInfo:
+    """With a date that is always the same, so that two exports of a version are."""
+    info = ZipInfo(name)
+    info.external_attr = 0o644 << 16
+    return info
+
+
+def _is_plain(member: ZipInfo) -> bool:
+    encrypted = member.flag_bits & 1
+    return member.compress_type == ZIP_STORED and member.compress_size == member.file_size and not encrypted
+
+
+def _text(archive: ZipFile, name: str) -> bytes | None:
+    """None where it is not there, or too large."""
+    try:
+        return archive.read(name) if archive.getinfo(name).file_size <= LARGEST_CARD else None
+    except KeyError:
+        return None

@@ -1,0 +1,310 @@
+"""Weights of a model version to disk and back: safetensors, verified by hash, mapped where they are used as they lie.
+
+A version's tensors are those of the parent that it loads onto, if it does, those of its parts, which several versions
+share, and its own; the later ones go over the earlier ones:
+
+    model.<name in AV2TSam>    image_encoder.<name>    audio_encoder.<name>    names.<name in LearnedNamer>
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, assert_never
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from av2t_core.encoders import AudioEncoder, ImageEncoder
+from av2t_core.encoders.naming import LearnedNamer, Namer, Reader, ReadNamer
+from av2t_core.encoders.tiny import TinyAudioEncoder, TinyEncodersConfig, TinyImageEncoder, TinyNamer
+from av2t_core.errors import MemoryShortError, WeightsError, misfit
+from av2t_core.memory import is_out_of_memory
+from av2t_core.model.av2t_sam import AV2TSam
+from av2t_core.model.config import Feature
+from av2t_core.model.empty import empty_weights
+from av2t_core.model.presets import PRESETS, Preset
+from av2t_core.segmenters.reference import UNREAD
+from av2t_core.versions.card import part_file
+from av2t_core.versions.store import fetch
+from av2t_core.versions.tensor_header import check_header
+from av2t_core.versions.version import NAMES, PARTS_FOLDER, Version, file_hash
+
+Precision = Literal["fp32", "bf16"]
+
+MODULES = ("model", "image_encoder", "audio_encoder")
+_NAMERS = 16  # sets of names that stay read, of as many projects
+_READ_AT_ONCE = 64  # tensors; what is mapped and then converted stays resident until its file is closed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A frozen model with its encoders, on one device, ready to predict.
+
+    `precision`: bf16 has the matrices of BEiT-3 and of SAM's image encoder in bfloat16, for use under autocast; all
+    else is fp32.
+    """
+
+    model: AV2TSam
+    image_encoder: ImageEncoder
+    audio_encoder: AudioEncoder
+    namer: Namer | None
+    device: torch.device
+    precision: Precision
+    _read: dict[tuple[str, ...], ReadNamer] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def namer_for(self, names: Sequence[str]) -> Namer | None:
+        """The model's own namer, or one that chooses among `names` if the image encoder can read; None without both.
+
+        The same names are read once, unless many others come between.
+        """
+        names, sight, hearing = tuple(names), self.image_encoder, self.audio_encoder
+        if self.namer is not None or not names or not isinstance(sight, Reader):
+            return self.namer
+        namer = self._read.pop(names, None) or ReadNamer(
+            names, sight=sight, hearing=hearing if isinstance(hearing, Reader) else None
+        )
+        while len(self._read) >= _NAMERS:
+            del self._read[next(iter(self._read))]  # the one that was not asked for longest
+        self._read[names] = namer
+        return namer
+
+
+def load_version(version: Version, device: torch.device, precision: Precision = "fp32") -> Loaded:
+    """What of it is only in a model store is fetched. WeightsError: a file is missing or not the one that the card
+    speaks of, or they do not fit the preset. StoreAwayError, MemoryShortError."""
+    card = version.card
+    if card["preset"] not in PRESETS:
+        raise WeightsError(
+            f"model version {version.name} is of the preset {card['preset']!r}, which this release does not know;"
+            f" it knows {', '.join(PRESETS)}"
+        )
+    version.check()
+    fetch(version)
+    version.verify()
+    empty = build(card["preset"], card.get("feature", "mul"), card["labels"])
+    pairs = (pair for path, _ in version.files for pair in read_tensors(path, device))
+    return fill_version(version, empty, pairs, device, precision)
+
+
+def fill_version(
+    version: Version, empty: Loaded, weights: Iterable[tuple[str, Tensor]], device: torch.device, precision: Precision
+) -> Loaded:
+    """As `fill`, for the weights of this version. WeightsError: they do not fit. MemoryShortError: nor the device."""
+    try:
+        return fill(empty, weights, device, precision, version.names)
+    except (SafetensorError, WeightsError) as error:
+        root = version.chain[-1]
+        remedy = root.remedy if root.card.get("source") else "make it again with this one"
+        raise WeightsError(
+            f"{version.directory} does not fit the preset {version.card['preset']!r} of this release: {error}; {remedy}"
+        ) from error
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryShortError(
+            f"{version.name} needs more memory than {device} has left; free some, or use a smaller model"
+        ) from error
+
+
+def build(preset: str, feature: Feature = "mul", labels: Sequence[str] = ()) -> Loaded:
+    """The modules of a preset, their parameters on the meta device: no memory, no time."""
+    described = PRESETS[preset]
+    with empty_weights():
+        model = AV2TSam(replace(described.model, feature=feature))
+        image, audio = _encoders(described, tuple(labels))
+    for encoder, width in ((image, described.model.image_width), (audio, described.model.audio_width)):
+        assert encoder.width == width, f"{preset}: {type(encoder).__name__} gives {encoder.width}, not {width}"
+    namer: Namer | None = None
+    if isinstance(image, TinyImageEncoder) and isinstance(audio, TinyAudioEncoder):
+        namer = TinyNamer(image, audio)
+    return Loaded(
+        model=model,
+        image_encoder=image,
+        audio_encoder=audio,
+        namer=namer,
+        device=torch.device("meta"),
+        precision="fp32",
+    )
+
+
+def fill(
+    empty: Loaded,
+    weights: Iterable[tuple[str, Tensor]],
+    device: torch.device,
+    precision: Precision,
+    names: Sequence[str] = (),
+) -> Loaded:
+    """The model with these weights, later ones over earlier ones of the same name.
+
+    WeightsError: they do not fit.
+
+    `names`: what it has learnt to call things, beside what it knows of itself.
+    """
+    narrow = {f"model.{name}" for name in matrices(empty.model)} if precision == "bf16" else set()
+    tensors: dict[str, Tensor] = {}
+    for key, tensor in weights:
+        if tensor.is_floating_point():
+            # One tensor that is still mapped would keep all those in memory that were converted beside it.
+            beside = bool(narrow) and key.startswith("model.")
+            tensor = tensor.to(torch.bfloat16 if key in narrow else torch.float32, copy=beside)
+        tensors[key] = tensor
+    for name in MODULES:
+        module: nn.Module = getattr(empty, name)
+        state = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
+        unread = [key for key in state if name == "model" and UNREAD.match(key)]
+        _load(name, module, {key: t for key, t in state.items() if key not in unread})
+        module.to(device).eval().requires_grad_(False)
+    filled = replace(empty, device=device, precision=precision)
+    if not names:
+        return filled
+    learnt = {key.removeprefix(NAMES): tensor for key, tensor in tensors.items() if key.startswith(NAMES)}
+    return with_names(filled, names, learnt)
+
+
+def _load(name: str, module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """WeightsError names what does not fit."""
+    shapes = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    problems = [f"missing {name}.{key}" for key in shapes.keys() - state.keys()]
+    problems += [f"unknown {name}.{key}" for key in state.keys() - shapes.keys()]
+    for key in shapes.keys() & state.keys():
+        if state[key].shape != shapes[key]:
+            problems.append(f"{name}.{key} is {tuple(state[key].shape)}, the model has {shapes[key]}")
+    if problems:
+        raise misfit("model", problems)
+    module.load_state_dict(state, assign=True)
+
+
+def with_names(loaded: Loaded, names: Sequence[str], tensors: Mapping[str, Tensor]) -> Loaded:
+    """The model that calls things so, beside the names that it knows of itself and in place of others that were learnt.
+
+    `tensors`: LearnedNamer's, on the model's device. WeightsError: they do not fit.
+    """
+    known = loaded.namer.known if isinstance(loaded.namer, LearnedNamer) else loaded.namer
+    if known is None:
+        raise WeightsError("its names were learnt beside those of a model that has some")
+    with empty_weights():
+        namer = LearnedNamer(
+            known, names, audio_width=loaded.audio_encoder.width, image_width=loaded.image_encoder.width
+        )
+    _load("names", namer, tensors)
+    return replace(loaded, namer=namer.eval().requires_grad_(False))
+
+
+def randomise(empty: Loaded, device: torch.device, precision: Precision, seed: int = 0) -> Loaded:
+    """The model with drawn weights: as fast and as large as the trained one, and its masks mean nothing."""
+    generator = torch.Generator(device).manual_seed(seed)
+    narrow = set(matrices(empty.model)) if precision == "bf16" else set()
+    for name in MODULES:
+        module: nn.Module = getattr(empty, name)
+        drawn = {}
+        for key, meta in module.named_parameters():
+            dtype = torch.bfloat16 if name == "model" and key in narrow else torch.float32
+            drawn[key] = tensor = torch.empty(meta.shape, dtype=dtype, device=device)
+            if meta.ndim >= 2:
+                tensor.normal_(0, meta[0].numel() ** -0.5, generator=generator)
+            else:
+                tensor.fill_(float(key.endswith("weight")))  # norms do nothing, biases are none
+        module.load_state_dict(drawn, assign=True, strict=False)
+        module.to(device).eval().requires_grad_(False)
+    return replace(empty, device=device, precision=precision)
+
+
+def matrices(model: AV2TSam) -> Iterator[str]:
+    """The names of the weights that bf16 is for: the two frozen encoders' matrices and convolutions."""
+    for name, module in model.named_modules():
+        if name.startswith(("segmenter.multimodal.", "segmenter.sam.image_encoder.")) and isinstance(
+            module, nn.Linear | nn.Conv2d
+        ):
+            yield from (f"{name}.{parameter}" for parameter, _ in module.named_parameters())
+
+
+def save_version(
+    directory: Path, card: Mapping[str, Any], tensors: Mapping[str, Tensor], beside: Sequence[Path] = ()
+) -> None:
+    """Written aside and renamed into place. The hash of a parent that it loads onto goes onto its card.
+
+    `beside`: files of which copies are to lie beside the weights. WeightsError: the directory exists, or that parent
+    does not.
+    """
+    if directory.exists():
+        raise WeightsError(f"{directory} exists; a model version is never changed, choose another name")
+    if (base := Version(name=directory.name, directory=directory, card=dict(card)).base) is not None:
+        card = {**card, "parent_sha256": base.card["sha256"]}
+    aside = directory.with_name(f".{directory.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        sha256 = _save(aside / "weights.safetensors", tensors)
+        text = json.dumps({**card, "sha256": sha256}, indent=2, ensure_ascii=False)
+        (aside / "card.json").write_text(text + "\n")
+        for file in beside:
+            shutil.copyfile(file, aside / file.name)
+        aside.rename(directory)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def save_part(models_dir: Path, name: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Tensors that versions share, named by their content. Returns what goes into the cards' `parts`."""
+    folder = models_dir / PARTS_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f".{name}.{os.getpid()}.part"  # two trainings may end at the same time
+    try:
+        sha256 = _save(aside, tensors)
+        file = part_file(name, sha256)
+        aside.rename(folder / file)
+    finally:
+        aside.unlink(missing_ok=True)
+    return {"file": file, "sha256": sha256}
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
+    path.chmod(0o644)  # whoever may read the folder may read its weights
+    return file_hash(path)
+
+
+def read_tensors(path: Path, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    """All of a file, by name; on a CPU they are views of the mapped file. WeightsError: it names more than a model."""
+    check_header(path)
+    with safe_open(path, "pt") as file:
+        keys = list(file.keys())
+    for first in range(0, len(keys), _READ_AT_ONCE):
+        with safe_open(path, "pt", device=str(device)) as file:
+            for key in keys[first : first + _READ_AT_ONCE]:
+                yield key, file.get_tensor(key)
+
+
+def _encoders(preset: Preset, labels: tuple[str, ...]) -> tuple[Any, Any]:
+    """Imported when they are chosen, for their packages take seconds."""
+    image: Any
+    audio: Any
+    tiny = TinyEncodersConfig(labels=labels)
+    match preset.image_encoder:
+        case "tiny":
+            image = TinyImageEncoder(tiny)
+        case "clip":
+            from av2t_core.encoders.clip import ClipImageEncoder
+
+            image = ClipImageEncoder()
+        case other:
+            assert_never(other)
+    match preset.audio_encoder:
+        case "tiny":
+            audio = TinyAudioEncoder(tiny)
+        case "ms-clap":
+            from av2t_core.encoders.ms_clap import MsClapAudioEncoder
+
+            audio = MsClapAudioEncoder()
+        case "laion-clap":
+            from av2t_core.encoders.laion_clap import LaionClapAudioEncoder
+
+            audio = LaionClapAudioEncoder()
+        case unknown:
+            assert_never(unknown)
+    return image, audio

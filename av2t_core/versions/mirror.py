@@ -1,0 +1,164 @@
+"""The folder of model versions as the mirror of a model store: its cards and its pointers; weights come when wanted.
+
+What comes from the store may be from anybody: what does not have the name or the form of a card or a pointer is left
+out, and said once.
+"""
+
+import logging
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from av2t_core.errors import StoreAwayError, WeightsError
+from av2t_core.limits import LARGEST_CARD
+from av2t_core.versions import pointers
+from av2t_core.versions.card import usable_card
+from av2t_core.versions.store import Entry, Mark, Store, mark_of
+from av2t_core.versions.version import (
+    BUILT_IN,
+    PARTS_FOLDER,
+    PROJECTS_FOLDER,
+    REPLAY_FILE,
+    Version,
+    check_name,
+    find,
+    installed,
+)
+
+log = logging.getLogger("av2t.store")
+
+_POINTER = re.compile(rf"{PROJECTS_FOLDER}/([1-9][0-9]{{0,17}})\.json")
+_BESIDE = re.compile(rf"{PARTS_FOLDER}/[^/]+\.safetensors|[^/]+/(weights\.safetensors|{re.escape(REPLAY_FILE)})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Away:
+    since: datetime
+    sentence: str
+
+
+class Mirror:
+    """`away`: since when, and why, the store could not be used; None: it can."""
+
+    def __init__(self, models_dir: Path, store: Store | None) -> None:
+        self._models_dir, self.store = models_dir, store
+        self.away: Away | None = None
+        self._pointers: dict[int, Entry] = {}
+        self._said: set[str] = set()
+
+    def refresh(self) -> None:
+        """Have what the store has now; nothing to do without one. StoreAwayError, or WeightsError: it, or the folder
+        here, cannot be used."""
+        if self.store is None:
+            return
+        try:
+            entries = self.store.listing()
+            with pointers.changing(self._models_dir):
+                self._take(self.store, entries)
+        except WeightsError as error:
+            since = self.away.since if self.away else datetime.now(UTC)
+            self.away = Away(since=since, sentence=str(error))
+            raise
+        self.away = None
+
+    def _take(self, store: Store, entries: Mapping[str, Entry]) -> None:
+        cards, projects, others = {}, {}, []
+        for member, entry in entries.items():
+            name, _, file = member.partition("/")
+            small = entry.size <= LARGEST_CARD
+            if small and file == "card.json" and _is_name(name):
+                cards[name] = entry
+            elif small and (found := _POINTER.fullmatch(member)):
+                projects[int(found[1])] = entry
+            elif not _BESIDE.fullmatch(member) and not Path(member).name.startswith("."):
+                others.append(repr(member))
+        if others:
+            shown = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
+            self._say("others", f"files in the model store {store.url} that are none of its own are left out: {shown}")
+        for name, entry in cards.items():
+            self._take_card(store, name, Mark(url=store.url, stamp=entry.stamp))
+        for project, entry in projects.items():  # now that what they name is here
+            self._take_pointer(store, project, entry)
+        if entries:  # else it is rather one that is not mounted, or was emptied by mistake
+            self._drop(store, cards)
+
+    def _take_card(self, store: Store, name: str, mark: Mark) -> None:
+        directory = self._models_dir / name
+        before = mark_of(directory)
+        if before == mark:
+            return
+        text = store.read(f"{name}/card.json")
+        if text is None:  # gone since it was listed
+            return
+        card = usable_card(text)
+        if card is None or (BUILT_IN / name).exists():
+            why = "has no card that can be used" if card is None else "is called as one that ships with the package"
+            self._say(name, f"the model version {name} in the model store {store.url} {why}, and is left out")
+            return
+        if directory.exists():
+            here = find(name, self._models_dir)
+            if here is None:
+                self._say(name, f"{directory} exists and is no model version, so the model store's {name} is left out")
+                return
+            if here.card == card:
+                store.mark(name, directory)
+                return
+            self._make_way(store, here, before)
+        aside = self._models_dir / f".{name}.mirrored"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        (aside / "card.json").write_bytes(text)
+        store.mark(name, aside)
+        aside.rename(directory)
+
+    def _make_way(self, store: Store, here: Version, mark: Mark | None) -> None:
+        """For another version of that name, which is what all other machines mean by it."""
+        if mark is not None:  # it was deleted there, and another one made
+            self._take_away(here)
+            return
+        aside = f"{here.name[:80]}.here-{here.card['sha256'][:8]}"
+        log.warning(
+            "the model store %s has another model version %s than this machine, whose own is called %s from now on",
+            *(store.url, here.name, aside),
+        )
+        here.directory.rename(here.directory.with_name(aside))
+
+    def _drop(self, store: Store, cards: Mapping[str, Entry]) -> None:
+        """What was in the store, and has been deleted."""
+        for version in installed(self._models_dir):
+            if version.name in cards or not store.has(version):
+                continue
+            if store.read(f"{version.name}/card.json") is None:  # else it was pushed after the store was listed
+                log.info("model version %s was deleted from the model store %s, and here", version.name, store.url)
+                self._take_away(version)
+
+    def _take_away(self, version: Version) -> None:
+        others = [each for each in installed(self._models_dir) if each.name != version.name]
+        pointers.take_away(version, others)
+
+    def _take_pointer(self, store: Store, project: int, entry: Entry) -> None:
+        if self._pointers.get(project) == entry:
+            return
+        try:
+            pointers.take(self._models_dir, project, store)
+        except StoreAwayError:
+            raise
+        except WeightsError as error:
+            self._say(f"project {project}", str(error))
+        self._pointers[project] = entry
+
+    def _say(self, about: str, sentence: str) -> None:
+        """Once."""
+        if about not in self._said:
+            self._said.add(about)
+            log.warning("%s", sentence)
+
+
+def _is_name(name: str) -> bool:
+    try:
+        return bool(check_name(name))
+    except WeightsError:
+        return False

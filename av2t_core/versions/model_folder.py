@@ -1,0 +1,124 @@
+"""The folder of model versions as pulling and importing fill it: one writer at a time, and nothing half there.
+
+Besides the versions and their parts (see `versions`) it holds `downloads`, files that are being fetched.
+"""
+
+import fcntl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from av2t_core.disk import Progress, disk_error, writing
+from av2t_core.errors import WeightsError
+from av2t_core.model.config import Feature
+from av2t_core.plain_file import open_lock
+from av2t_core.versions import published
+from av2t_core.versions.card import part_file
+from av2t_core.versions.store import fetch, quiet
+from av2t_core.versions.version import PARTS_FOLDER, Version, file_hash, resolve
+
+if TYPE_CHECKING:  # it brings torch, and who has no weights should not wait for that
+    from torch import Tensor
+
+    from av2t_core.versions.conversion import EncoderKind, ModelKind
+
+Part = dict[str, str]  # as a card names it: file, sha256
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewVersion:
+    """A model version to be made from a published checkpoint. `source` goes onto its card: where it is from."""
+
+    name: str
+    preset: str
+    feature: Feature
+    source: Mapping[str, str]
+
+
+@contextmanager
+def alone(models_dir: Path) -> Iterator[None]:
+    """Within it nobody else writes published weights here, and what an interrupted conversion left is gone.
+
+    WeightsError: somebody is at it, or the folder cannot be written.
+    """
+    parts = models_dir / PARTS_FOLDER
+    try:
+        parts.mkdir(parents=True, exist_ok=True)
+        lock = open_lock(models_dir / ".lock")
+    except OSError as error:
+        raise disk_error(error, models_dir) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WeightsError(f"another `av2t weights` is at work in {models_dir}: wait until it has ended") from None
+        for left in parts.glob(".*"):
+            left.unlink()
+        yield
+
+
+def whole(models_dir: Path, name: str, progress: Progress = quiet) -> Version | None:
+    """The version of this name if it is in the folder with all its files, which are fetched if a model store has them.
+
+    WeightsError: its card cannot be read. StoreAwayError.
+    """
+    if not (models_dir / name / "card.json").exists():
+        return None
+    version = resolve(name, models_dir)
+    fetch(version, progress)
+    return version if all(path.is_file() for path, _ in version.files) else None
+
+
+def encoder_parts(models_dir: Path, preset: str) -> dict[str, Part]:
+    """The preset's encoders that are in the folder, unharmed, by their names in `published.ENCODERS`."""
+    found = {}
+    for encoder in published.encoders(preset):
+        name = published.ENCODERS[encoder].part
+        for path in sorted((models_dir / PARTS_FOLDER).glob(f"{name}-????????.safetensors")):
+            sha256 = file_hash(path)
+            if path.name == part_file(name, sha256):
+                found[encoder] = {"file": path.name, "sha256": sha256}
+    return found
+
+
+def keep_encoder(models_dir: Path, file: str, kind: "EncoderKind", state: "Mapping[str, Tensor]") -> Part:
+    """A published encoder as a part. `file` is what errors call it. WeightsError: it does not fit the encoder."""
+    from av2t_core.versions.checkpoint import save_part
+    from av2t_core.versions.conversion import encoder_tensors
+
+    tensors = encoder_tensors(file, kind, state)
+    with writing(models_dir):
+        return save_part(models_dir, published.ENCODERS[kind].part, tensors)
+
+
+def keep_model(
+    models_dir: Path,
+    file: str,
+    kind: "ModelKind",
+    state: "Mapping[str, Tensor]",
+    version: NewVersion,
+    encoders: Mapping[str, Part],
+) -> None:
+    """A published model, or EVF-SAM as a start, as a version; `encoders` are the parts of its preset's.
+
+    WeightsError: it does not fit the preset, or there is a version of that name.
+    """
+    from av2t_core.versions.checkpoint import save_part, save_version
+    from av2t_core.versions.conversion import split_model
+
+    split = split_model(file, kind, state, version.preset, version.feature)
+    with writing(models_dir):
+        part = save_part(models_dir, published.start(version.preset).part, split.part)
+    card: dict[str, Any] = {
+        "preset": version.preset,
+        "feature": version.feature,
+        "labels": [],
+        "parent": None,
+        "parts": [part, *(encoders[encoder] for encoder in published.encoders(version.preset))],
+        "start": kind == "evf-sam",
+        "source": dict(version.source),
+    }
+    with writing(models_dir):
+        save_version(models_dir / version.name, card, split.own)

@@ -1,0 +1,234 @@
+"""Which model version each project uses. Any process may change it, at any time, and the files are small to read.
+
+    projects/<project>.json    {"current": name, "history": [what was current before, the newest last]}
+
+A project without such a file uses what the settings name. Where there is a model store, its pointers are the ones that
+count: they are changed there first, and what lies here follows. Nothing here imports torch.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+
+from av2t_core.disk import disk_error
+from av2t_core.errors import StoreAwayError, WeightsError
+from av2t_core.limits import LARGEST_CARD
+from av2t_core.plain_file import open_lock, read_plain
+from av2t_core.versions.store import Store
+from av2t_core.versions.version import (
+    BUILT_IN,
+    PROJECTS_FOLDER,
+    REPLAY_FILE,
+    Version,
+    check_name,
+    damaged,
+    find,
+    installed,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pointer:
+    """`history`: what was current before, the newest last."""
+
+    current: str
+    history: tuple[str, ...] = ()
+
+
+def current(models_dir: Path, project: int) -> str | None:
+    """The version that the project is to use, whether it is still there or not; None: nobody has said.
+
+    WeightsError: the pointer is damaged.
+    """
+    pointer = read(models_dir, project)
+    return pointer.current if pointer else None
+
+
+def read(models_dir: Path, project: int) -> Pointer | None:
+    """WeightsError: it is damaged."""
+    path = models_dir / _member(project)
+    try:
+        return _parsed(read_plain(path, LARGEST_CARD), str(path), project)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _damaged(str(path), project, error) from None
+
+
+def read_all(models_dir: Path) -> dict[int, Pointer]:
+    """Of all projects that have one, by their numbers. WeightsError: one is damaged."""
+    projects = sorted(int(path.stem) for path in (models_dir / PROJECTS_FOLDER).glob("*.json") if path.stem.isdecimal())
+    return {project: pointer for project in projects if (pointer := read(models_dir, project))}
+
+
+def take(models_dir: Path, project: int, store: Store) -> None:
+    """Have the project's pointer as the store has it, if it has one. WeightsError: it is damaged. StoreAwayError."""
+    text = store.read(_member(project))
+    if text is not None:
+        _write(models_dir, project, _parsed(text, f"{_member(project)} in the model store {store.url}", project), None)
+
+
+def promote(models_dir: Path, project: int, name: str, store: Store | None = None) -> str | None:
+    """Have the project use this version from now on; to which one a rollback goes, None if to none.
+
+    Before the first one the project used the root of that version's chain, as far as can be known here.
+    WeightsError: there is no such version, it cannot predict, or it is not in the store. StoreAwayError.
+    """
+    with changing(models_dir):
+        version = find(name, models_dir)
+        if version is None:
+            raise WeightsError(f"there is no model version {name!r}: `av2t models list` shows what there is")
+        version.check()
+        if store and version.directory.parent != BUILT_IN and not store.has(version):
+            raise WeightsError(f"{name} is not in the model store {store.url}: `av2t models push {name}` first")
+        try:
+            if store:
+                take(models_dir, project, store)
+            before = read(models_dir, project)
+        except StoreAwayError:
+            raise
+        except WeightsError:  # which says to do this
+            before = None
+        if before is None:
+            root = version.chain[-1].name
+            history: tuple[str, ...] = () if root == name else (root,)
+        elif before.current == name:
+            history = before.history
+        else:
+            history = (*before.history, before.current)
+        _write(models_dir, project, Pointer(current=name, history=history), store)
+    return history[-1] if history else None
+
+
+def rollback(models_dir: Path, project: int, store: Store | None = None) -> str:
+    """Have the project use what it used before; that version's name. WeightsError: there is none, or it is harmed.
+    StoreAwayError."""
+    with changing(models_dir):
+        if store:
+            take(models_dir, project, store)
+        pointer = read(models_dir, project)
+        if pointer is None or not pointer.history:
+            raise WeightsError(
+                f"project {project} has no earlier model version to go back to:"
+                f" `av2t models promote NAME --project {project}` chooses one"
+            )
+        name = pointer.history[-1]
+        version = find(name, models_dir)
+        if version is None:
+            raise WeightsError(
+                f"project {project} used {name} before, which is gone: choose another one with"
+                f" `av2t models promote NAME --project {project}`"
+            )
+        version.check()
+        _write(models_dir, project, Pointer(current=name, history=pointer.history[:-1]), store)
+        return name
+
+
+def delete(models_dir: Path, name: str, store: Store | None = None) -> int:
+    """Take the version away, and its parts that no other one names; how many bytes are free for it here.
+
+    WeightsError: there is none, it ships with the package, a project uses it, or another version loads onto it.
+    StoreAwayError.
+    """
+    with changing(models_dir):
+        version = find(name, models_dir)
+        if version is None:
+            raise WeightsError(f"there is no model version {name!r}: `av2t models list` shows what there is")
+        if version.directory.parent == BUILT_IN:
+            raise WeightsError(f"{name} ships with the package and stays")
+        pointers = read_all(models_dir)
+        if projects := [str(project) for project, pointer in pointers.items() if pointer.current == name]:
+            raise WeightsError(
+                f"{name} is the current model version of project {' and '.join(projects)}: go back with"
+                f" `av2t models rollback --project {projects[0]}`, or promote another one, first"
+            )
+        others = [each for each in installed(models_dir) if each.name != name]
+        tuned = [each for each in others if each.card.get("onto_parent")]
+        if children := [each.name for each in tuned if each.card.get("parent") == name]:
+            verb = "loads" if len(children) == 1 else "load"
+            raise WeightsError(f"{' and '.join(children)} {verb} onto {name}, and must be deleted first")
+        for project, pointer in pointers.items():
+            if name in pointer.history:
+                _write(models_dir, project, _without(pointer, name), store)
+        if store and store.has(version):
+            files = [version.directory / "card.json", *_own(version, others), version.directory / REPLAY_FILE]
+            store.remove(version.member(path) for path in files)
+        return take_away(version, others)
+
+
+def take_away(version: Version, others: Sequence[Version]) -> int:
+    """Delete it here, and its parts that none of the others names; how many bytes that frees."""
+    own, models_dir = _own(version, others), version.directory.parent
+    freed = sum(path.stat().st_size for path in own if path.exists())
+    version.directory.rename(models_dir / f".{version.name}.deleted")  # gone at once, whenever this process ends
+    for left in models_dir.glob(".*.deleted"):
+        shutil.rmtree(left)
+    for path in own:
+        path.unlink(missing_ok=True)
+    return freed
+
+
+def _own(version: Version, others: Sequence[Version]) -> list[Path]:
+    if damaged(version.directory.parent):  # whose cards may name any part
+        return [version.weights]
+    shared = {path for each in others for path, _ in each.own_files}
+    return [path for path, _ in version.own_files if path not in shared]
+
+
+def _parsed(text: bytes, where: str, project: int) -> Pointer:
+    try:
+        fields = json.loads(text)
+        return Pointer(
+            current=check_name(fields["current"]), history=tuple(check_name(name) for name in fields["history"])
+        )
+    except (ValueError, TypeError, KeyError, WeightsError) as error:
+        raise _damaged(where, project, error) from None
+
+
+def _damaged(where: str, project: int, error: Exception) -> WeightsError:
+    return WeightsError(
+        f"{where} does not say which model version project {project} uses ({error}): choose it again with"
+        f" `av2t models promote NAME --project {project}`"
+    )
+
+
+def _without(pointer: Pointer, name: str) -> Pointer:
+    """What was current before and after it may be the same, and is there once."""
+    names = [each for each, _ in groupby(each for each in (*pointer.history, pointer.current) if each != name)]
+    return Pointer(current=names[-1], history=tuple(names[:-1]))
+
+
+def _member(project: int) -> str:
+    return f"{PROJECTS_FOLDER}/{project}.json"
+
+
+@contextmanager
+def changing(models_dir: Path) -> Iterator[None]:
+    """Within it no other process changes a pointer, or deletes a version. WeightsError: the folder is not writable."""
+    folder = models_dir / PROJECTS_FOLDER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open_lock(folder / ".lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, by a kill too
+            yield
+    except OSError as error:
+        raise disk_error(error, folder) from error
+
+
+def _write(models_dir: Path, project: int, pointer: Pointer, store: Store | None) -> None:
+    text = json.dumps(asdict(pointer))
+    if store:
+        store.write_text(_member(project), text.encode())
+    path = models_dir / _member(project)
+    aside = path.with_suffix(".part")
+    with aside.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # a rename may reach the disk before what it names
+    aside.replace(path)

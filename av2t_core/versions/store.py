@@ -1,0 +1,332 @@
+"""The model store: versions, their parts and the projects' pointers in a folder or an object store, for many machines.
+
+They lie there as in the folder of model versions (see `versions`), which stays what everything reads: it is a mirror of
+the store (see `mirror`) that holds of a version no more than the card until its weights are wanted. An object store
+cannot rename, so a version's card is written last and taken away first: what has no card is not there. Nothing but the
+pointers is ever written over.
+
+Nothing here imports torch, and fsspec, which reaches the storage, only once a store is used. The storage's credentials
+come from the environment, in the variables of its own package.
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from secrets import token_hex
+from typing import IO, Any
+
+from av2t_core.disk import Bar, Progress, disk_error, read_blocks, require_space, write_blocks
+from av2t_core.errors import AV2TError, StoreAwayError, WeightsError
+from av2t_core.limits import LARGEST_CARD
+from av2t_core.plain_file import open_lock, read_plain
+from av2t_core.versions.card import usable_card
+from av2t_core.versions.version import BUILT_IN, PARTS_FOLDER, STORE_MARK, Version, file_hash
+
+FETCHING = ".fetching"
+"""The folder beside the versions in which files are until they are whole."""
+
+
+class _NoBar:
+    def update(self, n: int, /) -> None:
+        pass
+
+
+def quiet(_what: str, _total: int) -> nullcontext[Bar]:
+    return nullcontext(_NoBar())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A file in the store. `stamp`: another one where its content is another."""
+
+    size: int
+    stamp: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """What lies beside the card of a version that is in a store: in which one, and the card's stamp there."""
+
+    url: str
+    stamp: str
+
+
+@dataclass(frozen=True)
+class Store:
+    """`url`: any that fsspec opens, without a password."""
+
+    url: str
+
+    def listing(self) -> dict[str, Entry]:
+        """All files, by their paths in it. StoreAwayError, or WeightsError: it cannot be used."""
+        files, root = self._place
+        with self._asking():
+            files.invalidate_cache()
+            found = files.find(root, detail=True)
+            files.invalidate_cache()
+        return {path.removeprefix(root).strip("/"): _entry(known) for path, known in found.items()}
+
+    def read(self, member: str) -> bytes | None:
+        """A text that is there, None if it is not. WeightsError: it is larger than a card ever is. StoreAwayError."""
+        files, _ = self._place
+        with self._asking():
+            try:
+                with files.open(self._path(member), "rb") as file:
+                    text: bytes = file.read(LARGEST_CARD + 1)
+            except FileNotFoundError:
+                return None
+        if len(text) > LARGEST_CARD:
+            raise WeightsError(f"{member} in the model store {self.url} is too large for what it is")
+        return text
+
+    def write(self, member: str, content: IO[bytes], bar: Bar) -> None:
+        """Have it there at once, in place of what may be there. StoreAwayError, WeightsError."""
+        files, _ = self._place
+        path = self._path(member)
+        folders = not files.async_impl  # of which there are none in an object store, where files appear at once
+        to = f"{files._parent(path)}/.{token_hex(8)}.part" if folders else path
+        with self._asking(member):
+            if folders:
+                files.makedirs(files._parent(path), exist_ok=True)
+            with files.open(to, "wb") as file:
+                for block in read_blocks(content):
+                    file.write(block)
+                    bar.update(len(block))
+            if folders:
+                files.mv(to, path)
+
+    def write_text(self, member: str, text: bytes) -> None:
+        """As `write`."""
+        self.write(member, BytesIO(text), _NoBar())
+
+    def remove(self, members: Iterable[str]) -> None:
+        """One after the other; some may be gone already. StoreAwayError, WeightsError."""
+        files, _ = self._place
+        for member in members:
+            with self._asking(member), suppress(FileNotFoundError):
+                files.rm_file(self._path(member))
+
+    def has(self, version: Version) -> bool:
+        """As far as it is known here. WeightsError: what notes it is damaged."""
+        mark = mark_of(version.directory)
+        return mark is not None and mark.url == self.url
+
+    def check(self) -> None:
+        """StoreAwayError, or WeightsError: it cannot be listed or written."""
+        self.listing()
+        probe = f".{token_hex(8)}"
+        self.write_text(probe, b"av2t doctor")
+        self.remove([probe])
+
+    def push(self, version: Version, progress: Progress = quiet) -> None:
+        """Have the version there with all that it loads onto, but for what ships with the package.
+
+        What is there stays as it is, so a push that was cut off goes on. WeightsError: another version of that name is
+        there, or this one is not whole. StoreAwayError.
+        """
+        there = self.listing()
+        for each in reversed(version.chain):
+            if each.directory.parent != BUILT_IN:
+                self._push(each, there, progress)
+
+    def _push(self, version: Version, there: dict[str, Entry], progress: Progress) -> None:
+        card = version.directory / "card.json"
+        committed = version.member(card) in there
+        if committed and usable_card(self.read(version.member(card)) or b"") != version.card:
+            raise WeightsError(
+                f"the model store {self.url} has another model version {version.name} than {version.directory}: a"
+                " version is never changed; give this one another name, or delete one of the two"
+            )
+        lacking = []
+        for path, sha256 in version.kept_files:
+            known = there.get(version.member(path))
+            # Weights without a card are of a push that was cut off, perhaps of others.
+            trusted = known is not None and (committed or path.parent.name == PARTS_FOLDER)
+            if not path.is_file():
+                if not trusted:
+                    raise WeightsError(f"{path}, of model version {version.name}, is missing; {version.remedy}")
+            elif not trusted or known is None or known.size != path.stat().st_size:
+                lacking.append((path, sha256))
+        for path, sha256 in lacking:
+            if file_hash(path) != sha256:
+                raise WeightsError(f"{path} is damaged: its sha256 is not the one on the card; {version.remedy}")
+            with progress(f"push {version.member(path)}", path.stat().st_size) as bar, path.open("rb") as file:
+                self.write(version.member(path), file, bar)
+        if not committed:
+            self.write_text(version.member(card), card.read_bytes())
+        self.mark(version.name, version.directory)
+
+    def mark(self, name: str, directory: Path) -> None:
+        """Note beside the card of the version of this name that it is there. StoreAwayError, WeightsError.
+
+        The card gets the time that it has there, for the newest version of a preset is the same one on all machines.
+        """
+        files, _ = self._place
+        path = self._path(f"{name}/card.json")
+        with self._asking(path):
+            entry = _entry(files.info(path))
+            modified: datetime | None = None
+            with suppress(NotImplementedError):
+                modified = files.modified(path)
+        aside = directory / f"{STORE_MARK}.part"
+        try:
+            aside.write_text(json.dumps(asdict(Mark(url=self.url, stamp=entry.stamp))))
+            if modified is not None:
+                os.utime(directory / "card.json", (modified.timestamp(), modified.timestamp()))
+            aside.replace(directory / STORE_MARK)
+        except OSError as error:
+            raise disk_error(error, directory) from None
+
+    def blocks(self, member: str, bar: Bar) -> Iterator[bytes]:
+        """What is in a file. StoreAwayError, also where there is none."""
+        files, _ = self._place
+        with self._asking(member), files.open(self._path(member), "rb") as file:
+            for block in read_blocks(file):
+                bar.update(len(block))
+                yield block
+
+    def size(self, member: str) -> int:
+        """In bytes. StoreAwayError, also where there is no such file."""
+        files, _ = self._place
+        with self._asking(member):
+            return int(files.size(self._path(member)))
+
+    @cached_property
+    def _place(self) -> tuple[Any, str]:
+        """The file system, and where in it the store is. WeightsError: there is no package for such a URL."""
+        with self._asking():
+            try:
+                from fsspec.core import url_to_fs
+
+                files, root = url_to_fs(self.url)
+            except (ImportError, ValueError) as error:
+                package = " (av2t-sam's extra [s3] brings it)" if self.url.startswith("s3:") else ""
+                raise WeightsError(
+                    f"the model store {self.url} cannot be opened: {error}{package}; AV2T_MODELS_URL names it"
+                ) from None
+        return files, root
+
+    def _path(self, member: str) -> str:
+        return f"{self._place[1]}/{member}"
+
+    @contextmanager
+    def _asking(self, member: str = "") -> Iterator[None]:
+        """Within it, what a storage has against being used becomes a sentence, and whether that may pass."""
+        try:
+            yield
+        except AV2TError:
+            raise
+        except FileNotFoundError as error:
+            # A card promised it: a proxy before the storage may say so, or it is being pushed anew.
+            if member:
+                raise StoreAwayError(f"the model store {self.url} has no {member}") from None
+            raise WeightsError(f"the model store {self.url} is not there ({_line(error)})") from None
+        except Exception as error:  # each storage's package has errors of its own
+            if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+                raise WeightsError(
+                    f"the model store {self.url} refuses ({_line(error)}): its credentials come from the environment,"
+                    " in the variables of the storage's own package, AWS_ACCESS_KEY_ID and so on"
+                ) from None
+            raise StoreAwayError(
+                f"the model store {self.url} cannot be reached ({_line(error)}): see that it runs, and that"
+                " AV2T_MODELS_URL and the storage's own variables are right"
+            ) from None
+
+
+def mark_of(directory: Path) -> Mark | None:
+    """None if the version is in no store. WeightsError: what notes it is damaged."""
+    path = directory / STORE_MARK
+    try:
+        return Mark(**json.loads(read_plain(path, LARGEST_CARD)))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise WeightsError(f"{path} does not say in which model store the version is ({error}): delete it") from None
+
+
+def fetch(version: Version, progress: Progress = quiet) -> None:
+    """Bring here what a store has of the version, or of what it loads onto, and this machine has not: once, however
+    many ask for it. Where nothing is missing no store is asked.
+
+    WeightsError: it is damaged there, or there is no room here. StoreAwayError, also where it is not there.
+    """
+    if not _lacking(version):
+        return
+    models_dir = version.directory.parent
+    folder = models_dir / FETCHING
+    with _alone(folder, progress):
+        lacking = _lacking(version)  # another process may have brought it meanwhile
+        sizes = [store.size(member) for store, member, _, _ in lacking]
+        require_space(models_dir, sum(sizes), version.name)
+        for (store, member, path, sha256), size in zip(lacking, sizes, strict=True):
+            aside = folder / sha256
+            try:
+                with progress(f"fetch {member}", size) as bar, aside.open("wb") as file:
+                    found = write_blocks(store.blocks(member, bar), file)
+                    os.fsync(file.fileno())  # a rename may reach the disk before what it names
+                if found != sha256:
+                    raise WeightsError(
+                        f"{member} is damaged in the model store {store.url}: its sha256 is not the one on the card;"
+                        f" take it away there, and run `av2t models push {version.name}` on a machine that has it whole"
+                    )
+                path.parent.mkdir(exist_ok=True)
+                aside.replace(path)
+            except OSError as error:
+                raise disk_error(error, models_dir) from error
+            finally:
+                aside.unlink(missing_ok=True)
+
+
+def _lacking(version: Version) -> list[tuple[Store, str, Path, str]]:
+    """From which store what is to come, to which place, and its sha256."""
+    return [
+        (Store(mark.url), each.member(path), path, sha256)
+        for each in version.chain
+        if (mark := mark_of(each.directory))
+        for path, sha256 in each.kept_files
+        if not path.is_file()
+    ]
+
+
+@contextmanager
+def _alone(folder: Path, progress: Progress) -> Iterator[None]:
+    """Within it no other process of this machine fetches. Who waits says so: a worker's job has to give signs."""
+    try:
+        folder.mkdir(exist_ok=True)
+        lock = open_lock(folder / "lock")
+    except OSError as error:
+        raise disk_error(error, folder) from None
+    with lock:  # until it is closed, by a kill too
+        if not _locked(lock):
+            with progress("wait for another process that fetches", 0) as bar:
+                while not _locked(lock):
+                    bar.update(0)
+                    time.sleep(0.2)
+        yield
+
+
+def _locked(lock: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _entry(known: dict[str, Any]) -> Entry:
+    """By whatever the storage has that changes with the content."""
+    told = [known.get(name) for name in ("ETag", "etag", "md5Hash", "mtime")]
+    return Entry(size=int(known["size"] or 0), stamp=repr((known["size"], *told)))
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

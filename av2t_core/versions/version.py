@@ -1,0 +1,325 @@
+"""Model versions: a directory with the weights and a card; its name is the `model_version` that Label Studio sees.
+
+    <name>/weights.safetensors        what was trained
+    <name>/replay.safetensors         some of what it learnt, if its card has that one's hash
+    <name>/card.json                  preset, feature, labels, parent, parts, metrics, the weights' hash
+    parts/<part>-<hash>.safetensors   what was not, shared by the versions whose cards name it
+    <name>/.store                     if it is in a model store, which then has what is missing here (see `store`)
+    <name>/.imported                  if it came as a file, from anybody: then it is used by its own name alone
+
+A version that a project's annotations have made holds nothing else: its card says `onto_parent`, and its tensors go
+over those of its parent. A version is written aside and renamed into place, and never changed afterwards. Nothing here
+imports torch: the backend only asks for names.
+"""
+
+import hashlib
+import re
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from av2t_core.errors import WeightsError
+from av2t_core.limits import LARGEST_CARD
+from av2t_core.model.presets import NO_ADAPTER, PRESETS
+from av2t_core.plain_file import read_plain
+from av2t_core.versions import published
+from av2t_core.versions.card import parse_card
+
+BUILT_IN = Path(__file__).parents[1] / "weights"
+REPLAY_FILE = "replay.safetensors"
+PARTS_FOLDER = "parts"
+DOWNLOADS_FOLDER = "downloads"
+PROJECTS_FOLDER = "projects"
+STORE_MARK = ".store"
+IMPORT_MARK = ".imported"
+NAMES = "names."
+"""What the tensors begin with by which a version names things beside those that it knew."""
+NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    name: str
+    directory: Path
+    card: dict[str, Any]
+
+    @property
+    def weights(self) -> Path:
+        return self.directory / "weights.safetensors"
+
+    @property
+    def own_files(self) -> list[tuple[Path, str]]:
+        """Path and sha256 of its parts and of its weights, without what it loads onto."""
+        parts = self.directory.parent / PARTS_FOLDER
+        return [
+            *((parts / part["file"], part["sha256"]) for part in self.card.get("parts", ())),
+            (self.weights, self.card["sha256"]),
+        ]
+
+    @property
+    def kept_files(self) -> list[tuple[Path, str]]:
+        """`own_files`, and what lies beside the weights for trainings that start from it."""
+        replay = self.card.get("replay_sha256")
+        return [*self.own_files, *([(self.directory / REPLAY_FILE, replay)] if replay else [])]
+
+    @property
+    def files(self) -> list[tuple[Path, str]]:
+        """Path and sha256 of all that it is made of, in the order in which later tensors replace earlier ones.
+
+        WeightsError as for `chain`.
+        """
+        return [file for version in reversed(self.chain) for file in version.own_files]
+
+    def member(self, path: Path) -> str:
+        """How a file of it is called in the folder of the versions."""
+        return path.relative_to(self.directory.parent).as_posix()
+
+    @property
+    def in_store(self) -> bool:
+        """Whether a model store has it, too."""
+        return (self.directory / STORE_MARK).is_file()
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether it came as a file, from anybody."""
+        return (self.directory / IMPORT_MARK).is_file()
+
+    @property
+    def base(self) -> "Version | None":
+        """Its parent if it loads onto that one. WeightsError: the parent is not there, or is another of that name."""
+        if not self.card.get("onto_parent"):
+            return None
+        name = str(self.card.get("parent"))
+        models_dir = self.directory.parent
+        base = find(name, models_dir)
+        if base is None:
+            raise WeightsError(
+                f"model version {self.name} loads onto {name}, which is not in {models_dir}:"
+                f" {_how_to_get_parent(name, self.card['preset'])}"
+            )
+        expected = self.card.get("parent_sha256")
+        if expected not in (None, base.card["sha256"]):
+            raise WeightsError(
+                f"model version {self.name} loads onto another {name} than the one in {models_dir}: its card and that"
+                " one's have different hashes; keep versions of different origin in different folders (AV2T_DATA_DIR)"
+            )
+        return base
+
+    @property
+    def chain(self) -> "list[Version]":
+        """It, what it loads onto, what that loads onto, … WeightsError as for `base`, or it comes back to itself."""
+        chain = [self]
+        while (base := chain[-1].base) is not None:
+            if any(base.directory == version.directory for version in chain):
+                names = " onto ".join(version.name for version in [*chain, base])
+                raise WeightsError(f"{names}: a model version cannot load onto itself; delete {self.directory}")
+            chain.append(base)
+        return chain
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What it or what it loads onto has learnt to call things, beside what it knew. WeightsError as for `chain`."""
+        return next((tuple(version.card["names"]) for version in self.chain if version.card.get("names")), ())
+
+    @property
+    def caution(self) -> str | None:
+        """What a person should know before trusting its masks of clips of their own."""
+        if self.directory.parent != BUILT_IN:
+            return None
+        return (
+            f"{self.name} is for demonstration: it knows {len(self.card['labels'])} things from composed clips and does"
+            " not carry over to real video; `av2t weights pull sam2-l` gets the paper's model, which wants a GPU"
+        )
+
+    @property
+    def remedy(self) -> str:
+        """How a file that is missing or damaged is got again."""
+        if self.directory.parent == BUILT_IN:
+            return "install the package again"
+        if self.in_store:
+            return "delete it, and it is fetched from the model store again"
+        command = self.card.get("source", {}).get("command")
+        return f"delete {self.directory} and run `{command}`" if command else "bring it back from a copy"
+
+    def check(self) -> None:
+        """WeightsError if it cannot predict, as far as that is seen without reading its weights."""
+        if self.card.get("start"):
+            raise WeightsError(
+                f"model version {self.name} is EVF-SAM alone, a start for training; it cannot tell what sounds: choose"
+                f" another, or get the trained one, {published.how_to_get(self.card['preset'])}"
+            )
+        self.check_files()
+
+    def check_files(self) -> None:
+        """WeightsError if one of its files is missing, here and in the model store."""
+        for version in self.chain:
+            for path, _ in version.own_files:
+                if not path.is_file() and not version.in_store:
+                    raise WeightsError(f"{path}, of model version {version.name}, is missing; {version.remedy}")
+
+    def verify(self) -> None:
+        """WeightsError: a file of it is missing, or not the one that the card speaks of. Reads all of them, which
+        `store.fetch` has brought here."""
+        self.check_files()
+        for version in self.chain:
+            for path, sha256 in version.own_files:
+                if file_hash(path) != sha256:
+                    raise WeightsError(f"{path} is damaged: its sha256 is not the one on the card; {version.remedy}")
+
+
+def resolve(name: str, models_dir: Path | None = None) -> Version:
+    """The version of this name, or the newest one of the preset of this name that nobody has fine-tuned, and that was
+    pulled or made here or ships with the package: what was imported is meant by its own name alone.
+
+    `models_dir`: where a worker keeps the versions that it trained; looked into before the built-in ones. What cannot
+    be read there is not chosen.
+    WeightsError: there is none, or the card of the one of this name cannot be read; the message names what there is.
+    """
+    if (version := find(name, models_dir)) is not None:
+        return version
+    of_preset = [each for each in (_usable(models_dir) if models_dir else []) if _is_of_preset(each, name)]
+    if own := [each for each in of_preset if not each.is_imported]:
+        return max(own, key=lambda version: (version.directory / "card.json").stat().st_mtime)
+    if built_in := [each for each in _usable(BUILT_IN) if _is_of_preset(each, name)]:
+        return max(built_in, key=lambda version: _natural(version.name))
+    if imported := [each.name for each in of_preset if each.is_imported]:
+        raise WeightsError(f"{name} is only here as what was imported: name {' or '.join(imported)} if that is meant")
+    if how := published.how_to_get(name):
+        raise WeightsError(f"the weights of {name} are not in {models_dir or BUILT_IN}: {how}")
+    known = [path.name for root in (models_dir, BUILT_IN) if root is not None for path in _directories(root)]
+    raise WeightsError(f"there is no model version {name!r}; there are {', '.join(known) or 'none'}")
+
+
+def find(name: str, models_dir: Path | None = None) -> Version | None:
+    """The version of exactly this name, None if there is none. WeightsError: its card cannot be read, or `name` is no
+    name."""
+    check_name(name)
+    for root in (models_dir, BUILT_IN):
+        if root is not None and (root / name / "card.json").is_file():
+            return _read(root / name)
+    return None
+
+
+def resolve_start(preset: str, name: str | None, models_dir: Path) -> Version:
+    """The version of this name, or the one that trainings of this preset start from: EVF-SAM, or the embedded model.
+
+    WeightsError: it is not there, and how to get it; or it is of another segmenter or of other encoders.
+    """
+    base = preset.removesuffix(NO_ADAPTER)
+    if name is not None:
+        version = resolve(name, models_dir)
+    elif base not in published.presets():
+        version = resolve(base, models_dir)
+    else:
+        # EVF-SAM is the same with adapters and without.
+        own = published.start_name(preset)
+        version = resolve(own if (models_dir / own).is_dir() else published.start_name(base), models_dir)
+    if name is None and version.is_imported:
+        raise WeightsError(
+            f"{version.name} is only here as what was imported: name it if trainings of {preset} are to start from it"
+        )
+    theirs = version.card["preset"]
+    if theirs not in PRESETS or _stem(theirs) != _stem(preset):
+        raise WeightsError(
+            f"a training of the preset {preset} cannot start from {version.name}, which is of the preset {theirs}: its"
+            " segmenter or its encoders are others"
+        )
+    return version
+
+
+def installed(models_dir: Path) -> list[Version]:
+    """All that are in `models_dir` and can be used, as far as their cards say, and the built-in ones."""
+    return _usable(models_dir) + _usable(BUILT_IN)
+
+
+def damaged(models_dir: Path) -> dict[str, str]:
+    """Those in `models_dir` whose cards cannot be used, by their names: why, in a sentence."""
+    found = {}
+    for directory in _directories(models_dir):
+        try:
+            _read(directory)
+        except WeightsError as error:
+            found[directory.name] = str(error)
+    return found
+
+
+def fine_tuned_name(parent: Version, project: int, number: int) -> str:
+    """What the version is called that a project's training of this number makes from `parent`. WeightsError."""
+    return check_name(f"{parent.chain[-1].name}-p{project}-{number}")
+
+
+def file_hash(path: Path) -> str:
+    """Its sha256, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_name(name: str) -> str:
+    """The name itself, which is safe as a folder's. WeightsError if it cannot be a model version's."""
+    if not NAME.fullmatch(name):
+        raise WeightsError(f"{name!r} is no model version: a name is of a-z, 0-9, '_', '.' and '-'")
+    if not _is_name(name):
+        raise WeightsError(f"{name!r} is no model version: a folder beside them is called so")
+    return name
+
+
+def is_own_name(name: str) -> bool:
+    """Whether a preset is called so, or what this package ships or will ship of one."""
+    return any(
+        name == preset or (preset not in published.presets() and re.fullmatch(rf"{re.escape(preset)}-\d+", name))
+        for preset in PRESETS
+    )
+
+
+def _is_name(name: str) -> bool:
+    return bool(NAME.fullmatch(name)) and name not in (PARTS_FOLDER, DOWNLOADS_FOLDER, PROJECTS_FOLDER)
+
+
+def _is_of_preset(version: Version, preset: str) -> bool:
+    card = version.card
+    return card["preset"] == preset and card.get("parent") is None and not card.get("start")
+
+
+def _how_to_get_parent(name: str, preset: str) -> str:
+    if how := published.how_to_get(name):
+        return how
+    if re.fullmatch(rf"{preset}-\d+", name) and preset not in published.presets():
+        return "it ships with another release of this package, install that one"
+    return f"bring it by `av2t models export {name} FILE` where it is and `av2t models import FILE` here"
+
+
+def _stem(preset: str) -> object:
+    """What two presets must share so that one can start from the other."""
+    described = PRESETS[preset]
+    model = described.model
+    return replace(described, model=replace(model, adapter=True, feature="mul"))
+
+
+def _directories(root: Path) -> list[Path]:
+    return sorted(path.parent for path in root.glob("*/card.json") if _is_name(path.parent.name))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """tiny-10 comes after tiny-9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _usable(root: Path) -> list[Version]:
+    found = []
+    for directory in _directories(root):
+        with suppress(WeightsError):  # `damaged` tells of it
+            found.append(_read(directory))
+    return found
+
+
+def _read(directory: Path) -> Version:
+    """WeightsError: it has no card that can be used."""
+    path = directory / "card.json"
+    try:
+        card = parse_card(read_plain(path, LARGEST_CARD + 1))
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{path} is no card of a model version ({error}): bring it back from a copy, or delete {directory}"
+        ) from error
+    return Version(name=directory.name, directory=directory, card=card)

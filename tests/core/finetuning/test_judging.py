@@ -1,0 +1,70 @@
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pytest
+
+from av2t_core.finetuning.judging import Keyframes, Metrics, compare
+
+
+def clip(ious: Iterable[float], masked: Sequence[float] = ()) -> Keyframes:
+    values = tuple(ious)
+    return Keyframes(ious=values, fs=values, masked=tuple(masked))
+
+
+def test_metrics_are_means_over_keyframes_not_over_clips() -> None:
+    metrics = Metrics.of([clip([0.8]), clip([0.2, 0.2, 0.4], masked=[0.0, 0.1])])
+    assert metrics.sounding_iou == pytest.approx(0.4)
+    assert metrics.iou == pytest.approx((0.8 + 0.2 + 0.2 + 0.4 + 1.0 + 0.9) / 6, abs=1e-4)
+    assert metrics.silent_false_positives == 0.5
+    assert (metrics.keyframes_sounding, metrics.keyframes_silent) == (4, 2)
+
+
+def test_metrics_of_what_there_is_none_of_are_none() -> None:
+    metrics = Metrics.of([clip([], masked=[0.0])])
+    assert metrics.sounding_iou is None
+    assert metrics.f is None
+
+
+def test_a_gain_on_every_clip_is_better() -> None:
+    old = [clip([0.3 + 0.01 * n] * 5) for n in range(6)]
+    new = [clip([0.5 + 0.01 * n] * 5) for n in range(6)]
+    verdict = compare(old, new)
+    assert verdict.better
+    assert verdict.difference == pytest.approx(0.2)
+    assert "better" in verdict.sentence
+
+
+def test_a_gain_that_one_clip_brings_is_not_enough() -> None:
+    old = [clip([0.4] * 5) for _ in range(6)]
+    new = [clip([0.9] * 5), *(clip([0.38] * 5) for _ in range(5))]
+    verdict = compare(old, new)
+    assert verdict.difference > 0
+    assert not verdict.better
+    assert "too few to be sure" in verdict.sentence
+
+
+def test_a_loss_is_not_better() -> None:
+    verdict = compare([clip([0.6] * 5)] * 6, [clip([0.4] * 5)] * 6)
+    assert not verdict.better
+    assert "not better" in verdict.sentence
+
+
+def test_one_clip_never_decides() -> None:
+    assert not compare([clip([0.1] * 5)], [clip([0.9] * 5)]).better
+
+
+def test_false_masks_count() -> None:
+    """A version that masks silence loses, however well it does elsewhere."""
+    old = [clip([0.5, 0.5], masked=[0.0, 0.0])] * 6
+    assert not compare(old, [clip([0.55, 0.55], masked=[0.5, 0.5])] * 6).better
+
+
+@pytest.mark.parametrize("clips", [2, 4, 8, 20])
+def test_of_a_version_that_is_no_better_it_seldom_says_so(clips: int) -> None:
+    """The margin's promise is one time in twenty, of few clips as of many."""
+    rng = np.random.default_rng(0)
+    said = 0
+    for seed in range(200):
+        old, new = ([clip(rng.normal(0.5, 0.1, 5)) for _ in range(clips)] for _ in range(2))
+        said += compare(old, new, seed).better
+    assert said <= 20

@@ -1,0 +1,212 @@
+"""The jobs: what the worker does for a task. They run in the process that holds the model.
+
+Whatever a job does can be done again: it looks for its own result first, and a step that was done is found done.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from label_studio_sdk.label_interface import LabelInterface
+from rq import get_current_job
+from rq.job import Job
+
+from av2t_core.errors import AV2TError, MediaError
+from av2t_core.labelstudio.config import Targets, parse_label_config
+from av2t_core.media.clip import Clip, ClipInfo
+from av2t_core.prediction.predictor import Predictor
+from av2t_core.versions.store import fetch
+from av2t_core.versions.version import find, resolve
+from worker.failures import GoneError
+from worker.jobs.looking import RATE_DIGITS, look
+from worker.jobs.progress import Progress
+from worker.label_studio.client import LabelStudioClient
+from worker.label_studio.connection import awaited, connected
+from worker.label_studio.outages import through_outages
+from worker.process.devices import gpu_of
+from worker.queue import signs, totals
+from worker.queue.kept import Kept, forget
+from worker.queue.queue import dispensable, note_gpu_memory
+from worker.queue.totals import Stopwatch
+from worker.settings import Settings
+
+log = logging.getLogger("av2t.worker")
+
+
+@dataclass
+class Context:
+    """What stays warm from job to job."""
+
+    settings: Settings
+    client: LabelStudioClient
+    predictor: Predictor
+
+    def predictor_of(self, model_version: str) -> Predictor:
+        """The model of the job's version; another one than the last job's is loaded in its place."""
+        if self.predictor.model_version != model_version:
+            if find(model_version, self.settings.models_dir) is None:
+                self.settings.mirror().refresh()
+            self.predictor = load_predictor(model_version, self.settings)
+        return self.predictor
+
+
+_context: Context | None = None
+
+
+def set_up(settings: Settings) -> str | None:
+    """Reach Label Studio and load the model, however long that takes; the UUID of its GPU, None on a CPU. AV2TError:
+    the key or the model cannot be used.
+    """
+    global _context
+    client = connected(settings)
+    predictor = awaited(lambda: load_predictor(settings.model, settings))
+    _context = Context(settings=settings, client=client, predictor=predictor)
+    gpu = gpu_of(settings.device)
+    return gpu.uuid if gpu else None
+
+
+def load_predictor(name: str, settings: Settings) -> Predictor:
+    """A model version as the settings have it. WeightsError, StoreAwayError, ConfigError as for `Predictor.load`."""
+    started = time.monotonic()
+    version = resolve(name, settings.models_dir)
+    if version.caution:
+        log.warning("%s", version.caution)
+    fetch(version, signs.progress)
+    predictor = Predictor.load(
+        name,
+        settings.device,
+        models_dir=settings.models_dir,
+        precision=settings.precision,
+        silence_dbfs=settings.silence_dbfs,
+        least_score=settings.least_score,
+    )
+    log.info("model %s loaded in %.1f s", predictor.model_version, time.monotonic() - started)
+    return predictor
+
+
+def preannotate(project: int, task: int, model_version: str) -> dict[str, Any]:
+    """Give the task its prediction of this model version, unless it has one. {"outcome", "keyframes", "remarks"}."""
+    if _context is None:
+        raise RuntimeError("set_up comes first")
+    started, stopwatch, job = time.monotonic(), Stopwatch(), get_current_job()
+    log.info("task %d of project %d: started", task, project)
+    context, progress = _context, Progress(job)
+    try:
+        outcome, info = through_outages(
+            context.client, lambda: _preannotate(context, progress, stopwatch, project, task, model_version)
+        )
+    except GoneError:
+        outcome, info = "the task is gone", None
+    keyframes = len(info.keyframes) if info else 0
+    log.info(
+        "task %d of project %d: %s, %d keyframes, %.1f s", task, project, outcome, keyframes, time.monotonic() - started
+    )
+    if job is not None:
+        forget(job)
+        _count(job, _context.predictor, outcome, keyframes, stopwatch.seconds)
+    return {"outcome": outcome, "keyframes": keyframes, "remarks": list(info.remarks) if info else []}
+
+
+def _count(job: Job, predictor: Predictor, outcome: str, keyframes: int, seconds: dict[str, float]) -> None:
+    """For Prometheus; a Redis that is away does not undo the job."""
+    with dispensable(f"{job.id} was not counted"):
+        totals.add(job.connection, outcome, keyframes, seconds)
+        if job.worker_name and (memory := predictor.gpu_memory) is not None:
+            note_gpu_memory(job.connection, job.worker_name, memory)
+
+
+def _preannotate(
+    context: Context, progress: Progress, stopwatch: Stopwatch, project: int, task: int, model_version: str
+) -> tuple[str, ClipInfo | None]:
+    client = context.client
+    found = client.task(task)
+    if found.project != project:
+        raise AV2TError(
+            f"Task {task} belongs to project {found.project} and not to {project}: nothing was done. Whoever queued it"
+            " named the wrong project."
+        )
+    if client.prediction(task, model_version) is not None:
+        return "predicted already", None
+    config = client.label_config(project)
+    targets = parse_label_config(config)
+    data, url = found.data, found.clip_url(targets.video)
+    with TemporaryDirectory(prefix="av2t-") as name:
+        # Apart, for a clip may be called as one of its frames.
+        folder = Path(name) / "frames"
+        folder.mkdir()
+        clip = Path(name) / file_name(url)
+        with stopwatch.stage("fetch"):
+            client.fetch(url, task, clip)
+        filled = [variable for variable in targets.frame_variables if data.get(variable)]
+        present = data[filled[0]] if filled else []
+        wanted = folder if targets.frame_variables and not present else None
+        rate = data.get(targets.video.fps_variable) if targets.video.fps_variable else targets.video.fps
+        settings, predictor = context.settings, context.predictor_of(model_version)
+        kept = Kept(progress.job, _identity(settings, config, clip.stat().st_size))
+        with stopwatch.stage("predict"), opened_clip(clip, settings) as video:
+            interface = LabelInterface(config)
+            seen = look(video, predictor, targets, interface, task, progress, kept, folder=wanted, rate=rate)
+        count = len(seen.info.keyframes)
+        for variable in filled:
+            if len(data[variable]) != count:
+                raise AV2TError(
+                    f'Task {task} has {len(data[variable])} frames in "{variable}", and its clip has {count} keyframes;'
+                    f' empty "{variable}" in the task\'s data to get those.'
+                )
+        with stopwatch.stage("upload"):
+            frames = _bring(client, project, seen.frames, progress) if wanted else present
+        client.set_task_data(task, _additions(targets, frames, seen.info))
+    with stopwatch.stage("push"):
+        client.create_prediction(task, model_version, seen.score, seen.result)
+    progress.note_score(project, task, seen.score)
+    if seen.sheet is not None:
+        progress.keep(seen.sheet)
+    return "predicted", seen.info
+
+
+def _identity(settings: Settings, config: str, size: int) -> str:
+    """What decides, beside the model version, which masks a clip of so many bytes gets."""
+    chosen = (settings.keyframes_per_second, settings.max_keyframes, settings.silence_dbfs, settings.least_score)
+    return hashlib.sha256(repr((chosen, config, size)).encode()).hexdigest()
+
+
+def _bring(client: LabelStudioClient, project: int, frames: list[Path], progress: Progress) -> list[str]:
+    """Upload the frames. Looking for those of an earlier try takes Label Studio long in a large project, so it is done
+    only where there was one."""
+    reuse = progress.mark("uploading")
+    return client.upload_frames(project, frames, reuse=reuse)
+
+
+def _additions(targets: Targets, frames: list[str], info: ClipInfo) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+    """What the task's data lacks. A value that somebody put there meanwhile is theirs."""
+    wanted: dict[str, Any] = dict.fromkeys(targets.frame_variables, frames)
+    if targets.video.fps_variable:
+        wanted[targets.video.fps_variable] = round(info.fps, RATE_DIGITS)
+    return lambda data: {name: value for name, value in wanted.items() if value and not data.get(name)}
+
+
+@contextmanager
+def opened_clip(path: Path, settings: Settings) -> Iterator[Clip]:
+    """A clip with the keyframes that the settings want. A MediaError within it names the file without its place on this
+    machine, which says nothing to who reads it."""
+    try:
+        with Clip(path, per_second=settings.keyframes_per_second, most=settings.max_keyframes) as clip:
+            yield clip
+    except MediaError as error:
+        raise MediaError(str(error).replace(str(path), path.name)) from None
+
+
+def file_name(url: str) -> str:
+    """What the file of the clip at `url` is called in a folder of ours: as people know it."""
+    parts = urlsplit(url)
+    path = parse_qs(parts.query).get("d", [parts.path])[0]  # /data/local-files/?d=folder/clip.mp4
+    # At most 255 bytes, and a character has up to four; neither NUL nor half a character.
+    name = "".join(each if each.isprintable() else "_" for each in Path(path).name[-60:])
+    return name if name.strip(".") and name != "frames" else "clip"

@@ -1,0 +1,54 @@
+"""What is told of a running job: to people on the status page, to the worker that watches it."""
+
+import io
+import time
+from typing import Any
+
+from rq.job import Job
+
+from av2t_core.prediction.sheet import ContactSheet
+from worker.queue import scores, signs
+from worker.queue.queue import dispensable
+from worker.queue.sheets import keep_sheet
+
+INTERVAL = 0.3  # seconds
+SHEET_QUALITY = 75
+
+
+class Progress:
+    """In the job's meta; a Redis that is away does not stop the job."""
+
+    def __init__(self, job: Job | None) -> None:
+        self.job = job
+        self._shown = 0.0
+
+    def show(self, done: int, total: int | None, *, now: bool = False, **more: Any) -> None:
+        """`done` of `total` keyframes, None where nobody knows how many there will be; and what else is told."""
+        signs.alive()
+        if now or time.monotonic() - self._shown >= INTERVAL:
+            self._shown = time.monotonic()
+            self._save(done=done, total=total, **more)
+
+    def mark(self, step: str) -> bool:
+        """Note that a step begins; whether an earlier try of the job had begun it too."""
+        before = self.job is not None and bool(self.job.meta.get(step))
+        self._save(**{step: True})
+        return before
+
+    def note_score(self, project: int, task: int, score: float) -> None:
+        if self.job is not None:
+            with dispensable(f"the score of {self.job.id} was not noted"):
+                scores.note(self.job.connection, project, task, score)
+
+    def keep(self, sheet: ContactSheet) -> None:
+        if self.job is not None:
+            jpeg = io.BytesIO()
+            sheet.image().save(jpeg, "JPEG", quality=SHEET_QUALITY)
+            with dispensable(f"the contact sheet of {self.job.id} was not kept"):
+                keep_sheet(self.job.connection, self.job.id, jpeg.getvalue())
+
+    def _save(self, **values: Any) -> None:
+        if self.job is not None:
+            self.job.meta.update(values)
+            with dispensable(f"the progress of {self.job.id} was not noted"):
+                self.job.save_meta()

@@ -1,0 +1,1 @@
+"""Label Studio and other servers, as jobs need them: clips and annotations in, predictions out."""

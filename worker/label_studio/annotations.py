@@ -1,0 +1,109 @@
+"""A project's annotations, as a training takes them: for each clip the one that counts, or why there is none."""
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from av2t_core.errors import AV2TError, MediaError
+from av2t_core.labelstudio.annotations import AnnotationError, can_hold_masks, count_origins
+from av2t_core.labelstudio.config import Targets
+from worker.failures import GoneError
+from worker.label_studio.client import Annotation, LabelledTask, LabelStudioClient
+from worker.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotatedTask:
+    """A task whose annotation counts. Nothing of it is decoded, so it may still turn out to be of no use.
+
+    `updated_at`: of the annotation. `pages`: how many frames people saw, which must be the clip's keyframes. `origins`:
+    see `count_origins`. `packed`: the result, for those of a large project are gigabytes as Python has them.
+    """
+
+    task: int
+    url: str  # of the clip
+    annotation: int
+    updated_at: datetime
+    pages: int
+    origins: Mapping[str, int]
+    packed: bytes
+
+    @property
+    def result(self) -> Sequence[Any]:
+        """The annotation's regions, as Label Studio has them."""
+        found: list[Any] = json.loads(zlib.decompress(self.packed))
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A task that somebody has submitted or skipped and that a training cannot learn from. `reason`: a sentence."""
+
+    task: int
+    reason: str
+
+
+def chosen(annotations: Sequence[Annotation], prefer: Literal["ground-truth", "newest"]) -> Annotation | None:
+    """The annotation of a task that counts, if there is one: the newest, or before all others the one that is marked as
+    ground truth. One by which the task was skipped never does; one without regions says that nothing sounds."""
+    return max(
+        (each for each in annotations if not each.was_cancelled),
+        key=lambda each: (prefer == "ground-truth" and each.ground_truth, each.updated_at, each.id),
+        default=None,
+    )
+
+
+def annotated_tasks(
+    client: LabelStudioClient, project: int, targets: Targets, settings: Settings
+) -> Iterator[AnnotatedTask | Skipped]:
+    """Every task that somebody has submitted or skipped, in the order of their ids, one in memory at a time.
+
+    AV2TError: the project has nothing to draw masks with, or Label Studio refuses; TransientError.
+    """
+    if not can_hold_masks(targets, boxes=settings.boxes_are_masks):
+        have = ", ".join(dict.fromkeys(control.tag for control in targets.controls))
+        raise AV2TError(
+            f"The label config of project {project} has {have}, with which nobody can draw masks to learn from: give"
+            " it BrushLabels, BitmaskLabels or PolygonLabels, or for RectangleLabels set AV2T_BOX_HINTS=true."
+        )
+    for task in client.labelled_tasks(project):
+        try:
+            yield _annotated(client, task, targets, settings)
+        except GoneError:
+            yield Skipped(task=task.id, reason="It was deleted meanwhile.")
+        except (AnnotationError, MediaError) as error:
+            yield Skipped(task=task.id, reason=str(error))
+
+
+def _annotated(client: LabelStudioClient, task: LabelledTask, targets: Targets, settings: Settings) -> AnnotatedTask:
+    url = task.clip_url(targets.video)
+    annotation = chosen(client.annotations(task.id), settings.annotations_by) if task.annotations else None
+    if annotation is None:
+        raise AnnotationError("It was skipped." if task.skipped else "Its annotation was deleted meanwhile.")
+    return AnnotatedTask(
+        task=task.id,
+        url=url,
+        annotation=annotation.id,
+        updated_at=annotation.updated_at,
+        pages=_pages(task, targets),
+        origins=count_origins(targets, annotation.result),
+        packed=zlib.compress(json.dumps(annotation.result, separators=(",", ":")).encode(), 1),
+    )
+
+
+def _pages(task: LabelledTask, targets: Targets) -> int:
+    """On a task without frames nobody can have drawn, so its annotation does not say that nothing sounds."""
+    counts = set()
+    for variable in targets.frame_variables:
+        frames = task.data.get(variable)
+        if not isinstance(frames, list) or not frames:
+            raise AnnotationError(f'It has no frames in "{variable}", so nobody could draw on them.')
+        counts.add(len(frames))
+    if len(counts) != 1:
+        raise AnnotationError(
+            f"It has lists of {' and '.join(map(str, sorted(counts)))} frames, which must be of one length."
+        )
+    return counts.pop()

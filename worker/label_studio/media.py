@@ -1,0 +1,218 @@
+"""A task's clip from wherever its data say that it is: Label Studio, a storage of the project, or any web server.
+
+Failures are AV2TError, mostly MediaError, or TransientError where they may pass. No message carries a token, a header
+or the query of a URL, which may hold a signature.
+"""
+
+import base64
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import parse_qs, urljoin, urlsplit
+
+import httpx
+
+from av2t_core.errors import MediaError
+from av2t_core.limits import FETCH_SECONDS, SHOWN_URL
+from av2t_core.statuses import may_pass
+from worker.failures import DoubtfulError, TransientError
+from worker.label_studio.answers import TIMEOUT, detail, is_label_studios, json_of, reason, retry_after
+from worker.label_studio.clip_cache import ClipCache, content_key
+from worker.label_studio.transport import PORTS, Bounds, ForbiddenAddressError, Network, Places, transport
+from worker.queue import signs
+
+CLOUD_SCHEMES = {"s3", "gs", "azure-blob"}
+REDIRECTS = 5
+
+
+class Media:
+    """Streams clips to disk. Label Studio's key goes to Label Studio alone."""
+
+    def __init__(
+        self,
+        studio: str,
+        authorization: Callable[[], str],
+        refused: Callable[[str], Exception],
+        *,
+        max_clip_mb: int,
+        networks: Sequence[Network],
+        cache: ClipCache | None,
+    ) -> None:
+        """`studio`: Label Studio's URL; `refused` makes the error of its reason for not taking the key; `networks`:
+        from which clips may come beside Label Studio and the public internet."""
+        self._studio, self._authorization, self._refused = studio, authorization, refused
+        self._max_clip = max_clip_mb * 10**6
+        self._bounds = Bounds(seconds=FETCH_SECONDS, size=self._max_clip + 10**6)
+        _, host, port = _origin(studio)
+        self._places = Places(own=(host, port), networks=networks)
+        self._cache = cache
+
+    def fetch(self, url: str, task: int, target: Path) -> None:
+        """Bring the clip at `url`, as it stands in the data of `task`, to the file `target`, from the cache if it can.
+
+        Its server is asked in any case: whether it is still there, whether it may be read, and whether it has changed.
+        """
+        with self._open(url, task) as response:
+            key = content_key(_named(str(response.url)), response.headers) if self._cache else None
+            if self._cache and key and self._cache.take(key, target):
+                return
+            self._save(response, _shown(url), target)
+        if self._cache and key:
+            self._cache.put(key, target)
+
+    def probe(self, url: str, task: int) -> None:
+        """Whether `fetch` would begin: it raises what that would, without reading the clip."""
+        with self._open(url, task):
+            pass
+
+    @contextmanager
+    def _open(self, url: str, task: int) -> Iterator[httpx.Response]:
+        """The answer that holds the clip, still to be read, behind any redirects."""
+        try:
+            shown = _shown(url)
+            address = self._address(url, task)
+            # A redirect that comes back to Label Studio may be another server's wish to have its key used.
+            own = True
+            for _ in range(REDIRECTS):
+                own = own and _origin(address) == _origin(self._studio)
+                with self._get(address, own) as response:
+                    if not response.has_redirect_location:
+                        self._check(response, shown, own)
+                        yield response
+                        return
+                    address = urljoin(address, response.headers["location"])
+                    if urlsplit(address).scheme not in PORTS:
+                        raise MediaError(f"The clip at {shown} redirects to something that is no web address.")
+        except (httpx.InvalidURL, ValueError):  # whose text may repeat a password
+            raise MediaError(f"The address of task {task}'s clip is no URL that can be used; correct it.") from None
+        except httpx.TransportError as error:
+            raise TransientError(f"The clip at {shown} cannot be fetched now ({reason(error)}).") from None
+        except ForbiddenAddressError:
+            raise MediaError(
+                f"The clip at {shown} is not on the public internet, and the worker fetches none from other networks"
+                " than those in AV2T_CLIP_NETWORKS; upload the clip, or have its network added there."
+            ) from None
+        raise MediaError(f"The clip at {shown} redirects more than {REDIRECTS} times; correct the task's URL.")
+
+    @contextmanager
+    def _get(self, address: str, own: bool) -> Iterator[httpx.Response]:
+        headers = {"Accept-Encoding": "identity"}
+        if own:
+            headers["Authorization"] = self._authorization()
+            # Label Studio tells the length of a range alone, and without it a file that is cut off looks whole. What it
+            # hands on from a storage comes with its length, and as a range would be cut at 8 MB.
+            if "/data/" in urlsplit(address).path:
+                headers["Range"] = "bytes=0-"
+        # A client for each request, so that no cookie of one host reaches another.
+        with (
+            httpx.Client(timeout=TIMEOUT, transport=transport(address, self._bounds, self._places)) as http,
+            http.stream("GET", address, headers=headers) as response,
+        ):
+            yield response
+
+    def _address(self, url: str, task: int) -> str:
+        scheme = urlsplit(url).scheme
+        if scheme in {"http", "https"}:
+            return url
+        if scheme in CLOUD_SCHEMES:
+            uri = base64.urlsafe_b64encode(url.encode()).decode()
+            return f"{self._studio}/tasks/{task}/presign/?fileuri={uri}"
+        if url.startswith("/"):
+            # Below a path prefix Label Studio writes its own URLs with the prefix.
+            prefix = urlsplit(self._studio).path
+            return self._studio + url.removeprefix(prefix)
+        raise MediaError(
+            f'The clip of task {task} is given as "{_shown(url)}"; upload it, or give an http(s) URL or the '
+            "URI of a storage that the project has."
+        )
+
+    def _check(self, response: httpx.Response, shown: str, own: bool) -> None:
+        if response.status_code == 206:
+            if not _is_whole(response.headers.get("content-range", "")):
+                raise TransientError(f"The server of {shown} gives a part of the clip only.")
+        elif response.status_code != 200:
+            response.read()
+            raise self._refusal(response, shown, own)
+        kind = response.headers.get("content-type", "")
+        for prefix, what in (("application/json", "JSON"), ("text/html", "a web page")):
+            if kind.startswith(prefix):
+                raise DoubtfulError(f"At {shown} there is {what} and no clip; correct the task's URL.")
+        if _length(response.headers) > self._max_clip:
+            raise self._too_large(shown)
+
+    def _save(self, response: httpx.Response, shown: str, target: Path) -> None:
+        size = 0
+        with target.open("wb") as file:
+            for chunk in response.iter_bytes():
+                signs.alive()
+                size += len(chunk)
+                if size > self._max_clip:
+                    raise self._too_large(shown)
+                file.write(chunk)
+
+    def _too_large(self, shown: str) -> MediaError:
+        limit = f"{self._max_clip // 10**6} MB"
+        return MediaError(f"The clip at {shown} is larger than {limit}; raise AV2T_MAX_CLIP_MB or shorten it.")
+
+    def _refusal(self, response: httpx.Response, shown: str, own: bool) -> Exception:
+        status, body = response.status_code, json_of(response)
+        known = own and is_label_studios(status, body)
+        if known and status == 401:
+            return self._refused(detail(body))
+        # Label Studio 1.23 answers 500 for an upload that it does not know.
+        if known and (status in {404, 410} or (status == 500 and "has_permission" in detail(body))):
+            return MediaError(f"There is no clip at {shown}; bring it there again or correct the task's URL.")
+        if may_pass(status):
+            return TransientError(f"The server of {shown} answers {status}.", retry_after(response.headers))
+        if own and "/data/local-files/" in shown:
+            return DoubtfulError(_LOCAL_FILES.get(status, _REFUSED).format(shown=shown, status=status))
+        if status in {404, 410}:
+            return DoubtfulError(f"There is no clip at {shown}; bring it there again or correct the task's URL.")
+        sentence = _REFUSED.format(shown=shown, status=status)
+        return MediaError(sentence) if known else DoubtfulError(sentence)
+
+
+_REFUSED = "The server of {shown} refuses the clip ({status}); the worker must be allowed to read it."
+_LOCAL_FILES = {
+    403: (
+        "Label Studio does not serve {shown}: start it with LOCAL_FILES_SERVING_ENABLED=true and connect the folder to"
+        " the project as a local storage."
+    ),
+    404: (
+        "There is no clip at {shown}, or no storage that holds it; bring it there again, or connect its folder to the"
+        " project as a local storage."
+    ),
+}
+
+
+def _origin(url: str) -> tuple[str, str, int]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or PORTS.get(parts.scheme, 0)
+
+
+def _length(headers: Mapping[str, str]) -> int:
+    """What they promise, which the bytes that come have to keep; 0 where they do not say."""
+    told = headers.get("content-length", "")
+    return int(told) if told.isascii() and told.isdecimal() and len(told) < 20 else 0
+
+
+def _is_whole(content_range: str) -> bool:
+    """Whether that header, as in "bytes 0-99/100", is of all there is."""
+    found = re.fullmatch(r"bytes 0-(\d+)/(\d+)", content_range)
+    return found is not None and int(found[1]) + 1 == int(found[2])
+
+
+def _named(url: str) -> str:
+    """The URL without user, password and query, but with what names a local file, as people write it."""
+    parts = urlsplit(url)
+    host = f"//{parts.netloc.rpartition('@')[2]}" if parts.netloc else ""
+    scheme = f"{parts.scheme}:" if parts.scheme else ""
+    name = parse_qs(parts.query).get("d", []) if parts.path.endswith("/data/local-files/") else []
+    return f"{scheme}{host}{parts.path}{f'?d={name[0]}' if name else ''}"
+
+
+def _shown(url: str) -> str:
+    """For a sentence."""
+    name = _named(url)
+    return name if len(name) <= SHOWN_URL else f"{name[:SHOWN_URL]}…"
