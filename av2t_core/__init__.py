@@ -25,12 +25,12 @@ __all__ = ["AV2TError", "Clip", "Detection", "Keyframe", "KeyframePrediction", "
 # Imported when they are asked for: the backend, which starts in a second, asks for none that needs torch.
 _ROOMS = {
     "AV2TError": "errors",
-    "Clip": "media",
-    "Detection": "objects",
-    "Keyframe": "media",
-    "KeyframePrediction": "predictor",
-    "Predictor": "predictor",
-    "Window": "media",
+    "Clip": "media.clip",
+    "Detection": "prediction.objects",
+    "Keyframe": "media.clip",
+    "KeyframePrediction": "prediction.predictor",
+    "Predictor": "prediction.predictor",
+    "Window": "media.clip",
 }
 
 
