@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from av2t.process import Process
+from av2t.stack.process import Process
 from av2t_core.errors import AV2TError
 from av2t_core.plain_file import open_lock
 

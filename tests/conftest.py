@@ -20,9 +20,9 @@ from rq import SimpleWorker
 from rq.job import Job
 
 from av2t import label_studio as label_studio_server
-from av2t.process import answers, free_port
-from av2t.redis_server import redis_url as url_of_redis
-from av2t.redis_server import start_redis
+from av2t.stack.process import answers, free_port
+from av2t.stack.redis_server import redis_url as url_of_redis
+from av2t.stack.redis_server import start_redis
 from av2t_core.versions.version import resolve
 from worker.queue.queue import PREANNOTATE, connect, open_queue
 

@@ -16,7 +16,7 @@ from typing import Self
 import psutil
 
 from av2t import label_studio
-from av2t.process import free_port
+from av2t.stack.process import free_port
 from tests.conftest import ROOT, wait_until
 
 

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from av2t.__main__ import main
-from av2t.process import Process
+from av2t.stack.process import Process
 from av2t.studio_project import StudioProject
 from tests.backend.conftest import running
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, wait_until

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from av2t.__main__ import main
-from av2t.evaluate import MOST_CATEGORIES, ROWS
+from av2t.commands.evaluate import MOST_CATEGORIES, ROWS
 from av2t_core.data.avsbench import LabelledClip, read_clips
 from av2t_core.versions.version import resolve
 from tests.av2t.test_cli import assert_refused, av2t

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from av2t.__main__ import main
-from av2t.process import free_port
+from av2t.stack.process import free_port
 from av2t_core.versions import pointers
 from av2t_core.versions.store import Store
 from av2t_core.versions.version import find, resolve

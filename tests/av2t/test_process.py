@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from av2t.process import Process, ProcessDiedError, check_port, free_port
+from av2t.stack.process import Process, ProcessDiedError, check_port, free_port
 from av2t_core.errors import AV2TError
 from tests.conftest import wait_until
 from tests.up import runs
@@ -66,7 +66,7 @@ def test_stop_reaches_what_ignores_sigterm_and_what_the_program_started(tmp_path
 
 def test_it_dies_with_its_starter_even_if_that_is_killed(tmp_path: Path) -> None:
     starter = (
-        "import sys, time; from pathlib import Path; from av2t.process import Process;"
+        "import sys, time; from pathlib import Path; from av2t.stack.process import Process;"
         f"p = Process('x', [sys.executable, '-c', {FOREVER!r}], log=Path({str(tmp_path / 'x.log')!r}));"
         "print(p.pid, flush=True); time.sleep(600)"
     )

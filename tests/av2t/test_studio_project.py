@@ -5,7 +5,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from av2t.process import Process, answers, free_port
+from av2t.stack.process import Process, answers, free_port
 from av2t.studio_project import StudioProject
 from av2t_core.errors import AV2TError
 from tests.conftest import LabelStudioServer

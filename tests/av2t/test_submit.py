@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from redis import Redis
 
-from av2t.process import Process
+from av2t.stack.process import Process
 from av2t_core.versions.pointers import promote
 from av2t_core.versions.version import resolve
 from tests.av2t.test_cli import assert_refused

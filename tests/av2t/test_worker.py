@@ -9,7 +9,7 @@ import psutil
 import pytest
 from redis import Redis
 
-from av2t.process import Process
+from av2t.stack.process import Process
 from tests.av2t.test_cli import assert_refused, av2t
 from tests.conftest import LabelStudioServer, wait_until
 from tests.up import runs

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from av2t.process import Process, answers, free_port
+from av2t.stack.process import Process, answers, free_port
 
 CONFIG = """
 <View>

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from av2t.process import free_port
+from av2t.stack.process import free_port
 from av2t_core import limits
 from backend.connections import listen
 from backend.door import Door

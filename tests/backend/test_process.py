@@ -10,9 +10,9 @@ import httpx
 import psutil
 import pytest
 
-from av2t.process import answers, free_port
-from av2t.redis_server import redis_url as url_of_redis
-from av2t.redis_server import start_redis
+from av2t.stack.process import answers, free_port
+from av2t.stack.redis_server import redis_url as url_of_redis
+from av2t.stack.redis_server import start_redis
 from tests.backend.conftest import CONFIG, Backend, running, start_backend
 from tests.conftest import wait_until
 

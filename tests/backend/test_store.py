@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from av2t.process import free_port
+from av2t.stack.process import free_port
 from av2t_core.versions import pointers
 from av2t_core.versions.store import FETCHING, Store
 from av2t_core.versions.version import resolve

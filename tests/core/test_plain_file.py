@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from av2t import label_studio
-from av2t.up import _owned
+from av2t.stack.up import _owned
 from av2t_core.errors import AV2TError, WeightsError
 from av2t_core.plain_file import open_lock, read_plain
 from av2t_core.training.folder import RunFolder

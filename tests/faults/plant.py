@@ -21,8 +21,8 @@ import psutil
 from redis import Redis
 from redis.exceptions import RedisError
 
-from av2t.process import Process, free_port
-from av2t.redis_server import redis_url, start_redis
+from av2t.stack.process import Process, free_port
+from av2t.stack.redis_server import redis_url, start_redis
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer
 from tests.faults.between import Between, Mode
 from worker.queue.queue import connect, enqueue_preannotation, open_queue

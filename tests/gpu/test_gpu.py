@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from redis import Redis
 from torch import nn
 
-from av2t.bench import DEMO_CLIP
+from av2t.commands.bench import DEMO_CLIP
 from av2t_core.errors import MemoryShortError
 from av2t_core.finetuning.finetuning import FineTuneRecipe, FineTuning
 from av2t_core.media.clip import Clip, Window

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from redis import Redis
 
-from av2t.process import answers
+from av2t.stack.process import answers
 from av2t.studio_project import StudioProject
 from av2t_core.errors import ConfigError
 from av2t_core.versions.pointers import promote

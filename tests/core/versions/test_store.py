@@ -13,7 +13,7 @@ from secrets import token_hex
 import pytest
 import torch
 
-from av2t.process import free_port
+from av2t.stack.process import free_port
 from av2t_core.errors import StoreAwayError, WeightsError
 from av2t_core.versions import pointers
 from av2t_core.versions.bundle import export_version, import_version

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from av2t import models_change, models_show
+from av2t.commands import models_change, models_show
 from av2t.options import count
 
 _DESCRIPTION = """\

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from av2t.commands.train import add_recipe, add_running, recipe_of, train
 from av2t.console import note, progress_bar
-from av2t.train import add_recipe, add_running, recipe_of, train
 from av2t_core.data.avsbench import LabelledClip, Layout, missing_files, read_clips, refuse_missing
 from av2t_core.evaluation.hearing import Hearing, shuffled
 from av2t_core.evaluation.tables import ROWS, TINY, Row, rows_of

@@ -18,9 +18,9 @@ from redis import Redis
 from av2t import label_studio
 from av2t.demo import Demo
 from av2t.options import DEMO_CLIPS
-from av2t.process import Process, Terminated, answers, check_port, signals_raise
-from av2t.redis_server import redis_url, start_redis
-from av2t.supervisor import Supervisor
+from av2t.stack.process import Process, Terminated, answers, check_port, signals_raise
+from av2t.stack.redis_server import redis_url, start_redis
+from av2t.stack.supervisor import Supervisor
 from av2t_core.errors import AV2TError
 from av2t_core.plain_file import open_lock
 from av2t_core.versions.version import resolve

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from av2t.options import count
-from av2t.process import Terminated, die_with, signals_raise
+from av2t.stack.process import Terminated, die_with, signals_raise
 from av2t_core.errors import AV2TError
 from av2t_core.versions.version import resolve
 from worker.settings import Settings

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from av2t import weights_import, weights_list, weights_pull
+from av2t.commands import weights_import, weights_list, weights_pull
 from av2t.mirror import share
 from av2t_core.disk import in_gigabytes
 from av2t_core.versions import published

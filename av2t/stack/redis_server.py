@@ -12,7 +12,7 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from av2t.process import Process
+from av2t.stack.process import Process
 from av2t_core.errors import AV2TError
 from worker.settings import EMBEDDED_REDIS
 

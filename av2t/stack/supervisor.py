@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from av2t.process import Process
+from av2t.stack.process import Process
 
 
 class Supervisor:

@@ -1,0 +1,1 @@
+"""What `av2t up` starts, watches and stops: Redis, Label Studio, the backend and the workers."""
