@@ -1,4 +1,4 @@
-"""Settings: from the environment, checked, and never repeating a secret."""
+"""The service's settings: from the environment, checked, and never repeating a secret."""
 
 from pathlib import Path
 
@@ -20,14 +20,12 @@ def test_defaults_are_those_of_one_machine() -> None:
     settings = Settings.load()
     assert settings.redis_url == "redis://127.0.0.1:6379/0"
     assert (settings.backend_host, settings.backend_port) == ("127.0.0.1", 9090)
-    assert settings.models_dir == Path(".av2t/models")
+    assert settings.clips_dir == Path(".av2t/clips")
 
 
 def test_environment_then_options(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AV2T_BACKEND_PORT", "9191")
-    monkeypatch.setenv("AV2T_MODEL", "")
     assert Settings.load().backend_port == 9191
-    assert Settings.load().model == "tiny"
     assert Settings.load(backend_port=9292, backend_host=None).backend_port == 9292
 
 
@@ -40,13 +38,9 @@ def test_trailing_slash_goes() -> None:
     [
         ("AV2T_BACKEND_PORT", "high", "'high'"),
         ("AV2T_BACKEND_PORT", "70000", "65535"),
-        ("AV2T_DEVICE", "gpu", "cuda:N"),
-        ("AV2T_MODEL", "../tiny", "lower-case"),
         ("AV2T_MAX_CLIP_MB", "0", "greater"),
         ("LABEL_STUDIO_URL", "studio:8080", "http://127.0.0.1:8080"),
         ("REDIS_URL", "localhost", "redis://"),
-        ("AV2T_MODELS_URL", "/mnt/models", "file:///mnt/models"),
-        ("AV2T_MODELS_URL", "simplecache::s3://bucket", "s3://bucket/prefix"),
         ("AV2T_MODELS_REFRESH", "0", "greater"),
     ],
 )
@@ -110,18 +104,3 @@ def test_key_is_asked_for_by_name() -> None:
 
 def test_every_setting_is_described() -> None:
     assert all(field.description for field in Settings.model_fields.values())
-
-
-@pytest.mark.parametrize("url", ["s3://somebody:hunter2@bucket", "s3://somebody:hunt/er2@bucket/of/us"])
-def test_no_password_is_in_the_address_of_the_model_store(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    monkeypatch.setenv("AV2T_MODELS_URL", url)
-    with pytest.raises(ConfigError, match="AWS_SECRET_ACCESS_KEY") as error:
-        Settings.load()
-    assert "hunt" not in str(error.value)
-
-
-def test_a_user_without_a_password_may_be_in_it() -> None:
-    settings = Settings.load(models_url="abfs://container@account.dfs.core.windows.net/models/")
-    assert settings.models_url == "abfs://container@account.dfs.core.windows.net/models"
-    assert settings.store is not None
-    assert Settings.load().store is None
