@@ -16,7 +16,7 @@ from pathlib import Path
 
 from av2t.stack.process import Process
 from av2t_core.errors import AV2TError
-from av2t_core.plain_file import open_lock
+from av2t_core.files import open_lock
 
 VERSION = "1.23.2"
 REQUIREMENTS = Path(__file__).with_name("label_studio.requirements.txt")

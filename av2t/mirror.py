@@ -4,8 +4,8 @@ import argparse
 from functools import partial
 
 from av2t.console import note, progress_bar
-from av2t_core.disk import Progress
 from av2t_core.errors import StoreAwayError, WeightsError
+from av2t_core.files import Progress
 from av2t_core.versions.store import fetch
 from av2t_core.versions.version import Version, resolve
 from worker.settings import Settings

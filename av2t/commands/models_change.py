@@ -5,8 +5,8 @@ import sys
 
 from av2t.console import note
 from av2t.mirror import share
-from av2t_core.disk import in_gigabytes
 from av2t_core.errors import AV2TError, ConfigError, WeightsError
+from av2t_core.files import in_gigabytes
 from av2t_core.versions import pointers
 from av2t_core.versions.bundle import export_version, import_version
 from av2t_core.versions.version import BUILT_IN, resolve

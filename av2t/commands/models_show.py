@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from av2t.console import note, table
-from av2t_core.disk import in_gigabytes
 from av2t_core.errors import WeightsError
+from av2t_core.files import in_gigabytes
 from av2t_core.versions.pointers import Pointer, read_all
 from av2t_core.versions.version import BUILT_IN, Version, damaged, installed, resolve
 from worker.settings import Settings

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from av2t.commands import weights_import, weights_list, weights_pull
 from av2t.mirror import share
-from av2t_core.disk import in_gigabytes
+from av2t_core.files import in_gigabytes
 from av2t_core.versions import published
 from av2t_core.versions.version import Version
 from worker.settings import Settings

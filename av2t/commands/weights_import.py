@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from av2t.console import note
 from av2t.mirror import BARS
-from av2t_core.disk import require_space
 from av2t_core.errors import WeightsError
+from av2t_core.files import require_space
 from av2t_core.model.config import Feature
 from av2t_core.versions import published
 from av2t_core.versions.model_folder import NewVersion, alone, encoder_parts, keep_encoder, keep_model, whole

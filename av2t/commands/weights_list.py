@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from av2t.console import note, table
-from av2t_core.disk import in_gigabytes
 from av2t_core.errors import WeightsError
+from av2t_core.files import in_gigabytes
 from av2t_core.versions import published
 from av2t_core.versions.version import BUILT_IN, DOWNLOADS_FOLDER, PARTS_FOLDER, Version, damaged, installed
 

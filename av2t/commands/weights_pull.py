@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from av2t.console import note
 from av2t.mirror import BARS
-from av2t_core.disk import in_gigabytes, require_space
 from av2t_core.errors import WeightsError
+from av2t_core.files import in_gigabytes, require_space
 from av2t_core.model.config import Feature
 from av2t_core.versions import published
 from av2t_core.versions.model_folder import (

@@ -22,7 +22,7 @@ from av2t.stack.process import Process, Terminated, answers, check_port, signals
 from av2t.stack.redis_server import redis_url, start_redis
 from av2t.stack.supervisor import Supervisor
 from av2t_core.errors import AV2TError
-from av2t_core.plain_file import open_lock
+from av2t_core.files import open_lock
 from av2t_core.versions.version import resolve
 from worker.queue.queue import PREANNOTATE, TRAIN, connect
 from worker.queue.views import overview, workers

@@ -20,8 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from av2t_core.disk import writing
-from av2t_core.plain_file import open_lock
+from av2t_core.files import open_lock, writing
 from av2t_core.training.plan import TrainingError
 
 Entry = dict[str, Any]

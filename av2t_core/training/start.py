@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from av2t_core.disk import writing
+from av2t_core.files import writing
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import Feature
 from av2t_core.model.trained import is_trained

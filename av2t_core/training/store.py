@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from av2t_core.disk import writing
+from av2t_core.files import writing
 
 
 class TensorStore:

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
-from av2t_core.disk import read_blocks, require_space, write_blocks, writing
 from av2t_core.errors import WeightsError, misfit
+from av2t_core.files import read_blocks, require_space, write_blocks, writing
 from av2t_core.limits import LARGEST_CARD
 from av2t_core.model.presets import PRESETS
 from av2t_core.versions.card import usable_card

@@ -25,8 +25,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, but not in __all__
 
-from av2t_core.disk import Progress, disk_error
 from av2t_core.errors import WeightsError
+from av2t_core.files import Progress, disk_error
 from av2t_core.statuses import may_pass
 
 FIRST_ANSWER = 2.5  # seconds that the hub has to answer at all, whatever keeps it from it

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from av2t_core.disk import Progress, disk_error, writing
 from av2t_core.errors import WeightsError
+from av2t_core.files import Progress, disk_error, open_lock, writing
 from av2t_core.model.config import Feature
-from av2t_core.plain_file import open_lock
 from av2t_core.versions import published
 from av2t_core.versions.card import part_file
 from av2t_core.versions.store import fetch, quiet

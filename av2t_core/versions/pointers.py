@@ -16,10 +16,9 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 
-from av2t_core.disk import disk_error
 from av2t_core.errors import StoreAwayError, WeightsError
+from av2t_core.files import disk_error, open_lock, read_plain
 from av2t_core.limits import LARGEST_CARD
-from av2t_core.plain_file import open_lock, read_plain
 from av2t_core.versions.store import Store
 from av2t_core.versions.version import (
     BUILT_IN,

@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from av2t_core.disk import in_gigabytes
 from av2t_core.encoders import gpt2
 from av2t_core.errors import WeightsError
+from av2t_core.files import in_gigabytes
 from av2t_core.versions.tensor_header import check_header
 
 # LAION's checkpoints hold the state of their training, in which some numbers are numpy's. What rebuilds a number runs

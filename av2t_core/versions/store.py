@@ -23,10 +23,9 @@ from pathlib import Path
 from secrets import token_hex
 from typing import IO, Any
 
-from av2t_core.disk import Bar, Progress, disk_error, read_blocks, require_space, write_blocks
 from av2t_core.errors import AV2TError, StoreAwayError, WeightsError
+from av2t_core.files import Bar, Progress, disk_error, open_lock, read_blocks, read_plain, require_space, write_blocks
 from av2t_core.limits import LARGEST_CARD
-from av2t_core.plain_file import open_lock, read_plain
 from av2t_core.versions.card import usable_card
 from av2t_core.versions.version import BUILT_IN, PARTS_FOLDER, STORE_MARK, Version, file_hash
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from av2t_core.errors import WeightsError
+from av2t_core.files import read_plain
 from av2t_core.limits import LARGEST_CARD
 from av2t_core.model.presets import NO_ADAPTER, PRESETS
-from av2t_core.plain_file import read_plain
 from av2t_core.versions import published
 from av2t_core.versions.card import parse_card
 

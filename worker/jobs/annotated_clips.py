@@ -10,8 +10,8 @@ from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from av2t_core.disk import writing
 from av2t_core.errors import MediaError
+from av2t_core.files import writing
 from av2t_core.finetuning.examples import ClipExamples, Thing, examples_of
 from av2t_core.labelstudio.annotations import AnnotationError, Labelled, read_annotation
 from av2t_core.labelstudio.config import Targets

@@ -23,8 +23,8 @@ from redis import Redis
 from rq import get_current_job
 from rq.job import Job
 
-from av2t_core.disk import writing
 from av2t_core.errors import AV2TError
+from av2t_core.files import writing
 from av2t_core.finetuning import holdout
 from av2t_core.finetuning.finetuning import FineTuneRecipe, FineTuning
 from av2t_core.finetuning.judging import Keyframes, Metrics, as_card, compare, judge_clip

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from av2t_core.plain_file import open_lock
+from av2t_core.files import open_lock
 
 _PREFIX = "av2t-worker-"
 

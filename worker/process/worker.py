@@ -29,8 +29,8 @@ from rq.job import Job, JobStatus
 from rq.utils import now
 from rq.worker import BaseWorker, WorkerStatus
 
-from av2t_core.disk import in_gigabytes
 from av2t_core.errors import AV2TError
+from av2t_core.files import in_gigabytes
 from worker.label_studio.reconcile import Reconciler
 from worker.logs import about, log_to_stderr
 from worker.process.devices import lease_key

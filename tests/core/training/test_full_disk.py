@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from av2t_core.disk import writing
 from av2t_core.errors import DiskFullError
+from av2t_core.files import writing
 from av2t_core.finetuning.examples import ClipExamples, Examples
 from av2t_core.training.folder import Position, RunFolder
 from av2t_core.training.store import TensorStore

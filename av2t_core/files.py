@@ -1,4 +1,4 @@
-"""Large files on a disk: the room for them, looked for before and said when it runs out, and their way there."""
+"""Files: room on a disk, errors of writing as sentences, and plain files in folders that others may write to, too."""
 
 import errno
 import hashlib
@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from stat import S_ISREG
 from typing import IO, Protocol
 
 from av2t_core.errors import DiskFullError, WeightsError
@@ -84,3 +85,31 @@ def write_blocks(blocks: Iterable[bytes], file: IO[bytes]) -> str:
         digest.update(block)
         file.write(block)
     return digest.hexdigest()
+
+
+def read_plain(path: Path, most: int) -> bytes:
+    """Up to `most` bytes of a file. OSError: it is not there, or no plain file."""
+    with os.fdopen(_opened(path, os.O_RDONLY), "rb") as file:
+        return file.read(most)
+
+
+def open_lock(path: Path, *, make: bool = True) -> IO[bytes]:
+    """A file to be locked, made where it is missing; what is in it stays. OSError: it is no plain file."""
+    return os.fdopen(_opened(path, os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if make else 0)), "r+b")
+
+
+def _opened(path: Path, flags: int) -> int:
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
+            raise _refused(path) from None
+        raise
+    if not S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _refused(path)
+    return descriptor
+
+
+def _refused(path: Path) -> OSError:
+    return OSError(errno.EINVAL, f"{path.name} is no plain file, delete it", str(path))
