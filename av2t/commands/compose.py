@@ -98,8 +98,7 @@ def _refuse_what_does_not_go_together(args: argparse.Namespace) -> None:
 
 
 def _clips(args: argparse.Namespace, cutouts: "Cutouts", labels: tuple[str, ...]) -> str:
-    from av2t_core.data.composed_clip import ClipWriter
-    from av2t_core.data.parallel import in_order
+    from av2t_core.data.composed_clip import ClipWriter, in_order
 
     writer = ClipWriter(
         out=args.out,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from av2t_core.evaluation.evaluation import ClipScores, Evaluation, OnClip, Scores
+    from av2t_core.evaluation.scores import ClipScores, Evaluation, OnClip, Scores
 
 DESCRIPTION = """\
 Measure how right a model version is on a data set in AVSBench's layout: AVSBench itself, or what `av2t compose
@@ -164,7 +164,7 @@ def _check_files(args: argparse.Namespace, clips: Sequence[LabelledClip]) -> Non
 def _of_predictions(
     args: argparse.Namespace, clips: Sequence[LabelledClip]
 ) -> tuple[dict[str, str | None], "dict[Hearing, Evaluation]"]:
-    from av2t_core.evaluation.evaluation import score_predictions
+    from av2t_core.evaluation.scores import score_predictions
 
     with progress_bar("evaluating", len(clips), "clips") as bar:
         evaluation = score_predictions(args.predictions, clips, _on_clip(args, "own", bar.update))
@@ -177,7 +177,7 @@ def _of_model(
 ) -> tuple[dict[str, str | None], "dict[Hearing, Evaluation]"]:
     if sys.stderr.isatty():
         note(f"loading the model {settings.model}")
-    from av2t_core.evaluation.evaluation import evaluate_clips
+    from av2t_core.evaluation.scores import evaluate_clips
     from av2t_core.prediction.predictor import Predictor
 
     predictor = Predictor.load(

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from av2t_core.data.cutouts import Cutouts
     from av2t_core.errors import WeightsError
-    from av2t_core.pretraining.recipe import TinyRecipe, keep_version, train_tiny
+    from av2t_core.pretraining.tiny_recipe import TinyRecipe, keep_version, train_tiny
     from av2t_core.versions.version import check_name, resolve
 
     ends = ("",) if args.start else ("", "-held-out")

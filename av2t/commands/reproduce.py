@@ -165,7 +165,7 @@ def _measured(cell: Cell, settings: Settings, args: argparse.Namespace) -> Numbe
 
 def _measure(cell: Cell, settings: Settings) -> Numbers:
     """On the test clips, with their own sound and with that of others."""
-    from av2t_core.evaluation.evaluation import evaluate_clips
+    from av2t_core.evaluation.scores import evaluate_clips
     from av2t_core.prediction.predictor import Predictor
 
     plan = cell.plan

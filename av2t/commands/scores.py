@@ -13,7 +13,7 @@ from av2t_core.versions.version import resolve
 from worker.settings import Settings
 
 if TYPE_CHECKING:
-    from av2t_core.evaluation.calibrating import Reliability
+    from av2t_core.evaluation.reliability import Reliability
 
 DESCRIPTION = """\
 Measure how far the scores of a model version can be trusted: of all masks that it calls right with 80 %, are four of
@@ -44,8 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if "calibration" not in version.card:
         raise AV2TError(f"model version {version.name} has no calibration, so its scores are no probabilities")
     from av2t_core.data.cutouts import Cutouts
-    from av2t_core.evaluation.calibrating import measure
-    from av2t_core.evaluation.diagram import write_diagram
+    from av2t_core.evaluation.reliability import measure, write_diagram
     from av2t_core.prediction.predictor import Predictor
 
     cutouts = Cutouts.load(args.cutouts)

@@ -1,19 +1,23 @@
 """A composed clip on disk: the video with its sound, the mask of what sounds at every keyframe, and what is known."""
 
 import json
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from fractions import Fraction
+from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar, cast
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from av2t_core.data.camera import Camera, draw_camera
+from av2t_core.data.augmentation import Camera, draw_camera, mix, sound_stretch
 from av2t_core.data.cutouts import SAMPLE_RATE, Cutouts
 from av2t_core.data.scene import Scene, draw_scene
-from av2t_core.data.sound import mix, sound_stretch
 from av2t_core.media.mp4 import Mp4Writer, open_mp4
 
 _VISIBLE = 0.3  # of a thing that sounds: with less nobody could name it
@@ -164,3 +168,38 @@ def _write_truth(scene: Scene, recipe: ClipRecipe, out: Path) -> None:
         save_mask(out / "masks" / f"{second:03}.png", scene.mask(owner, labels))
     truth = {"in_view": recipe.in_view, "sounding": recipe.sounding, "fps": recipe.fps}
     (out / "truth.json").write_text(json.dumps(truth) + "\n")
+
+
+T = TypeVar("T")
+
+_task: Callable[[int], object]
+
+
+def in_order(task: Callable[[int], T], count: int, jobs: int, done: Callable[[], object]) -> list[T]:
+    """task(0) to task(count - 1), `jobs` at a time; `done` is called after each. `task` goes to each process once."""
+    results = []
+    if jobs == 1:
+        for index in range(count):
+            results.append(task(index))
+            done()
+        return results
+    # Not forked: the parent may hold threads.
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_prepare, initargs=(task,))
+    try:
+        for result in pool.map(_run, range(count)):
+            results.append(cast(T, result))
+            done()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return results
+
+
+def _prepare(task: Callable[[int], object]) -> None:
+    global _task
+    _task = task
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to tell of
+    cv2.setNumThreads(1)
+
+
+def _run(index: int) -> object:
+    return _task(index)

@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from av2t_core.data.avsbench import FRAMES, SIZE, SOUNDING, SOUNDING_COLUMNS, SPLITS, LabelledClip, Split, clip_at
-from av2t_core.data.composed_clip import ClipRecipe, draw_recipe, save_mask, scene_of, soundtrack
+from av2t_core.data.composed_clip import ClipRecipe, draw_recipe, in_order, save_mask, scene_of, soundtrack
 from av2t_core.data.cutouts import SAMPLE_RATE, Cutouts
-from av2t_core.data.parallel import in_order
 from av2t_core.errors import AV2TError
 
 SetLayout = Literal["s4", "ms3"]

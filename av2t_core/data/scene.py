@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from av2t_core.data.augmentation import vary
 from av2t_core.data.cutouts import Cutouts, Image, shrunk
-from av2t_core.data.variety import vary
 
 # Coverage from which a pixel belongs to the actor in front.
 OPAQUE = 128

@@ -132,8 +132,8 @@ def measure_fine_tuning(
     """
     # They bring all that trains.
     from av2t_core.finetuning.examples import examples_of
-    from av2t_core.finetuning.finetuning import FineTuneRecipe, FineTuning
-    from av2t_core.training.folder import RunFolder
+    from av2t_core.finetuning.fine_tuning import FineTuneRecipe, FineTuning
+    from av2t_core.training.run_folder import RunFolder
 
     loaded = predictor.loaded
     windows = repeated(path, audible_keyframes(predictor, path, keyframes), keyframes)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from av2t_core.data.avsbench import SIZE, read_frame, read_mask
-from av2t_core.evaluation.evaluation import ClipScores
+from av2t_core.evaluation.scores import ClipScores
 from av2t_core.prediction.overlay import FILL, TINT
 
 _TRUTH = (255, 255, 0)

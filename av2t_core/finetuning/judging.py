@@ -5,7 +5,7 @@ support is found by drawing them again and again (the bootstrap, Efron 1979): ke
 clips are drawn.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from math import sqrt
@@ -14,8 +14,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from av2t_core.evaluation.evaluation import LEAST_MASK
 from av2t_core.evaluation.metrics import BETA2, mask_iou
+from av2t_core.evaluation.scores import LEAST_MASK
 from av2t_core.media.clip import Window
 from av2t_core.prediction.predictor import Predictor
 
@@ -150,3 +150,30 @@ def _f(mask: Mask, truth: Mask) -> float:
 
 def _mean(values: Sequence[float]) -> float | None:
     return round(float(np.mean(values)), 4) if values else None
+
+
+HELD_OUT_RULE = (
+    "A clip is held out if the sha256 of its file begins below a fifth of all values; if fewer than two are, those with"
+    " the lowest ones; never a clip that a version it comes from has learnt, and three clips are always left to learn."
+)
+
+_SHARE = 0.2
+_LEAST = 2
+_LEFT = 3
+
+
+def choose_held_out(clips: Sequence[str], learnt: Set[str]) -> set[str]:
+    """Of the sha256 of clips' files those that are held out. `learnt`: those that earlier versions have learnt.
+
+    What it says of a clip hardly depends on the others, so that the hold-out grows with the project and stays fixed.
+    """
+    order = sorted(set(clips), key=_place)
+    candidates = [clip for clip in order if clip not in learnt]
+    by_rule = sum(_place(clip) < _SHARE for clip in candidates)
+    count = min(max(by_rule, _LEAST), len(order) - _LEFT)
+    return set(candidates[: max(0, count)])
+
+
+def _place(sha256: str) -> float:
+    """0..1, spread evenly."""
+    return int(sha256[:12], 16) / 16**12

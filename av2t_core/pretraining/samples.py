@@ -7,11 +7,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from av2t_core.data.camera import draw_camera
+from av2t_core.data.augmentation import draw_camera, mix, sound_stretch, vary_sound
 from av2t_core.data.cutouts import SAMPLE_RATE, Cutouts
 from av2t_core.data.scene import Scene, draw_scene
-from av2t_core.data.sound import mix, sound_stretch
-from av2t_core.data.variety import vary_sound
 
 _STRETCH = 3  # seconds
 

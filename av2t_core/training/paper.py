@@ -13,13 +13,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import get_total_norm
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.trained import is_trained
-from av2t_core.training.losses import frame_losses
 from av2t_core.training.plan import PaperRecipe, TrainingError
 
 
@@ -181,3 +181,23 @@ def trained_parameters(model: AV2TSam) -> dict[str, nn.Parameter]:
     expected IoU nor, with SAM2, the score of there being an object.
     """
     return {name: parameter for name, parameter in model.named_parameters() if is_trained(name)}
+
+
+def soft_iou(logits: Tensor, target: Tensor) -> Tensor:
+    """logits and target (..., h, w) to the soft intersection over union (...,), with p = sigmoid(logits).
+
+    An empty target gives 0, whatever is predicted, and so no gradient.
+    """
+    p = logits.sigmoid()
+    intersection = (p * target).sum(dim=(-2, -1))
+    union = (p + target).sum(dim=(-2, -1)) - intersection
+    return intersection / union
+
+
+def frame_losses(logits: Tensor, target: Tensor) -> Tensor:
+    """logits and target (B, h, w) to (B, 2): each frame's mean cross-entropy over its pixels, and 1 - its soft IoU.
+
+    The loss of a batch is the mean over its frames of the sum of both.
+    """
+    bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=(-2, -1))
+    return torch.stack([bce, 1 - soft_iou(logits, target)], dim=-1)

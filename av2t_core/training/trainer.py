@@ -18,13 +18,12 @@ from av2t_core.evaluation.metrics import avsbench_iou
 from av2t_core.memory import device_peak, resident_peak, start_peaks
 from av2t_core.segmenters.recomputing import recompute_blocks
 from av2t_core.training.batches import Part, Read, batches, inputs, read, read_parts
-from av2t_core.training.curve import draw_curve
-from av2t_core.training.folder import Entry, Position, RunFolder
 from av2t_core.training.frozen import Frozen, FrozenResults
 from av2t_core.training.paper import PaperTraining, trained_parameters
 from av2t_core.training.plan import PaperRecipe
 from av2t_core.training.replay import Replay
-from av2t_core.training.store import TensorStore
+from av2t_core.training.run_folder import Entry, Position, RunFolder, draw_curve
+from av2t_core.training.tensor_store import TensorStore
 from av2t_core.versions.checkpoint import Loaded
 
 Bar = Callable[[str, int | None, str], Any]

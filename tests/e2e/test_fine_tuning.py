@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser
 
-from av2t_core.data.composed_clip import ClipWriter
+from av2t_core.data.composed_clip import ClipWriter, in_order
 from av2t_core.data.cutouts import Cutouts
-from av2t_core.data.parallel import in_order
 from av2t_core.finetuning.judging import Keyframes, Metrics, judge_clip
 from av2t_core.labelstudio.controls import BrushLabels
 from av2t_core.media.clip import Clip

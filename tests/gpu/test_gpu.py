@@ -19,16 +19,16 @@ from torch import nn
 
 from av2t.commands.bench import DEMO_CLIP
 from av2t_core.errors import MemoryShortError
-from av2t_core.finetuning.finetuning import FineTuneRecipe, FineTuning
+from av2t_core.finetuning.fine_tuning import FineTuneRecipe, FineTuning
 from av2t_core.media.clip import Clip, Window
 from av2t_core.prediction.predictor import KeyframePrediction, Predictor
 from av2t_core.segmenters.eager import eager_attention
 from av2t_core.segmenters.evf_sam import best_mask
-from av2t_core.training.folder import RunFolder
+from av2t_core.training.run_folder import RunFolder
 from av2t_core.versions.checkpoint import build, load_version, matrices, randomise
 from av2t_core.versions.version import resolve
 from tests.conftest import wait_until
-from tests.core.finetuning.test_finetuning import examples, learn
+from tests.core.finetuning.test_fine_tuning import examples, learn
 from tests.core.model.micro import BACKBONES, Backbone, difference, golden, inputs, micro, results
 from worker.process.devices import gpu_of, lease_key, room
 

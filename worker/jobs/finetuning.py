@@ -25,15 +25,21 @@ from rq.job import Job
 
 from av2t_core.errors import AV2TError
 from av2t_core.files import writing
-from av2t_core.finetuning import holdout
-from av2t_core.finetuning.finetuning import FineTuneRecipe, FineTuning
-from av2t_core.finetuning.judging import Keyframes, Metrics, as_card, compare, judge_clip
-from av2t_core.finetuning.names import fit_names, learnable
+from av2t_core.finetuning.fine_tuning import FineTuneRecipe, FineTuning, fit_names, learnable
+from av2t_core.finetuning.judging import (
+    HELD_OUT_RULE,
+    Keyframes,
+    Metrics,
+    as_card,
+    choose_held_out,
+    compare,
+    judge_clip,
+)
 from av2t_core.labelstudio.config import Targets, parse_label_config
 from av2t_core.model.presets import PRESETS
 from av2t_core.prediction.predictor import Predictor
-from av2t_core.training.folder import RunFolder
 from av2t_core.training.replay import Replay, replay_of
+from av2t_core.training.run_folder import RunFolder
 from av2t_core.versions.checkpoint import save_version, with_names
 from av2t_core.versions.pointers import promote
 from av2t_core.versions.store import fetch
@@ -141,7 +147,7 @@ class _FineTune:
         skipped += [task for task in tasks if isinstance(task, Skipped)]
         _require(self.project, len(pulled), skipped)
         trained = {clip["sha256"] for each in base.chain for clip in _clips(each.card) if clip["use"] == "training"}
-        apart = holdout.held_out([clip.sha256 for clip in pulled], trained)
+        apart = choose_held_out([clip.sha256 for clip in pulled], trained)
         held_out = [clip for clip in pulled if clip.sha256 in apart]
         own = [clip for clip in pulled if clip.sha256 not in apart]
         self.progress.show(0, None, now=True, clips=len(own), held_out=len(held_out))
@@ -309,7 +315,7 @@ def _data(own: Sequence[PulledClip], held_out: Sequence[PulledClip], skipped: Se
         for clip in clips
     ]
     left_out = [{"task": each.task, "use": "left out", "reason": each.reason} for each in skipped]
-    return {"rule": holdout.RULE, "clips": sorted(used + left_out, key=lambda clip: int(str(clip["task"])))}
+    return {"rule": HELD_OUT_RULE, "clips": sorted(used + left_out, key=lambda clip: int(str(clip["task"])))}
 
 
 def _agreement(tasks: Sequence[AnnotatedTask]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from av2t_core.data.augmentation import Camera
 from av2t_core.data.avsbench import SPLITS
-from av2t_core.data.camera import Camera
 from av2t_core.data.composed_clip import ClipRecipe, draw_recipe, scene_of, soundtrack, write_clip
 from av2t_core.data.cutouts import SAMPLE_RATE, Cutouts, read_sound
 from av2t_core.data.scene import DRIFT_PERIOD, Actor, Scene, draw_scene

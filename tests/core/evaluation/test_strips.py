@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from av2t_core.data.avsbench import SIZE, LabelledClip
-from av2t_core.evaluation.evaluation import ClipScores
+from av2t_core.evaluation.scores import ClipScores
 from av2t_core.evaluation.strips import write_strip
 from av2t_core.prediction.overlay import TINT
 

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from av2t_core.encoders.naming import LearnedNamer, Namer
-from av2t_core.finetuning.names import Labelled, fit_names, learnable
+from av2t_core.finetuning.fine_tuning import Labelled, fit_names, learnable
 from av2t_core.training.replay import Replay
 
 WIDTH = 32

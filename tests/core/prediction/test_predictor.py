@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from av2t_core.data.augmentation import mix, room, sound_stretch
 from av2t_core.data.composed_clip import ClipRecipe, draw_recipe, scene_of, write_clip
 from av2t_core.data.cutouts import Cutouts
-from av2t_core.data.sound import mix, room, sound_stretch
 from av2t_core.encoders import ImageEncoder
 from av2t_core.errors import AV2TError, ConfigError, WeightsError
 from av2t_core.evaluation.metrics import mask_iou

@@ -15,8 +15,8 @@ from av2t_core.data.cutouts import Cutouts
 from av2t_core.model.presets import TINY
 from av2t_core.prediction.calibration import Calibration
 from av2t_core.prediction.predictor import Predictor
-from av2t_core.pretraining.imagenet import imagenet_weights
-from av2t_core.pretraining.recipe import STAGES, TinyRecipe, keep_version, train_tiny
+from av2t_core.pretraining.models import imagenet_weights
+from av2t_core.pretraining.tiny_recipe import STAGES, TinyRecipe, keep_version, train_tiny
 from av2t_core.training.replay import replay_of
 from av2t_core.versions.version import resolve
 from tests.conftest import EMBEDDED, wait_until
@@ -98,9 +98,9 @@ def test_a_killed_stage_goes_on_where_it_was(run: Path, tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
 from av2t_core.data.cutouts import Cutouts
-from av2t_core.pretraining.imagenet import imagenet_weights
+from av2t_core.pretraining.models import imagenet_weights
 from av2t_core.training.replay import replay_of
-from av2t_core.pretraining.recipe import TinyRecipe, train_tiny
+from av2t_core.pretraining.tiny_recipe import TinyRecipe, train_tiny
 if __name__ == "__main__":
     train_tiny(Cutouts.load(Path({str(CUTOUTS)!r})), Path({str(tmp_path)!r}), recipe={SHORT!r}, stages=["audio"],
                processes=2)

@@ -1,7 +1,7 @@
 import torch
 
-from av2t_core.pretraining.taggers import candidates_loss
-from av2t_core.training.losses import frame_losses, soft_iou
+from av2t_core.pretraining.models import candidates_loss
+from av2t_core.training.paper import frame_losses, soft_iou
 
 
 def test_soft_iou_by_hand() -> None:

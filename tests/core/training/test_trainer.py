@@ -8,12 +8,12 @@ from tqdm import tqdm
 
 from av2t_core.data.avsbench import read_clips
 from av2t_core.training.batches import read
-from av2t_core.training.folder import RunFolder
 from av2t_core.training.frozen import FrozenResults
 from av2t_core.training.paper import accelerator
 from av2t_core.training.plan import PaperRecipe
-from av2t_core.training.start import load_start
-from av2t_core.training.store import TensorStore
+from av2t_core.training.run_folder import RunFolder
+from av2t_core.training.tensor_store import TensorStore
+from av2t_core.training.train import load_start
 from av2t_core.training.trainer import Schedule, Trainer
 from av2t_core.versions.version import resolve_start
 from tests.core.avsbench_sets import compose_set

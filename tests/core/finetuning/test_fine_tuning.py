@@ -11,12 +11,12 @@ from torch import Tensor
 from av2t_core.data.avsbench import SIZE
 from av2t_core.errors import MemoryShortError
 from av2t_core.finetuning.examples import Examples
-from av2t_core.finetuning.finetuning import MASK_DECODER, FineTuneRecipe, FineTuning, Learned
+from av2t_core.finetuning.fine_tuning import MASK_DECODER, FineTuneRecipe, FineTuning, Learned
 from av2t_core.model.trained import is_trained
 from av2t_core.segmenters.reference import to_reference_state_dict
-from av2t_core.training.folder import RunFolder
 from av2t_core.training.plan import TrainingError
 from av2t_core.training.replay import Drift, Replay, replay_of
+from av2t_core.training.run_folder import RunFolder
 from av2t_core.versions.checkpoint import Loaded, build, load_version
 from av2t_core.versions.version import resolve
 from tests.conftest import EMBEDDED

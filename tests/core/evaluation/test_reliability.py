@@ -5,8 +5,7 @@ import pytest
 from PIL import Image
 
 from av2t_core.data.cutouts import Cutouts
-from av2t_core.evaluation.calibrating import Bin, Reliability, _line, fit, measure
-from av2t_core.evaluation.diagram import write_diagram
+from av2t_core.evaluation.reliability import Bin, Reliability, _line, fit, measure, write_diagram
 from av2t_core.prediction.predictor import Predictor
 
 CUTOUTS = Path(__file__).parents[2] / "data" / "cutouts"

@@ -5,18 +5,20 @@ checkpoint.pt      where it goes on after an interruption
 best.safetensors   what was trained, as of the epoch with the best validation IoU
 log.jsonl          a line for every step and every epoch
 tensorboard/       the same as curves
-curve.png          the learning curve, at the end
+curve.png          the learning curve, drawn at the end
 """
 
 import fcntl
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -125,3 +127,24 @@ class RunFolder:
 def _is_before(entry: Entry, position: Position) -> bool:
     within = (position.epoch + 1, position.step)
     return bool(entry["epoch"] <= position.epoch or (entry["epoch"], entry.get("step", within[1] + 1)) <= within)
+
+
+def draw_curve(entries: Sequence[Entry], title: str, out: Path) -> None:
+    """Loss and validation IoU over the epochs, from the entries of a log that are of epochs."""
+    epochs = [entry for entry in entries if "val_miou" in entry]
+    numbers = [entry["epoch"] for entry in epochs]
+    ious = [entry["val_miou"] for entry in epochs]
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    left = figure.subplots()
+    right = left.twinx()
+    losses = [entry["loss"] for entry in epochs]
+    [loss] = left.plot(numbers, losses, color="tab:gray", marker=".", label="training loss")
+    best = max(range(len(epochs)), key=ious.__getitem__)
+    told = f"validation mIoU, best {ious[best]:.3f} in epoch {numbers[best]}"
+    [iou] = right.plot(numbers, ious, color="tab:blue", marker=".", label=told)
+    left.set(xlabel="epoch", ylabel="loss (cross-entropy + 1 - soft IoU)", title=title, ylim=(0, None))
+    right.set(ylabel="mIoU", ylim=(0, 1))
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left.grid(alpha=0.3)
+    left.legend(handles=[loss, iou], loc="lower left")
+    figure.savefig(out, dpi=120)

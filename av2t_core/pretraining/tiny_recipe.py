@@ -28,16 +28,23 @@ from av2t_core.data.avsbench import FRAMES
 from av2t_core.data.cutouts import Cutouts
 from av2t_core.encoders.efficientnet import EfficientNetLite
 from av2t_core.encoders.tiny import TinyAudioEncoder, TinyEncodersConfig, TinyImageEncoder
-from av2t_core.evaluation.calibrating import CLIPS, composed, fit
+from av2t_core.evaluation.reliability import CLIPS, composed, fit
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.inputs import multimodal_images, normalise_sam, to_device
 from av2t_core.model.presets import TINY
 from av2t_core.prediction.predictor import Predictor
 from av2t_core.pretraining.composed_scores import evaluate
-from av2t_core.pretraining.imagenet import imagenet_weights
 from av2t_core.pretraining.loop import Loop
+from av2t_core.pretraining.models import (
+    DenseHead,
+    DenseTagger,
+    Tagger,
+    candidates_loss,
+    imagenet_weights,
+    pixel_loss,
+    tagging_loss,
+)
 from av2t_core.pretraining.samples import draw_frames, draw_hearing, draw_sound, sounding_mask
-from av2t_core.pretraining.taggers import DenseHead, DenseTagger, Tagger, candidates_loss, pixel_loss, tagging_loss
 from av2t_core.training import replay
 from av2t_core.versions.checkpoint import Loaded, build, fill, read_tensors, save_version
 from av2t_core.versions.version import REPLAY_FILE, resolve

@@ -4,20 +4,23 @@ The clips are composed as `av2t compose` does it, in memory, of backgrounds and 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional as F
 
 from av2t_core.data.avsbench import FRAMES
 from av2t_core.data.composed_clip import scene_of, soundtrack
 from av2t_core.data.composed_set import SetRecipe, draw_clip
 from av2t_core.data.cutouts import SAMPLE_RATE, Cutouts
-from av2t_core.evaluation.logistic import fit_lines
 from av2t_core.evaluation.metrics import mask_iou
 from av2t_core.media.clip import KEYFRAME_OFFSET, Keyframe, Window
 from av2t_core.media.soundtrack import Sound
@@ -151,3 +154,72 @@ def _line(features: Sequence[Sequence[float]], outcomes: Sequence[bool]) -> tupl
     x = torch.tensor(features, dtype=torch.float64).reshape(-1, len(FEATURES))
     line = fit_lines(x, torch.tensor(outcomes, dtype=torch.float64)[:, None], _DECAY)[0]
     return tuple(round(weight, 4) for weight in line.tolist())
+
+
+if TYPE_CHECKING:
+    from av2t_core.evaluation.reliability import Reliability  # which brings torch
+
+_SIDE, _MARGIN, _STRIP = 320, 56, 64  # pixels
+_INK, _SOFT, _DOT = (32, 32, 32), (170, 170, 170), (216, 27, 96)
+
+
+def write_diagram(path: Path, measured: Mapping[str, "Reliability"]) -> None:
+    """A PNG with a square for each: every dot is a tenth of the scores, below it how many cases that are."""
+    width, height = _SIDE + 2 * _MARGIN, _SIDE + _STRIP + 2 * _MARGIN
+    sheet = Image.new("RGB", (width * len(measured), height), "white")
+    for index, (name, reliability) in enumerate(measured.items()):
+        sheet.paste(_panel(name, reliability, (width, height)), (width * index, 0))
+    sheet.save(path)
+
+
+def _panel(name: str, reliability: "Reliability", size: tuple[int, int]) -> Image.Image:
+    image = Image.new("RGB", size, "white")
+    draw, font, small = ImageDraw.Draw(image), ImageFont.load_default(size=15), ImageFont.load_default(size=12)
+    left, top, right, bottom = _MARGIN, _MARGIN, _MARGIN + _SIDE, _MARGIN + _SIDE
+    for tenth in range(0, 11, 2):
+        x, y = left + _SIDE * tenth / 10, bottom - _SIDE * tenth / 10
+        draw.line((x, top, x, bottom), fill=(235, 235, 235))
+        draw.line((left, y, right, y), fill=(235, 235, 235))
+        draw.text((left - 8, y), f"{tenth * 10} %", font=small, fill=_SOFT, anchor="rm")
+        draw.text((x, bottom + 6), f"{tenth * 10} %", font=small, fill=_SOFT, anchor="mt")
+    draw.line((left, bottom, right, top), fill=_SOFT, width=2)
+    draw.rectangle((left, top, right, bottom), outline=_INK)
+    most = max(each.count for each in reliability.bins)
+    for each in reliability.bins:
+        x, y = left + _SIDE * each.said, bottom - _SIDE * each.was
+        draw.ellipse((x - 6, y - 6, x + 6, y + 6), fill=_DOT)
+        tall = max(1, round(0.5 * _STRIP * each.count / most))
+        foot = bottom + _STRIP
+        draw.rectangle((x - 7, foot - tall, x + 7, foot), fill=_SOFT)
+        draw.text((x, foot + 4), str(each.count), font=small, fill=_INK, anchor="mt")
+    cases = sum(each.count for each in reliability.bins)
+    draw.text((left, top - 38), f"{name}, {cases} cases", font=font, fill=_INK)
+    draw.text(
+        (left, top - 18), f"said (to the right) and was (up), off by {reliability.error:.3f}", font=small, fill=_INK
+    )
+    return image
+
+
+_STEPS = 200
+
+
+def fit_lines(x: Tensor, y: Tensor, decay: float, weight: Tensor | None = None) -> Tensor:
+    """A line for each column of `y` (examples, lines), 0 or 1, on `x` (examples, width): (lines, width + 1), the bias
+    last.
+
+    `weight`: how much an example counts for each line, shape of `y`. `decay`, of the lines' squared lengths: a line
+    exists even where all outcomes are alike, or where there are none.
+    """
+    x = torch.cat([x.double(), torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
+    lines = torch.zeros(y.shape[1], x.shape[1], dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([lines], max_iter=_STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        wrong = F.binary_cross_entropy_with_logits(x @ lines.T, y.double(), weight=weight, reduction="sum")
+        value = wrong + decay * lines.square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    return lines.detach()

@@ -5,6 +5,7 @@ and edges is frozen. What they said of a replay of what the model learnt before,
 forgotten.
 """
 
+from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from math import ceil, cos, pi
@@ -13,18 +14,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import AdamW
 
 from av2t_core.errors import MemoryShortError
+from av2t_core.evaluation.reliability import fit_lines
 from av2t_core.finetuning.examples import Examples
 from av2t_core.memory import is_out_of_memory
 from av2t_core.model.inputs import normalise_sam
 from av2t_core.model.trained import is_trained
 from av2t_core.segmenters.recomputing import recompute_blocks
-from av2t_core.training.folder import Position, RunFolder
-from av2t_core.training.losses import frame_losses
+from av2t_core.training.paper import frame_losses
 from av2t_core.training.plan import TrainingError
 from av2t_core.training.replay import Drift, Replay
+from av2t_core.training.run_folder import Position, RunFolder
 from av2t_core.versions.checkpoint import Loaded
 
 PIXELS_KEPT = 2 * 1024**2
@@ -241,3 +244,40 @@ class FineTuning:
 def _pace(step: int, steps: int) -> float:
     """Of the learning rate: a short rise, then half a cosine."""
     return min(1.0, (step + 1) / 10) * (0.01 + 0.99 * 0.5 * (1 + cos(pi * step / steps)))
+
+
+LEAST = 3
+"""Of so many keyframes at least a name is learnt."""
+
+_DECAY = 0.0002  # few examples leave much open
+
+Labelled = Sequence[tuple[Tensor, frozenset[str]]]
+"""Embeddings (width,), and what of that which people labelled is to be heard, or seen, in each."""
+
+
+def learnable(names: Sequence[str], sounds: Labelled) -> tuple[str, ...]:
+    """Those of the names that are heard often enough, in their order."""
+    counts = Counter(name for _, heard in sounds for name in heard)
+    return tuple(name for name in names if counts[name] >= LEAST)
+
+
+def fit_names(names: Sequence[str], sounds: Labelled, things: Labelled, replay: Replay | None) -> dict[str, Tensor]:
+    """LearnedNamer's tensors. What the model learnt before is none of the names. At least one name."""
+    none: frozenset[str] = frozenset()
+    known_sounds = [(each, none) for each in replay.a] if replay is not None else []
+    known_things = [(each, none) for each in replay.v] if replay is not None else []
+    hearing, seeing = _lines(names, [*sounds, *known_sounds]), _lines(names, [*things, *known_things])
+    return {
+        "hearing.weight": hearing[:, :-1].contiguous(),
+        "hearing.bias": hearing[:, -1].contiguous(),
+        "seeing.weight": seeing[:, :-1].contiguous(),
+        "seeing.bias": seeing[:, -1].contiguous(),
+    }
+
+
+def _lines(names: Sequence[str], examples: Labelled) -> Tensor:
+    """A line for each name, (names, width + 1), in which a name's examples weigh as much as all others."""
+    x = F.normalize(torch.stack([embedding for embedding, _ in examples]).double(), dim=-1)
+    y = torch.tensor([[name in said for name in names] for _, said in examples], dtype=x.dtype)
+    weight = torch.where(y > 0, 0.5 / y.sum(dim=0).clamp(min=1), 0.5 / (1 - y).sum(dim=0).clamp(min=1))
+    return fit_lines(x, y, _DECAY, weight).float()

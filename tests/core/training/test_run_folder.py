@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from av2t_core.training.folder import Position, RunFolder
 from av2t_core.training.plan import TrainingError
+from av2t_core.training.run_folder import Position, RunFolder
 
 PLAN = {"preset": "tiny", "recipe": {"lr": 0.1, "sizes": (1, 2)}}
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from av2t_core.data.augmentation import at_tempo, vary, vary_sound
 from av2t_core.data.cutouts import SAMPLE_RATE, Image, read_cutout
-from av2t_core.data.variety import at_tempo, vary, vary_sound
 
 DOG = Path(__file__).parents[2] / "data" / "cutouts" / "sounding" / "dog"
 
