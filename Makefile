@@ -32,10 +32,13 @@ help:
 demo: .venv/demo
 	.venv/bin/av2t up --demo $(ARGS)
 
-# One more than there are cores, for a test often waits for what it has started.
+# One more than there are cores, for a test often waits for what it has started. A run of all tests ends with the share
+# of lines that they reach; lines that only a process of their own reaches are not counted.
 test: lint
 	.ci/get_browser
-	OMP_NUM_THREADS=1 .venv/bin/pytest --numprocesses=$$(($$(nproc) + 1)) --maxprocesses=4 --dist=loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/pytest --numprocesses=$$(($$(nproc) + 1)) --maxprocesses=4 --dist=loadfile \
+	--no-loadscope-reorder $(if $(ARGS),$(ARGS),--cov --cov-report=)
+	$(if $(ARGS),,@echo "Lines covered: $$(.venv/bin/coverage report --format=total) %")
 
 test-full: .venv/dev
 	.venv/bin/pytest -m full -s $(ARGS)
