@@ -10,9 +10,8 @@ from av2t.console import note, progress_bar
 from av2t.options import DEMO_CLIPS, add_model
 from av2t_core.errors import AV2TError
 from av2t_core.media.clip import Clip
+from av2t_core.prediction.drawing import ContactSheet, write_overlay
 from av2t_core.prediction.folder import NAME, OVERLAY, SHEET, Prediction, PredictionWriter, check_directory, dumps
-from av2t_core.prediction.overlay import write_overlay
-from av2t_core.prediction.sheet import ContactSheet
 from av2t_core.versions.version import resolve
 from worker.settings import Settings
 

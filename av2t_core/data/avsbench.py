@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from av2t_core.errors import AV2TError, MediaError
-from av2t_core.media.soundtrack import Sound, Soundtrack
+from av2t_core.media.sound import Sound, Soundtrack
 
 Layout = Literal["s4", "ms3", "v1s", "v1m"]
 Split = Literal["train", "val", "test"]

@@ -24,7 +24,7 @@ from av2t_core.data.avsbench import (
     read_sounds,
     table_of,
 )
-from av2t_core.media.soundtrack import MARGIN
+from av2t_core.media.sound import MARGIN
 
 Kind = Literal["missing", "unreadable", "size", "short sound", "twice", "two splits"]
 Size = tuple[int, int]  # width, height

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from av2t_core.data.avsbench import Split
 from av2t_core.errors import AV2TError
-from av2t_core.media.soundtrack import SILENCE
+from av2t_core.media.sound import SILENCE
 
 SAMPLE_RATE = 16_000
 

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from av2t_core.media.soundtrack import Sound
+from av2t_core.media.sound import Sound
 
 
 class ImageEncoder(Protocol):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from av2t_core.encoders import htsat
 from av2t_core.encoders.melspectrogram import log_mel, mono
 from av2t_core.encoders.state import Source, translate
-from av2t_core.media.soundtrack import Sound
+from av2t_core.media.sound import Sound
 from av2t_core.model.empty import empty_weights
 
 SAMPLE_RATE = 48_000

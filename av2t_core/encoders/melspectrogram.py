@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from av2t_core.encoders.resample import resample_second
-from av2t_core.media.soundtrack import Sound
+from av2t_core.media.sound import Sound
 
 
 def mono(sound: Sound, rate: int) -> NDArray[np.float32]:

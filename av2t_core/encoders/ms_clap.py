@@ -22,7 +22,7 @@ from av2t_core.encoders import gpt2, htsat
 from av2t_core.encoders.melspectrogram import log_mel
 from av2t_core.encoders.resample import resample_second
 from av2t_core.encoders.state import Source, translate
-from av2t_core.media.soundtrack import MARGIN, Sound
+from av2t_core.media.sound import MARGIN, Sound
 from av2t_core.model.empty import empty_weights
 
 SAMPLE_RATE = 44_100

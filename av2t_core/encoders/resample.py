@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from av2t_core.media.soundtrack import MARGIN
+from av2t_core.media.sound import MARGIN
 
 ZEROS = 6
 """Zero crossings of the sinc on either side."""

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from av2t_core.encoders.efficientnet import EfficientNetLite
 from av2t_core.encoders.melspectrogram import log_mel, mono
-from av2t_core.media.soundtrack import Sound
+from av2t_core.media.sound import Sound
 from av2t_core.model.inputs import normalise_sam, stack_frames
 
 SAMPLE_RATE = 16_000

@@ -23,7 +23,7 @@ from av2t_core.data.composed_set import SetRecipe, draw_clip
 from av2t_core.data.cutouts import SAMPLE_RATE, Cutouts
 from av2t_core.evaluation.metrics import mask_iou
 from av2t_core.media.clip import KEYFRAME_OFFSET, Keyframe, Window
-from av2t_core.media.soundtrack import Sound
+from av2t_core.media.sound import Sound
 from av2t_core.prediction.calibration import FEATURES, Calibration
 from av2t_core.prediction.predictor import KeyframePrediction, Predictor
 

@@ -8,7 +8,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from av2t_core.data.avsbench import SIZE, read_frame, read_mask
 from av2t_core.evaluation.scores import ClipScores
-from av2t_core.prediction.overlay import FILL, TINT
+from av2t_core.prediction.drawing import FILL, TINT
 
 _TRUTH = (255, 255, 0)
 _GAP = 4  # pixels between frames

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from av2t_core.limits import CLIP_REMARKS
 from av2t_core.media.frames import LONGEST_STILL, Frame, Frames
-from av2t_core.media.soundtrack import Sound, Soundtrack
+from av2t_core.media.sound import Sound, Soundtrack
 
 KEYFRAME_OFFSET = 15 / 16
 """Seconds from the start of a window to its keyframe."""

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from av2t_core.data.cutouts import SAMPLE_RATE, Cutouts
 from av2t_core.evaluation.metrics import mask_iou
 from av2t_core.media.clip import Keyframe, Window
-from av2t_core.media.soundtrack import Sound
+from av2t_core.media.sound import Sound
 from av2t_core.prediction.predictor import Predictor
 from av2t_core.pretraining.samples import draw_frames, draw_sound, sounding_mask
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from av2t_core.data.avsbench import LabelledClip, read_frame, read_sounds, read_target
-from av2t_core.media.soundtrack import Sound
+from av2t_core.media.sound import Sound
 from av2t_core.model.inputs import multimodal_images, sam_images, to_device
 from av2t_core.training.frozen import Frozen, FrozenResults
 from av2t_core.training.paper import Inputs

@@ -21,9 +21,9 @@ from av2t_core.labelstudio.config import Targets
 from av2t_core.labelstudio.regions import Region, clip_regions, keyframe_regions
 from av2t_core.labelstudio.tracks import Clock, Sighting
 from av2t_core.media.clip import Clip, ClipInfo, Keyframe, Window
+from av2t_core.prediction.drawing import ContactSheet
 from av2t_core.prediction.objects import Detection, Tracker
 from av2t_core.prediction.predictor import KeyframePrediction, Predictor
-from av2t_core.prediction.sheet import ContactSheet
 from worker.failures import Interrupted
 from worker.jobs.progress import Progress
 from worker.queue import signs

@@ -6,7 +6,7 @@ from typing import Any
 
 from rq.job import Job
 
-from av2t_core.prediction.sheet import ContactSheet
+from av2t_core.prediction.drawing import ContactSheet
 from worker.queue import scores, signs
 from worker.queue.queue import dispensable
 from worker.queue.sheets import keep_sheet

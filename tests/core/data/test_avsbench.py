@@ -24,7 +24,7 @@ from av2t_core.data.avsbench import (
     read_table,
     read_target,
 )
-from av2t_core.media.soundtrack import MARGIN
+from av2t_core.media.sound import MARGIN
 from tests.core.avsbench_sets import compose_set
 
 RATE = 16_000

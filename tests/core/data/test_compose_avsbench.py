@@ -27,7 +27,7 @@ from av2t_core.data.composed_clip import draw_recipe, scene_of, soundtrack
 from av2t_core.data.composed_set import SetLayout, SetRecipe, write_set
 from av2t_core.data.cutouts import Cutouts
 from av2t_core.errors import AV2TError
-from av2t_core.media.soundtrack import SILENCE
+from av2t_core.media.sound import SILENCE
 from tests.core.avsbench_sets import CUTOUTS, compose_set
 
 CLIPS = 7

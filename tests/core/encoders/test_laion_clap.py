@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from av2t_core.encoders.laion_clap import LaionClapAudioEncoder, from_checkpoint
 from av2t_core.encoders.melspectrogram import mono
 from av2t_core.errors import WeightsError
-from av2t_core.media.soundtrack import Sound
+from av2t_core.media.sound import Sound
 from tests.core.encoders.laion import by_name_or_own
 
 

@@ -15,7 +15,7 @@ from av2t_core.encoders.gpt2 import FILE
 from av2t_core.encoders.ms_clap import SAMPLE_RATE, MsClapAudioEncoder, decibels, from_checkpoint, segments
 from av2t_core.errors import WeightsError
 from av2t_core.media.clip import Clip
-from av2t_core.media.soundtrack import Sound
+from av2t_core.media.sound import Sound
 from tests.core import clips
 from tests.core.encoders.laion import by_name_or_own
 

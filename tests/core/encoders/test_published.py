@@ -10,7 +10,7 @@ from torch import nn
 from av2t_core.encoders.clip import ClipImageEncoder
 from av2t_core.encoders.laion_clap import LaionClapAudioEncoder
 from av2t_core.encoders.ms_clap import MsClapAudioEncoder
-from av2t_core.media.soundtrack import Sound
+from av2t_core.media.sound import Sound
 from av2t_core.model.empty import empty_weights
 
 ENCODERS = (ClipImageEncoder, MsClapAudioEncoder, LaionClapAudioEncoder)

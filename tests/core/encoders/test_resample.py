@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from av2t_core.encoders.resample import resample_second
-from av2t_core.media.soundtrack import MARGIN
+from av2t_core.media.sound import MARGIN
 
 TARGET = 44_100
 SECONDS = 3

@@ -8,7 +8,7 @@ from PIL import Image
 from av2t_core.data.avsbench import SIZE, LabelledClip
 from av2t_core.evaluation.scores import ClipScores
 from av2t_core.evaluation.strips import write_strip
-from av2t_core.prediction.overlay import TINT
+from av2t_core.prediction.drawing import TINT
 
 YELLOW = (255, 255, 0)
 GREY = (100, 100, 100)

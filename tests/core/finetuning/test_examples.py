@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from av2t_core.data.avsbench import SIZE
 from av2t_core.finetuning.examples import ClipExamples, examples_of
 from av2t_core.media.clip import Keyframe, Window
-from av2t_core.media.soundtrack import Sound
+from av2t_core.media.sound import Sound
 from av2t_core.model.inputs import multimodal_images, normalise_sam, sam_images, to_device
 from av2t_core.prediction.predictor import Predictor
 from av2t_core.versions.checkpoint import Loaded

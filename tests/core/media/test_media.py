@@ -18,7 +18,7 @@ from av.stream import Disposition
 
 from av2t_core.errors import MediaError
 from av2t_core.media.clip import Clip, ClipInfo, Window
-from av2t_core.media.soundtrack import MARGIN
+from av2t_core.media.sound import MARGIN
 from av2t_core.memory import resident_peak
 from tests.core.clips import SOUND_RATE, Sound, at_rate, flat, grey, tone, write_clip
 
@@ -529,7 +529,7 @@ def test_tables_that_claim_more_than_a_clip_has_are_not_taken_in(tmp_path: Path)
 
 
 def test_tables_behind_many_boxes_are_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("av2t_core.media.mp4_tables.MP4_BOXES", 100)
+    monkeypatch.setattr("av2t_core.media.container.MP4_BOXES", 100)
     clip = write_clip(tmp_path / "clip.mp4", at_rate(10, 1))
     clip.write_bytes(clip.read_bytes() + struct.pack(">I4s", 8, b"free") * 200)
     with pytest.raises(MediaError, match=r"clip\.mp4: it is in more than 100 pieces"):

@@ -19,7 +19,7 @@ from av2t_core.encoders import ImageEncoder
 from av2t_core.errors import AV2TError, ConfigError, WeightsError
 from av2t_core.evaluation.metrics import mask_iou
 from av2t_core.media.clip import Clip, Keyframe, Window
-from av2t_core.media.soundtrack import Sound
+from av2t_core.media.sound import Sound
 from av2t_core.model import presets
 from av2t_core.prediction.predictor import KeyframePrediction, Predictor, level_dbfs
 from av2t_core.segmenters.evf_sam import lifted

@@ -6,11 +6,10 @@ import pytest
 from PIL import Image
 
 from av2t_core.media.clip import Keyframe, Window
-from av2t_core.media.soundtrack import Sound
+from av2t_core.media.sound import Sound
+from av2t_core.prediction.drawing import MOST, TINT, ContactSheet
 from av2t_core.prediction.objects import Detection
-from av2t_core.prediction.overlay import TINT
 from av2t_core.prediction.predictor import KeyframePrediction
-from av2t_core.prediction.sheet import MOST, ContactSheet
 
 RATE = 8000
 

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from av2t_core.prediction.drawing import write_overlay
 from av2t_core.prediction.folder import KeyframeRecord, ObjectRecord
-from av2t_core.prediction.overlay import write_overlay
 from tests.core.clips import SOUND_RATE, Sound, at_rate, tone, write_clip
 
 LEFT_HALF = np.zeros((48, 64), np.bool_)
