@@ -13,7 +13,7 @@ from av2t_core.errors import WeightsError
 from av2t_core.files import require_space
 from av2t_core.model.config import Feature
 from av2t_core.versions import published
-from av2t_core.versions.model_folder import NewVersion, alone, encoder_parts, keep_encoder, keep_model, whole
+from av2t_core.versions.folder import NewVersion, alone, encoder_parts, keep_encoder, keep_model, whole
 from av2t_core.versions.version import Version, check_name
 
 if TYPE_CHECKING:  # they bring torch, for which nobody who is refused should wait

@@ -14,7 +14,7 @@ from av2t_core.errors import WeightsError
 from av2t_core.files import in_gigabytes, require_space
 from av2t_core.model.config import Feature
 from av2t_core.versions import published
-from av2t_core.versions.model_folder import (
+from av2t_core.versions.folder import (
     NewVersion,
     alone,
     encoder_parts,

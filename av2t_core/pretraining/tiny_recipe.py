@@ -46,7 +46,8 @@ from av2t_core.pretraining.models import (
 )
 from av2t_core.pretraining.samples import draw_frames, draw_hearing, draw_sound, sounding_mask
 from av2t_core.training import replay
-from av2t_core.versions.checkpoint import Loaded, build, fill, read_tensors, save_version
+from av2t_core.versions.checkpoint import Loaded, build, fill, read_tensors
+from av2t_core.versions.folder import save_version
 from av2t_core.versions.version import REPLAY_FILE, resolve
 
 STAGES = ("audio", "image", "trunk", "joint", "settle")

@@ -24,15 +24,8 @@ from av2t_core.training.replay import WINDOWS, keep
 from av2t_core.training.run_folder import RunFolder
 from av2t_core.training.tensor_store import TensorStore
 from av2t_core.training.trainer import Bar, Schedule, Trainer
-from av2t_core.versions.checkpoint import (
-    Loaded,
-    Precision,
-    build,
-    fill_version,
-    read_tensors,
-    save_part,
-    save_version,
-)
+from av2t_core.versions.checkpoint import Loaded, Precision, build, fill_version, read_tensors
+from av2t_core.versions.folder import save_part, save_version
 from av2t_core.versions.store import fetch
 from av2t_core.versions.version import REPLAY_FILE, Version
 

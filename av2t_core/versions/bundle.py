@@ -24,7 +24,7 @@ from av2t_core.files import read_blocks, require_space, write_blocks, writing
 from av2t_core.limits import LARGEST_CARD
 from av2t_core.model.presets import PRESETS
 from av2t_core.versions.card import usable_card
-from av2t_core.versions.model_folder import alone
+from av2t_core.versions.folder import alone
 from av2t_core.versions.store import fetch
 from av2t_core.versions.tensor_header import check_header
 from av2t_core.versions.version import BUILT_IN, IMPORT_MARK, NAMES, Version, check_name, file_hash, find, is_own_name

@@ -6,9 +6,6 @@ share, and its own; the later ones go over the earlier ones:
     model.<name in AV2TSam>    image_encoder.<name>    audio_encoder.<name>    names.<name in LearnedNamer>
 """
 
-import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +13,6 @@ from typing import Any, Literal, assert_never
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from av2t_core.encoders import AudioEncoder, ImageEncoder
@@ -29,10 +25,9 @@ from av2t_core.model.config import Feature
 from av2t_core.model.empty import empty_weights
 from av2t_core.model.presets import PRESETS, Preset
 from av2t_core.segmenters.reference import UNREAD
-from av2t_core.versions.card import part_file
 from av2t_core.versions.store import fetch
 from av2t_core.versions.tensor_header import check_header
-from av2t_core.versions.version import NAMES, PARTS_FOLDER, Version, file_hash
+from av2t_core.versions.version import NAMES, Version
 
 Precision = Literal["fp32", "bf16"]
 
@@ -221,52 +216,6 @@ def matrices(model: AV2TSam) -> Iterator[str]:
             module, nn.Linear | nn.Conv2d
         ):
             yield from (f"{name}.{parameter}" for parameter, _ in module.named_parameters())
-
-
-def save_version(
-    directory: Path, card: Mapping[str, Any], tensors: Mapping[str, Tensor], beside: Sequence[Path] = ()
-) -> None:
-    """Written aside and renamed into place. The hash of a parent that it loads onto goes onto its card.
-
-    `beside`: files of which copies are to lie beside the weights. WeightsError: the directory exists, or that parent
-    does not.
-    """
-    if directory.exists():
-        raise WeightsError(f"{directory} exists; a model version is never changed, choose another name")
-    if (base := Version(name=directory.name, directory=directory, card=dict(card)).base) is not None:
-        card = {**card, "parent_sha256": base.card["sha256"]}
-    aside = directory.with_name(f".{directory.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        sha256 = _save(aside / "weights.safetensors", tensors)
-        text = json.dumps({**card, "sha256": sha256}, indent=2, ensure_ascii=False)
-        (aside / "card.json").write_text(text + "\n")
-        for file in beside:
-            shutil.copyfile(file, aside / file.name)
-        aside.rename(directory)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def save_part(models_dir: Path, name: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Tensors that versions share, named by their content. Returns what goes into the cards' `parts`."""
-    folder = models_dir / PARTS_FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".{name}.{os.getpid()}.part"  # two trainings may end at the same time
-    try:
-        sha256 = _save(aside, tensors)
-        file = part_file(name, sha256)
-        aside.rename(folder / file)
-    finally:
-        aside.unlink(missing_ok=True)
-    return {"file": file, "sha256": sha256}
-
-
-def _save(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
-    path.chmod(0o644)  # whoever may read the folder may read its weights
-    return file_hash(path)
 
 
 def read_tensors(path: Path, device: torch.device) -> Iterator[tuple[str, Tensor]]:

@@ -12,7 +12,7 @@ from av2t.stack.up import _owned
 from av2t_core.errors import AV2TError, DiskFullError, WeightsError
 from av2t_core.files import disk_error, in_gigabytes, open_lock, read_plain, require_space
 from av2t_core.training.run_folder import RunFolder
-from av2t_core.versions.model_folder import alone
+from av2t_core.versions.folder import alone
 from av2t_core.versions.pointers import changing, read
 from av2t_core.versions.store import _alone, mark_of, quiet
 from av2t_core.versions.version import damaged, find, installed

@@ -40,7 +40,8 @@ from av2t_core.model.presets import PRESETS
 from av2t_core.prediction.predictor import Predictor
 from av2t_core.training.replay import Replay, replay_of
 from av2t_core.training.run_folder import RunFolder
-from av2t_core.versions.checkpoint import save_version, with_names
+from av2t_core.versions.checkpoint import with_names
+from av2t_core.versions.folder import save_version
 from av2t_core.versions.pointers import promote
 from av2t_core.versions.store import fetch
 from av2t_core.versions.version import NAMES, Version, find, fine_tuned_name, resolve

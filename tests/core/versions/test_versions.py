@@ -13,7 +13,8 @@ from torch import Tensor
 from av2t.__main__ import main
 from av2t_core.errors import MemoryShortError, WeightsError
 from av2t_core.model.presets import PRESETS
-from av2t_core.versions.checkpoint import MODULES, Loaded, build, load_version, save_part, save_version
+from av2t_core.versions.checkpoint import MODULES, Loaded, build, load_version
+from av2t_core.versions.folder import save_part, save_version
 from av2t_core.versions.pointers import delete
 from av2t_core.versions.version import BUILT_IN, damaged, find, fine_tuned_name, installed, resolve
 from tests.conftest import EMBEDDED

@@ -1,10 +1,13 @@
-"""The folder of model versions as pulling and importing fill it: one writer at a time, and nothing half there.
+"""What is written into the folder of model versions: one writer at a time, and nothing half there.
 
 Besides the versions and their parts (see `versions`) it holds `downloads`, files that are being fetched.
 """
 
 import fcntl
-from collections.abc import Iterator, Mapping
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +87,6 @@ def encoder_parts(models_dir: Path, preset: str) -> dict[str, Part]:
 
 def keep_encoder(models_dir: Path, file: str, kind: "EncoderKind", state: "Mapping[str, Tensor]") -> Part:
     """A published encoder as a part. `file` is what errors call it. WeightsError: it does not fit the encoder."""
-    from av2t_core.versions.checkpoint import save_part
     from av2t_core.versions.conversion import encoder_tensors
 
     tensors = encoder_tensors(file, kind, state)
@@ -104,7 +106,6 @@ def keep_model(
 
     WeightsError: it does not fit the preset, or there is a version of that name.
     """
-    from av2t_core.versions.checkpoint import save_part, save_version
     from av2t_core.versions.conversion import split_model
 
     split = split_model(file, kind, state, version.preset, version.feature)
@@ -121,3 +122,51 @@ def keep_model(
     }
     with writing(models_dir):
         save_version(models_dir / version.name, card, split.own)
+
+
+def save_version(
+    directory: Path, card: Mapping[str, Any], tensors: "Mapping[str, Tensor]", beside: Sequence[Path] = ()
+) -> None:
+    """Written aside and renamed into place. The hash of a parent that it loads onto goes onto its card.
+
+    `beside`: files of which copies are to lie beside the weights. WeightsError: the directory exists, or that parent
+    does not.
+    """
+    if directory.exists():
+        raise WeightsError(f"{directory} exists; a model version is never changed, choose another name")
+    if (base := Version(name=directory.name, directory=directory, card=dict(card)).base) is not None:
+        card = {**card, "parent_sha256": base.card["sha256"]}
+    aside = directory.with_name(f".{directory.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        sha256 = _save(aside / "weights.safetensors", tensors)
+        text = json.dumps({**card, "sha256": sha256}, indent=2, ensure_ascii=False)
+        (aside / "card.json").write_text(text + "\n")
+        for file in beside:
+            shutil.copyfile(file, aside / file.name)
+        aside.rename(directory)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def save_part(models_dir: Path, name: str, tensors: "Mapping[str, Tensor]") -> dict[str, str]:
+    """Tensors that versions share, named by their content. Returns what goes into the cards' `parts`."""
+    folder = models_dir / PARTS_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f".{name}.{os.getpid()}.part"  # two trainings may end at the same time
+    try:
+        sha256 = _save(aside, tensors)
+        file = part_file(name, sha256)
+        aside.rename(folder / file)
+    finally:
+        aside.unlink(missing_ok=True)
+    return {"file": file, "sha256": sha256}
+
+
+def _save(path: Path, tensors: "Mapping[str, Tensor]") -> str:
+    from safetensors.torch import save_file
+
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
+    path.chmod(0o644)  # whoever may read the folder may read its weights
+    return file_hash(path)
