@@ -22,7 +22,7 @@ from backend.door import status_line
 from backend.frame import api
 from backend.manager import Manager, UnknownProjectError
 from backend.metrics import CONTENT_TYPE, exposition
-from worker.label_studio.reconcile import reconcile_soon
+from worker.client.reconcile import reconcile_soon
 from worker.queue.queue import QueueError, check, retry_job, stop_job
 from worker.queue.sheets import sheet
 from worker.queue.trainings import training

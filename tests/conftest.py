@@ -19,7 +19,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from rq import SimpleWorker
 from rq.job import Job
 
-from av2t import label_studio as label_studio_server
+from av2t.stack import label_studio_server
 from av2t.stack.process import answers, free_port
 from av2t.stack.redis_server import redis_url as url_of_redis
 from av2t.stack.redis_server import start_redis

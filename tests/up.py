@@ -15,7 +15,7 @@ from typing import Self
 
 import psutil
 
-from av2t import label_studio
+from av2t.stack import label_studio_server
 from av2t.stack.process import free_port
 from tests.conftest import ROOT, wait_until
 
@@ -28,11 +28,11 @@ class Up:
         self.arguments = arguments
         self.environment = environment
         data_dir.mkdir(parents=True, exist_ok=True)
-        installed = label_studio.environment_in(ROOT / ".av2t")
-        if not label_studio.environment_in(data_dir).exists():
+        installed = label_studio_server.environment_in(ROOT / ".av2t")
+        if not label_studio_server.environment_in(data_dir).exists():
             # One installation serves all; the place is the one that `make demo` in this checkout uses.
             installed.mkdir(parents=True, exist_ok=True)
-            label_studio.environment_in(data_dir).symlink_to(installed)
+            label_studio_server.environment_in(data_dir).symlink_to(installed)
         self.lines: list[str] = []
         self._popen = subprocess.Popen(
             [*python_m_av2t(), "up", "--data-dir", str(data_dir), *arguments],

@@ -26,7 +26,7 @@ from worker.settings import Settings
 from worker.texts import one_line
 
 if TYPE_CHECKING:
-    from worker.label_studio.client import LabelStudioClient, ProjectState
+    from worker.client.label_studio import LabelStudioClient, ProjectState
 
 DESCRIPTION = """\
 Go through the settings, the packages, Redis, the workers, the model store, the model's weights, the GPU, the backend
@@ -87,7 +87,7 @@ def _examine(settings: Settings, project: int | None) -> Iterator[Finding]:
     yield from _checked("device", lambda: _device(settings))
     yield from _checked("backend", lambda: _backend(settings))
     try:
-        from worker.label_studio.client import LabelStudioClient  # seconds, which no help text should take
+        from worker.client.label_studio import LabelStudioClient  # seconds, which no help text should take
 
         client = LabelStudioClient.of(settings)
     except AV2TError as error:

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         base = version.name
     connection = connect(settings.redis_url, timeout=5)
     listening = workers(connection, TRAIN)  # a Redis that is away should not wait for Label Studio
-    from worker.label_studio.client import LabelStudioClient  # seconds, which no help text should take
+    from worker.client.label_studio import LabelStudioClient  # seconds, which no help text should take
 
     with LabelStudioClient.of(settings) as client:
         parse_label_config(client.label_config(args.project))

@@ -10,8 +10,8 @@ from av2t_core.files import in_gigabytes
 from av2t_core.versions import pointers
 from av2t_core.versions.bundle import export_version, import_version
 from av2t_core.versions.version import BUILT_IN, resolve
+from worker.client.reconcile import outdated_tasks
 from worker.failures import GoneError, TransientError
-from worker.label_studio.reconcile import outdated_tasks
 from worker.queue.projects import model_version
 from worker.queue.queue import connect, enqueue_preannotation
 from worker.settings import Settings
@@ -40,7 +40,7 @@ def _follow(settings: Settings, project: int, name: str) -> None:
     workers and Label Studio find out by themselves."""
     try:
         connection = connect(settings.redis_url, timeout=5)
-        from worker.label_studio.client import LabelStudioClient  # seconds, and most of these commands need none
+        from worker.client.label_studio import LabelStudioClient  # seconds, and most of these commands need none
 
         with LabelStudioClient.of(settings) as client:
             client.is_connected(project)  # by which Label Studio asks the backend what it has

@@ -21,7 +21,7 @@ from worker.settings import Settings
 from worker.texts import one_line
 
 if TYPE_CHECKING:
-    from worker.label_studio.client import LabelStudioClient
+    from worker.client.label_studio import LabelStudioClient
 
 DESCRIPTION = """\
 Queue every task of a Label Studio project that has no prediction of the current model version yet, and show how they
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     version.check()
     connection = connect(settings.redis_url, timeout=5)
     overview(connection)  # a Redis that is away should not wait for Label Studio's list
-    from worker.label_studio.client import LabelStudioClient  # seconds, which no help text should take
+    from worker.client.label_studio import LabelStudioClient  # seconds, which no help text should take
 
     with LabelStudioClient.of(settings) as client:
         project = client.project(args.project)

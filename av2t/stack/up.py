@@ -15,9 +15,9 @@ from pathlib import Path
 
 from redis import Redis
 
-from av2t import label_studio
-from av2t.demo import Demo
 from av2t.options import DEMO_CLIPS
+from av2t.stack import label_studio_server
+from av2t.stack.demo import Demo
 from av2t.stack.process import Process, Terminated, answers, check_port, signals_raise
 from av2t.stack.redis_server import redis_url, start_redis
 from av2t.stack.supervisor import Supervisor
@@ -124,7 +124,7 @@ class Stack:
         self._redis_url = redis_url(self._redis_dir, args.redis_port) if self._own_redis else settings.redis_url
         self._backend_url = f"http://127.0.0.1:{settings.backend_port}"
         self._studio_url = (
-            settings.label_studio_url if args.no_label_studio else label_studio.url(args.label_studio_port)
+            settings.label_studio_url if args.no_label_studio else label_studio_server.url(args.label_studio_port)
         )
 
     def start(self) -> None:
@@ -133,7 +133,7 @@ class Stack:
         if self._args.no_label_studio:
             api_key = self._settings.require_api_key()
         else:
-            self._account = label_studio.account(self._data_dir / "label-studio-account.json")
+            self._account = label_studio_server.account(self._data_dir / "label-studio-account.json")
             api_key = self._account.api_key
         _keep_previous(self._logs)
         self._progress(f"data in {self._data_dir}, logs in {self._logs}")
@@ -200,18 +200,18 @@ class Stack:
             self._progress("Redis: the one of REDIS_URL answers")
 
     def _start_label_studio(self) -> Process:
-        environment = label_studio.environment_in(self._data_dir)
+        environment = label_studio_server.environment_in(self._data_dir)
         began = time.monotonic()
-        if not label_studio.is_installed(environment):
-            self._progress(f"Label Studio: installing {label_studio.VERSION} into {environment} (once, 800 MB)")
-            label_studio.install(environment, self._logs / "label-studio-install.log")
+        if not label_studio_server.is_installed(environment):
+            self._progress(f"Label Studio: installing {label_studio_server.VERSION} into {environment} (once, 800 MB)")
+            label_studio_server.install(environment, self._logs / "label-studio-install.log")
             self._progress(f"Label Studio: installed ({time.monotonic() - began:.1f} s)")
         data_dir = self._data_dir / "label-studio-data"
         if not data_dir.exists():
             self._progress("Label Studio: making its database (once, about a minute)")
         log = self._logs / "label-studio.log"
         port = self._args.label_studio_port
-        return self._supervisor.add(label_studio.start(environment, data_dir, port, self._account, log))
+        return self._supervisor.add(label_studio_server.start(environment, data_dir, port, self._account, log))
 
     def _start_own(self, command: str, environment: dict[str, str], *options: str, name: str | None = None) -> Process:
         name = name or command

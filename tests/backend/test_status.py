@@ -17,7 +17,7 @@ from av2t_core.versions.folder import save_version
 from av2t_core.versions.version import resolve
 from tests.backend.conftest import CONFIG, Backend, running
 from tests.conftest import EMBEDDED, fail, work
-from worker.label_studio import reconcile
+from worker.client import reconcile
 from worker.queue import totals
 from worker.queue.queue import TRAIN, enqueue_preannotation, job_id, memory, open_queue
 from worker.queue.sheets import MOST, having_sheets, keep_sheet

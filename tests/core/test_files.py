@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from av2t import label_studio
+from av2t.stack import label_studio_server
 from av2t.stack.up import _owned
 from av2t_core.errors import AV2TError, DiskFullError, WeightsError
 from av2t_core.files import disk_error, in_gigabytes, open_lock, read_plain, require_space
@@ -99,7 +99,10 @@ LOCKS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "of a training": (".lock", enter_run),
     "of what is fetched": ("lock", enter_fetching),
     "of av2t up": ("up.lock", enter_up),
-    "of Label Studio's environment": ("env.lock", lambda there: label_studio.install(there / "env", there / "log")),
+    "of Label Studio's environment": (
+        "env.lock",
+        lambda there: label_studio_server.install(there / "env", there / "log"),
+    ),
 }
 
 

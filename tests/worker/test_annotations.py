@@ -13,8 +13,8 @@ from av2t_core.labelstudio.config import parse_label_config
 from av2t_core.labelstudio.regions import keyframe_regions
 from av2t_core.prediction.objects import Detection
 from tests.conftest import LabelStudioServer
-from worker.label_studio.annotations import AnnotatedTask, Skipped, annotated_tasks, chosen
-from worker.label_studio.client import Annotation, LabelStudioClient
+from worker.client.annotations import AnnotatedTask, Skipped, annotated_tasks, chosen
+from worker.client.label_studio import Annotation, LabelStudioClient
 from worker.settings import Settings
 
 CONFIG = """<View><Video name="video" value="$video"/>

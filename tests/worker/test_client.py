@@ -19,9 +19,9 @@ from av2t_core.errors import AV2TError, ConfigError, MediaError
 from tests.conftest import LabelStudioServer
 from tests.worker.conftest import LOOPBACK, Serve
 from tests.worker.http_server import Answer, as_json, said
+from worker.client.clip_cache import ClipCache
+from worker.client.label_studio import Annotation, LabelStudioClient
 from worker.failures import DoubtfulError, GoneError, TransientError
-from worker.label_studio.client import Annotation, LabelStudioClient
-from worker.label_studio.clip_cache import ClipCache
 
 CONFIG = """<View><Video name="video" value="$video"/>
 <BrushLabels name="mask" toName="frames"><Label value="dog"/></BrushLabels>
@@ -412,8 +412,8 @@ def change(label_studio: LabelStudioServer, annotation: int, **fields: Any) -> N
 
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.label_studio.client.FIRST_PAGE", 2)
-    monkeypatch.setattr("worker.label_studio.client.LARGEST_PAGE", 2)
+    monkeypatch.setattr("worker.client.label_studio.FIRST_PAGE", 2)
+    monkeypatch.setattr("worker.client.label_studio.LARGEST_PAGE", 2)
 
 
 @pytest.mark.usefixtures("small_pages")
@@ -523,7 +523,7 @@ def test_versions_as_label_studio_lists_them_on_postgresql(serve: Serve) -> None
 
 
 def test_a_page_that_does_not_come_in_time_is_asked_for_smaller(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.label_studio.client.TIMEOUT", httpx.Timeout(1.0))
+    monkeypatch.setattr("worker.client.label_studio.TIMEOUT", httpx.Timeout(1.0))
     server = serve()
     body = json.dumps({"total": 1, "tasks": [{**LISTED, "predictions_model_versions": ""}]}).encode()
     server.answers["/api/tasks"] = (200, {"Content-Type": "application/json"}, body)
@@ -580,7 +580,7 @@ def test_what_a_proxy_says_is_not_label_studios_word(serve: Serve, status: int) 
 
 
 def test_a_task_is_gone_when_label_studio_says_so_twice(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.label_studio.client.GONE_PAUSE", 0)
+    monkeypatch.setattr("worker.client.label_studio.GONE_PAUSE", 0)
     server = serve()
     server.answers["/api/tasks/1/"] = [GONE, as_json(TASK), GONE, (404, {}, b""), GONE]
     with client_of(server.url) as client:

@@ -15,9 +15,9 @@ from tests.conftest import LabelStudioServer, wait_until
 from tests.core.versions.test_bundle import NAME, tune
 from tests.faults.between import Between
 from tests.worker.conftest import LOOPBACK
+from worker.client.label_studio import LabelStudioClient
 from worker.failures import DoubtfulError
 from worker.jobs import preannotation as jobs
-from worker.label_studio.client import LabelStudioClient
 from worker.settings import Settings
 
 CONFIG = '<View><Video name="video" value="$video"/></View>'

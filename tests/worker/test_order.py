@@ -1,7 +1,7 @@
 """The order in which Label Studio's stream brings tasks up, by what the worker's client writes; real Label Studio."""
 
 from tests.conftest import EMBEDDED, LabelStudioServer
-from worker.label_studio.client import LabelStudioClient
+from worker.client.label_studio import LabelStudioClient
 
 CONFIG = """<View><Video name="video" value="$video"/>
 <BrushLabels name="mask" toName="frames"><Label value="dog"/></BrushLabels>

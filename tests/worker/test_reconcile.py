@@ -19,9 +19,9 @@ from tests.backend.conftest import running, start_backend
 from tests.conftest import EMBEDDED, LabelStudioServer, queued_tasks
 from tests.worker.conftest import Serve
 from tests.worker.http_server import as_json, said
+from worker.client.label_studio import LabelStudioClient
+from worker.client.reconcile import outdated_tasks, reconcile, reconcile_soon, repredict
 from worker.failures import TransientError
-from worker.label_studio.client import LabelStudioClient
-from worker.label_studio.reconcile import outdated_tasks, reconcile, reconcile_soon, repredict
 from worker.queue import scores
 from worker.queue.projects import ABSENT, Project, all_known, keep
 from worker.queue.queue import open_queue, stop_job

@@ -13,9 +13,9 @@ from av2t_core.errors import MediaError
 from av2t_core.limits import ERROR_BODY
 from tests.worker.conftest import LOOPBACK, Serve
 from tests.worker.http_server import Server
+from worker.client.label_studio import LabelStudioClient
+from worker.client.transport import ForbiddenAddressError, Network, Places
 from worker.failures import DoubtfulError, TransientError
-from worker.label_studio.client import LabelStudioClient
-from worker.label_studio.transport import ForbiddenAddressError, Network, Places
 
 KEY = "legacy-token-of-nobody"
 SENTENCE = (
@@ -150,7 +150,7 @@ def drip(server: Server) -> Iterator[bytes]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.label_studio.transport.PATIENCE", 0.2)
+    monkeypatch.setattr("worker.client.transport.PATIENCE", 0.2)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -171,7 +171,7 @@ def test_an_answer_that_drips_is_given_up(serve: Serve) -> None:
 
 def test_a_clip_that_takes_too_long_is_given_up(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However fast it was before."""
-    monkeypatch.setattr("worker.label_studio.media.FETCH_SECONDS", 0.2)
+    monkeypatch.setattr("worker.client.media.FETCH_SECONDS", 0.2)
     server = serve()
     server.answers["/a.mp4"] = (200, {"Connection": "close"}, lambda: drip(server))
     with client_of(server) as client, pytest.raises(TransientError, match="takes longer than 0 s"):
@@ -203,7 +203,7 @@ def test_of_an_error_no_more_than_its_sentence_is_read(serve: Serve, tmp_path: P
 
 
 def test_an_answer_has_an_end(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.label_studio.client.API_ANSWER", 10**6)
+    monkeypatch.setattr("worker.client.label_studio.API_ANSWER", 10**6)
     server = serve()
     server.answers["/api/projects/1/"] = (200, {"Connection": "close"}, endless)
     with client_of(server) as client, pytest.raises(TransientError, match="is larger than 1 MB"):

@@ -18,11 +18,11 @@ from av2t_core.labelstudio.config import Targets
 from av2t_core.media.clip import Window
 from av2t_core.versions.checkpoint import Loaded
 from av2t_core.versions.version import Version, file_hash
+from worker.client.annotations import AnnotatedTask, Skipped
+from worker.client.label_studio import LabelStudioClient
 from worker.failures import DOUBTS, DoubtfulError, GoneError, Interrupted, delay
 from worker.jobs.preannotation import file_name, opened_clip
 from worker.jobs.progress import Progress
-from worker.label_studio.annotations import AnnotatedTask, Skipped
-from worker.label_studio.client import LabelStudioClient
 from worker.queue import signs
 from worker.settings import Settings
 

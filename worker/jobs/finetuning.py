@@ -45,15 +45,15 @@ from av2t_core.versions.folder import save_version
 from av2t_core.versions.pointers import promote
 from av2t_core.versions.store import fetch
 from av2t_core.versions.version import NAMES, Version, find, fine_tuned_name, resolve
+from worker.client.annotations import AnnotatedTask, Skipped, annotated_tasks
+from worker.client.connection import connected
+from worker.client.label_studio import LabelStudioClient
+from worker.client.outages import through_outages
+from worker.client.reconcile import repredict
 from worker.failures import Interrupted
 from worker.jobs.annotated_clips import AnnotatedClips, PulledClip
 from worker.jobs.preannotation import load_predictor
 from worker.jobs.progress import Progress
-from worker.label_studio.annotations import AnnotatedTask, Skipped, annotated_tasks
-from worker.label_studio.client import LabelStudioClient
-from worker.label_studio.connection import connected
-from worker.label_studio.outages import through_outages
-from worker.label_studio.reconcile import repredict
 from worker.process.devices import gpu_of, room
 from worker.queue import signs
 from worker.queue.projects import model_version

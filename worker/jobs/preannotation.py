@@ -24,12 +24,12 @@ from av2t_core.media.clip import Clip, ClipInfo
 from av2t_core.prediction.predictor import Predictor
 from av2t_core.versions.store import fetch
 from av2t_core.versions.version import find, resolve
+from worker.client.connection import awaited, connected
+from worker.client.label_studio import LabelStudioClient
+from worker.client.outages import through_outages
 from worker.failures import GoneError
 from worker.jobs.looking import RATE_DIGITS, look
 from worker.jobs.progress import Progress
-from worker.label_studio.client import LabelStudioClient
-from worker.label_studio.connection import awaited, connected
-from worker.label_studio.outages import through_outages
 from worker.process.devices import gpu_of
 from worker.queue import signs, totals
 from worker.queue.kept import Kept, forget

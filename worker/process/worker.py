@@ -31,7 +31,7 @@ from rq.worker import BaseWorker, WorkerStatus
 
 from av2t_core.errors import AV2TError
 from av2t_core.files import in_gigabytes
-from worker.label_studio.reconcile import Reconciler
+from worker.client.reconcile import Reconciler
 from worker.logs import about, log_to_stderr
 from worker.process.devices import lease_key
 from worker.process.memory_limit import held_by, most_memory

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from av2t_core.errors import StoreAwayError
+from worker.client.clip_cache import ClipCache
+from worker.client.label_studio import LabelStudioClient
 from worker.failures import TransientError
-from worker.label_studio.client import LabelStudioClient
-from worker.label_studio.clip_cache import ClipCache
 from worker.settings import Settings
 
 log = logging.getLogger("av2t.worker")

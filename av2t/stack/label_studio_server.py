@@ -1,7 +1,7 @@
 """Gets Label Studio into an environment of its own and runs it there.
 
 Label Studio pins versions of redis, rq and numpy that do not fit this project's, so the two never share an environment.
-The whole of its environment is pinned with hashes in label_studio.requirements.txt.
+The whole of its environment is pinned with hashes in label_studio_server.requirements.txt.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from av2t_core.errors import AV2TError
 from av2t_core.files import open_lock
 
 VERSION = "1.23.2"
-REQUIREMENTS = Path(__file__).with_name("label_studio.requirements.txt")
+REQUIREMENTS = Path(__file__).with_name("label_studio_server.requirements.txt")
 
 _ENVIRONMENT = {
     # Nothing leaves the machine.
@@ -50,13 +50,13 @@ def environment_in(data_dir: Path) -> Path:
 
 
 def is_installed(environment: Path) -> bool:
-    """Whether `environment` holds exactly label_studio.requirements.txt."""
+    """Whether `environment` holds exactly label_studio_server.requirements.txt."""
     stamp = _stamp(environment)
     return stamp.is_file() and stamp.read_text() == _identity(environment)
 
 
 def install(environment: Path, log: Path) -> None:
-    """Make `environment` hold exactly label_studio.requirements.txt. AV2TError if that fails.
+    """Make `environment` hold exactly label_studio_server.requirements.txt. AV2TError if that fails.
 
     Safe to interrupt and to run twice at the same time. `log` gets what the installer says.
     """

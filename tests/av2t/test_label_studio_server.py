@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from av2t import label_studio as studio
+from av2t.stack import label_studio_server as studio
 from av2t_core.errors import AV2TError
 from tests.conftest import LabelStudioServer
 

@@ -17,7 +17,7 @@ from worker.queue.queue import QueueError, connect, enqueue_preannotation, reach
 from worker.settings import Settings
 
 if TYPE_CHECKING:
-    from worker.label_studio.client import LabelStudioClient
+    from worker.client.label_studio import LabelStudioClient
 
 log = logging.getLogger("av2t.worker")
 
@@ -62,7 +62,7 @@ def reconcile(connection: Redis, settings: Settings) -> int:
     projects, found = all_known(connection), 0
     if not projects:
         return 0
-    from worker.label_studio.client import (
+    from worker.client.label_studio import (
         LabelStudioClient,  # 100 MB, which workers whose turn never comes need not have
     )
 

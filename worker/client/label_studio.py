@@ -25,11 +25,11 @@ from av2t_core.errors import AV2TError, ConfigError, MediaError
 from av2t_core.labelstudio.config import Video
 from av2t_core.limits import API_ANSWER, API_SECONDS
 from av2t_core.statuses import may_pass
+from worker.client.answers import TIMEOUT, detail, is_label_studios, json_of, reason, retry_after
+from worker.client.clip_cache import ClipCache
+from worker.client.media import Media
+from worker.client.transport import Bounds, Network, transport
 from worker.failures import GoneError, TransientError
-from worker.label_studio.answers import TIMEOUT, detail, is_label_studios, json_of, reason, retry_after
-from worker.label_studio.clip_cache import ClipCache
-from worker.label_studio.media import Media
-from worker.label_studio.transport import Bounds, Network, transport
 from worker.queue import signs
 from worker.settings import Settings
 

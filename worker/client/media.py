@@ -16,10 +16,10 @@ import httpx
 from av2t_core.errors import MediaError
 from av2t_core.limits import FETCH_SECONDS, SHOWN_URL
 from av2t_core.statuses import may_pass
+from worker.client.answers import TIMEOUT, detail, is_label_studios, json_of, reason, retry_after
+from worker.client.clip_cache import ClipCache, content_key
+from worker.client.transport import PORTS, Bounds, ForbiddenAddressError, Network, Places, transport
 from worker.failures import DoubtfulError, TransientError
-from worker.label_studio.answers import TIMEOUT, detail, is_label_studios, json_of, reason, retry_after
-from worker.label_studio.clip_cache import ClipCache, content_key
-from worker.label_studio.transport import PORTS, Bounds, ForbiddenAddressError, Network, Places, transport
 from worker.queue import signs
 
 CLOUD_SCHEMES = {"s3", "gs", "azure-blob"}

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from worker.client.connection import LONGEST_WAIT
+from worker.client.label_studio import LabelStudioClient
 from worker.failures import Interrupted, TransientError
-from worker.label_studio.client import LabelStudioClient
-from worker.label_studio.connection import LONGEST_WAIT
 from worker.queue import signs
 
 log = logging.getLogger("av2t.worker")

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from av2t_core.errors import AV2TError, MediaError
 from av2t_core.labelstudio.annotations import AnnotationError, can_hold_masks, count_origins
 from av2t_core.labelstudio.config import Targets
+from worker.client.label_studio import Annotation, LabelledTask, LabelStudioClient
 from worker.failures import GoneError
-from worker.label_studio.client import Annotation, LabelledTask, LabelStudioClient
 from worker.settings import Settings
 
 
