@@ -10,6 +10,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import NoReturn
 
+from av2t.remedies import told
 from av2t_core.errors import AV2TError
 from worker.texts import lines
 
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except AV2TError as error:
-        print(f"av2t: error: {lines(str(error))}", file=sys.stderr)
+        print(f"av2t: error: {lines(told(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("av2t: stopped", file=sys.stderr)

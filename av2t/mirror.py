@@ -4,6 +4,7 @@ import argparse
 from functools import partial
 
 from av2t.console import note, progress_bar
+from av2t.remedies import told
 from av2t_core.errors import StoreAwayError, WeightsError
 from av2t_core.files import Progress
 from av2t_core.versions.store import fetch
@@ -25,7 +26,7 @@ def refresh(args: argparse.Namespace, *, runs_model: bool) -> None:
         if runs_model and settings.store and not without:
             fetch(resolve(args.model or settings.model, settings.models_dir), BARS)
     except StoreAwayError as error:
-        note(f"note: {error}; meanwhile what is here is used")
+        note(f"note: {told(error)}; meanwhile what is here is used")
 
 
 def share(version: Version) -> None:
@@ -37,6 +38,6 @@ def share(version: Version) -> None:
         store.push(version, BARS)
     except WeightsError as error:
         raise WeightsError(
-            f"{version.name} is here, but {error}; `av2t models push {version.name}` tries again"
+            f"{version.name} is here, but {told(error)}; `av2t models push {version.name}` tries again"
         ) from None
     note(f"{version.name} is in the model store {store.url}")

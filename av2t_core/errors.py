@@ -1,10 +1,36 @@
 """Errors whose message is written for the person who can act on it."""
 
 from collections.abc import Collection
+from enum import StrEnum, auto
+
+
+class Remedy(StrEnum):
+    """What helps. Its words, with the commands and variables of a program, are that program's."""
+
+    CHECK_DATA = auto()  # root, layout
+    CHOOSE_FILE = auto()
+    EXPORT = auto()  # name
+    FILE_OR_IMPORT = auto()  # what, page
+    GET_TRAINED = auto()  # name
+    GET_WEIGHTS = auto()  # name
+    LIST_VERSIONS = auto()
+    MAKE_ROOM = auto()
+    MASK_BOXES = auto()
+    MOVE_DATA = auto()
+    OTHER_FOLDER = auto()
+    PROMOTE = auto()  # project
+    PUSH = auto()  # name
+    PUSH_WHOLE = auto()  # name
+    ROLLBACK = auto()  # project
 
 
 class AV2TError(Exception):
-    """A mistake in what came from outside; the message is a sentence that names the thing, the value and the remedy."""
+    """A mistake in what came from outside. The message is a sentence that names the thing, the value and what helps;
+    where that takes a command, `remedy` stands for it, and `about` has its fields."""
+
+    def __init__(self, message: str, remedy: Remedy | None = None, **about: object) -> None:
+        super().__init__(message)
+        self.remedy, self.about = remedy, about
 
 
 class MediaError(AV2TError):

@@ -11,7 +11,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import IO, Protocol
 
-from av2t_core.errors import DiskFullError, WeightsError
+from av2t_core.errors import DiskFullError, Remedy, WeightsError
 
 _BLOCK = 2**20
 
@@ -31,8 +31,8 @@ def require_space(folder: Path, needed: int, purpose: str) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise DiskFullError(
-            f"{purpose} needs {in_gigabytes(needed)} in {folder}, where {in_gigabytes(free)} are free: make room, or"
-            " set AV2T_DATA_DIR to a folder on another disk"
+            f"{purpose} needs {in_gigabytes(needed)} in {folder}, where {in_gigabytes(free)} are free: make room",
+            Remedy.MAKE_ROOM,
         )
 
 
@@ -46,10 +46,10 @@ def disk_error(error: OSError, folder: Path) -> WeightsError:
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         kind = WeightsError if error.errno == errno.EFBIG else DiskFullError
         return kind(
-            f"{folder} is full ({os.strerror(error.errno)}): make room, or set AV2T_DATA_DIR to a folder on another"
-            " disk; the same command goes on where it stopped"
+            f"{folder} is full ({os.strerror(error.errno)}): make room",
+            Remedy.MAKE_ROOM,
         )
-    return WeightsError(f"{folder} cannot be written ({error.strerror}): set AV2T_DATA_DIR to a folder that can")
+    return WeightsError(f"{folder} cannot be written ({error.strerror})", Remedy.MOVE_DATA)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from rq.exceptions import NoSuchJobError
 from werkzeug.exceptions import BadRequest, Forbidden, HTTPException, NotFound
 from werkzeug.wrappers import Response as BaseResponse
 
+from av2t.remedies import told
 from av2t_core import limits
 from av2t_core.errors import AV2TError
 from av2t_core.versions.pointers import promote, rollback
@@ -215,7 +216,7 @@ def refused(error: AV2TError) -> Response:
             log.error("%s", error)
             return _answer(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
         case _:
-            return _answer(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+            return _answer(HTTPStatus.UNPROCESSABLE_ENTITY, told(error))
 
 
 @server.errorhandler(HTTPException)

@@ -10,6 +10,7 @@ from typing import Any
 
 from redis import Redis
 
+from av2t.remedies import told
 from av2t_core import limits
 from av2t_core.errors import AV2TError
 from av2t_core.labelstudio.config import parse_label_config
@@ -102,7 +103,7 @@ class Manager:
         try:
             return self._handle(event, data)
         except AV2TError as error:
-            self._remark(f"{event} was refused: {error}")
+            self._remark(f"{event} was refused: {told(error)}")
             raise
 
     def train(

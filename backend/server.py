@@ -9,6 +9,7 @@ from threading import Thread
 
 from redis import Redis
 
+from av2t.remedies import told
 from av2t_core.errors import AV2TError, ConfigError
 from av2t_core.versions.mirror import Mirror
 from backend.app import create_app
@@ -57,7 +58,7 @@ def _follow(mirror: Mirror, seconds: int) -> None:
                 log.info("the model store answers again")
         except AV2TError as error:
             if not was_away:
-                log.warning("%s", error)
+                log.warning("%s", told(error))
         time.sleep(seconds)
 
 

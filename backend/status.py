@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from redis import Redis
 
+from av2t.remedies import told
 from av2t_core.errors import WeightsError
 from av2t_core.versions.pointers import read
 from av2t_core.versions.version import Version, damaged, installed
@@ -82,7 +83,7 @@ def _store(manager: Manager) -> dict[str, Any] | None:
     return {
         "url": manager.mirror.store.url,
         "away_since": plain(away.since) if away else None,
-        "error": away.sentence if away else None,
+        "error": told(away.error) if away else None,
     }
 
 
@@ -94,7 +95,7 @@ def _project(project: Project, settings: Settings, versions: Sequence[Version]) 
         current, error = project.model_version(settings), None
         pointer = read(settings.models_dir, project.id)
     except WeightsError as wrong:
-        current, error, pointer = "", str(wrong), None
+        current, error, pointer = "", told(wrong), None
     own = [each for each in versions if each.card.get("project") == project.id and each.name != current]
     return {
         "id": project.id,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rq.job import Job
 from rq.timeouts import BaseTimeoutException
 
+from av2t.remedies import told
 from av2t_core.errors import AV2TError, DiskFullError, MemoryShortError, StoreAwayError
 
 FIRST_DELAY = 5  # seconds; doubled with every further attempt
@@ -49,13 +50,13 @@ def judge(error: BaseException, job: Job, secret: str) -> Verdict:
     """What to do about the failure of `job`, in words that do not repeat `secret`."""
     match error:
         case DiskFullError() | MemoryShortError() | StoreAwayError():
-            return Verdict(sentence=str(error), final=False)
+            return Verdict(sentence=told(error), final=False)
         case MemoryError():
             return Verdict(sentence="The worker's machine has no memory left for this task.", final=False)
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return Verdict(sentence="The disk of the worker's machine is full; make room in its TMPDIR.", final=False)
         case AV2TError():
-            return Verdict(sentence=str(error), final=True)
+            return Verdict(sentence=told(error), final=True)
         case GoneError():
             return Verdict(sentence=f"There is no {error} in Label Studio any more.", final=True)
         case BaseTimeoutException():

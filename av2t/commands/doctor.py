@@ -14,6 +14,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from av2t.options import count
+from av2t.remedies import caution, told
 from av2t_core.errors import AV2TError
 from av2t_core.labelstudio.config import Targets, parse_label_config
 from av2t_core.model.presets import PRESETS
@@ -91,7 +92,7 @@ def _examine(settings: Settings, project: int | None) -> Iterator[Finding]:
 
         client = LabelStudioClient.of(settings)
     except AV2TError as error:
-        yield Finding(what="Label Studio", state="fail", sentence=f"{error}.")
+        yield Finding(what="Label Studio", state="fail", sentence=f"{told(error)}.")
         return
     with client:
         reached = list(_checked("Label Studio", lambda: _label_studio(settings, client)))
@@ -106,7 +107,7 @@ def _checked(what: str, look: Callable[[], Findings]) -> Iterator[Finding]:
         for state, sentence in look():
             yield Finding(what=what, state=state, sentence=sentence)
     except (AV2TError, TransientError) as error:
-        yield Finding(what=what, state="fail", sentence=f"{str(error).rstrip('.')}.")
+        yield Finding(what=what, state="fail", sentence=f"{told(error).rstrip('.')}.")
 
 
 def _packages() -> Findings:
@@ -179,8 +180,8 @@ def _model(settings: Settings) -> Findings:
         return
     found.verify()
     yield "ok", f"{found.name}, of the preset {found.card['preset']}; its weights are whole."
-    if found.caution:
-        yield "note", f"{found.caution}."
+    if remark := caution(found):
+        yield "note", f"{remark}."
 
 
 def _device(settings: Settings) -> Findings:

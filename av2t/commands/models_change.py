@@ -5,6 +5,7 @@ import sys
 
 from av2t.console import note
 from av2t.mirror import share
+from av2t.remedies import told
 from av2t_core.errors import AV2TError, ConfigError, WeightsError
 from av2t_core.files import in_gigabytes
 from av2t_core.versions import pointers
@@ -62,7 +63,7 @@ def _follow(settings: Settings, project: int, name: str) -> None:
             return
         print(f"Tasks queued for {name}: {enqueue_preannotation(connection, project, tasks, name).new}")
     except (AV2TError, TransientError, GoneError) as error:
-        note(f"Label Studio was not told, and no task was queued: {error}")
+        note(f"Label Studio was not told, and no task was queued: {told(error)}")
 
 
 def _agrees(tasks: int) -> bool:

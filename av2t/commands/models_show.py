@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from av2t.console import note, table
+from av2t.remedies import told
 from av2t_core.errors import WeightsError
 from av2t_core.files import in_gigabytes
 from av2t_core.versions.pointers import Pointer, read_all
@@ -167,7 +168,7 @@ def _lack(version: Version) -> str | None:
     try:
         version.check_files()
     except WeightsError as error:
-        return str(error)
+        return told(error)
     return None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from av2t.console import note, progress_bar
 from av2t.options import DEMO_CLIPS, add_model
+from av2t.remedies import caution
 from av2t_core.errors import AV2TError
 from av2t_core.media.clip import Clip
 from av2t_core.prediction.drawing import ContactSheet, write_overlay
@@ -50,13 +51,13 @@ def run(args: argparse.Namespace) -> int:
     # Clip, model name and folder come first: a mistake in one of them should not wait for the model to load.
     settings = Settings.load(model=args.model, device=args.device, precision=args.precision)
     with Clip(args.video) as clip:
-        caution = None
+        remark = None
         if not args.random_weights:
             version = resolve(settings.model, settings.models_dir)
             version.check()
             if args.names and version.card.get("labels"):
                 raise AV2TError(f"--names: {version.name} has names of its own for what it knows; leave the option out")
-            caution = version.caution
+            remark = caution(version)
         replaced = check_directory(args.out)
         if replaced is not None and replaced != str(args.video):
             note(f"note: {args.out} holds the prediction of {replaced}, which this one replaces")
@@ -66,10 +67,10 @@ def run(args: argparse.Namespace) -> int:
             if error.errno not in _REFUSALS:
                 raise
             raise AV2TError(f"{args.out}: cannot be written ({error.strerror}); choose another folder") from error
-    for remark in prediction["remarks"]:
+    for sentence in prediction["remarks"]:
+        note(f"note: {sentence}")
+    if remark is not None and args.video.resolve().parent != DEMO_CLIPS:
         note(f"note: {remark}")
-    if caution is not None and args.video.resolve().parent != DEMO_CLIPS:
-        note(f"note: {caution}")
     print(dumps(prediction) if args.json else _summary(prediction, args.out))
     return 0
 

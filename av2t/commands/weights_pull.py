@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from av2t.console import note
 from av2t.mirror import BARS
+from av2t.remedies import how_to_train, told
 from av2t_core.errors import WeightsError
 from av2t_core.files import in_gigabytes, require_space
 from av2t_core.model.config import Feature
@@ -55,7 +56,7 @@ def _what_to_pull(args: argparse.Namespace) -> tuple[NewVersion, Published]:
     else:
         if not published.is_known(args.preset) and not args.file:
             raise WeightsError(
-                f"no model of {args.preset} is known to be published: {published.how_to_train(args.preset)}; if you"
+                f"no model of {args.preset} is known to be published: {how_to_train(args.preset)}; if you"
                 " know of a checkpoint, name it with --file"
             )
         said = published.named(args.file or "")
@@ -80,7 +81,7 @@ def _fetch_and_keep(args: argparse.Namespace, models_dir: Path, version: NewVers
     except WeightsError as error:
         names = ", ".join(source.where for source in (wanted, *sources.values()))
         raise WeightsError(
-            f"{error}; or bring {names} from elsewhere and run `av2t weights import {args.preset} FILE…`"
+            f"{told(error)}; or bring {names} from elsewhere and run `av2t weights import {args.preset} FILE…`"
         ) from None
     parts = encoder_parts(models_dir, args.preset)
     fetches = {

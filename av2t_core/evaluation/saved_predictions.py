@@ -1,7 +1,7 @@
 """Masks that any program saved, to be measured as a model's are: grey pictures of a folder for each clip.
 
     <video>/1.png to 5.png             a clip's frames, counted from 1; or
-    <video>/masks/000.png to 004.png   what `av2t predict` writes with --out <video>
+    <video>/masks/000.png to 004.png   what `prediction.folder` writes into <video>
 
 Grey is the probability that a pixel sounds, 0 to 255.
 """

@@ -1,7 +1,7 @@
 """How right masks are on a data set of AVSBench's kind, by the measures of the literature.
 
 Everything is compared at SIZE x SIZE, where a model's logits are brought as in training; without the rules by which
-`av2t predict` makes masks for people (see Predictor.logits).
+`Predictor.predict` makes masks for people (see Predictor.logits).
 """
 
 from collections import defaultdict

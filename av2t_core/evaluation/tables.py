@@ -17,7 +17,7 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """`preset` is one that --no-adapter may be said of."""
+    """`preset` is one with adapters, which `adapter` leaves out."""
 
     table: int
     what: str

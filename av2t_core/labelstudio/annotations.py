@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from av2t_core.errors import AV2TError
+from av2t_core.errors import AV2TError, Remedy
 from av2t_core.labelstudio import rle
 from av2t_core.labelstudio.config import Targets
 from av2t_core.labelstudio.polygons import filled
@@ -129,8 +129,8 @@ def read_annotation(
             continue
         if not boxes:
             raise AnnotationError(
-                f"{name} is a rectangle without a mask in it: draw what sounds there, delete the rectangle, or set"
-                " AV2T_BOX_HINTS=true to have rectangles count as masks."
+                f"{name} is a rectangle without a mask in it: draw what sounds there, or delete the rectangle",
+                Remedy.MASK_BOXES,
             )
         things.append(thing)
     return Labelled(masks=_Masks(things), things=tuple(things), origins=count_origins(targets, result))

@@ -180,5 +180,5 @@ def check_directory(directory: Path) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):
-        raise AV2TError(f"{directory / NAME}: was not written by av2t and is kept; choose another folder") from None
+        raise AV2TError(f"{directory / NAME}: is no prediction and is kept; choose another folder") from None
     return str(video)

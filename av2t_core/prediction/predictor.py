@@ -368,7 +368,7 @@ def _device(name: str) -> torch.device:
     except RuntimeError as error:
         raise ConfigError(f"{name!r} is no device; use auto, cpu, cuda or cuda:0") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device {name!r} was asked for, but torch sees no GPU; use --device cpu")
+        raise ConfigError(f"device {name!r} was asked for, but torch sees no GPU; use the device cpu")
     return device
 
 

@@ -155,8 +155,8 @@ class PaperTraining:
         names = [name for name, finite in all_of_it if not finite] or [name for name, _ in all_of_it]
         what = f"gradient is {step.gradient}" if isfinite(step.loss) else f"loss is {step.loss}"
         return TrainingError(
-            f"the {what} on {', '.join(dict.fromkeys(names))}: look at the files of these clips, or use a smaller --lr"
-            " or fp32"
+            f"the {what} on {', '.join(dict.fromkeys(names))}: look at the files of these clips, or use a smaller"
+            " learning rate or fp32"
         )
 
 

@@ -55,15 +55,13 @@ class Plan:
     def require_new(self) -> None:
         """WeightsError: there is a model version of this name."""
         if self.directory.exists():
-            raise WeightsError(f"{self.directory} exists; a model version is never changed, choose another --name")
+            raise WeightsError(f"{self.directory} exists; a model version is never changed, choose another name")
 
     def require_same(self) -> None:
         """TrainingError: the model version of this name, which there must be, was not trained by this plan."""
         card = resolve(self.name, self.models_dir).card
         if any(card.get(key) != value for key, value in self.card.items()):
-            raise TrainingError(
-                f"{self.directory} was trained by another recipe or on other data: choose another --name"
-            )
+            raise TrainingError(f"{self.directory} was trained by another recipe or on other data: choose another name")
 
     @property
     def card(self) -> dict[str, Any]:

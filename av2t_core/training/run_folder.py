@@ -120,7 +120,7 @@ class RunFolder:
         if differing:
             raise TrainingError(
                 f"{self.path} holds a training that was asked for otherwise ({'; '.join(differing)}): repeat that"
-                " command to go on with it, or choose another --name"
+                " command to go on with it, or choose another name"
             )
 
 

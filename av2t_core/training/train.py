@@ -47,7 +47,7 @@ def train_version(
     """
     shared = accelerator(cpu=device == "cpu")
     if device == "cuda" and shared.device.type != "cuda":
-        raise TrainingError("device 'cuda' was asked for, but torch sees no GPU; use --device cpu")
+        raise TrainingError("device 'cuda' was asked for, but torch sees no GPU; use the device cpu")
     where = torch.device("cpu") if shared.device.type == "cpu" else shared.device  # of several processes it is cpu:0
     first = shared.is_main_process
     run = RunFolder(folder)

@@ -1,6 +1,6 @@
 """A model version as one file, to be carried to another machine: a zip whose members lie as they do in the folder.
 
-    SHA256SUMS                         of every other member, as `sha256sum --check` takes them
+    SHA256SUMS                         of every other member, as sha256sum checks them
     <name>/card.json
     <name>/weights.safetensors
     <name>/replay.safetensors          if its card has that one's hash
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
-from av2t_core.errors import WeightsError, misfit
+from av2t_core.errors import Remedy, WeightsError, misfit
 from av2t_core.files import read_blocks, require_space, write_blocks, writing
 from av2t_core.limits import LARGEST_CARD
 from av2t_core.model.presets import PRESETS
@@ -137,8 +137,8 @@ class _Bundle:
             if (there := find(name, models_dir)) is not None:
                 if there.card != version.card:
                     raise WeightsError(
-                        f"there is another model version {name} already: delete that one, or import into another folder"
-                        " (AV2T_DATA_DIR)"
+                        f"there is another model version {name} already",
+                        Remedy.OTHER_FOLDER,
                     )
                 return False
             if version.directory.exists():

@@ -55,7 +55,9 @@ def alone(models_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise WeightsError(f"another `av2t weights` is at work in {models_dir}: wait until it has ended") from None
+            raise WeightsError(
+                f"weights are pulled or imported into {models_dir} already: wait until that has ended"
+            ) from None
         for left in parts.glob(".*"):
             left.unlink()
         yield

@@ -37,7 +37,7 @@ _BESIDE = re.compile(rf"{PARTS_FOLDER}/[^/]+\.safetensors|[^/]+/(weights\.safete
 @dataclass(frozen=True, kw_only=True)
 class Away:
     since: datetime
-    sentence: str
+    error: WeightsError
 
 
 class Mirror:
@@ -60,7 +60,7 @@ class Mirror:
                 self._take(self.store, entries)
         except WeightsError as error:
             since = self.away.since if self.away else datetime.now(UTC)
-            self.away = Away(since=since, sentence=str(error))
+            self.away = Away(since=since, error=error)
             raise
         self.away = None
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 
-from av2t_core.errors import StoreAwayError, WeightsError
+from av2t_core.errors import Remedy, StoreAwayError, WeightsError
 from av2t_core.files import disk_error, open_lock, read_plain
 from av2t_core.limits import LARGEST_CARD
 from av2t_core.versions.store import Store
@@ -82,10 +82,10 @@ def promote(models_dir: Path, project: int, name: str, store: Store | None = Non
     with changing(models_dir):
         version = find(name, models_dir)
         if version is None:
-            raise WeightsError(f"there is no model version {name!r}: `av2t models list` shows what there is")
+            raise WeightsError(f"there is no model version {name!r}", Remedy.LIST_VERSIONS)
         version.check()
         if store and version.directory.parent != BUILT_IN and not store.has(version):
-            raise WeightsError(f"{name} is not in the model store {store.url}: `av2t models push {name}` first")
+            raise WeightsError(f"{name} is not in the model store {store.url}", Remedy.PUSH, name=name)
         try:
             if store:
                 take(models_dir, project, store)
@@ -114,16 +114,12 @@ def rollback(models_dir: Path, project: int, store: Store | None = None) -> str:
         pointer = read(models_dir, project)
         if pointer is None or not pointer.history:
             raise WeightsError(
-                f"project {project} has no earlier model version to go back to:"
-                f" `av2t models promote NAME --project {project}` chooses one"
+                f"project {project} has no earlier model version to go back to", Remedy.PROMOTE, project=project
             )
         name = pointer.history[-1]
         version = find(name, models_dir)
         if version is None:
-            raise WeightsError(
-                f"project {project} used {name} before, which is gone: choose another one with"
-                f" `av2t models promote NAME --project {project}`"
-            )
+            raise WeightsError(f"project {project} used {name} before, which is gone", Remedy.PROMOTE, project=project)
         version.check()
         _write(models_dir, project, Pointer(current=name, history=pointer.history[:-1]), store)
         return name
@@ -138,14 +134,15 @@ def delete(models_dir: Path, name: str, store: Store | None = None) -> int:
     with changing(models_dir):
         version = find(name, models_dir)
         if version is None:
-            raise WeightsError(f"there is no model version {name!r}: `av2t models list` shows what there is")
+            raise WeightsError(f"there is no model version {name!r}", Remedy.LIST_VERSIONS)
         if version.directory.parent == BUILT_IN:
             raise WeightsError(f"{name} ships with the package and stays")
         pointers = read_all(models_dir)
         if projects := [str(project) for project, pointer in pointers.items() if pointer.current == name]:
             raise WeightsError(
-                f"{name} is the current model version of project {' and '.join(projects)}: go back with"
-                f" `av2t models rollback --project {projects[0]}`, or promote another one, first"
+                f"{name} is the current model version of project {' and '.join(projects)}",
+                Remedy.ROLLBACK,
+                project=projects[0],
             )
         others = [each for each in installed(models_dir) if each.name != name]
         tuned = [each for each in others if each.card.get("onto_parent")]
@@ -192,8 +189,7 @@ def _parsed(text: bytes, where: str, project: int) -> Pointer:
 
 def _damaged(where: str, project: int, error: Exception) -> WeightsError:
     return WeightsError(
-        f"{where} does not say which model version project {project} uses ({error}): choose it again with"
-        f" `av2t models promote NAME --project {project}`"
+        f"{where} does not say which model version project {project} uses ({error})", Remedy.PROMOTE, project=project
     )
 
 

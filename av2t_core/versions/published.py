@@ -8,9 +8,10 @@ checkpoint and the number of parameters. Files are found by patterns of their na
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal, TypeVar
 
-from av2t_core.errors import WeightsError
+from av2t_core.errors import Remedy, WeightsError
 from av2t_core.model.config import Feature, Sam2Config
 from av2t_core.model.presets import PRESETS, Preset
 
@@ -49,6 +50,16 @@ class Published:
     @property
     def page(self) -> str:
         return f"https://huggingface.co/{self.repository}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """A row of the paper's tables. `start`: EVF-SAM alone, to train one from. `dataset`: None is any."""
+
+    preset: str
+    start: bool = False
+    feature: Feature = "mul"
+    dataset: Dataset | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,28 +210,15 @@ def start_name(preset: str) -> str:
     return f"{preset}-start"
 
 
-def how_to_get(name: str) -> str:
-    """For a person who has no weights of this preset or version; empty for a name that nothing is published under."""
+def release(name: str) -> Release | None:
+    """What a preset's or a version's name stands for among what is published or can be trained; None: nothing."""
     for preset in presets():
         if name in {preset, start_name(preset)}:
-            options = "" if name == preset else " --start"
-        else:
-            variants = ((feature, dataset) for feature in FEATURES for dataset in DATASETS)
-            fitting = [variant for variant in variants if name == version_name(preset, *variant)]
-            if not fitting:
-                continue
-            [(feature, dataset)] = fitting
-            options = (f" --feature {feature}" if feature != "mul" else "") + f" --dataset {dataset}"
-        by_hand = f"`av2t weights import {preset} FILE…` takes files that you have"
-        if not is_known(preset) and "--start" not in options:
-            return f"no such model is known to be published; {by_hand}, {how_to_train(preset)}"
-        size = gigabytes(preset, only_start="--start" in options)
-        return f"`av2t weights pull {preset}{options}` fetches them (about {size:.0f} GB), {by_hand}"
-    return ""
-
-
-def how_to_train(preset: str) -> str:
-    return f"`av2t weights pull {preset} --start` fetches {start(preset).what} to train one from"
+            return Release(preset=preset, start=name != preset)
+        for feature, dataset in product(FEATURES, DATASETS):
+            if name == version_name(preset, feature, dataset):
+                return Release(preset=preset, feature=feature, dataset=dataset)
+    return None
 
 
 def named(file: str) -> Named | None:
@@ -253,7 +251,7 @@ def find(wanted: Published, names: Sequence[str]) -> list[str]:
         shard = _SHARD.fullmatch(found[0])
         if len(found) > 1 and shard is None:
             raise WeightsError(
-                f"{wanted.repository} holds several files for {wanted.what}: {', '.join(found)}; choose one with --file"
+                f"{wanted.repository} holds several files for {wanted.what}: {', '.join(found)}", Remedy.CHOOSE_FILE
             )
         if shard is not None and len(found) != int(shard[1]):
             raise WeightsError(
@@ -263,6 +261,8 @@ def find(wanted: Published, names: Sequence[str]) -> list[str]:
         return found
     held = ", ".join(sorted(names)) or "nothing"
     raise WeightsError(
-        f"{wanted.repository} holds no file named like {wanted.example}; it holds {held}: if one of them is"
-        f" {wanted.what}, name it with --file, or fetch it from {wanted.page} and use `av2t weights import`"
+        f"{wanted.repository} holds no file named like {wanted.example}; it holds {held}",
+        Remedy.FILE_OR_IMPORT,
+        what=wanted.what,
+        page=wanted.page,
     )

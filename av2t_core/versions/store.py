@@ -23,7 +23,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import IO, Any
 
-from av2t_core.errors import AV2TError, StoreAwayError, WeightsError
+from av2t_core.errors import AV2TError, Remedy, StoreAwayError, WeightsError
 from av2t_core.files import Bar, Progress, disk_error, open_lock, read_blocks, read_plain, require_space, write_blocks
 from av2t_core.limits import LARGEST_CARD
 from av2t_core.versions.card import usable_card
@@ -122,7 +122,7 @@ class Store:
         """StoreAwayError, or WeightsError: it cannot be listed or written."""
         self.listing()
         probe = f".{token_hex(8)}"
-        self.write_text(probe, b"av2t doctor")
+        self.write_text(probe, b"a check")
         self.remove([probe])
 
     def push(self, version: Version, progress: Progress = quiet) -> None:
@@ -209,7 +209,7 @@ class Store:
             except (ImportError, ValueError) as error:
                 package = " (av2t-sam's extra [s3] brings it)" if self.url.startswith("s3:") else ""
                 raise WeightsError(
-                    f"the model store {self.url} cannot be opened: {error}{package}; AV2T_MODELS_URL names it"
+                    f"the model store {self.url} cannot be opened: {error}{package}; correct its URL"
                 ) from None
         return files, root
 
@@ -236,7 +236,7 @@ class Store:
                 ) from None
             raise StoreAwayError(
                 f"the model store {self.url} cannot be reached ({_line(error)}): see that it runs, and that"
-                " AV2T_MODELS_URL and the storage's own variables are right"
+                " its URL and the storage's own variables are right"
             ) from None
 
 
@@ -273,8 +273,9 @@ def fetch(version: Version, progress: Progress = quiet) -> None:
                     os.fsync(file.fileno())  # a rename may reach the disk before what it names
                 if found != sha256:
                     raise WeightsError(
-                        f"{member} is damaged in the model store {store.url}: its sha256 is not the one on the card;"
-                        f" take it away there, and run `av2t models push {version.name}` on a machine that has it whole"
+                        f"{member} is damaged in the model store {store.url}: its sha256 is not the one on the card",
+                        Remedy.PUSH_WHOLE,
+                        name=version.name,
                     )
                 path.parent.mkdir(exist_ok=True)
                 aside.replace(path)

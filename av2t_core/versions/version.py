@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from av2t_core.errors import WeightsError
+from av2t_core.errors import Remedy, WeightsError
 from av2t_core.files import read_plain
 from av2t_core.limits import LARGEST_CARD
 from av2t_core.model.presets import NO_ADAPTER, PRESETS
@@ -94,15 +94,19 @@ class Version:
         models_dir = self.directory.parent
         base = find(name, models_dir)
         if base is None:
-            raise WeightsError(
-                f"model version {self.name} loads onto {name}, which is not in {models_dir}:"
-                f" {_how_to_get_parent(name, self.card['preset'])}"
-            )
+            missing = f"model version {self.name} loads onto {name}, which is not in {models_dir}"
+            if published.release(name):
+                raise WeightsError(missing, Remedy.GET_WEIGHTS, name=name)
+            preset = self.card["preset"]
+            if re.fullmatch(rf"{preset}-\d+", name) and preset not in published.presets():
+                raise WeightsError(f"{missing}: it ships with another release of this package, install that one")
+            raise WeightsError(missing, Remedy.EXPORT, name=name)
         expected = self.card.get("parent_sha256")
         if expected not in (None, base.card["sha256"]):
             raise WeightsError(
                 f"model version {self.name} loads onto another {name} than the one in {models_dir}: its card and that"
-                " one's have different hashes; keep versions of different origin in different folders (AV2T_DATA_DIR)"
+                " one's have different hashes; keep versions of different origin in different folders",
+                Remedy.OTHER_FOLDER,
             )
         return base
 
@@ -129,7 +133,7 @@ class Version:
             return None
         return (
             f"{self.name} is for demonstration: it knows {len(self.card['labels'])} things from composed clips and does"
-            " not carry over to real video; `av2t weights pull sam2-l` gets the paper's model, which wants a GPU"
+            " not carry over to real video"
         )
 
     @property
@@ -146,8 +150,9 @@ class Version:
         """WeightsError if it cannot predict, as far as that is seen without reading its weights."""
         if self.card.get("start"):
             raise WeightsError(
-                f"model version {self.name} is EVF-SAM alone, a start for training; it cannot tell what sounds: choose"
-                f" another, or get the trained one, {published.how_to_get(self.card['preset'])}"
+                f"model version {self.name} is EVF-SAM alone, a start for training; it cannot tell what sounds",
+                Remedy.GET_TRAINED,
+                name=self.card["preset"],
             )
         self.check_files()
 
@@ -185,8 +190,8 @@ def resolve(name: str, models_dir: Path | None = None) -> Version:
         return max(built_in, key=lambda version: _natural(version.name))
     if imported := [each.name for each in of_preset if each.is_imported]:
         raise WeightsError(f"{name} is only here as what was imported: name {' or '.join(imported)} if that is meant")
-    if how := published.how_to_get(name):
-        raise WeightsError(f"the weights of {name} are not in {models_dir or BUILT_IN}: {how}")
+    if published.release(name):
+        raise WeightsError(f"the weights of {name} are not in {models_dir or BUILT_IN}", Remedy.GET_WEIGHTS, name=name)
     known = [path.name for root in (models_dir, BUILT_IN) if root is not None for path in _directories(root)]
     raise WeightsError(f"there is no model version {name!r}; there are {', '.join(known) or 'none'}")
 
@@ -279,14 +284,6 @@ def _is_name(name: str) -> bool:
 def _is_of_preset(version: Version, preset: str) -> bool:
     card = version.card
     return card["preset"] == preset and card.get("parent") is None and not card.get("start")
-
-
-def _how_to_get_parent(name: str, preset: str) -> str:
-    if how := published.how_to_get(name):
-        return how
-    if re.fullmatch(rf"{preset}-\d+", name) and preset not in published.presets():
-        return "it ships with another release of this package, install that one"
-    return f"bring it by `av2t models export {name} FILE` where it is and `av2t models import FILE` here"
 
 
 def _stem(preset: str) -> object:

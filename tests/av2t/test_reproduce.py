@@ -67,12 +67,12 @@ def test_each_model_is_trained_once_and_stands_beside_what_was_published(
 
     # The same names for another recipe would mix two tables.
     assert main(["reproduce", "--ms3", str(root), *RECIPE, "--seed", "7"]) == 2
-    assert "was trained by another recipe or on other data: choose another --name" in capsys.readouterr().err
+    assert "was trained by another recipe or on other data: choose another name" in capsys.readouterr().err
 
 
 def test_mistakes_are_one_line_before_any_work(root: Path, data_dir: Path) -> None:
     assert_refused(av2t("reproduce"), "no data set was named: give --s4 ROOT, --ms3 ROOT or both")
     assert_refused(av2t("reproduce", "--ms3", root), "`av2t weights pull sam1-h --start` fetches them")
     assert_refused(av2t("reproduce", "--ms3", root, "--preset", "sam1-h", "--table", "2"), "no row of sam1-h")
-    assert_refused(av2t("reproduce", "--s4", root, "--preset", "tiny"), "it looks like --layout ms3")
+    assert_refused(av2t("reproduce", "--s4", root, "--preset", "tiny"), "it looks like the layout ms3")
     assert not data_dir.exists()

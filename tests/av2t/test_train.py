@@ -133,7 +133,7 @@ def test_a_second_training_of_the_same_name_is_refused_before_any_work(root: Pat
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AV2T_DATA_DIR", str(whole.data_dir))
         result = av2t(*whole.command(root))
-    assert_refused(result, "a model version is never changed, choose another --name")
+    assert_refused(result, "a model version is never changed, choose another name")
 
 
 def test_a_paper_s_preset_learns_from_evf_sam(
@@ -253,7 +253,7 @@ def test_mistakes_are_one_line_before_any_work(root: Path, tmp_path: Path, monke
         ([*given, "x", "--device", "cuda:1"], "CUDA_VISIBLE_DEVICES"),
         ([*given, "x", "--lr", "0"], "'0' must be a number above 0"),
         ([*given, "x", "--cache-gb", "-1"], "'-1' must be a number, 0 or more"),
-        (["train", str(root), "--layout", "s4", "--name", "x"], "it looks like --layout ms3"),
+        (["train", str(root), "--layout", "s4", "--name", "x"], "it looks like the layout ms3"),
     ):
         assert_refused(av2t(*arguments), message)
     assert not (tmp_path / "data").exists()

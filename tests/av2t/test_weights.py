@@ -313,7 +313,7 @@ def test_ctrl_c_and_on(hub: Hub, av2t: Av2t, models_dir: Path) -> None:
 
 def test_one_at_a_time_and_on_after_its_death(hub: Hub, av2t: Av2t, models_dir: Path) -> None:
     with pulling(hub, models_dir) as process:
-        assert f"another `av2t weights` is at work in {models_dir}" in refused(av2t("weights", "pull", "sam2-l"))
+        assert f"weights are pulled or imported into {models_dir} already" in refused(av2t("weights", "pull", "sam2-l"))
         process.kill()
         process.communicate(timeout=60)
     hub.go_on.set()
@@ -333,7 +333,7 @@ def test_too_small_a_disk_is_seen_before(hub: Hub, av2t: Av2t, tmp_path: Path) -
     finally:
         subprocess.run(["umount", str(disk)], check=True)
     assert "sam2-l-ms3, fetched and converted, needs 75 MB in" in sentence
-    assert "where 21 MB are free: make room, or set AV2T_DATA_DIR" in sentence
+    assert "where 21 MB are free: make room; or set AV2T_DATA_DIR" in sentence
     assert not fetched(hub)
 
 

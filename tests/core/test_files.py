@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from av2t.remedies import told
 from av2t.stack import label_studio_server
 from av2t.stack.up import _owned
 from av2t_core.errors import AV2TError, DiskFullError, WeightsError
@@ -43,7 +44,7 @@ def test_sizes_for_a_person(size: float, words: str) -> None:
     ],
 )
 def test_errors_say_what_to_do(number: int, words: str) -> None:
-    assert str(disk_error(OSError(number, os.strerror(number)), Path("x"))).startswith(words)
+    assert told(disk_error(OSError(number, os.strerror(number)), Path("x"))).startswith(words)
 
 
 def test_a_disk_that_is_full_may_have_room_later() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+from av2t.remedies import told
 from av2t_core.errors import AV2TError, MediaError
 from av2t_core.labelstudio.annotations import AnnotationError, can_hold_masks, count_origins
 from av2t_core.labelstudio.config import Targets
@@ -75,7 +76,7 @@ def annotated_tasks(
         except GoneError:
             yield Skipped(task=task.id, reason="It was deleted meanwhile.")
         except (AnnotationError, MediaError) as error:
-            yield Skipped(task=task.id, reason=str(error))
+            yield Skipped(task=task.id, reason=told(error))
 
 
 def _annotated(client: LabelStudioClient, task: LabelledTask, targets: Targets, settings: Settings) -> AnnotatedTask:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from av2t.remedies import told
 from av2t_core.errors import StoreAwayError
 from worker.client.clip_cache import ClipCache
 from worker.client.label_studio import LabelStudioClient
@@ -32,6 +33,6 @@ def awaited(ask: Callable[[], Answer]) -> Answer:
         try:
             return ask()
         except (TransientError, StoreAwayError) as error:
-            log.warning("%s; looking again in %d s", str(error).rstrip("."), wait)
+            log.warning("%s; looking again in %d s", told(error).rstrip("."), wait)
             time.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from redis import Redis
 
+from av2t.remedies import told
 from av2t_core.errors import AV2TError
 from av2t_core.model.presets import PRESETS
 from av2t_core.versions.version import installed
@@ -48,7 +49,7 @@ class Reconciler(Thread):
                     self._settings.mirror().refresh()  # for which version each project uses
                     reconcile(connection, self._settings)
             except (AV2TError, TransientError) as error:
-                log.warning("looking for tasks that were missed: %s", error)
+                log.warning("looking for tasks that were missed: %s", told(error))
             if self._stopped.wait(LOOK):
                 return
 
@@ -86,7 +87,7 @@ def reconcile(connection: Redis, settings: Settings) -> int:
             except QueueError:
                 raise
             except AV2TError as error:  # a project that cannot be looked through leaves the others theirs
-                log.warning("%s", error)
+                log.warning("%s", told(error))
                 continue
             if settings.repredict == "always" or _is_wanted(connection, project.id):
                 missed += _by_score(connection, project.id, outdated)

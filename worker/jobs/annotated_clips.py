@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from av2t.remedies import told
 from av2t_core.errors import MediaError
 from av2t_core.files import writing
 from av2t_core.finetuning.examples import ClipExamples, Thing, examples_of
@@ -71,7 +72,7 @@ class AnnotatedClips:
                     found[task.task] = self._pulled(task, base, loaded)
                 except DoubtfulError as error:
                     if tried == DOUBTS:
-                        found[task.task] = Skipped(task=task.task, reason=str(error))
+                        found[task.task] = Skipped(task=task.task, reason=told(error))
         pulled = [each for task in tasks if isinstance(each := found[task.task], PulledClip)]
         skipped = [each for task in tasks if isinstance(each := found[task.task], Skipped)]
         wanted = {f"{self._key(task, base)}.safetensors" for task in tasks}
@@ -89,7 +90,7 @@ class AnnotatedClips:
         except GoneError:
             return Skipped(task=task.task, reason="it is gone")
         except (MediaError, AnnotationError) as error:
-            return Skipped(task=task.task, reason=str(error))
+            return Skipped(task=task.task, reason=told(error))
         return PulledClip(task=task, key=path.name, examples=examples)
 
     def _examples(self, task: AnnotatedTask, loaded: Loaded, path: Path) -> ClipExamples:

@@ -18,6 +18,7 @@ from label_studio_sdk.label_interface import LabelInterface
 from rq import get_current_job
 from rq.job import Job
 
+from av2t.remedies import caution
 from av2t_core.errors import AV2TError, MediaError
 from av2t_core.labelstudio.config import Targets, parse_label_config
 from av2t_core.media.clip import Clip, ClipInfo
@@ -76,8 +77,8 @@ def load_predictor(name: str, settings: Settings) -> Predictor:
     """A model version as the settings have it. WeightsError, StoreAwayError, ConfigError as for `Predictor.load`."""
     started = time.monotonic()
     version = resolve(name, settings.models_dir)
-    if version.caution:
-        log.warning("%s", version.caution)
+    if remark := caution(version):
+        log.warning("%s", remark)
     fetch(version, signs.progress)
     predictor = Predictor.load(
         name,

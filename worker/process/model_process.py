@@ -26,6 +26,7 @@ from rq.executions import Execution
 from rq.job import Job
 from rq.worker import BaseWorker
 
+from av2t.remedies import told
 from av2t_core.errors import AV2TError
 from worker.failures import Interrupted, Verdict, delay, judge, redact
 from worker.logs import about, log_to_stderr
@@ -238,7 +239,7 @@ def _main(
     try:
         gpu: str | None = getattr(import_module(module), function)(settings)
     except AV2TError as error:
-        channel.send(("refused", str(error)))
+        channel.send(("refused", told(error)))
         return
     connection = connect(settings.redis_url, timeout=REDIS_TIMEOUT)
     runner = _JobRunner(open_queue(connection, queue), worker_name, settings.secret)

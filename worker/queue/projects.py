@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 from redis import Redis
 
+from av2t.remedies import told
 from av2t_core import limits
 from av2t_core.errors import AV2TError, WeightsError
 from av2t_core.versions.pointers import current
@@ -53,8 +54,8 @@ class Project:
             version.check()
         except WeightsError as error:
             raise WeightsError(
-                f"project {self.id} is to use {name}, which cannot be used: {error}. Choose another model version with"
-                f" `av2t models promote NAME --project {self.id}`"
+                f"project {self.id} is to use {name}, which cannot be used: {told(error)}. Choose another model version"
+                f" with `av2t models promote NAME --project {self.id}`"
             ) from None
         return name
 

@@ -144,7 +144,7 @@ def refusal(root: Path, layout: Layout = "s4") -> str:
 def test_without_its_table_it_is_no_data_set(tmp_path: Path) -> None:
     assert refusal(tmp_path) == f"{tmp_path} has no s4_meta_data.csv, so it is no data set of the layout s4"
     touch(tmp_path, "Multi-sources/ms3_meta_data.csv")
-    assert refusal(tmp_path).endswith("of the layout s4; it looks like --layout ms3")
+    assert refusal(tmp_path).endswith("of the layout s4; it looks like the layout ms3")
     assert refusal(tmp_path / "nowhere", "v1m").endswith("no metadata.csv, so it is no data set of the layout v1m")
 
 

@@ -147,7 +147,7 @@ def test_all_objects_are_what_sounds_and_more(ms3: Path) -> None:
 def test_a_list_of_sounds_that_is_none(text: str, tmp_path: Path) -> None:
     compose_set(tmp_path, "s4", 1)
     (tmp_path / "sounding.csv").write_text(text)
-    with pytest.raises(DataError, match=r"sounding\.csv cannot be read as what `av2t compose` writes, video, second,"):
+    with pytest.raises(DataError, match=r"sounding\.csv cannot be read as a table of video, second,"):
         read_table(tmp_path, "s4")
 
 

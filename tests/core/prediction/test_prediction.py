@@ -168,6 +168,6 @@ def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
 def test_a_prediction_json_of_somebody_else_is_kept(tmp_path: Path, content: str) -> None:
     (tmp_path / "prediction.json").write_text(content)
 
-    with pytest.raises(AV2TError, match="was not written by av2t and is kept"):
+    with pytest.raises(AV2TError, match="is no prediction and is kept"):
         PredictionWriter(tmp_path)
     assert (tmp_path / "prediction.json").read_text() == content

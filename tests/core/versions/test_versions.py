@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from av2t.__main__ import main
+from av2t.remedies import told
 from av2t_core.errors import MemoryShortError, WeightsError
 from av2t_core.model.presets import PRESETS
 from av2t_core.versions.checkpoint import MODULES, Loaded, build, load_version
@@ -112,7 +113,7 @@ def test_published_weights_that_are_not_there_are_told_how_to_get(tmp_path: Path
     make(tmp_path / "sam2-l-start", preset="sam2-l", start=True)
     with pytest.raises(WeightsError) as error:
         resolve("sam2-l", tmp_path)
-    assert str(error.value) == (
+    assert told(error.value) == (
         f"the weights of sam2-l are not in {tmp_path}: `av2t weights pull sam2-l` fetches them (about 5 GB),"
         " `av2t weights import sam2-l FILE…` takes files that you have"
     )
@@ -126,8 +127,9 @@ def test_a_check_needs_no_weights_to_be_read(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"mine-1/weights\.safetensors, of model version mine-1, is missing"):
         resolve("mine-1", tmp_path).check()
     make(tmp_path / "sam2-l-start", preset="sam2-l", start=True)
-    with pytest.raises(WeightsError, match=r"EVF-SAM alone, a start for training.*`av2t weights pull sam2-l`"):
+    with pytest.raises(WeightsError, match="EVF-SAM alone, a start for training") as caught:
         resolve("sam2-l-start", tmp_path).check()
+    assert "`av2t weights pull sam2-l`" in told(caught.value)
 
 
 def test_a_remedy_fits_where_the_version_is_from(tmp_path: Path) -> None:
@@ -322,8 +324,9 @@ def test_a_parent_that_is_gone_is_told_how_to_get(tmp_path: Path, parent: str, r
     shutil.rmtree(tmp_path / parent)
     version = resolve("tuned-1", tmp_path)
     for look in (version.check, version.verify, lambda: load_version(version, CPU)):
-        with pytest.raises(WeightsError, match=f"tuned-1 loads onto {parent}, which is not in .*: {remedy}"):
+        with pytest.raises(WeightsError, match=f"tuned-1 loads onto {parent}, which is not in") as caught:
             look()
+        assert f": {remedy}" in told(caught.value)
     assert [version.name for version in installed(tmp_path)] == ["tuned-1", EMBEDDED]  # it is listed all the same
     with pytest.raises(WeightsError, match=f"tuned-2 loads onto {parent}, which is not in"):
         make(tmp_path / "tuned-2", parent=parent, onto_parent=True)
