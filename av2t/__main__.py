@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from av2t.remedies import told
 from av2t_core.errors import AV2TError
-from worker.texts import lines
+from av2t_core.text import lines
 
 COMMANDS = {
     "predict": ("av2t.commands.predict", "mask what sounds in one video, without Label Studio"),

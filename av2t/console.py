@@ -5,7 +5,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from worker.texts import one_line
+from av2t_core.text import one_line
 
 _BAR = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {unit} {elapsed}<{remaining}{postfix}"
 

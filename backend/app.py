@@ -16,6 +16,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from av2t.remedies import told
 from av2t_core import limits
 from av2t_core.errors import AV2TError
+from av2t_core.text import sentence
 from av2t_core.versions.pointers import promote, rollback
 from backend import bodies, status
 from backend.bodies import BodyError
@@ -23,12 +24,12 @@ from backend.door import status_line
 from backend.frame import api
 from backend.manager import Manager, UnknownProjectError
 from backend.metrics import CONTENT_TYPE, exposition
-from worker.client.reconcile import reconcile_soon
-from worker.queue.queue import QueueError, check, retry_job, stop_job
-from worker.queue.sheets import sheet
+from worker.queue.connection import QueueError, check
+from worker.queue.projects import reconcile_soon
+from worker.queue.queue import retry_job, stop_job
+from worker.queue.results import sheet
 from worker.queue.trainings import training
 from worker.settings import Settings
-from worker.texts import sentence
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from av2t_core import limits
 from av2t_core.errors import AV2TError
+from av2t_core.text import sentence
 from worker.queue.trainings import MOST_EPOCHS, Extra
-from worker.texts import sentence
 
 LARGEST_ID = 2**63 - 1
 

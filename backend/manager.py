@@ -14,6 +14,7 @@ from av2t.remedies import told
 from av2t_core import limits
 from av2t_core.errors import AV2TError
 from av2t_core.labelstudio.config import parse_label_config
+from av2t_core.text import sentence
 from av2t_core.versions.version import installed, resolve
 from backend.bodies import project_id, project_in
 from backend.frame import LabelStudioMLBase
@@ -21,7 +22,6 @@ from worker.queue.projects import Project, keep, known
 from worker.queue.queue import Enqueued, enqueue_preannotation, forget_tasks
 from worker.queue.trainings import Extra, enqueue_training, is_training
 from worker.settings import Settings, web_address
-from worker.texts import sentence
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from redis import Redis
 
-from worker.queue.queue import TRAIN, reachable
-from worker.queue.totals import Totals, totals
+from worker.queue.connection import reachable
+from worker.queue.queue import TRAIN
+from worker.queue.results import Totals, totals
 from worker.queue.views import Counts, Overview, counts, oldest_waiting, overview, workers
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST

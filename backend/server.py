@@ -15,7 +15,7 @@ from av2t_core.versions.mirror import Mirror
 from backend.app import create_app
 from backend.connections import listen
 from backend.door import Door, exposure
-from worker.queue.queue import QueueError, reachable, redis_address
+from worker.queue.connection import QueueError, reachable, redis_address
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)

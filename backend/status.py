@@ -10,17 +10,18 @@ from redis import Redis
 
 from av2t.remedies import told
 from av2t_core.errors import WeightsError
+from av2t_core.text import sentence
 from av2t_core.versions.pointers import read
 from av2t_core.versions.version import Version, damaged, installed
 from backend.door import exposure
 from backend.manager import Manager
+from worker.queue.connection import memory, reachable
 from worker.queue.projects import Project, with_damaged
-from worker.queue.queue import TRAIN, memory, reachable
-from worker.queue.sheets import having_sheets
+from worker.queue.queue import TRAIN
+from worker.queue.results import having_sheets
 from worker.queue.trainings import trainings
 from worker.queue.views import failed_jobs, finished_jobs, overview, workers
 from worker.settings import Settings, web_address
-from worker.texts import sentence
 
 # More rows help nobody, and the counts say how many there are.
 MAX_FAILURES = 100

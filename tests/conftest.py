@@ -24,7 +24,8 @@ from av2t.stack.process import answers, free_port
 from av2t.stack.redis_server import redis_url as url_of_redis
 from av2t.stack.redis_server import start_redis
 from av2t_core.versions.version import resolve
-from worker.queue.queue import PREANNOTATE, connect, open_queue
+from worker.queue.connection import connect
+from worker.queue.queue import PREANNOTATE, open_queue
 
 ROOT = Path(__file__).parents[1]
 EMBEDDED = resolve("tiny").name  # the model version that ships with the package

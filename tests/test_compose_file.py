@@ -11,7 +11,8 @@ import pytest
 import yaml
 from rq import SimpleWorker
 
-from worker.queue.queue import connect, open_queue
+from worker.queue.connection import connect
+from worker.queue.queue import open_queue
 from worker.settings import Settings
 
 ROOT = Path(__file__).parents[1]

@@ -1,18 +1,22 @@
-"""Which failure of a job is final and which can pass: the one table."""
+"""Which failure of a job is final and which can pass, and how long to wait before the next try."""
 
 import errno
 import random
-import re
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from rq.job import Job
 from rq.timeouts import BaseTimeoutException
 
 from av2t.remedies import told
 from av2t_core.errors import AV2TError, DiskFullError, MemoryShortError, StoreAwayError
+from av2t_core.text import redact
 
 FIRST_DELAY = 5  # seconds; doubled with every further attempt
 LONGEST_DELAY = 300
+Answer = TypeVar("Answer")
 DOUBTS = 3
 """Further tries, over a minute, of what a server that may not be itself refuses."""
 
@@ -80,11 +84,27 @@ def delay(attempt: int, retry_after: float | None = None, *, jitter: float | Non
     return round(min(FIRST_DELAY << attempt, LONGEST_DELAY) * (1 + spread / 2))
 
 
-_TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+")  # a JSON web token, as Label Studio's access tokens are
+def wait_for(
+    ask: Callable[[], Answer],
+    away: type[Exception] | tuple[type[Exception], ...],
+    *,
+    longest: float,
+    report: Callable[[Exception, float], None],
+    pause: Callable[[float], None] = time.sleep,
+    patience: float = float("inf"),
+) -> Answer:
+    """What `ask` returns once it no longer raises `away`; it is asked again after 1 s, 2 s, 4 s, up to `longest`.
 
-
-def redact(text: str, secret: str) -> str:
-    """`text` without the secret and without any access token that was made from it."""
-    if secret:
-        text = text.replace(secret, "***")
-    return _TOKEN.sub("***", text)
+    `report` gets each failure, with the seconds until the next try. The failure is raised after `patience` seconds.
+    """
+    until, wait = time.monotonic() + patience, 1.0
+    while True:
+        try:
+            return ask()
+        except away as error:
+            if time.monotonic() > until:
+                raise
+            seconds = max(wait, min(getattr(error, "retry_after", None) or 0, longest))
+            report(error, seconds)
+            pause(seconds)
+            wait = min(2 * wait, longest)

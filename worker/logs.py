@@ -10,9 +10,8 @@ from datetime import UTC, datetime
 
 from rq.job import Job
 
-from worker.failures import redact
+from av2t_core.text import lines, one_line, redact
 from worker.settings import Settings
-from worker.texts import lines, one_line
 
 # What the lines are about, told in each line of JSON; for people the sentences say it.
 _subject: ContextVar[dict[str, str | int]] = ContextVar("subject", default={})  # noqa: B039  # never changed in place

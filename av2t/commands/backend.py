@@ -12,7 +12,7 @@ def run(args: argparse.Namespace) -> int:
     # Imported here, for they take a second that `--help` can do without.
     from backend.server import serve
     from worker.logs import log_to_stderr
-    from worker.queue.queue import connect
+    from worker.queue.connection import connect
     from worker.settings import Settings
 
     settings = Settings.load(backend_host=args.host, backend_port=args.port)

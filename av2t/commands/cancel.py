@@ -2,7 +2,8 @@
 
 import argparse
 
-from worker.queue.queue import connect, stop_jobs
+from worker.queue.connection import connect
+from worker.queue.queue import stop_jobs
 from worker.queue.trainings import stop_trainings
 from worker.settings import Settings
 

@@ -18,13 +18,13 @@ from av2t.remedies import caution, told
 from av2t_core.errors import AV2TError
 from av2t_core.labelstudio.config import Targets, parse_label_config
 from av2t_core.model.presets import PRESETS
+from av2t_core.text import one_line
 from av2t_core.versions.version import resolve
 from worker.failures import TransientError
+from worker.queue.connection import FullError, Memory, connect, reachable, redis_address
 from worker.queue.projects import Project
-from worker.queue.queue import FullError, Memory, connect, reachable, redis_address
 from worker.queue.views import overview
 from worker.settings import Settings
-from worker.texts import one_line
 
 if TYPE_CHECKING:
     from worker.client.label_studio import LabelStudioClient, ProjectState

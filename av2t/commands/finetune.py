@@ -11,12 +11,13 @@ from redis import Redis
 from av2t.console import note, progress_bar
 from av2t.options import count
 from av2t_core.labelstudio.config import parse_label_config
+from av2t_core.text import one_line
 from av2t_core.versions.version import resolve
-from worker.queue.queue import TRAIN, connect
+from worker.queue.connection import connect
+from worker.queue.queue import TRAIN
 from worker.queue.trainings import MOST_EPOCHS, Extra, Training, enqueue_training, training, trainings
 from worker.queue.views import State, workers
 from worker.settings import Settings
-from worker.texts import one_line
 
 DESCRIPTION = """\
 Train the model of a Label Studio project by its submitted annotations, and show how far it is. The result is a new

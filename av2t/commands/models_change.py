@@ -13,8 +13,9 @@ from av2t_core.versions.bundle import export_version, import_version
 from av2t_core.versions.version import BUILT_IN, resolve
 from worker.client.reconcile import outdated_tasks
 from worker.failures import GoneError, TransientError
+from worker.queue.connection import connect
 from worker.queue.projects import model_version
-from worker.queue.queue import connect, enqueue_preannotation
+from worker.queue.queue import enqueue_preannotation
 from worker.settings import Settings
 
 

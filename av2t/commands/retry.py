@@ -2,7 +2,8 @@
 
 import argparse
 
-from worker.queue.queue import connect, retry_failed
+from worker.queue.connection import connect
+from worker.queue.queue import retry_failed
 from worker.settings import Settings
 
 

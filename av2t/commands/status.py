@@ -7,7 +7,8 @@ from dataclasses import asdict
 from datetime import datetime
 
 from av2t.console import table
-from worker.queue.queue import TRAIN, connect
+from worker.queue.connection import connect
+from worker.queue.queue import TRAIN
 from worker.queue.trainings import Training, trainings
 from worker.queue.views import FailedJob, Overview, RunningJob, State, WorkerState, failed_jobs, overview, workers
 from worker.settings import Settings

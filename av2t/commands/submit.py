@@ -13,12 +13,13 @@ from redis import Redis
 from av2t.console import note, progress_bar
 from av2t.options import count
 from av2t_core.labelstudio.config import parse_label_config
+from av2t_core.text import one_line
 from av2t_core.versions.version import resolve
+from worker.queue.connection import connect
 from worker.queue.projects import Project
-from worker.queue.queue import connect, enqueue_preannotation
+from worker.queue.queue import enqueue_preannotation
 from worker.queue.views import State, failed_jobs, overview, states
 from worker.settings import Settings
-from worker.texts import one_line
 
 if TYPE_CHECKING:
     from worker.client.label_studio import LabelStudioClient

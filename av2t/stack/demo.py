@@ -15,7 +15,8 @@ from redis import Redis
 from av2t.console import progress_bar
 from av2t.studio_project import StudioProject
 from av2t_core.errors import AV2TError
-from worker.queue.queue import connect, retry_failed
+from worker.queue.connection import connect
+from worker.queue.queue import retry_failed
 from worker.queue.views import failed_jobs, overview
 
 TITLE = "AV2T-SAM demo"

@@ -24,7 +24,8 @@ from av2t.stack.supervisor import Supervisor
 from av2t_core.errors import AV2TError
 from av2t_core.files import open_lock
 from av2t_core.versions.version import resolve
-from worker.queue.queue import PREANNOTATE, TRAIN, connect
+from worker.queue.connection import connect
+from worker.queue.queue import PREANNOTATE, TRAIN
 from worker.queue.views import overview, workers
 from worker.settings import Settings
 

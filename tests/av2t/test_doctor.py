@@ -19,7 +19,7 @@ from av2t.studio_project import StudioProject
 from tests.backend.conftest import running
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, wait_until
 from tests.core.clips import at_rate, write_clip
-from worker.queue.queue import connect
+from worker.queue.connection import connect
 from worker.queue.views import overview
 
 

@@ -19,8 +19,8 @@ from av2t_core.versions.pointers import current, promote
 from av2t_core.versions.version import find, resolve
 from tests.backend.conftest import CONFIG, running
 from tests.conftest import EMBEDDED, LabelStudioServer, queued_tasks
-from worker.queue import scores
 from worker.queue.projects import Project, keep
+from worker.queue.results import note_score
 
 FIRST, SECOND = f"{EMBEDDED}-p3-1", f"{EMBEDDED}-p3-2"
 BIAS = "model.projector.audio_proj.bias"
@@ -271,7 +271,7 @@ def test_label_studio_is_told_and_what_nobody_has_touched_is_queued(
     high, low, labelled, _without = label_studio.add_tasks(project, 4)
     for task, score in ((high, 0.9), (low, 0.1), (labelled, 0.5)):
         label_studio.sdk.predictions.create(task=task, result=[], score=score, model_version=EMBEDDED)
-        scores.note(redis, project, task, score)
+        note_score(redis, project, task, score)
     label_studio.sdk.annotations.create(id=labelled, result=[])
     with running(os.environ["REDIS_URL"], tmp_path / "log", AV2T_DATA_DIR=str(tmp_path / "data")) as backend:
         connection = {"project": project, "url": backend.url, "title": "AV2T-SAM"}

@@ -16,8 +16,7 @@ from av2t_core.versions.version import resolve
 from tests.av2t.test_cli import assert_refused
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, queued_tasks
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
-from worker.queue import scores
-from worker.queue.totals import STAGES, totals
+from worker.queue.results import STAGES, scores_of, totals
 from worker.queue.views import State, states
 
 CONFIG = """<View><Video name="video" value="$video"/>
@@ -112,7 +111,7 @@ def test_it_watches_until_the_worker_has_done_all(
         bad: State.FAILED,
         10**9: State.GONE,
     }
-    assert list(scores.known(redis, project, [good, bad])) == [good]
+    assert list(scores_of(redis, project, [good, bad])) == [good]
     counted = totals(redis)
     assert (counted.outcomes, counted.keyframes) == ({"predicted": 1}, 1)
     assert all(counted.seconds[stage] > 0 for stage in STAGES)

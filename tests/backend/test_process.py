@@ -26,7 +26,7 @@ HEAVY = {"torch", "torchvision", "transformers", "sam2", "numpy", "pandas", "cv2
 LOADED = """
 import sys
 from backend.app import create_app
-from worker.queue.queue import connect
+from worker.queue.connection import connect
 from worker.settings import Settings
 settings = Settings.load()
 create_app(settings, connect(settings.redis_url))
@@ -120,7 +120,7 @@ def test_token_is_in_no_log(redis_url: str, tmp_path: Path) -> None:
     """label_studio_ml.api logs headers and bodies for debugging; not here, even where everything is logged."""
     script = (
         "import logging, sys; logging.basicConfig(level=logging.DEBUG)\n"
-        "from backend.app import create_app; from worker.queue.queue import connect\n"
+        "from backend.app import create_app; from worker.queue.connection import connect\n"
         "from worker.settings import Settings\n"
         "settings = Settings.load()\n"
         "client = create_app(settings, connect(settings.redis_url)).test_client()\n"

@@ -17,10 +17,10 @@ from av2t_core.versions.folder import save_version
 from av2t_core.versions.version import resolve
 from tests.backend.conftest import CONFIG, Backend, running
 from tests.conftest import EMBEDDED, fail, work
-from worker.client import reconcile
-from worker.queue import totals
-from worker.queue.queue import TRAIN, enqueue_preannotation, job_id, memory, open_queue
-from worker.queue.sheets import MOST, having_sheets, keep_sheet
+from worker.queue.connection import memory
+from worker.queue.projects import RECONCILED, REPREDICT
+from worker.queue.queue import TRAIN, enqueue_preannotation, job_id, open_queue
+from worker.queue.results import MOST_SHEETS, count_task, having_sheets, keep_sheet
 from worker.queue.trainings import enqueue_training
 
 SENTENCE = '<script>alert("clip.mp4")</script> has no video stream'
@@ -152,13 +152,13 @@ def test_which_version_a_project_uses(redis: Redis, redis_url: str, tmp_path: Pa
         assert page.buttons == [f"3/{EMBEDDED}-p3-2", f"3/{EMBEDDED}-p3-1"]
         assert "It is better <2>" in page.text
 
-        redis.set(reconcile.KEY, "")
+        redis.set(RECONCILED, "")
         assert press(backend, "use", f"3/{EMBEDDED}-p3-1") == 303
         assert uses() == f"{EMBEDDED}-p3-1"
-        assert not redis.exists(reconcile.KEY)  # so that a worker sees to the rest at once
+        assert not redis.exists(RECONCILED)  # so that a worker sees to the rest at once
         assert Page(backend.http.get("/").text).buttons == ["3", "3", f"3/{EMBEDDED}-p3-2"]
         assert press(backend, "predict-anew", "3") == 303
-        assert redis.smembers(reconcile.WANTED) == {b"3"}
+        assert redis.smembers(REPREDICT) == {b"3"}
         assert press(backend, "take-back", "3") == 303
         assert uses() == EMBEDDED
 
@@ -200,11 +200,11 @@ def test_the_contact_sheets_of_the_last_tasks(backend: Backend, redis: Redis) ->
     missing = backend.http.get("/sheet", params={"id": job_id(3, 2, "tiny-1")})
     assert missing.status_code == 404
     assert "no contact sheet is kept" in missing.json()["error"]
-    for number in range(MOST):
+    for number in range(MOST_SHEETS):
         keep_sheet(redis, str(number), b"another")
     keep_sheet(redis, "5", b"the same again")
     assert having_sheets(redis, [job_id(3, 1, "tiny-1"), "0", "5"]) == {"0", "5"}
-    assert len(redis.keys("av2t:sheet:*")) == MOST
+    assert len(redis.keys("av2t:sheet:*")) == MOST_SHEETS
 
 
 def predicted(**_: object) -> dict[str, object]:
@@ -291,8 +291,8 @@ def test_command_with_trainings(redis_url: str) -> None:
 
 @pytest.mark.usefixtures("_one_failed_two_waiting", "_trainings")
 def test_metrics(backend: Backend, redis: Redis) -> None:
-    totals.add(redis, "predicted", 5, {"fetch": 0.5, "predict": 2.0})
-    totals.add(redis, "predicted", 7, {"predict": 1.0})
+    count_task(redis, "predicted", 5, {"fetch": 0.5, "predict": 2.0})
+    count_task(redis, "predicted", 7, {"predict": 1.0})
     answer = backend.http.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
     samples = {

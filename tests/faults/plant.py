@@ -25,7 +25,8 @@ from av2t.stack.process import Process, free_port
 from av2t.stack.redis_server import redis_url, start_redis
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer
 from tests.faults.between import Between, Mode
-from worker.queue.queue import connect, enqueue_preannotation, open_queue
+from worker.queue.connection import connect
+from worker.queue.queue import enqueue_preannotation, open_queue
 from worker.queue.views import failed_jobs, overview
 
 CLIPS = sorted((ROOT / "av2t" / "demo_clips").glob("*.mp4"))

@@ -26,7 +26,7 @@ from av2t_core.errors import AV2TError
 from worker.failures import Interrupted, TransientError
 from worker.process.devices import room
 from worker.process.worker import DUTIES, run_worker
-from worker.queue import repair, signs
+from worker.queue import heartbeat, repair
 from worker.queue.kinds import KINDS, PREANNOTATE, TRAIN, Arguments, Kind, ToPreannotate, ToTrain
 from worker.settings import Settings
 
@@ -110,13 +110,13 @@ def hold(name: str) -> None:
 
 
 def work(name: str) -> None:
-    """As `hold`, but a job that gives signs of life and can be asked to stop."""
+    """As `hold`, but a job that sends heartbeats and can be asked to stop."""
     connection = _redis()
     connection.rpush("begun", f"{name} {os.getpid()}")
     (Path(tempfile.gettempdir()) / "clip").touch()
     while not connection.exists("release"):
-        signs.alive()
-        if signs.stop_wanted():
+        heartbeat.beat()
+        if heartbeat.cancelled():
             connection.rpush("stopped", name)
             raise Interrupted
         time.sleep(0.02)

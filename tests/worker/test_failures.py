@@ -5,17 +5,8 @@ from rq.job import Job
 from rq.timeouts import JobTimeoutException
 
 from av2t_core.errors import AV2TError, DiskFullError, MediaError, MemoryShortError, StoreAwayError
-from worker.failures import (
-    DOUBTS,
-    LONGEST_DELAY,
-    DoubtfulError,
-    GoneError,
-    TransientError,
-    Verdict,
-    delay,
-    judge,
-    redact,
-)
+from av2t_core.text import redact
+from worker.failures import DOUBTS, LONGEST_DELAY, DoubtfulError, GoneError, TransientError, Verdict, delay, judge
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJ0b2tlbl90eXBlIjoiYWNjZXNzIn0.c2lnbmF0dXJl"
 

@@ -33,7 +33,7 @@ from tests.worker.test_trainings import model_processes
 from worker.failures import Interrupted, judge
 from worker.jobs import finetuning
 from worker.jobs import preannotation as jobs
-from worker.queue import signs
+from worker.queue import heartbeat
 from worker.queue.queue import TRAIN, enqueue_preannotation, job_id, open_queue
 from worker.queue.trainings import enqueue_training, training
 from worker.queue.views import State
@@ -234,7 +234,7 @@ def test_what_was_interrupted_ends_as_if_it_had_not_been(project: Annotated, mon
     folder = project.settings.data_dir / "finetune" / str(project.id)
 
     with monkeypatch.context() as patch:
-        patch.setattr(signs, "stop_wanted", lambda: _steps(folder) == 2)
+        patch.setattr(heartbeat, "cancelled", lambda: _steps(folder) == 2)
         with pytest.raises(Interrupted):
             project.train(job)
     again = of(project, project.train(job)["version"])

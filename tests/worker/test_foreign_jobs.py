@@ -12,7 +12,6 @@ from rq.webhook import Webhook
 
 from tests.conftest import wait_until
 from tests.worker.stub_worker import Start, done, names
-from worker.queue import scores, totals
 from worker.queue.queue import (
     PREANNOTATE,
     TRAIN,
@@ -25,6 +24,7 @@ from worker.queue.queue import (
     stop_job,
     stop_jobs,
 )
+from worker.queue.results import TOTALS, count_task, note_score, scores_of, totals
 from worker.queue.trainings import is_training, stop_trainings, trainings
 from worker.queue.views import counts, failed_jobs, finished_jobs, oldest_waiting, overview, workers
 
@@ -221,13 +221,13 @@ def test_a_garbled_result_is_none(redis: Redis, fields: dict[str, str]) -> None:
 
 
 def test_a_number_that_is_none_does_not_count(redis: Redis) -> None:
-    totals.add(redis, "predicted", 5, {"fetch": 1.5})
-    redis.hset(totals.KEY, mapping={"keyframes": "many", b"\xff": 1})
-    counted = totals.totals(redis)
+    count_task(redis, "predicted", 5, {"fetch": 1.5})
+    redis.hset(TOTALS, mapping={"keyframes": "many", b"\xff": 1})
+    counted = totals(redis)
     assert (counted.keyframes, counted.outcomes, counted.seconds["fetch"]) == (0.0, {"predicted": 1.0}, 1.5)
-    scores.note(redis, 3, 1, 0.5)
+    note_score(redis, 3, 1, 0.5)
     redis.hset("av2t:scores:3", "2", "high")
-    assert scores.known(redis, 3, [1, 2, 3]) == {1: 0.5}
+    assert scores_of(redis, 3, [1, 2, 3]) == {1: 0.5}
 
 
 def look(redis: Redis) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+from av2t_core.text import lines, one_line, sentence
 from worker.logs import log_to_stderr
 from worker.settings import Settings
-from worker.texts import lines, one_line, sentence
 
 FORGED = "2026-01-01 00:00:00 INFO all is well"
 NASTY = f"a\n{FORGED}\r\x1b[2J\x9b31m\u2028{FORGED}\u202egpj\ud800\x00 \u0436"

@@ -15,20 +15,11 @@ from av2t.stack.redis_server import start_redis
 from tests.conftest import wait_until
 from tests.worker.stub_worker import Start
 from worker.queue import queue
+from worker.queue.connection import SHARE, FullError, QueueError, check, connect, memory
 from worker.queue.kept import Kept, Part
 from worker.queue.known_job import RESULT, KnownJob
-from worker.queue.queue import (
-    SHARE,
-    FullError,
-    QueueError,
-    check,
-    connect,
-    enqueue_preannotation,
-    forget_tasks,
-    memory,
-    open_queue,
-)
-from worker.queue.sheets import keep_sheet, sheet
+from worker.queue.queue import enqueue_preannotation, forget_tasks, open_queue
+from worker.queue.results import keep_sheet, sheet
 from worker.queue.trainings import enqueue_training
 from worker.queue.views import finished_jobs, overview, workers
 

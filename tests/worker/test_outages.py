@@ -7,7 +7,7 @@ from tests.worker.http_server import Answer, as_json, said
 from worker.client.label_studio import LabelStudioClient
 from worker.client.outages import through_outages
 from worker.failures import Interrupted, TransientError
-from worker.queue import signs
+from worker.queue import heartbeat
 
 KEY = "legacy-token-of-nobody"
 WELL = as_json({"email": "a@example.com"})
@@ -17,7 +17,7 @@ WHOAMI = "/api/current-user/whoami"
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.queue.signs.pause", lambda _: None)
+    monkeypatch.setattr("worker.queue.heartbeat.pause", lambda _: None)
 
 
 @pytest.mark.parametrize("page", [DEPLOYED, (503, {}, b""), (200, {"Content-Type": "text/html"}, b"<html>")])
@@ -50,7 +50,7 @@ def test_an_outage_without_an_end_is_a_failure_like_another(serve: Serve, monkey
 
 
 def test_a_worker_that_has_to_stop_waits_no_longer(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signs, "stop_wanted", lambda: True)
+    monkeypatch.setattr(heartbeat, "cancelled", lambda: True)
     server = serve()
     with LabelStudioClient(server.url, KEY, max_clip_mb=1) as client, pytest.raises(Interrupted):
         through_outages(client, lambda: client.label_config(1))

@@ -26,7 +26,7 @@ from tests.worker.conftest import LOOPBACK, Serve
 from worker.failures import Interrupted
 from worker.jobs import looking
 from worker.jobs import preannotation as jobs
-from worker.queue import signs
+from worker.queue import heartbeat
 from worker.queue.kept import Kept, Part
 from worker.queue.queue import PROTOCOL, enqueue_preannotation, job_id
 from worker.settings import Settings
@@ -377,7 +377,7 @@ def test_told_to_stop_in_the_middle_it_goes_on_there(
     monkeypatch.setattr(Predictor, "_look", noted)
     asked = iter([False, False, True])
     with monkeypatch.context() as patch:
-        patch.setattr(signs, "stop_wanted", lambda: next(asked))
+        patch.setattr(heartbeat, "cancelled", lambda: next(asked))
         with pytest.raises(Interrupted):
             task.job.perform()
     assert task.predictions == []

@@ -14,8 +14,8 @@ from av2t_core.errors import AV2TError, WeightsError
 from av2t_core.versions.pointers import promote
 from av2t_core.versions.version import resolve
 from tests.conftest import EMBEDDED
-from worker.queue import scores
 from worker.queue.projects import Project, all_known, forget, keep, known
+from worker.queue.results import note_score, scores_of
 from worker.settings import Settings
 
 NAMES = ("mine-1", "tuned-1", "tuned-2")
@@ -77,16 +77,16 @@ def test_no_torch_is_needed(settings: Settings) -> None:
 def test_scores_are_those_of_a_project_and_go_with_it(redis: Redis) -> None:
     keep(redis, Project(id=3, label_config="<View/>"))
     for task in range(2500):
-        scores.note(redis, 3, task, task / 2500)
-    scores.note(redis, 3, 1, 0.5)
-    scores.note(redis, 4, 1, 0.25)
-    found = scores.known(redis, 3, range(1, 5000))
+        note_score(redis, 3, task, task / 2500)
+    note_score(redis, 3, 1, 0.5)
+    note_score(redis, 4, 1, 0.25)
+    found = scores_of(redis, 3, range(1, 5000))
     assert (len(found), found[1], found[2499]) == (2499, 0.5, 0.9996)
-    assert scores.known(redis, 4, [1, 2]) == {1: 0.25}
+    assert scores_of(redis, 4, [1, 2]) == {1: 0.25}
     forget(redis, 3)
     assert known(redis, 3) is None
-    assert scores.known(redis, 3, [1]) == {}
-    assert scores.known(redis, 3, []) == {}
+    assert scores_of(redis, 3, [1]) == {}
+    assert scores_of(redis, 3, []) == {}
 
 
 def test_all_projects_together_have_a_bound(redis: Redis) -> None:

@@ -18,8 +18,9 @@ from rq.results import Result
 
 from tests.conftest import fail, work
 from worker.queue import queue
+from worker.queue.connection import QueueError, connect
 from worker.queue.known_job import KnownJob
-from worker.queue.queue import Enqueued, QueueError, connect, enqueue_preannotation, retry_failed
+from worker.queue.queue import Enqueued, enqueue_preannotation, retry_failed
 from worker.queue.views import PAGE, failed_jobs, overview
 
 VERSION = "tiny-1.2"
@@ -95,7 +96,8 @@ def test_job_is_plain_json(redis: Redis) -> None:
 def test_callers_at_the_same_moment(redis: Redis, redis_url: str) -> None:
     """Four processes and four threads enqueue the same tasks: each task gets one job, and one caller is told so."""
     script = (
-        "import sys; from worker.queue.queue import connect, enqueue_preannotation\n"
+        "import sys; from worker.queue.connection import connect\n"
+        "from worker.queue.queue import enqueue_preannotation\n"
         "print(enqueue_preannotation(connect(sys.argv[1], timeout=30), 3, range(200), sys.argv[2]).new)"
     )
     processes = [

@@ -20,11 +20,11 @@ from tests.conftest import EMBEDDED, LabelStudioServer, queued_tasks
 from tests.worker.conftest import Serve
 from tests.worker.http_server import as_json, said
 from worker.client.label_studio import LabelStudioClient
-from worker.client.reconcile import outdated_tasks, reconcile, reconcile_soon, repredict
+from worker.client.reconcile import outdated_tasks, reconcile, repredict
 from worker.failures import TransientError
-from worker.queue import scores
-from worker.queue.projects import ABSENT, Project, all_known, keep
+from worker.queue.projects import ABSENT, Project, all_known, keep, reconcile_soon
 from worker.queue.queue import open_queue, stop_job
+from worker.queue.results import note_score
 from worker.settings import Settings
 
 
@@ -84,8 +84,8 @@ def tasks(label_studio: LabelStudioServer, project: int, redis: Redis, settings:
     first, second, third, fresh, labelled, begun, skipped = label_studio.add_tasks(project, 7)
     for task in (first, second, third, labelled, begun, skipped):
         label_studio.sdk.predictions.create(task=task, result=[], score=0.5, model_version=EMBEDDED)
-    scores.note(redis, project, first, 0.9)
-    scores.note(redis, project, second, 0.2)
+    note_score(redis, project, first, 0.9)
+    note_score(redis, project, second, 0.2)
     label_studio.sdk.annotations.create(id=labelled, result=[])
     label_studio.request("POST", f"/api/tasks/{begun}/drafts", json={"result": [], "lead_time": 1})
     label_studio.sdk.annotations.create(id=skipped, result=[], was_cancelled=True)

@@ -8,6 +8,7 @@ from redis import Redis
 from tests.conftest import CutOff, fail, wait_until, work
 from tests.worker.stub_worker import Start, done
 from worker.queue import queue, repair
+from worker.queue.connection import QueueError
 from worker.queue.queue import PREANNOTATE, TRAIN, Enqueued, enqueue_preannotation, forget_tasks, job_id, open_queue
 from worker.queue.trainings import enqueue_training
 from worker.queue.views import failed_jobs, overview
@@ -134,6 +135,6 @@ def test_a_call_that_is_cut_off_leaves_no_job_without_a_list(
         for commands in range(6):
             enqueue_preannotation(redis, 3, range(60), VERSION)
             broken.left = commands
-            with pytest.raises(queue.QueueError):
+            with pytest.raises(QueueError):
                 forget_tasks(broken, range(0, 60, 2))
             assert sorted(kept_of(redis, "rq:job:")) == sorted(f"rq:job:{id}" for id in open_queue(redis).get_job_ids())

@@ -92,7 +92,7 @@ def test_a_training_is_plain_json(redis: Redis) -> None:
 
 def test_callers_at_the_same_moment(redis: Redis, redis_url: str) -> None:
     script = (
-        "import sys; from worker.queue.queue import connect; from worker.queue.trainings import enqueue_training\n"
+        "import sys; from worker.queue.connection import connect; from worker.queue.trainings import enqueue_training\n"
         "print([*enqueue_training(connect(sys.argv[1], timeout=30), 3)])"
     )
     processes = [

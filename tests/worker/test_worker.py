@@ -22,8 +22,9 @@ from tests.conftest import ROOT, wait_until
 from tests.worker.stub import SECRET
 from tests.worker.stub_worker import Process, Start, done, names
 from worker.process.memory_limit import held_by, most_memory
+from worker.queue.connection import connect
 from worker.queue.known_job import EXCEPTION
-from worker.queue.queue import PROTOCOL, connect, forget_tasks, job_id, open_queue, stop_job
+from worker.queue.queue import PROTOCOL, forget_tasks, job_id, open_queue, stop_job
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from worker.client.clip_cache import ClipCache
 from worker.client.media import Media
 from worker.client.transport import Bounds, Network, transport
 from worker.failures import GoneError, TransientError
-from worker.queue import signs
+from worker.queue import heartbeat
 from worker.settings import Settings
 
 # Label Studio takes at most 100 files and 250 MB in one request as it comes.
@@ -263,7 +263,7 @@ class LabelStudioClient:
         """
         size, last = FIRST_PAGE, 0
         while True:
-            signs.alive()
+            heartbeat.beat()
             filters = {"conjunction": "and", "items": [_condition("id", "greater", last), *conditions]}
             query = json.dumps({"filters": filters, "ordering": ["id"]})
             asked = {"project": project, "fields": "all", "include": fields, "page_size": size, "query": query}
@@ -375,7 +375,7 @@ class LabelStudioClient:
         urls = self._uploaded(project, None) if reuse else {}
         missing = [frame for frame in frames if frame.name not in urls]
         for start in range(0, len(missing), FILES_IN_A_REQUEST):
-            signs.alive()
+            heartbeat.beat()
             ids = self._import(project, missing[start : start + FILES_IN_A_REQUEST])
             urls |= self._uploaded(project, ids)
         try:
@@ -519,7 +519,7 @@ def _surely(ask: Callable[[], Answer]) -> Answer:
     try:
         return ask()
     except GoneError:
-        signs.pause(GONE_PAUSE)
+        heartbeat.pause(GONE_PAUSE)
         return ask()
 
 

@@ -20,7 +20,7 @@ from worker.client.answers import TIMEOUT, detail, is_label_studios, json_of, re
 from worker.client.clip_cache import ClipCache, content_key
 from worker.client.transport import PORTS, Bounds, ForbiddenAddressError, Network, Places, transport
 from worker.failures import DoubtfulError, TransientError
-from worker.queue import signs
+from worker.queue import heartbeat
 
 CLOUD_SCHEMES = {"s3", "gs", "azure-blob"}
 REDIRECTS = 5
@@ -145,7 +145,7 @@ class Media:
         size = 0
         with target.open("wb") as file:
             for chunk in response.iter_bytes():
-                signs.alive()
+                heartbeat.beat()
                 size += len(chunk)
                 if size > self._max_clip:
                     raise self._too_large(shown)

@@ -12,7 +12,7 @@ from typing import TypeVar
 from worker.client.connection import LONGEST_WAIT
 from worker.client.label_studio import LabelStudioClient
 from worker.failures import Interrupted, TransientError
-from worker.queue import signs
+from worker.queue import heartbeat
 
 log = logging.getLogger("av2t.worker")
 
@@ -48,7 +48,7 @@ def _was_away(client: LabelStudioClient) -> bool:
             if not away:
                 log.warning("%s Waiting until it answers.", error)
             away = True
-            signs.pause(max(wait, min(error.retry_after or 0, LONGEST_WAIT)))
+            heartbeat.pause(max(wait, min(error.retry_after or 0, LONGEST_WAIT)))
             wait = min(2 * wait, LONGEST_WAIT)
-        if signs.stop_wanted():
+        if heartbeat.cancelled():
             raise Interrupted

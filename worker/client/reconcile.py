@@ -12,9 +12,10 @@ from av2t_core.errors import AV2TError
 from av2t_core.model.presets import PRESETS
 from av2t_core.versions.version import installed
 from worker.failures import GoneError, TransientError
-from worker.queue import scores
-from worker.queue.projects import ABSENT, all_known, forget, model_version
-from worker.queue.queue import QueueError, connect, enqueue_preannotation, reachable
+from worker.queue.connection import QueueError, connect, reachable
+from worker.queue.projects import ABSENT, RECONCILED, REPREDICT, all_known, forget, model_version
+from worker.queue.queue import enqueue_preannotation
+from worker.queue.results import scores_of
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("av2t.worker")
 
-KEY = "av2t:reconciled"
-WANTED = "av2t:repredict"
-"""The projects of which a person wants the tasks that nobody has touched predicted anew."""
 LOOK = 15  # seconds between two looks at whether it is time
 # Names of model versions that this project makes: those of presets, and those of a project's trainings.
 _OURS = re.compile(rf"({'|'.join(map(re.escape, PRESETS))})(-.*)?|.*-p\d+-\d+")
@@ -98,15 +96,6 @@ def reconcile(connection: Redis, settings: Settings) -> int:
     return found
 
 
-def reconcile_soon(connection: Redis, repredict: int | None = None) -> None:
-    """Have a worker look through the projects within LOOK seconds; `repredict`: of that one the tasks that nobody has
-    touched are predicted anew, whatever the settings say. QueueError."""
-    with reachable(connection):
-        if repredict is not None:
-            connection.sadd(WANTED, repredict)
-        connection.delete(KEY)
-
-
 def outdated_tasks(
     connection: Redis, client: "LabelStudioClient", settings: Settings, project: int
 ) -> tuple[str, list[int]]:
@@ -154,17 +143,17 @@ def _lacking(
 def _by_score(connection: Redis, project: int, tasks: list[int]) -> list[int]:
     """The lowest first, those of which none is known last. QueueError."""
     with reachable(connection):
-        score = scores.known(connection, project, tasks)
+        score = scores_of(connection, project, tasks)
     return sorted(tasks, key=lambda task: score.get(task, 1.1))
 
 
 def _is_wanted(connection: Redis, project: int) -> bool:
     """Whether a person wants its tasks predicted anew, who is served once. QueueError."""
     with reachable(connection):
-        return bool(connection.srem(WANTED, project))
+        return bool(connection.srem(REPREDICT, project))
 
 
 def _is_due(connection: Redis, minutes: int) -> bool:
     """Whether the interval has passed; then it begins anew. QueueError."""
     with reachable(connection):
-        return bool(connection.set(KEY, "", nx=True, ex=60 * minutes))
+        return bool(connection.set(RECONCILED, "", nx=True, ex=60 * minutes))

@@ -24,7 +24,7 @@ from worker.client.label_studio import LabelStudioClient
 from worker.failures import DOUBTS, DoubtfulError, GoneError, Interrupted, delay
 from worker.jobs.preannotation import file_name, opened_clip
 from worker.jobs.progress import Progress
-from worker.queue import signs
+from worker.queue import heartbeat
 from worker.settings import Settings
 
 log = logging.getLogger("av2t.worker")
@@ -63,10 +63,10 @@ class AnnotatedClips:
         for tried in range(DOUBTS + 1):
             left = [task for task in tasks if task.task not in found]
             if left and tried:
-                signs.pause(delay(tried - 1))
+                heartbeat.pause(delay(tried - 1))
             for task in left:
                 self._progress.show(len(found), len(tasks), stage="pulling")
-                if signs.stop_wanted():
+                if heartbeat.cancelled():
                     raise Interrupted
                 try:
                     found[task.task] = self._pulled(task, base, loaded)
@@ -139,5 +139,5 @@ class AnnotatedClips:
 
 def _living(windows: Iterator[Window]) -> Iterator[Window]:
     for window in windows:
-        signs.alive()
+        heartbeat.beat()
         yield window

@@ -55,7 +55,7 @@ from worker.jobs.annotated_clips import AnnotatedClips, PulledClip
 from worker.jobs.preannotation import load_predictor
 from worker.jobs.progress import Progress
 from worker.process.devices import gpu_of, room
-from worker.queue import signs
+from worker.queue import heartbeat
 from worker.queue.projects import model_version
 from worker.settings import Settings
 
@@ -117,13 +117,13 @@ class _FineTune:
         name = fine_tuned_name(base, self.project, self.number)
         version = find(name, self.settings.models_dir)
         if version is None:
-            fetch(base, signs.progress)
+            fetch(base, heartbeat.progress)
             with room(self.connection, gpu_of(self.settings.device), _memory(base, self.recipe)):
                 version = self._make(base, name)
         else:
             log.info("project %d: %s is there already", self.project, name)
         if store := self.settings.store:
-            store.push(version, signs.progress)
+            store.push(version, heartbeat.progress)
         return self._adopt(version)
 
     def _base(self, name: str | None) -> Version:
@@ -199,7 +199,7 @@ class _FineTune:
         found = []
         for done, clip in enumerate(clips):
             self.progress.show(done + len(clips) * (not first), 2 * len(clips), now=done == 0, stage="judging")
-            if signs.stop_wanted():
+            if heartbeat.cancelled():
                 raise Interrupted
             with annotated.opened(clip.task) as (_, windows, labelled):
                 found.append(judge_clip(predictor, windows, labelled.masks))
@@ -229,7 +229,7 @@ class _FineTune:
                         loss=round(at.mean_loss, 4),
                         eta=round(left),
                     )
-                    if signs.stop_wanted():
+                    if heartbeat.cancelled():
                         raise Interrupted
             curve = [round(entry["loss"], 4) for entry in folder.entries() if "step" not in entry]
         self.progress.show(0, None, now=True, eta=None)

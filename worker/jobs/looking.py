@@ -26,7 +26,7 @@ from av2t_core.prediction.objects import Detection, Tracker
 from av2t_core.prediction.predictor import KeyframePrediction, Predictor
 from worker.failures import Interrupted
 from worker.jobs.progress import Progress
-from worker.queue import signs
+from worker.queue import heartbeat
 from worker.queue.kept import Kept, Part
 
 log = logging.getLogger("av2t.worker")
@@ -105,7 +105,7 @@ def look(
         growing.sightings += [_sighting(seen, each) for each in seen.objects]
         count += 1
         progress.show(count, max(clip.expected_windows or 0, count))
-        stop = signs.stop_wanted()
+        stop = heartbeat.cancelled()
         if stop or time.monotonic() - growing.since >= KEEP_INTERVAL:
             close(growing)
             growing = _Growing(first=count)
@@ -142,7 +142,7 @@ def _passed(
 ) -> Iterator[Window]:
     """The windows after the first `done`; the frames of all of them are written."""
     for page, window in enumerate(windows):
-        signs.alive()  # nobody decodes ahead of a model that hangs
+        heartbeat.beat()  # nobody decodes ahead of a model that hangs
         if folder is not None:
             frames.append(_write(window.image, window.keyframe, task, folder))
         if page >= done:

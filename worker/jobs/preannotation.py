@@ -30,12 +30,13 @@ from worker.client.label_studio import LabelStudioClient
 from worker.client.outages import through_outages
 from worker.failures import GoneError
 from worker.jobs.looking import RATE_DIGITS, look
-from worker.jobs.progress import Progress
+from worker.jobs.progress import Progress, Stopwatch
 from worker.process.devices import gpu_of
-from worker.queue import signs, totals
+from worker.queue import heartbeat
+from worker.queue.connection import best_effort
 from worker.queue.kept import Kept, forget
-from worker.queue.queue import dispensable, note_gpu_memory
-from worker.queue.totals import Stopwatch
+from worker.queue.queue import note_gpu_memory
+from worker.queue.results import count_task
 from worker.settings import Settings
 
 log = logging.getLogger("av2t.worker")
@@ -79,7 +80,7 @@ def load_predictor(name: str, settings: Settings) -> Predictor:
     version = resolve(name, settings.models_dir)
     if remark := caution(version):
         log.warning("%s", remark)
-    fetch(version, signs.progress)
+    fetch(version, heartbeat.progress)
     predictor = Predictor.load(
         name,
         settings.device,
@@ -117,8 +118,8 @@ def preannotate(project: int, task: int, model_version: str) -> dict[str, Any]:
 
 def _count(job: Job, predictor: Predictor, outcome: str, keyframes: int, seconds: dict[str, float]) -> None:
     """For Prometheus; a Redis that is away does not undo the job."""
-    with dispensable(f"{job.id} was not counted"):
-        totals.add(job.connection, outcome, keyframes, seconds)
+    with best_effort(f"{job.id} was not counted"):
+        count_task(job.connection, outcome, keyframes, seconds)
         if job.worker_name and (memory := predictor.gpu_memory) is not None:
             note_gpu_memory(job.connection, job.worker_name, memory)
 

@@ -2,14 +2,16 @@
 
 import io
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rq.job import Job
 
 from av2t_core.prediction.drawing import ContactSheet
-from worker.queue import scores, signs
-from worker.queue.queue import dispensable
-from worker.queue.sheets import keep_sheet
+from worker.queue import heartbeat
+from worker.queue.connection import best_effort
+from worker.queue.results import keep_sheet, note_score
 
 INTERVAL = 0.3  # seconds
 SHEET_QUALITY = 75
@@ -24,7 +26,7 @@ class Progress:
 
     def show(self, done: int, total: int | None, *, now: bool = False, **more: Any) -> None:
         """`done` of `total` keyframes, None where nobody knows how many there will be; and what else is told."""
-        signs.alive()
+        heartbeat.beat()
         if now or time.monotonic() - self._shown >= INTERVAL:
             self._shown = time.monotonic()
             self._save(done=done, total=total, **more)
@@ -37,18 +39,32 @@ class Progress:
 
     def note_score(self, project: int, task: int, score: float) -> None:
         if self.job is not None:
-            with dispensable(f"the score of {self.job.id} was not noted"):
-                scores.note(self.job.connection, project, task, score)
+            with best_effort(f"the score of {self.job.id} was not noted"):
+                note_score(self.job.connection, project, task, score)
 
     def keep(self, sheet: ContactSheet) -> None:
         if self.job is not None:
             jpeg = io.BytesIO()
             sheet.image().save(jpeg, "JPEG", quality=SHEET_QUALITY)
-            with dispensable(f"the contact sheet of {self.job.id} was not kept"):
+            with best_effort(f"the contact sheet of {self.job.id} was not kept"):
                 keep_sheet(self.job.connection, self.job.id, jpeg.getvalue())
 
     def _save(self, **values: Any) -> None:
         if self.job is not None:
             self.job.meta.update(values)
-            with dispensable(f"the progress of {self.job.id} was not noted"):
+            with best_effort(f"the progress of {self.job.id} was not noted"):
                 self.job.save_meta()
+
+
+class Stopwatch:
+    """The seconds of a task's stages."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Counted only if it ends well."""
+        started = time.monotonic()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started

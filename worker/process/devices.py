@@ -19,7 +19,7 @@ from redis.lock import Lock
 
 from av2t_core.errors import MemoryShortError
 from worker.failures import Interrupted
-from worker.queue import signs
+from worker.queue import heartbeat
 
 log = logging.getLogger("av2t.worker")
 
@@ -132,7 +132,7 @@ def _lease(connection: Redis, uuid: str) -> Iterator[None]:
 
 
 def _wait() -> None:
-    signs.alive()
-    if signs.stop_wanted():
+    heartbeat.beat()
+    if heartbeat.cancelled():
         raise Interrupted
     time.sleep(LOOK)

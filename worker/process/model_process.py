@@ -28,11 +28,13 @@ from rq.worker import BaseWorker
 
 from av2t.remedies import told
 from av2t_core.errors import AV2TError
-from worker.failures import Interrupted, Verdict, delay, judge, redact
+from av2t_core.text import redact
+from worker.failures import Interrupted, Verdict, delay, judge
 from worker.logs import about, log_to_stderr
-from worker.queue import signs
+from worker.queue import heartbeat
+from worker.queue.connection import connect, memory, redis_time
 from worker.queue.known_job import KnownJob, KnownQueue
-from worker.queue.queue import connect, memory, now_of, open_queue
+from worker.queue.queue import open_queue
 from worker.settings import Settings
 
 log = logging.getLogger("av2t.worker")
@@ -88,7 +90,7 @@ class ModelProcess:
         """The job is to put down what it holds."""
         if self._channel is not None:
             with suppress(OSError):
-                self._channel.send(signs.STOP)
+                self._channel.send(heartbeat.STOP)
 
     def receive(self, timeout: float) -> Message | None:
         """The next message, None if there is none in `timeout` seconds. AV2TError: it refuses to start."""
@@ -216,7 +218,7 @@ class _JobRunner(BaseWorker):  # type: ignore[misc]  # rq has no types
         super().handle_job_failure(job, queue, started_job_registry, reason)
         if job.retry_intervals:
             # RQ counts from this machine's clock, which may be an hour ahead of the others'; Redis's is one for all.
-            due = now_of(self.connection) + job.retry_intervals[0]
+            due = redis_time(self.connection) + job.retry_intervals[0]
             self.connection.zadd(queue.scheduled_job_registry.key, {job.id: due}, xx=True)
 
 
@@ -244,13 +246,13 @@ def _main(
     connection = connect(settings.redis_url, timeout=REDIS_TIMEOUT)
     runner = _JobRunner(open_queue(connection, queue), worker_name, settings.secret)
     channel.send(("ready", gpu or ""))
-    signs.listen(channel)
+    heartbeat.listen(channel)
     while True:
         try:
             message = channel.recv()
         except EOFError:
             return
-        if message == signs.STOP:
+        if message == heartbeat.STOP:
             return
         channel.send((runner.run(*message), ""))
 

@@ -37,6 +37,7 @@ from worker.process.devices import lease_key
 from worker.process.memory_limit import held_by, most_memory
 from worker.process.model_process import LEASE, REDIS_TIMEOUT, ModelProcess
 from worker.process.work_folder import work_folder
+from worker.queue.connection import connect, reachable, redis_address, redis_time
 from worker.queue.housekeeping import Housekeeping
 from worker.queue.known_job import AT_ONCE, KnownJob, KnownQueue
 from worker.queue.queue import (
@@ -45,17 +46,13 @@ from worker.queue.queue import (
     PROTOCOL,
     STOPPED,
     TRAIN,
-    connect,
     failed,
     forget_finished,
     gone_key,
-    now_of,
     open_queue,
-    reachable,
-    redis_address,
 )
 from worker.queue.repair import Repairer
-from worker.queue.sheets import forget_sheets
+from worker.queue.results import forget_sheets
 from worker.queue.trainings import turn
 from worker.settings import Settings
 
@@ -328,7 +325,7 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
     def _refuse(self, job: KnownJob, queue: Queue) -> None:
         """It has failed, with the reason, and whoever looks after Redis sees it."""
         log.error("job %s: %s", job.id, job.refusal)
-        until = now_of(self.connection) + FAILURE_TTL
+        until = redis_time(self.connection) + FAILURE_TTL
         with self.connection.pipeline() as pipeline:
             pipeline.lrem(queue.intermediate_queue_key, 0, job.id)
             pipeline.hset(job.key, mapping=failed(job, job.refusal))
@@ -434,7 +431,7 @@ class WarmWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
 
     def _hold(self, job: Job, execution: Execution) -> None:
         """For as long as the lease: RQ counts from this machine's clock, which may be an hour behind the others'."""
-        until = now_of(self.connection) + LEASE
+        until = redis_time(self.connection) + LEASE
         self.connection.zadd(job.started_job_registry.key, {execution.composite_key: until}, xx=True)
 
     def get_heartbeat_ttl(self, job: Job) -> int:

@@ -14,8 +14,9 @@ from rq.job import Job, JobStatus
 from rq.worker import BaseWorker
 
 from worker.process.model_process import LEASE
+from worker.queue.connection import redis_time
 from worker.queue.known_job import KnownQueue
-from worker.queue.queue import id_in, now_of
+from worker.queue.queue import id_in
 
 log = logging.getLogger("av2t.worker")
 
@@ -42,7 +43,7 @@ class Housekeeping:
         queue, connection = self._queue, self._queue.connection
         if connection.set(f"{queue.name}:maintenance", self._worker_name, nx=True, ex=2 * LEASE):
             self._drop_what_does_not_run()
-            queue.started_job_registry.cleanup(now_of(connection), [_note_lost_worker])
+            queue.started_job_registry.cleanup(redis_time(connection), [_note_lost_worker])
             queue.finished_job_registry.cleanup()
             queue.failed_job_registry.cleanup()
             self._forget_workers()
@@ -89,7 +90,7 @@ class Housekeeping:
         """What was to be tried again later, and now is later."""
         queue = self._queue
         registry = queue.scheduled_job_registry
-        for entry in queue.connection.zrangebyscore(registry.key, "-inf", now_of(queue.connection)):
+        for entry in queue.connection.zrangebyscore(registry.key, "-inf", redis_time(queue.connection)):
             job = queue.look_up(entry)
             with queue.connection.pipeline() as pipeline:
                 if job is not None:

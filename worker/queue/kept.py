@@ -11,7 +11,7 @@ from rq.job import Job
 from av2t_core.labelstudio.tracks import Sighting
 from av2t_core.limits import KEPT_PART
 from av2t_core.prediction.objects import Known
-from worker.queue.queue import dispensable, memory
+from worker.queue.connection import best_effort, memory
 
 log = logging.getLogger("av2t.worker")
 
@@ -58,7 +58,7 @@ class Kept:
         if self._job is None:
             return []
         packed: list[bytes] = []
-        with dispensable(f"{self._job.id} begins anew, for what was kept of it cannot be read"):
+        with best_effort(f"{self._job.id} begins anew, for what was kept of it cannot be read"):
             identity, *packed = self._job.connection.lrange(self._key, 0, -1) or [self._identity]
             if identity != self._identity:
                 packed = []
@@ -76,7 +76,7 @@ class Kept:
     def keep(self, part: Part) -> None:
         if self._job is None:
             return
-        with dispensable(f"{len(part.scores)} keyframes of {self._job.id} were not kept"):
+        with best_effort(f"{len(part.scores)} keyframes of {self._job.id} were not kept"):
             if not memory(self._job.connection).full:
                 keep = self._job.connection.register_script(_KEEP)
                 keep(keys=[self._key], args=[self._identity, _packed(part), _LIVES])
@@ -84,7 +84,7 @@ class Kept:
 
 def forget(job: Job) -> None:
     """All that was kept of it."""
-    with dispensable(f"what was kept of {job.id} stays for a day"):
+    with best_effort(f"what was kept of {job.id} stays for a day"):
         job.connection.delete(_key(job))
 
 

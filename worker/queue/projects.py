@@ -11,14 +11,20 @@ from av2t_core import limits
 from av2t_core.errors import AV2TError, WeightsError
 from av2t_core.versions.pointers import current
 from av2t_core.versions.version import find, resolve
-from worker.queue import scores
-from worker.queue.queue import reachable
+from worker.queue.connection import reachable
+from worker.queue.results import forget_scores
 from worker.settings import Settings
 
 KEY = "av2t:projects"
 
 ABSENT = "av2t:absent"
 """Those of which the last look for missed tasks was told that there is none any more."""
+
+RECONCILED = "av2t:reconciled"
+"""There until it is time to look for missed tasks again."""
+
+REPREDICT = "av2t:repredict"
+"""The projects of which a person wants the tasks that nobody has touched predicted anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +120,16 @@ def forget(connection: Redis, project: int) -> None:
     with reachable(connection):
         connection.hdel(KEY, str(project))
         connection.srem(ABSENT, project)
-        scores.forget(connection, project)
+        forget_scores(connection, project)
+
+
+def reconcile_soon(connection: Redis, repredict: int | None = None) -> None:
+    """Have a worker look through the projects within seconds; `repredict`: the one whose untouched tasks are predicted
+    anew, whatever the settings say. QueueError."""
+    with reachable(connection):
+        if repredict is not None:
+            connection.sadd(REPREDICT, repredict)
+        connection.delete(RECONCILED)
 
 
 def _parsed(id: bytes, value: bytes) -> Project | None:

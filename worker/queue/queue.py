@@ -6,33 +6,26 @@ one script inside Redis.
 """
 
 import json
-import logging
 import re
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from redis import Redis
-from redis.backoff import NoBackoff
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
-from redis.retry import Retry as ConnectionRetry
 from rq import Retry
 from rq.command import send_command
 from rq.job import Job, JobStatus
 from rq.utils import utcformat
 from rq.worker import BaseWorker
 
-from av2t_core.errors import AV2TError
+from worker.queue.connection import FULL, IF_ROOM, FullError, flat, reachable, redis_time
 from worker.queue.kinds import KINDS, ToPreannotate
 from worker.queue.kinds import PREANNOTATE as PREANNOTATE
 from worker.queue.kinds import TRAIN as TRAIN
 from worker.queue.known_job import AT_ONCE, KnownJob, KnownQueue
 from worker.queue.known_job import PROTOCOL as PROTOCOL
-
-log = logging.getLogger("av2t.worker")
 
 FUNCTION = "worker.jobs.preannotate"
 RETRIES = 8  # of what can pass: a Label Studio may be away for a quarter of an hour
@@ -47,22 +40,6 @@ FAILURE_TTL = 30 * 24 * 3600
 # The states of an id in which it may be taken. "absent" is ours, the others are RQ's.
 _FOR_A_NEW_JOB = ("absent", JobStatus.FINISHED, JobStatus.CANCELED, JobStatus.STOPPED)
 _FOR_A_RETRY = (JobStatus.FAILED, JobStatus.STOPPED)
-
-SHARE = 90
-"""Per cent of Redis's maxmemory up to which jobs are taken. Workers need the rest to do them, for Redis refuses at its
-limit what they write, and then nothing would ever be done."""
-
-FULL = -1
-# How a script that takes jobs begins. Redis itself does not stop it, for it refuses no script that has begun to write.
-IF_ROOM = f"""
-local memory = redis.pcall("INFO", "memory")
-if type(memory) == "string" then
-    local used, most = string.match(memory, "used_memory:(%d+)"), string.match(memory, "\\nmaxmemory:(%d+)")
-    if tonumber(most or 0) > 0 and used * 100 > most * {SHARE} then
-        return {FULL}
-    end
-end
-"""
 
 # KEYS: the queue, the set of queues, then the registries that a job which has ended may be listed in.
 # ARGV: what the jobs' keys begin with, the states in which one may be taken as |a|b|, "first" for the front of the
@@ -156,33 +133,6 @@ GPU_MEMORY = "av2t_gpu_memory"
 """A field of ours in RQ's hash of a worker."""
 
 
-class QueueError(AV2TError):
-    """Redis cannot be used now; nothing was lost, and the same call can be made again."""
-
-
-class FullError(QueueError):
-    """Redis takes no more jobs, and workers go on with those that it has."""
-
-    def __init__(self, connection: Redis) -> None:
-        super().__init__(
-            f"Redis at {redis_address(connection)} is full (more than {SHARE} % of its maxmemory): nothing more is"
-            " queued until workers have made room; start more of them, or raise its maxmemory"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Memory:
-    """Of Redis, in bytes; `most` is 0 where it has no limit."""
-
-    used: int
-    most: int
-
-    @property
-    def full(self) -> bool:
-        """Whether no more jobs are taken."""
-        return 0 < self.most * SHARE < self.used * 100
-
-
 @dataclass(frozen=True, kw_only=True)
 class Enqueued:
     """How many jobs a call added, and for how many tasks there was one already (waiting, running or failed)."""
@@ -194,69 +144,6 @@ class Enqueued:
 def job_id(project: int, task: int, model_version: str) -> str:
     """The id of the job; RQ allows letters, digits, '_' and '-' in it."""
     return f"preannotate-{project}-{task}-{model_version.replace('.', '_')}"
-
-
-def connect(url: str, *, timeout: float = 0.5) -> Redis:
-    """A client that connects on first use and gives up after `timeout` seconds.
-
-    It does not try again by itself: the backend has one second to answer in, and its caller tries again anyway.
-    """
-    return Redis.from_url(
-        url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=ConnectionRetry(NoBackoff(), 0)
-    )
-
-
-def redis_address(connection: Redis) -> str:
-    """Where the Redis of `connection` is, without user and password."""
-    options = connection.connection_pool.connection_kwargs
-    if "path" in options:
-        return f"unix://{options['path']}"
-    return f"{options.get('host', '127.0.0.1')}:{options.get('port', 6379)}/{options.get('db') or 0}"
-
-
-@contextmanager
-def reachable(connection: Redis) -> Iterator[None]:
-    """Turn a failure of Redis within the block into a QueueError that says where and why."""
-    try:
-        yield
-    except RedisError as error:
-        reason = str(error).rstrip(".") or type(error).__name__
-        where = redis_address(connection)
-        raise QueueError(f"Redis at {where} cannot be used ({reason}): {_remedy(error)}") from error
-
-
-def _remedy(error: RedisError) -> str:
-    match error:
-        case ReadOnlyError():
-            return "set REDIS_URL to the server that it is a replica of"
-        case OutOfMemoryError():
-            return "raise its maxmemory"
-        case ResponseError() if str(error).startswith("MISCONF"):
-            return "make room on its disk"
-    return "start it, or set REDIS_URL"
-
-
-def memory(connection: Redis) -> Memory:
-    """How full Redis is. RedisError."""
-    info = connection.info("memory")
-    return Memory(used=info["used_memory"], most=info.get("maxmemory", 0))
-
-
-def check(connection: Redis) -> None:
-    """That tasks can be taken. QueueError: they cannot, for Redis is away, full, or takes nothing that is written."""
-    with reachable(connection):
-        if memory(connection).full:
-            raise FullError(connection)
-        connection.set("av2t:health", "", ex=60)
-
-
-@contextmanager
-def dispensable(consequence: str) -> Iterator[None]:
-    """Let a failure of Redis within the block pass: the log says the consequence, and what was begun goes on."""
-    try:
-        yield
-    except RedisError as error:
-        log.warning("%s: %s", consequence, error)
 
 
 def open_queue(connection: Redis, name: str = PREANNOTATE) -> KnownQueue:
@@ -306,7 +193,7 @@ def stop_job(connection: Redis, id: str) -> bool:
             fields = flat(failed(job, STOPPED) | {"status": JobStatus.STOPPED.value})
             keys = [job.key, queue.key, queue.scheduled_job_registry.key, queue.failed_job_registry.key]
             script = connection.register_script(_STOP)
-            if script(keys=keys, args=[job.id, FAILURE_TTL, now_of(connection) + FAILURE_TTL, *fields]):
+            if script(keys=keys, args=[job.id, FAILURE_TTL, redis_time(connection) + FAILURE_TTL, *fields]):
                 return True
             if any(now.get_status(refresh=False) == JobStatus.STARTED for now in fetch(connection, [id])):
                 return _send_stop(connection, job)
@@ -388,12 +275,6 @@ def failed(job: KnownJob, sentence: str) -> dict[str, str]:
     return {"status": JobStatus.FAILED.value, "meta": meta, "ended_at": utcformat(datetime.now(UTC))}
 
 
-def now_of(connection: Redis) -> int:
-    """Seconds since the epoch by Redis's clock, which is the same for all workers. RedisError."""
-    seconds, _ = connection.time()
-    return int(seconds)
-
-
 def under_way(connection: Redis, name: str) -> list[KnownJob]:
     """The jobs of the queue of this name that wait, also for a further try, or run. RedisError."""
     return fetch(connection, job_ids(connection, name))
@@ -417,19 +298,6 @@ def job_ids(connection: Redis, name: str, *, ended: bool = False) -> list[str]:
 def id_in(entry: Any) -> str:
     """The job's id in an entry (bytes) of a list or a registry; behind those of jobs that run, an execution's is."""
     return str(entry, errors="replace").partition(":")[0]
-
-
-def number(text: bytes | None) -> float | None:
-    """What Redis keeps as a text; None if that is no number."""
-    try:
-        return float(text or b"")
-    except ValueError:
-        return None
-
-
-def flat(fields: Mapping[str, Any]) -> list[Any]:
-    """A hash's fields and values, as HSET takes them."""
-    return [part for field in fields.items() for part in field]
 
 
 def blank_job(

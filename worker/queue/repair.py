@@ -13,7 +13,8 @@ from redis.exceptions import RedisError
 from rq.job import Job, JobStatus
 
 from av2t_core.errors import AV2TError
-from worker.queue.queue import FAILURE_TTL, RESULT_TTL, connect, drop, job_ids, now_of, open_queue, reachable
+from worker.queue.connection import connect, reachable, redis_time
+from worker.queue.queue import FAILURE_TTL, RESULT_TTL, drop, job_ids, open_queue
 from worker.settings import Settings
 
 log = logging.getLogger("av2t.worker")
@@ -144,7 +145,7 @@ def _looked_at(connection: Redis, name: str, keys: Collection[bytes], listed: Co
         else:
             suspects.append(id)
     if failed:
-        connection.zadd(registry, dict.fromkeys(failed, now_of(connection) + FAILURE_TTL), nx=True)
+        connection.zadd(registry, dict.fromkeys(failed, redis_time(connection) + FAILURE_TTL), nx=True)
     if ends:
         connection.register_script(_END)(keys=list(ends), args=list(ends.values()))
     return suspects

@@ -15,24 +15,12 @@ from redis import Redis
 from redis.lock import Lock
 from rq.job import Job
 
+from worker.queue.connection import FULL, IF_ROOM, FullError, flat, reachable
 from worker.queue.kinds import MOST_EPOCHS as MOST_EPOCHS
 from worker.queue.kinds import Extra as Extra
 from worker.queue.kinds import ToTrain
 from worker.queue.known_job import KnownJob
-from worker.queue.queue import (
-    FULL,
-    IF_ROOM,
-    TRAIN,
-    FullError,
-    blank_job,
-    fetch,
-    flat,
-    job_ids,
-    open_queue,
-    reachable,
-    stop_job,
-    under_way,
-)
+from worker.queue.queue import TRAIN, blank_job, fetch, job_ids, open_queue, stop_job, under_way
 from worker.queue.views import Outcome, State, outcomes, reason, state
 
 FUNCTION = "worker.finetuning.finetune"

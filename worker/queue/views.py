@@ -16,9 +16,10 @@ from rq.job import Job, JobStatus
 from rq.worker import BaseWorker
 
 from av2t_core.limits import REMARKS, SENTENCE
+from worker.queue.connection import reachable
 from worker.queue.kinds import ToPreannotate
 from worker.queue.known_job import EXCEPTION, RESULT, KnownJob, checked, inflated
-from worker.queue.queue import PREANNOTATE, fetch, id_in, job_id, open_queue, reachable
+from worker.queue.queue import PREANNOTATE, fetch, id_in, job_id, open_queue
 
 PAGE = 100
 """Jobs of a registry that are read at a time: as many as the status page shows."""

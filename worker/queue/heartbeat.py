@@ -9,13 +9,13 @@ from contextlib import nullcontext, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-SIGN_INTERVAL = 1.0  # seconds
+INTERVAL = 1.0  # seconds
 STOP = ("stop", "")
 """What the worker sends while a job runs."""
 
 _lock = threading.Lock()  # the clip is decoded in a thread of its own
 _channel: "Connection[Any, Any] | None" = None
-_given = 0.0
+_sent = 0.0
 
 
 def listen(channel: "Connection[Any, Any]") -> None:
@@ -24,12 +24,12 @@ def listen(channel: "Connection[Any, Any]") -> None:
     _channel = channel
 
 
-def alive() -> None:
+def beat() -> None:
     """Tell the worker that the job goes on; to be called wherever it does."""
-    global _given
+    global _sent
     with _lock:
-        if _channel is not None and time.monotonic() - _given >= SIGN_INTERVAL:
-            _given = time.monotonic()
+        if _channel is not None and time.monotonic() - _sent >= INTERVAL:
+            _sent = time.monotonic()
             with suppress(OSError):  # the worker has gone, and this process goes with it
                 _channel.send(("alive", ""))
 
@@ -37,21 +37,21 @@ def alive() -> None:
 def pause(seconds: float) -> None:
     """Wait within a job, which goes on; no longer once the job is to put down what it holds."""
     until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0 and not stop_wanted():
-        alive()
-        time.sleep(min(left, SIGN_INTERVAL))
+    while (left := until - time.monotonic()) > 0 and not cancelled():
+        beat()
+        time.sleep(min(left, INTERVAL))
 
 
-class _Sign:
+class _Beat:
     def update(self, n: int, /) -> None:
-        alive()
+        beat()
 
 
-def progress(_what: str, _total: int) -> nullcontext[_Sign]:
+def progress(_what: str, _total: int) -> nullcontext[_Beat]:
     """For what takes its time within a job: it is alive as long as it gets on."""
-    return nullcontext(_Sign())
+    return nullcontext(_Beat())
 
 
-def stop_wanted() -> bool:
+def cancelled() -> bool:
     """Whether the job is to put down what it holds. While it runs, nothing else is sent."""
     return _channel is not None and _channel.poll()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from worker.queue import signs
+from worker.queue import heartbeat
 
 
 @pytest.fixture
@@ -13,9 +13,9 @@ def worker() -> "Iterator[Connection[Any, Any]]":
     """The worker's end of the channel."""
     with pytest.MonkeyPatch.context() as patch:
         mine, theirs = Pipe()
-        patch.setattr(signs, "_channel", None)
-        patch.setattr(signs, "_given", float("-inf"))
-        signs.listen(theirs)
+        patch.setattr(heartbeat, "_channel", None)
+        patch.setattr(heartbeat, "_sent", float("-inf"))
+        heartbeat.listen(theirs)
         yield mine
         mine.close()
         theirs.close()
@@ -23,23 +23,23 @@ def worker() -> "Iterator[Connection[Any, Any]]":
 
 def test_a_sign_of_life_comes_at_most_each_second(worker: "Connection[Any, Any]") -> None:
     for _ in range(3):
-        signs.alive()
+        heartbeat.beat()
     assert worker.recv() == ("alive", "")
     assert not worker.poll()
 
 
 def test_the_wish_to_stop_stays_until_it_is_read(worker: "Connection[Any, Any]") -> None:
-    assert not signs.stop_wanted()
-    worker.send(signs.STOP)
-    assert signs.stop_wanted()
-    assert signs.stop_wanted()
+    assert not heartbeat.cancelled()
+    worker.send(heartbeat.STOP)
+    assert heartbeat.cancelled()
+    assert heartbeat.cancelled()
 
 
 def test_a_worker_that_has_gone_is_told_nothing(worker: "Connection[Any, Any]") -> None:
     worker.close()
-    signs.alive()
+    heartbeat.beat()
 
 
 def test_nobody_has_to_listen() -> None:
-    signs.alive()
-    assert not signs.stop_wanted()
+    heartbeat.beat()
+    assert not heartbeat.cancelled()
