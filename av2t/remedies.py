@@ -21,6 +21,7 @@ _WORDS = {
     Remedy.PUSH: "`av2t models push {name}` first",
     Remedy.PUSH_WHOLE: "delete it there, and run `av2t models push {name}` on a machine that has it whole",
     Remedy.ROLLBACK: "go back with `av2t models rollback --project {project}`, or promote another one, first",
+    Remedy.STORE_URL: "AV2T_MODELS_URL names it",
 }
 
 

@@ -22,6 +22,7 @@ class Remedy(StrEnum):
     PUSH = auto()  # name
     PUSH_WHOLE = auto()  # name
     ROLLBACK = auto()  # project
+    STORE_URL = auto()
 
 
 class AV2TError(Exception):

@@ -209,7 +209,7 @@ class Store:
             except (ImportError, ValueError) as error:
                 package = " (av2t-sam's extra [s3] brings it)" if self.url.startswith("s3:") else ""
                 raise WeightsError(
-                    f"the model store {self.url} cannot be opened: {error}{package}; correct its URL"
+                    f"the model store {self.url} cannot be opened: {error}{package}", Remedy.STORE_URL
                 ) from None
         return files, root
 

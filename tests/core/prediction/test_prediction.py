@@ -142,7 +142,7 @@ def test_an_interrupted_run_leaves_the_folder_as_it_was(tmp_path: Path, interrup
     def run() -> None:
         with PredictionWriter(tmp_path) as writer:
             writer.add(silent(0))
-            raise interruption
+            raise interruption("in between")
 
     with pytest.raises(interruption):
         run()

@@ -66,7 +66,7 @@ def test_another_file_list_is_told() -> None:
     with pytest.raises(WeightsError) as error:
         published.find(published.model("sam2-l", "mul", "s4"), ["beit3.pth", "README.md"])
     assert str(error.value).startswith(
-        "Kyungbok/AV2T-SAM holds no file named like …_mul_adapter_evf_sam2_s4_best.pth; it holds README.md, beit3.pth: "
+        "Kyungbok/AV2T-SAM holds no file named like …_mul_adapter_evf_sam2_s4_best.pth; it holds README.md, beit3.pth"
     )
     with pytest.raises(WeightsError, match="it holds nothing"):
         published.find(published.ENCODERS["ms-clap"], [])

@@ -320,7 +320,6 @@ def test_a_bucket_that_is_not_there_passes_by_no_waiting(s3_server: str, monkeyp
     with pytest.raises(WeightsError, match="the model store s3://nobodys is not there") as caught:
         Store("s3://nobodys").check()
     assert not isinstance(caught.value, StoreAwayError)
-    assert f"`av2t models push {NAME}`" in told(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -331,8 +330,8 @@ def test_a_bucket_that_is_not_there_passes_by_no_waiting(s3_server: str, monkeyp
 def test_a_protocol_without_its_package_is_named(url: str, said: str) -> None:
     with pytest.raises(WeightsError, match=rf"^the model store {url} cannot be opened: .*{said}") as caught:
         Store(url).listing()
+    assert told(caught.value).endswith("; AV2T_MODELS_URL names it")
     assert not isinstance(caught.value, StoreAwayError)
-    assert f"`av2t models push {NAME}`" in told(caught.value)
 
 
 def test_a_folder_that_may_not_be_read_is_no_outage(folder: Store, here: Path, tmp_path: Path) -> None:
