@@ -1,6 +1,7 @@
 """Files: room on a disk, errors of writing as sentences, and plain files in folders that others may write to, too."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -87,15 +88,71 @@ def write_blocks(blocks: Iterable[bytes], file: IO[bytes]) -> str:
     return digest.hexdigest()
 
 
+def file_hash(path: Path) -> str:
+    """Its sha256, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def aside(path: Path, *, several: bool = False) -> Iterator[Path]:
+    """A hidden name beside `path` for a file that is not whole yet. What still has that name in the end is deleted.
+
+    `several`: whether several processes may write the file at the same time.
+    """
+    name = path.with_name(f".{path.name}.{os.getpid()}.part" if several else f".{path.name}.part")
+    name.unlink(missing_ok=True)  # a kill may have left it, or somebody have put a link there
+    try:
+        yield name
+    finally:
+        name.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_file(path: Path, *, several: bool = False, sync: bool = False) -> Iterator[Path]:
+    """Where to write a file that replaces `path` as a whole in the end, and not at all after an error.
+
+    `several`: as for `aside`. `sync`: have the content on the disk first, which a rename may reach before it.
+    """
+    with aside(path, several=several) as name:
+        yield name
+        if sync:
+            with name.open("rb") as file:
+                os.fsync(file.fileno())
+        name.replace(path)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """An empty folder beside `path` that is renamed to it in the end, and deleted after an error."""
+    name = path.with_name(f".{path.name}.part")
+    shutil.rmtree(name, ignore_errors=True)
+    name.mkdir(parents=True)
+    try:
+        yield name
+        name.rename(path)
+    finally:
+        shutil.rmtree(name, ignore_errors=True)
+
+
 def read_plain(path: Path, most: int) -> bytes:
     """Up to `most` bytes of a file. OSError: it is not there, or no plain file."""
     with os.fdopen(_opened(path, os.O_RDONLY), "rb") as file:
         return file.read(most)
 
 
-def open_lock(path: Path, *, make: bool = True) -> IO[bytes]:
-    """A file to be locked, made where it is missing; what is in it stays. OSError: it is no plain file."""
-    return os.fdopen(_opened(path, os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if make else 0)), "r+b")
+def locked(path: Path, *, wait: bool = True, make: bool = True) -> IO[bytes]:
+    """The file, locked until it is closed, by a kill too. It is made where it is missing, and keeps its content.
+
+    BlockingIOError: another process holds the lock, unless `wait`. OSError: it is no plain file.
+    """
+    file = os.fdopen(_opened(path, os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if make else 0)), "r+b")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def _opened(path: Path, flags: int) -> int:

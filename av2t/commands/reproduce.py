@@ -12,6 +12,7 @@ from av2t.console import note, progress_bar
 from av2t_core.data.avsbench import LabelledClip, Layout, missing_files, read_clips, refuse_missing
 from av2t_core.evaluation.hearing import Hearing, shuffled
 from av2t_core.evaluation.tables import ROWS, TINY, Row, rows_of
+from av2t_core.files import atomic_file
 from av2t_core.training.plan import PaperRecipe, Plan, TrainingError, make_plan
 from worker.settings import Settings
 
@@ -156,9 +157,8 @@ def _measured(cell: Cell, settings: Settings, args: argparse.Namespace) -> Numbe
     kept = folder / "test.json"
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        aside = kept.with_suffix(".part")
-        aside.write_text(json.dumps(_measure(cell, settings)) + "\n")
-        aside.replace(kept)
+        with atomic_file(kept) as aside:
+            aside.write_text(json.dumps(_measure(cell, settings)) + "\n")
     numbers: Numbers = json.loads(kept.read_text())
     return numbers
 

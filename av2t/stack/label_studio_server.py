@@ -6,7 +6,6 @@ The whole of its environment is pinned with hashes in label_studio_server.requir
 
 from __future__ import annotations
 
-import fcntl
 import json
 import secrets
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from av2t.stack.process import Process
 from av2t_core.errors import AV2TError
-from av2t_core.files import open_lock
+from av2t_core.files import atomic_file, locked
 
 VERSION = "1.23.2"
 REQUIREMENTS = Path(__file__).with_name("label_studio_server.requirements.txt")
@@ -65,11 +64,10 @@ def install(environment: Path, log: Path) -> None:
     environment.parent.mkdir(parents=True, exist_ok=True)
     path = environment.with_name(environment.name + ".lock")
     try:
-        lock = open_lock(path)
+        lock = locked(path)
     except OSError as error:
         raise AV2TError(f"{path}: cannot be written ({error.strerror})") from None
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         if is_installed(environment):
             return
         _uv(["venv", "--clear", "--no-python-downloads", "--python", sys.executable, str(environment)], log)
@@ -116,11 +114,9 @@ def account(path: Path) -> Account:
             ) from None
     made = Account(email="demo@example.com", password=secrets.token_urlsafe(9), api_key=secrets.token_hex(20))
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    partial.touch(mode=0o600)
-    partial.write_text(json.dumps(asdict(made)) + "\n")
-    partial.replace(path)
+    with atomic_file(path) as partial:
+        partial.touch(mode=0o600)
+        partial.write_text(json.dumps(asdict(made)) + "\n")
     return made
 
 

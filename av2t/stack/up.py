@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
@@ -22,7 +21,7 @@ from av2t.stack.process import Process, Terminated, answers, check_port, signals
 from av2t.stack.redis_server import redis_url, start_redis
 from av2t.stack.supervisor import Supervisor
 from av2t_core.errors import AV2TError
-from av2t_core.files import open_lock
+from av2t_core.files import locked, read_plain
 from av2t_core.versions.version import resolve
 from worker.queue.connection import connect
 from worker.queue.queue import PREANNOTATE, TRAIN
@@ -252,7 +251,13 @@ def _owned(data_dir: Path) -> Iterator[None]:
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         free = shutil.disk_usage(data_dir).free // 1_000_000
-        lock = open_lock(data_dir / "up.lock")
+        try:
+            lock = locked(data_dir / "up.lock", wait=False)
+        except BlockingIOError:
+            holder = read_plain(data_dir / "up.lock", 20).decode(errors="replace")
+            raise AV2TError(
+                f"another av2t up (process {holder}) uses {data_dir}; stop it, or choose another with --data-dir"
+            ) from None
     except OSError as error:
         raise AV2TError(
             f"the folder {data_dir} cannot be used ({error.strerror}); choose another with --data-dir"
@@ -262,14 +267,6 @@ def _owned(data_dir: Path) -> Iterator[None]:
             f"{data_dir} has {free} MB of space left; free {DISK_SPACE_MB} MB, or choose another with --data-dir"
         )
     with lock:
-        try:
-            # The kernel takes the lock back when this process ends, however it ends.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = lock.read(20).decode(errors="replace")
-            raise AV2TError(
-                f"another av2t up (process {holder}) uses {data_dir}; stop it, or choose another with --data-dir"
-            ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()).encode())
         lock.flush()

@@ -9,7 +9,6 @@ masks of everything in view, as `saved_predictions` reads them: what a model sco
 """
 
 import csv
-import os
 import wave
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from av2t_core.data.avsbench import FRAMES, SIZE, SOUNDING, SOUNDING_COLUMNS, SP
 from av2t_core.data.composed_clip import ClipRecipe, draw_recipe, in_order, save_mask, scene_of, soundtrack
 from av2t_core.data.cutouts import SAMPLE_RATE, Cutouts
 from av2t_core.errors import AV2TError
+from av2t_core.files import atomic_file
 
 SetLayout = Literal["s4", "ms3"]
 
@@ -148,11 +148,8 @@ def draw_clip(rng: np.random.Generator, recipe: SetRecipe, labels: tuple[str, ..
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Aside and renamed into place."""
-    partial = path.with_name(f".{path.name}")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with atomic_file(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([columns, *rows])
-    os.replace(partial, path)
 
 
 def _write_wav(path: Path, samples: NDArray[np.float32]) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from av2t_core.ahead import read_ahead
 from av2t_core.data.avsbench import SIZE
+from av2t_core.files import atomic_file
 from av2t_core.media.clip import Window
 from av2t_core.model.inputs import SAM_MEAN, SAM_STD, multimodal_images, sam_images, to_device
 from av2t_core.prediction.predictor import crop
@@ -83,15 +84,10 @@ class ClipExamples:
             return None
 
     def save(self, path: Path) -> None:
-        """Written aside and renamed."""
-        aside = path.with_name(f"{path.name}.part")
         tensors = {f.name: getattr(self.keyframes, f.name).contiguous() for f in fields(Examples)}
         notes = json.dumps({"sha256": self.sha256, "labels": self.labels})
-        try:
+        with atomic_file(path) as aside:
             save_file(tensors | {"things": self.things.contiguous()}, aside, {"notes": notes})
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)  # where there was no room for it, it would take what there is
 
 
 class Thing(Protocol):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, distributed, nn
 from tqdm import tqdm
 
+from av2t_core.files import atomic_file
 from av2t_core.prediction.predictor import computes_bf16
 
 
@@ -93,8 +94,8 @@ class Loop:
     def keep(self, name: str, **state: Any) -> None:
         """Written aside by the first process and renamed, so that a kill never leaves half a file."""
         if distributed.get_rank() == 0:
-            torch.save(state, self.out / f"{name}.part")
-            (self.out / f"{name}.part").replace(self.out / name)
+            with atomic_file(self.out / name) as aside:
+                torch.save(state, aside)
         distributed.barrier()
 
     def _log(self, **entry: object) -> None:

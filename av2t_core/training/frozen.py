@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from av2t_core.data.avsbench import DataError, LabelledClip
+from av2t_core.files import file_hash
 from av2t_core.media.sound import Sound
 from av2t_core.model.inputs import sam_images, to_device
 from av2t_core.training.tensor_store import TensorStore
 from av2t_core.versions.checkpoint import Loaded
-from av2t_core.versions.version import file_hash
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from av2t_core.data.avsbench import LabelledClip, Layout, missing_files, read_clips, refuse_missing, table_of
 from av2t_core.errors import AV2TError, WeightsError
+from av2t_core.files import file_hash
 from av2t_core.model.config import Feature
 from av2t_core.model.presets import NO_ADAPTER, PRESETS
-from av2t_core.versions.version import Version, check_name, file_hash, resolve, resolve_start
+from av2t_core.versions.version import Version, check_name, resolve, resolve_start
 
 
 class TrainingError(AV2TError):

@@ -8,7 +8,6 @@ tensorboard/       the same as curves
 curve.png          the learning curve, drawn at the end
 """
 
-import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from av2t_core.files import open_lock, writing
+from av2t_core.files import atomic_file, locked, writing
 from av2t_core.training.plan import TrainingError
 
 Entry = dict[str, Any]
@@ -51,23 +50,19 @@ class RunFolder:
         """Within it no other process trains here. TrainingError: one does, or the folder is of another plan."""
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = open_lock(self.path / ".lock")
-        with lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock = locked(self.path / ".lock", wait=False)
             except BlockingIOError:
                 raise TrainingError(f"another training is at work in {self.path}: wait until it has ended") from None
+        with lock:
             self._claim(json.loads(json.dumps(plan)))
             yield
 
     def save(self, position: Position, trained: Mapping[str, Tensor], **states: Any) -> None:
         """`states`: state dicts of the optimiser and its schedule."""
-        aside = self.path / "checkpoint.part"
-        with writing(self.path):
-            # Into a file of Python's own: PyTorch's does not say why it cannot be written.
-            with aside.open("wb") as file:
-                torch.save({"position": asdict(position), "trained": dict(trained), **states}, file)
-            aside.replace(self.path / "checkpoint.pt")
+        # Into a file of Python's own: PyTorch's does not say why it cannot be written.
+        with writing(self.path), atomic_file(self.path / "checkpoint.pt") as aside, aside.open("wb") as file:
+            torch.save({"position": asdict(position), "trained": dict(trained), **states}, file)
 
     def load(self) -> dict[str, Any] | None:
         """What `save` kept, on the host, with `position` as a Position; None at the beginning."""
@@ -78,10 +73,8 @@ class RunFolder:
         return {**state, "position": Position(**state["position"])}
 
     def keep_best(self, trained: Mapping[str, Tensor]) -> None:
-        aside = self.path / "best.part"
-        with writing(self.path):
+        with writing(self.path), atomic_file(self.path / "best.safetensors") as aside:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in trained.items()}, aside)
-            aside.replace(self.path / "best.safetensors")
 
     def best(self) -> dict[str, Tensor]:
         state: dict[str, Tensor] = load_file(self.path / "best.safetensors")
@@ -100,18 +93,14 @@ class RunFolder:
     def forget_after(self, position: Position) -> None:
         """Take out of the log what comes after `position`, for it is going to happen again."""
         kept = [entry for entry in self.entries() if _is_before(entry, position)]
-        aside = self.path / "log.part"
-        with writing(self.path):
+        with writing(self.path), atomic_file(self.path / "log.jsonl") as aside:
             aside.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-            aside.replace(self.path / "log.jsonl")
 
     def _claim(self, plan: Entry) -> None:
         path = self.path / "run.json"
         if not path.exists():
-            with writing(self.path):
-                aside = self.path / "run.part"
+            with writing(self.path), atomic_file(path) as aside:
                 aside.write_text(json.dumps(plan, indent=2) + "\n")
-                aside.replace(path)
             return
         there = json.loads(path.read_text())
         differing = [

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from av2t_core.files import writing
+from av2t_core.files import atomic_file, writing
 
 
 class TensorStore:
@@ -60,15 +60,11 @@ class TensorStore:
             self.full = True
             return
         path = self._path(key)
-        aside = path.with_suffix(f".{os.getpid()}")
         with writing(self.folder):
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
+            with atomic_file(path, several=True) as aside:
                 save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, aside)
                 self._room -= aside.stat().st_size
-                aside.replace(path)
-            finally:
-                aside.unlink(missing_ok=True)
 
     def _drop(self, path: Path) -> None:
         try:

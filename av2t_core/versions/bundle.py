@@ -13,21 +13,20 @@ used before it is checked, and nothing that is there is replaced. Nothing here i
 
 import hashlib
 import re
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from av2t_core.errors import Remedy, WeightsError, misfit
-from av2t_core.files import read_blocks, require_space, write_blocks, writing
+from av2t_core.files import atomic_file, atomic_folder, file_hash, read_blocks, require_space, write_blocks, writing
 from av2t_core.limits import LARGEST_CARD
 from av2t_core.model.presets import PRESETS
 from av2t_core.versions.card import usable_card
 from av2t_core.versions.folder import alone
 from av2t_core.versions.store import fetch
 from av2t_core.versions.tensor_header import check_header
-from av2t_core.versions.version import BUILT_IN, IMPORT_MARK, NAMES, Version, check_name, file_hash, find, is_own_name
+from av2t_core.versions.version import BUILT_IN, IMPORT_MARK, NAMES, Version, check_name, find, is_own_name
 
 SUMS = "SHA256SUMS"
 
@@ -49,9 +48,8 @@ def export_version(version: Version, target: Path) -> None:
             raise WeightsError(f"{path} is missing; {version.remedy}")
     card = version.directory / "card.json"
     files = {card: hashlib.sha256(card.read_bytes()).hexdigest(), **dict(version.kept_files)}
-    aside = target.with_name(f".{target.name}.part")
     try:
-        with ZipFile(aside, "w", ZIP_STORED) as archive:
+        with atomic_file(target) as aside, ZipFile(aside, "w", ZIP_STORED) as archive:
             sums = "".join(f"{sha256}  {version.member(path)}\n" for path, sha256 in files.items())
             archive.writestr(_info(SUMS), sums)
             for path, sha256 in files.items():
@@ -63,11 +61,8 @@ def export_version(version: Version, target: Path) -> None:
                         raise WeightsError(
                             f"{path} is damaged: its sha256 is not the one on the card; {version.remedy}"
                         )
-        aside.rename(target)
     except OSError as error:
         raise WeightsError(f"{target} cannot be written ({error.strerror}): name a file that can") from None
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def import_version(file: Path, models_dir: Path) -> tuple[Version, bool]:
@@ -148,24 +143,17 @@ class _Bundle:
                 if (path, sha256) not in new and file_hash(path) != sha256:
                     raise WeightsError(f"{path} is damaged, or another part of the same name, and stays as it is")
             require_space(models_dir, sum(self._size(path) for path, _ in new), name)
-            aside = models_dir / f".{name}.part"
-            shutil.rmtree(aside, ignore_errors=True)
-            try:
-                with writing(models_dir):
-                    aside.mkdir()
-                    (aside / "card.json").write_bytes(self.card)
-                    (aside / IMPORT_MARK).touch()
-                    for path, sha256 in new:
-                        self._extract(path, sha256, aside / path.name)
-                    shapes = {path: _shapes([aside / path.name]) for path, _ in new}
-                    if base is not None:
-                        _require_fit(version, shapes[version.weights], _shapes(path for path, _ in base.files))
-                    for path, _ in new:
-                        if path.parent != version.directory:
-                            (aside / path.name).rename(path)
-                    aside.rename(version.directory)
-            finally:
-                shutil.rmtree(aside, ignore_errors=True)
+            with writing(models_dir), atomic_folder(version.directory) as aside:
+                (aside / "card.json").write_bytes(self.card)
+                (aside / IMPORT_MARK).touch()
+                for path, sha256 in new:
+                    self._extract(path, sha256, aside / path.name)
+                shapes = {path: _shapes([aside / path.name]) for path, _ in new}
+                if base is not None:
+                    _require_fit(version, shapes[version.weights], _shapes(path for path, _ in base.files))
+                for path, _ in new:
+                    if path.parent != version.directory:
+                        (aside / path.name).rename(path)
         return True
 
     def _size(self, path: Path) -> int:

@@ -3,9 +3,7 @@
 Besides the versions and their parts (see `versions`) it holds `downloads`, files that are being fetched.
 """
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from av2t_core.errors import WeightsError
-from av2t_core.files import Progress, disk_error, open_lock, writing
+from av2t_core.files import Progress, aside, atomic_folder, file_hash, locked, writing
 from av2t_core.model.config import Feature
 from av2t_core.versions import published
 from av2t_core.versions.card import part_file
 from av2t_core.versions.store import fetch, quiet
-from av2t_core.versions.version import PARTS_FOLDER, Version, file_hash, resolve
+from av2t_core.versions.version import PARTS_FOLDER, Version, resolve
 
 if TYPE_CHECKING:  # it brings torch, and who has no weights should not wait for that
     from torch import Tensor
@@ -46,18 +44,15 @@ def alone(models_dir: Path) -> Iterator[None]:
     WeightsError: somebody is at it, or the folder cannot be written.
     """
     parts = models_dir / PARTS_FOLDER
-    try:
+    with writing(models_dir):
         parts.mkdir(parents=True, exist_ok=True)
-        lock = open_lock(models_dir / ".lock")
-    except OSError as error:
-        raise disk_error(error, models_dir) from None
-    with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = locked(models_dir / ".lock", wait=False)
         except BlockingIOError:
             raise WeightsError(
                 f"weights are pulled or imported into {models_dir} already: wait until that has ended"
             ) from None
+    with lock:
         for left in parts.glob(".*"):
             left.unlink()
         yield
@@ -138,31 +133,22 @@ def save_version(
         raise WeightsError(f"{directory} exists; a model version is never changed, choose another name")
     if (base := Version(name=directory.name, directory=directory, card=dict(card)).base) is not None:
         card = {**card, "parent_sha256": base.card["sha256"]}
-    aside = directory.with_name(f".{directory.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        sha256 = _save(aside / "weights.safetensors", tensors)
+    with atomic_folder(directory) as made:
+        sha256 = _save(made / "weights.safetensors", tensors)
         text = json.dumps({**card, "sha256": sha256}, indent=2, ensure_ascii=False)
-        (aside / "card.json").write_text(text + "\n")
+        (made / "card.json").write_text(text + "\n")
         for file in beside:
-            shutil.copyfile(file, aside / file.name)
-        aside.rename(directory)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+            shutil.copyfile(file, made / file.name)
 
 
 def save_part(models_dir: Path, name: str, tensors: "Mapping[str, Tensor]") -> dict[str, str]:
     """Tensors that versions share, named by their content. Returns what goes into the cards' `parts`."""
     folder = models_dir / PARTS_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".{name}.{os.getpid()}.part"  # two trainings may end at the same time
-    try:
-        sha256 = _save(aside, tensors)
+    with aside(folder / name, several=True) as made:  # two trainings may end at the same time
+        sha256 = _save(made, tensors)
         file = part_file(name, sha256)
-        aside.rename(folder / file)
-    finally:
-        aside.unlink(missing_ok=True)
+        made.rename(folder / file)
     return {"file": file, "sha256": sha256}
 
 

@@ -6,13 +6,13 @@ out, and said once.
 
 import logging
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from av2t_core.errors import StoreAwayError, WeightsError
+from av2t_core.files import atomic_folder
 from av2t_core.limits import LARGEST_CARD
 from av2t_core.versions import pointers
 from av2t_core.versions.card import usable_card
@@ -107,12 +107,9 @@ class Mirror:
                 store.mark(name, directory)
                 return
             self._make_way(store, here, before)
-        aside = self._models_dir / f".{name}.mirrored"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
-        (aside / "card.json").write_bytes(text)
-        store.mark(name, aside)
-        aside.rename(directory)
+        with atomic_folder(directory) as aside:
+            (aside / "card.json").write_bytes(text)
+            store.mark(name, aside)
 
     def _make_way(self, store: Store, here: Version, mark: Mark | None) -> None:
         """For another version of that name, which is what all other machines mean by it."""

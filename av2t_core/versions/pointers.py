@@ -6,9 +6,7 @@ A project without such a file uses what the settings name. Where there is a mode
 count: they are changed there first, and what lies here follows. Nothing here imports torch.
 """
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 
 from av2t_core.errors import Remedy, StoreAwayError, WeightsError
-from av2t_core.files import disk_error, open_lock, read_plain
+from av2t_core.files import atomic_file, disk_error, locked, read_plain
 from av2t_core.limits import LARGEST_CARD
 from av2t_core.versions.store import Store
 from av2t_core.versions.version import (
@@ -209,8 +207,7 @@ def changing(models_dir: Path) -> Iterator[None]:
     folder = models_dir / PROJECTS_FOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with open_lock(folder / ".lock") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, by a kill too
+        with locked(folder / ".lock"):
             yield
     except OSError as error:
         raise disk_error(error, folder) from error
@@ -221,9 +218,5 @@ def _write(models_dir: Path, project: int, pointer: Pointer, store: Store | None
     if store:
         store.write_text(_member(project), text.encode())
     path = models_dir / _member(project)
-    aside = path.with_suffix(".part")
-    with aside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())  # a rename may reach the disk before what it names
-    aside.replace(path)
+    with atomic_file(path, sync=True) as aside:
+        aside.write_text(text)

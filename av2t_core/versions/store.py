@@ -9,7 +9,6 @@ Nothing here imports torch, and fsspec, which reaches the storage, only once a s
 come from the environment, in the variables of its own package.
 """
 
-import fcntl
 import json
 import os
 import time
@@ -24,10 +23,23 @@ from secrets import token_hex
 from typing import IO, Any
 
 from av2t_core.errors import AV2TError, Remedy, StoreAwayError, WeightsError
-from av2t_core.files import Bar, Progress, disk_error, open_lock, read_blocks, read_plain, require_space, write_blocks
+from av2t_core.files import (
+    Bar,
+    Progress,
+    aside,
+    atomic_file,
+    disk_error,
+    file_hash,
+    locked,
+    read_blocks,
+    read_plain,
+    require_space,
+    write_blocks,
+    writing,
+)
 from av2t_core.limits import LARGEST_CARD
 from av2t_core.versions.card import usable_card
-from av2t_core.versions.version import BUILT_IN, PARTS_FOLDER, STORE_MARK, Version, file_hash
+from av2t_core.versions.version import BUILT_IN, PARTS_FOLDER, STORE_MARK, Version
 
 FETCHING = ".fetching"
 """The folder beside the versions in which files are until they are whole."""
@@ -175,12 +187,11 @@ class Store:
             modified: datetime | None = None
             with suppress(NotImplementedError):
                 modified = files.modified(path)
-        aside = directory / f"{STORE_MARK}.part"
         try:
-            aside.write_text(json.dumps(asdict(Mark(url=self.url, stamp=entry.stamp))))
-            if modified is not None:
-                os.utime(directory / "card.json", (modified.timestamp(), modified.timestamp()))
-            aside.replace(directory / STORE_MARK)
+            with atomic_file(directory / STORE_MARK) as aside:
+                aside.write_text(json.dumps(asdict(Mark(url=self.url, stamp=entry.stamp))))
+                if modified is not None:
+                    os.utime(directory / "card.json", (modified.timestamp(), modified.timestamp()))
         except OSError as error:
             raise disk_error(error, directory) from None
 
@@ -260,29 +271,29 @@ def fetch(version: Version, progress: Progress = quiet) -> None:
     if not _lacking(version):
         return
     models_dir = version.directory.parent
-    folder = models_dir / FETCHING
-    with _alone(folder, progress):
-        lacking = _lacking(version)  # another process may have brought it meanwhile
-        sizes = [store.size(member) for store, member, _, _ in lacking]
-        require_space(models_dir, sum(sizes), version.name)
-        for (store, member, path, sha256), size in zip(lacking, sizes, strict=True):
-            aside = folder / sha256
-            try:
-                with progress(f"fetch {member}", size) as bar, aside.open("wb") as file:
-                    found = write_blocks(store.blocks(member, bar), file)
-                    os.fsync(file.fileno())  # a rename may reach the disk before what it names
-                if found != sha256:
-                    raise WeightsError(
-                        f"{member} is damaged in the model store {store.url}: its sha256 is not the one on the card",
-                        Remedy.PUSH_WHOLE,
-                        name=version.name,
-                    )
-                path.parent.mkdir(exist_ok=True)
-                aside.replace(path)
-            except OSError as error:
-                raise disk_error(error, models_dir) from error
-            finally:
-                aside.unlink(missing_ok=True)
+    with writing(models_dir):
+        (models_dir / FETCHING).mkdir(exist_ok=True)
+        with _lock(models_dir / FETCHING / "lock", progress):
+            lacking = _lacking(version)  # another process may have brought it meanwhile
+            sizes = [store.size(member) for store, member, _, _ in lacking]
+            require_space(models_dir, sum(sizes), version.name)
+            for (store, member, path, sha256), size in zip(lacking, sizes, strict=True):
+                with progress(f"fetch {member}", size) as bar, aside(models_dir / FETCHING / sha256) as part:
+                    with part.open("wb") as file:
+                        found = write_blocks(store.blocks(member, bar), file)
+                        os.fsync(file.fileno())  # a rename may reach the disk before what it names
+                    if found != sha256:
+                        raise _damaged(store, member, version)
+                    path.parent.mkdir(exist_ok=True)
+                    part.replace(path)
+
+
+def _damaged(store: Store, member: str, version: Version) -> WeightsError:
+    return WeightsError(
+        f"{member} is damaged in the model store {store.url}: its sha256 is not the one on the card",
+        Remedy.PUSH_WHOLE,
+        name=version.name,
+    )
 
 
 def _lacking(version: Version) -> list[tuple[Store, str, Path, str]]:
@@ -296,29 +307,16 @@ def _lacking(version: Version) -> list[tuple[Store, str, Path, str]]:
     ]
 
 
-@contextmanager
-def _alone(folder: Path, progress: Progress) -> Iterator[None]:
-    """Within it no other process of this machine fetches. Who waits says so: a worker's job has to give signs."""
-    try:
-        folder.mkdir(exist_ok=True)
-        lock = open_lock(folder / "lock")
-    except OSError as error:
-        raise disk_error(error, folder) from None
-    with lock:  # until it is closed, by a kill too
-        if not _locked(lock):
-            with progress("wait for another process that fetches", 0) as bar:
-                while not _locked(lock):
-                    bar.update(0)
-                    time.sleep(0.2)
-        yield
-
-
-def _locked(lock: IO[bytes]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _lock(path: Path, progress: Progress) -> IO[bytes]:
+    """So that no other process of this machine fetches. Who waits says so: a worker's job has to give signs."""
+    with suppress(BlockingIOError):
+        return locked(path, wait=False)
+    with progress("wait for another process that fetches", 0) as bar:
+        while True:
+            bar.update(0)
+            time.sleep(0.2)
+            with suppress(BlockingIOError):
+                return locked(path, wait=False)
 
 
 def _entry(known: dict[str, Any]) -> Entry:

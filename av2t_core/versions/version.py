@@ -12,7 +12,6 @@ over those of its parent. A version is written aside and renamed into place, and
 imports torch: the backend only asks for names.
 """
 
-import hashlib
 import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from av2t_core.errors import Remedy, WeightsError
-from av2t_core.files import read_plain
+from av2t_core.files import file_hash, read_plain
 from av2t_core.limits import LARGEST_CARD
 from av2t_core.model.presets import NO_ADAPTER, PRESETS
 from av2t_core.versions import published
@@ -252,12 +251,6 @@ def damaged(models_dir: Path) -> dict[str, str]:
 def fine_tuned_name(parent: Version, project: int, number: int) -> str:
     """What the version is called that a project's training of this number makes from `parent`. WeightsError."""
     return check_name(f"{parent.chain[-1].name}-p{project}-{number}")
-
-
-def file_hash(path: Path) -> str:
-    """Its sha256, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_name(name: str) -> str:

@@ -1,6 +1,7 @@
 """Room on a disk; and pipes, links and folders in the place of files of ours: real ones, and nobody waits for them."""
 
 import errno
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,12 @@ from av2t.remedies import told
 from av2t.stack import label_studio_server
 from av2t.stack.up import _owned
 from av2t_core.errors import AV2TError, DiskFullError, WeightsError
-from av2t_core.files import disk_error, in_gigabytes, open_lock, read_plain, require_space
+from av2t_core.files import atomic_file, atomic_folder, disk_error, in_gigabytes, locked, read_plain, require_space
 from av2t_core.training.run_folder import RunFolder
 from av2t_core.versions.folder import alone
 from av2t_core.versions.pointers import changing, read
-from av2t_core.versions.store import _alone, mark_of, quiet
-from av2t_core.versions.version import damaged, find, installed
+from av2t_core.versions.store import fetch, mark_of
+from av2t_core.versions.version import damaged, find, installed, resolve
 from tests.conftest import EMBEDDED
 from worker.process.work_folder import work_folder
 
@@ -85,8 +86,10 @@ def enter_run(there: Path) -> None:
 
 
 def enter_fetching(there: Path) -> None:
-    with _alone(there, quiet):
-        pytest.fail("it was locked")
+    (there / "mine-1").mkdir()
+    (there / "mine-1/card.json").write_text(json.dumps({"preset": "tiny", "labels": [], "sha256": "0" * 64}))
+    (there / "mine-1/.store").write_text(json.dumps({"url": "file:///nowhere", "stamp": ""}))
+    fetch(resolve("mine-1", there))
 
 
 def enter_up(there: Path) -> None:
@@ -98,7 +101,7 @@ LOCKS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "of the model versions": (".lock", enter_alone),
     "of the pointers": ("projects/.lock", enter_changing),
     "of a training": (".lock", enter_run),
-    "of what is fetched": ("lock", enter_fetching),
+    "of what is fetched": (".fetching/lock", enter_fetching),
     "of av2t up": ("up.lock", enter_up),
     "of Label Studio's environment": (
         "env.lock",
@@ -121,12 +124,12 @@ def test_a_lock_that_is_no_file_is_told(tmp_path: Path, what: str, make: Callabl
 
 
 def test_a_lock_is_made_and_keeps_what_is_in_it(tmp_path: Path) -> None:
-    with open_lock(tmp_path / "lock") as lock:
+    with locked(tmp_path / "lock") as lock:
         lock.write(b"12")
-    with open_lock(tmp_path / "lock") as lock:
+    with locked(tmp_path / "lock") as lock:
         assert lock.read() == b"12"
     with pytest.raises(FileNotFoundError):
-        open_lock(tmp_path / "none", make=False)
+        locked(tmp_path / "none", make=False)
 
 
 def test_a_forsaken_folder_with_a_pipe_for_a_lock_hangs_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,3 +154,34 @@ def test_what_is_read_is_a_file(tmp_path: Path) -> None:
     for reading in (lambda: mark_of(models_dir / "mine-1"), lambda: read(models_dir, 3)):
         with pytest.raises(WeightsError, match="is no plain file, delete it"):
             reading()
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    (tmp_path / ".a.part").symlink_to(tmp_path / "precious")
+    with atomic_file(path, sync=True) as aside:
+        aside.write_text("first")
+        assert not path.exists()
+    with pytest.raises(FileNotFoundError), atomic_file(path, several=True) as aside:
+        aside.joinpath("no folder").write_text("second")
+    assert path.read_text() == "first"
+    assert [each.name for each in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_folder_appears_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a"
+    (path.parent / ".a.part").mkdir(parents=True)
+    (path.parent / ".a.part" / "of a kill").touch()
+    with pytest.raises(FileNotFoundError), atomic_folder(path) as aside:
+        (aside / "none" / "b").touch()
+    assert not list(path.parent.iterdir())
+    with atomic_folder(path) as aside:
+        (aside / "b").touch()
+        assert not path.exists()
+    assert [each.name for each in path.parent.rglob("*")] == ["a", "b"]
+
+
+def test_a_lock_is_held_by_one_process_until_it_is_closed(tmp_path: Path) -> None:
+    with locked(tmp_path / "lock"), pytest.raises(BlockingIOError):
+        locked(tmp_path / "lock", wait=False)
+    locked(tmp_path / "lock", wait=False).close()

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from av2t_core.files import atomic_file
+
 
 def content_key(address: str, headers: Mapping[str, str]) -> str | None:
     """What names the content behind an address, by the headers of its server; None where they do not say enough.
@@ -41,14 +43,10 @@ class ClipCache:
         """Keep a copy, and drop what was not used for longest until all fits. A disk that is full keeps nothing."""
         if clip.stat().st_size > self._limit:
             return
-        aside = self._folder / f".{key}.{os.getpid()}"
         with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
-            try:
-                _link(clip, aside)
-                aside.replace(self._folder / key)
-            finally:
-                aside.unlink(missing_ok=True)
+            with atomic_file(self._folder / key, several=True) as copy:
+                _link(clip, copy)
         self._drop()
 
     def _drop(self) -> None:

@@ -12,13 +12,13 @@ from tempfile import TemporaryDirectory
 
 from av2t.remedies import told
 from av2t_core.errors import MediaError
-from av2t_core.files import writing
+from av2t_core.files import file_hash, writing
 from av2t_core.finetuning.examples import ClipExamples, Thing, examples_of
 from av2t_core.labelstudio.annotations import AnnotationError, Labelled, read_annotation
 from av2t_core.labelstudio.config import Targets
 from av2t_core.media.clip import Window
 from av2t_core.versions.checkpoint import Loaded
-from av2t_core.versions.version import Version, file_hash
+from av2t_core.versions.version import Version
 from worker.client.annotations import AnnotatedTask, Skipped
 from worker.client.label_studio import LabelStudioClient
 from worker.failures import DOUBTS, DoubtfulError, GoneError, Interrupted, delay

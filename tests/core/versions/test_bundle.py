@@ -16,10 +16,11 @@ import torch
 from safetensors.torch import save_file
 
 from av2t_core.errors import Remedy, WeightsError
+from av2t_core.files import file_hash
 from av2t_core.versions.bundle import export_version, import_version
 from av2t_core.versions.checkpoint import load_version
 from av2t_core.versions.folder import save_part, save_version
-from av2t_core.versions.version import Version, file_hash, find, resolve, resolve_start
+from av2t_core.versions.version import Version, find, resolve, resolve_start
 from tests.conftest import EMBEDDED, wait_until
 
 CPU = torch.device("cpu")
