@@ -236,7 +236,7 @@ def _label_studio(settings: Settings, client: "LabelStudioClient") -> Findings:
 def _project(settings: Settings, client: "LabelStudioClient", project: int) -> Findings:
     state = client.project(project)
     targets = parse_label_config(state.label_config)
-    held = ", ".join(f'{control.tag} "{control.name}"' for control in targets.controls)
+    held = ", ".join(f'{control.tag.name} "{control.name}"' for control in targets.controls)
     yield "ok", f'"{state.title}" has a place for what sounds: {held}.'
     yield from _connection(state, secured=settings.backend_password is not None)
     chosen = state.model_version if state.pinned else ""

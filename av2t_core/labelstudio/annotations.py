@@ -3,34 +3,21 @@
 An annotation speaks of all keyframes of its clip: at one where it has no mask nothing sounds.
 """
 
-import base64
-import binascii
-import io
-import struct
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from av2t_core.errors import AV2TError, Remedy
-from av2t_core.labelstudio import rle
-from av2t_core.labelstudio.config import Targets
-from av2t_core.labelstudio.polygons import filled
-from av2t_core.limits import ANNOTATION_PIXELS, PICTURE_PIXELS, POLYGON_POINTS
-
-Size = tuple[int, int]
-"""Height and width."""
+from av2t_core.labelstudio.config import CONTROLS, Targets
+from av2t_core.labelstudio.controls import ImageTag, Size
+from av2t_core.limits import ANNOTATION_PIXELS
 
 ORIGINS = ("prediction", "prediction-changed", "manual")
 """Left as it was predicted, changed by a person, drawn by a person."""
-
-_PNG = "data:image/png;base64,"
-_PNG_HEAD = struct.Struct(">8s4x4sII")  # signature, length of the first chunk, its name, width, height
 
 
 class AnnotationError(AV2TError):
@@ -89,10 +76,15 @@ class _Masks(Mapping[int, NDArray[np.bool_]]):
         return len(self._pages)
 
 
+def image_tags() -> list[ImageTag]:
+    """With which something can be drawn on the frames."""
+    return [tag for tag in CONTROLS.values() if isinstance(tag, ImageTag)]
+
+
 def can_hold_masks(targets: Targets, *, boxes: bool = False) -> bool:
     """Whether annotations of this project can say where something sounds."""
-    tags = {control.tag for control in targets.controls}
-    return bool(tags & ({"BrushLabels", "BitmaskLabels", "PolygonLabels"} | ({"RectangleLabels"} if boxes else set())))
+    tags = [control.tag for control in targets.controls]
+    return any(isinstance(tag, ImageTag) and (tag.holds_masks or boxes) for tag in tags)
 
 
 def count_origins(targets: Targets, result: Sequence[Any]) -> dict[str, int]:
@@ -119,38 +111,38 @@ def read_annotation(
             f"The annotation has {len(regions):,} regions on frames of {shape[1]} x {shape[0]} pixels, and masks of"
             f" {ANNOTATION_PIXELS:,} pixels in all can be learnt from: delete some of them."
         )
-    found = [(kind, _thing(region, kind, shape, pages)) for kind, region in regions]
-    things = [thing for kind, (_, thing) in found if kind != "rectangle" and thing.bits.any()]
+    found = [(tag, *_thing(region, tag, shape, pages)) for tag, region in regions]
+    found = [(tag, name, thing) for tag, name, thing in found if thing.bits.any()]
+    things = [thing for tag, _, thing in found if tag.holds_masks]
     masks = _Masks(things)
-    for kind, (name, thing) in found:
-        if kind != "rectangle" or not thing.bits.any():
-            continue
-        if thing.page in masks and (masks[thing.page] & thing.mask).any():
+    for tag, name, thing in found:
+        if tag.holds_masks or (thing.page in masks and (masks[thing.page] & thing.mask).any()):
             continue
         if not boxes:
             raise AnnotationError(
-                f"{name} is a rectangle without a mask in it: draw what sounds there, or delete the rectangle",
+                f"{name} is a {tag.unlabelled_type} without a mask in it: draw what sounds there, or delete the"
+                f" {tag.unlabelled_type}",
                 Remedy.MASK_BOXES,
             )
         things.append(thing)
     return Labelled(masks=_Masks(things), things=tuple(things), origins=count_origins(targets, result))
 
 
-def _regions(targets: Targets, result: Sequence[Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Those drawn on the frames, each with its kind, one of _KINDS."""
-    images = {control.to_name for control in targets.controls if control.frames is not None}
-    rectangles = {control.name for control in targets.controls if control.tag == "RectangleLabels"}
+def _regions(targets: Targets, result: Sequence[Any]) -> Iterator[tuple[ImageTag, Mapping[str, Any]]]:
+    """Those drawn on the frames, each with its tag."""
+    tags = {tag.unlabelled_type: tag for tag in image_tags()}
+    images = {control.to_name for control in targets.controls if isinstance(control.tag, ImageTag)}
+    controls = {(control.tag.name, control.name) for control in targets.controls}
     for region in result:
         if not isinstance(region, Mapping):
             raise AnnotationError(f"The annotation holds {str(region)[:40]!r}, which is no region; make it again.")
-        # A region that has lost its label is of the plain type.
-        kind = str(region.get("type")).removesuffix("labels")
-        if kind not in _KINDS or region.get("to_name") not in images:
+        tag = tags.get(str(region.get("type")).removesuffix("labels"))
+        if tag is None or region.get("to_name") not in images:
             continue
-        # Masks are drawn with any control, for only the first of a config's is predicted into. Rectangles of another
-        # one may mean anything.
-        if kind != "rectangle" or region.get("from_name") in rectangles:
-            yield kind, region
+        # Masks are drawn with any control, for only the first of a config's is predicted into. Boxes of another one
+        # may mean anything.
+        if tag.holds_masks or (tag.name, region.get("from_name")) in controls:
+            yield tag, region
 
 
 def _origin(region: Mapping[str, Any]) -> str:
@@ -159,7 +151,7 @@ def _origin(region: Mapping[str, Any]) -> str:
     return origin if origin in ORIGINS else "manual"
 
 
-def _thing(region: Mapping[str, Any], kind: str, shape: Size, pages: int) -> tuple[str, Thing]:
+def _thing(region: Mapping[str, Any], tag: ImageTag, shape: Size, pages: int) -> tuple[str, Thing]:
     """How messages call the region, and what it says; its mask may be empty."""
     name = f'Region "{region.get("id")}"'
     try:
@@ -171,7 +163,7 @@ def _thing(region: Mapping[str, Any], kind: str, shape: Size, pages: int) -> tup
         if not isinstance(value, Mapping):
             raise ValueError("it has no value")
         labels = value.get(str(region["type"]))
-        mask = _KINDS[kind](region, value, shape)
+        mask = tag.read(region, shape)
     except ValueError as error:
         raise AnnotationError(f"{name} cannot be used, {error}; delete it and draw it again.") from None
     if mask.shape != shape:
@@ -194,88 +186,3 @@ def _page(region: Mapping[str, Any], pages: int) -> int:
     if type(page) is not int or not 0 <= page < pages:
         raise ValueError(f"its item_index is {page!r}, and the clip has {pages} keyframes")
     return page
-
-
-def _size(region: Mapping[str, Any]) -> Size:
-    """Of the picture that it was drawn on."""
-    height, width = region.get("original_height"), region.get("original_width")
-    if type(height) is not int or type(width) is not int or min(height, width) < 1 or height * width > PICTURE_PIXELS:
-        raise ValueError(f"its picture's size is given as {width!r} by {height!r}")
-    return height, width
-
-
-# Each takes the region, its value and the clip's size, and returns a mask of the clip's or of the picture's size.
-# ValueError: what is wrong with it.
-
-
-def _brush(region: Mapping[str, Any], value: Mapping[str, Any], shape: Size) -> NDArray[np.bool_]:
-    if value.get("format") != "rle":
-        raise ValueError(f"its format is {value.get('format')!r} and not rle")
-    return rle.decode(value.get("rle"), _size(region))
-
-
-def _bitmask(region: Mapping[str, Any], value: Mapping[str, Any], shape: Size) -> NDArray[np.bool_]:
-    url = value.get("imageDataURL")
-    if not isinstance(url, str) or not url.startswith(_PNG):
-        raise ValueError("it has no PNG")
-    try:
-        png = base64.b64decode(url.removeprefix(_PNG), validate=True)
-        signature, chunk, width, height = _PNG_HEAD.unpack_from(png)
-    except (binascii.Error, struct.error):
-        raise ValueError("its PNG is damaged") from None
-    if signature != b"\x89PNG\r\n\x1a\n" or chunk != b"IHDR":
-        raise ValueError("its PNG is damaged")
-    # Before a picture is unpacked that may be of any size.
-    if (height, width) != _size(region):
-        raise ValueError(
-            f"its PNG is {width}x{height}, and its picture {region['original_width']}x{region['original_height']}"
-        )
-    try:
-        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-            image.verify()  # its checksums, which loading does not look at
-        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-            transparent = image.has_transparency_data
-            alpha = np.asarray(image.convert("RGBA").getchannel("A"))
-    except (OSError, SyntaxError, ValueError, zlib.error, struct.error):
-        raise ValueError("its PNG is damaged") from None
-    if not transparent:
-        raise ValueError("its PNG has no alpha, which is where the mask is")
-    return alpha > rle.OPAQUE
-
-
-def _polygon(region: Mapping[str, Any], value: Mapping[str, Any], shape: Size) -> NDArray[np.bool_]:
-    if value.get("closed") is False:
-        raise ValueError("it is not closed")
-    points = value.get("points")
-    if not isinstance(points, list) or len(points) < 3 or not all(isinstance(p, list) and len(p) == 2 for p in points):
-        raise ValueError("it has no points that make a polygon")
-    if len(points) > POLYGON_POINTS:
-        raise ValueError(f"it has {len(points):,} points, and at most {POLYGON_POINTS:,} can be used")
-    return filled(_numbers(points) / 100 * shape[::-1], shape)
-
-
-def _rectangle(region: Mapping[str, Any], value: Mapping[str, Any], shape: Size) -> NDArray[np.bool_]:
-    numbers = _numbers([[value.get(name)] for name in ("x", "y", "width", "height")] + [[value.get("rotation", 0)]])
-    x, y, width, height = numbers[:4, 0] / 100
-    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]])
-    if angle := np.deg2rad(numbers[4, 0]):
-        # Around the first corner, clockwise, in the pixels of its picture.
-        scale = np.array(_size(region)[::-1])
-        turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-        corners = corners * scale @ turn / scale
-    return filled((corners + np.array([x, y])) * shape[::-1], shape)
-
-
-def _numbers(rows: Sequence[Sequence[object]]) -> NDArray[np.float64]:
-    for each in (each for row in rows for each in row):
-        if isinstance(each, bool) or not isinstance(each, int | float) or not abs(each) <= 1000:  # NaN is not
-            raise ValueError(f"one of its numbers is {each!r}")
-    return np.array(rows, np.float64)
-
-
-_KINDS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any], Size], NDArray[np.bool_]]] = {
-    "brush": _brush,
-    "bitmask": _bitmask,
-    "polygon": _polygon,
-    "rectangle": _rectangle,
-}

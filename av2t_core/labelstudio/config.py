@@ -4,27 +4,33 @@ Every name is read from the config. Format: https://labelstud.io/tags; what a co
 edition is listed in the README.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
 from xml.etree import ElementTree
 
 from av2t_core import limits
 from av2t_core.errors import ConfigError
+from av2t_core.labelstudio.controls import ImageTag, VideoTag
+from av2t_core.labelstudio.controls.bitmask import BitmaskLabels
+from av2t_core.labelstudio.controls.brush import BrushLabels
+from av2t_core.labelstudio.controls.polygon import PolygonLabels
+from av2t_core.labelstudio.controls.rectangle import RectangleLabels
+from av2t_core.labelstudio.controls.timeline import TimelineLabels
+from av2t_core.labelstudio.controls.video_rectangle import VideoRectangle
 
-# The control tags that can hold what sounds, each with one class in `controls`. Those of one kind say the same: the
-# first of them in the config is used.
-IMAGE_KINDS = {
-    "BrushLabels": "mask",
-    "BitmaskLabels": "mask",
-    "PolygonLabels": "polygon",
-    "RectangleLabels": "rectangle",
+CONTROLS: dict[str, ImageTag | VideoTag] = {
+    "BrushLabels": BrushLabels(),
+    "BitmaskLabels": BitmaskLabels(),
+    "PolygonLabels": PolygonLabels(),
+    "RectangleLabels": RectangleLabels(),
+    "VideoRectangle": VideoRectangle(),
+    "TimelineLabels": TimelineLabels(),
 }
-VIDEO_KINDS = {"VideoRectangle": "track", "TimelineLabels": "ranges"}
-KINDS = IMAGE_KINDS | VIDEO_KINDS
+"""All control tags that can hold what sounds. What is not here is passed over."""
 
-# What the page of a Video counts frames by that is told nothing else.
 DEFAULT_RATE = 24.0
+"""Frames a second that the page of a Video counts by which is told nothing else."""
 
 REMEDY = (
     '<BrushLabels name="mask" toName="frames"><Label value="dog"/></BrushLabels> '
@@ -52,9 +58,9 @@ class Video:
 class Control:
     """A control tag, what it draws on, and the labels that its regions may carry."""
 
-    tag: str  # one of KINDS
+    tag: ImageTag | VideoTag
     name: str
-    to_name: str  # of an Image that pages through the keyframes, or of the Video
+    to_name: str  # of an Image that shows the keyframes, or of the Video
     frames: str | None  # key of the list of URLs in the task's data; None on the Video
     labels: tuple[Label, ...]  # never empty, in the config's order
 
@@ -140,59 +146,58 @@ def _parse(xml: str) -> ElementTree.Element:
 
 def _controls(root: ElementTree.Element) -> tuple[Control, ...]:
     """Of each kind the first that has labels and something to draw on; if there is none, the first's defect."""
-    elements = [element for element in root.iter() if element.tag in KINDS]
-    shown = _Shown(root)
-    if not elements:
-        raise ConfigError(f"The label config has none of {', '.join(KINDS)} to predict what sounds into; add {REMEDY}.")
+    objects: dict[tuple[str, str], ElementTree.Element] = {}  # what controls may point at, by tag and name
+    beside: dict[str, list[ElementTree.Element]] = {}  # the <Labels> for each of them
+    elements = []
+    object_tags = {tag.object_tag for tag in CONTROLS.values()}
+    for element in root.iter():
+        tag = str(element.tag)
+        if tag in CONTROLS:
+            elements.append((CONTROLS[tag], element))
+        if tag in object_tags:
+            objects.setdefault((tag, element.get("name", "")), element)
+        if tag == "Labels":
+            beside.setdefault(element.get("toName", ""), []).append(element)
+    labels = {name: _labels(tags) for name, tags in beside.items()}
     controls: dict[str, Control] = {}
     defects = []
-    for element in elements:
-        kind = KINDS[str(element.tag)]
+    for control, element in elements:
         try:
-            if kind not in controls:
-                controls[kind] = _control(element, shown)
+            if control.kind not in controls:
+                controls[control.kind] = _control(control, element, objects, labels)
         except ConfigError as error:
             defects.append(error)
     if not controls:
-        raise defects[0]
+        none = f"The label config has none of {', '.join(CONTROLS)} to predict what sounds into; add {REMEDY}."
+        raise defects[0] if defects else ConfigError(none)
     return tuple(controls.values())
 
 
-class _Shown:
-    """What controls may point at, by the tag and the name, the first of each; and the labels beside it, by its name."""
-
-    def __init__(self, root: ElementTree.Element) -> None:
-        self.tags: dict[tuple[str, str | None], ElementTree.Element] = {}
-        beside: dict[str | None, list[ElementTree.Element]] = {}
-        for element in root.iter():
-            if element.tag in {"Image", "Video"}:
-                self.tags.setdefault((str(element.tag), element.get("name")), element)
-            elif element.tag == "Labels":
-                beside.setdefault(element.get("toName"), []).append(element)
-        self.labels = {name: _labels(elements) for name, elements in beside.items()}
-
-
-def _control(element: ElementTree.Element, shown: _Shown) -> Control:
-    tag, name, to_name = str(element.tag), element.get("name", ""), element.get("toName", "")
+def _control(
+    tag: ImageTag | VideoTag,
+    element: ElementTree.Element,
+    objects: Mapping[tuple[str, str], ElementTree.Element],
+    beside: Mapping[str, tuple[Label, ...]],
+) -> Control:
+    name, to_name = element.get("name", ""), element.get("toName", "")
     if not name:
-        raise ConfigError(f"A {tag} of the label config has no name; write it like {REMEDY}.")
-    wanted = "Image" if tag in IMAGE_KINDS else "Video"
-    found = shown.tags.get((wanted, to_name))
-    if not to_name or found is None:
+        raise ConfigError(f"A {tag.name} of the label config has no name; write it like {REMEDY}.")
+    shown = objects.get((tag.object_tag, to_name))
+    if not to_name or shown is None:
         raise ConfigError(
-            f'{tag} "{name}" points at "{to_name}", and there is no {wanted} of that name; write it like {REMEDY}.'
+            f'{tag.name} "{name}" points at "{to_name}", and there is no {tag.object_tag} of that name; write it like'
+            f" {REMEDY}."
         )
-    frames = _variable(found.get("valueList")) if tag in IMAGE_KINDS else None
-    if frames is None and tag in IMAGE_KINDS:
+    frames = _variable(shown.get("valueList")) if isinstance(tag, ImageTag) else None
+    if isinstance(tag, ImageTag) and frames is None:
         raise ConfigError(
-            f'Image "{to_name}", which {tag} "{name}" points at, does not read a list of frames from the task; '
+            f'Image "{to_name}", which {tag.name} "{name}" points at, does not read a list of frames from the task; '
             f'give it valueList="$frames" in place of value.'
         )
-    # The labels of VideoRectangle's boxes are those of a tag beside it.
-    labels = shown.labels.get(to_name, ()) if tag == "VideoRectangle" else _labels([element])
+    labels = beside.get(to_name, ()) if tag.labels_beside else _labels([element])
     if not labels:
-        place = f' in a <Labels toName="{to_name}"> beside it' if tag == "VideoRectangle" else ""
-        raise ConfigError(f'{tag} "{name}" has no Label; give it at least one{place}, like {REMEDY}.')
+        place = f' in a <Labels toName="{to_name}"> beside it' if tag.labels_beside else ""
+        raise ConfigError(f'{tag.name} "{name}" has no Label; give it at least one{place}, like {REMEDY}.')
     return Control(tag=tag, name=name, to_name=to_name, frames=frames, labels=labels)
 
 

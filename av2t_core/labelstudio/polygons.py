@@ -63,6 +63,14 @@ def filled(ring: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool
     return np.asarray(winding.cumsum(axis=1, dtype=np.int32)[:, :width] != 0)
 
 
+def numbers(rows: Sequence[Sequence[object]]) -> NDArray[np.float64]:
+    """What an annotation gives as numbers; ValueError."""
+    for each in (each for row in rows for each in row):
+        if isinstance(each, bool) or not isinstance(each, int | float) or not abs(each) <= 1000:  # NaN is not
+            raise ValueError(f"one of its numbers is {each!r}")
+    return np.array(rows, np.float64)
+
+
 def _simplified(contour: MatLike, epsilon: float) -> NDArray[np.float64]:
     """cv2's contour (n, 1, 2) to (m, 2), in pixels of the mask."""
     return (cv2.approxPolyDP(contour, epsilon, closed=True)[:, 0].astype(np.float64) + 0.5) / _FINE

@@ -3,10 +3,11 @@
 import hashlib
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
-from av2t_core.labelstudio.config import Label, Targets
-from av2t_core.labelstudio.controls import IMAGE_CONTROLS, VIDEO_CONTROLS
+from av2t_core.labelstudio.config import Control, Label, Targets
+from av2t_core.labelstudio.controls import ImageTag, VideoTag
 from av2t_core.labelstudio.tracks import Clock, Sighting
 from av2t_core.prediction.objects import Detection
 
@@ -48,33 +49,24 @@ def keyframe_regions(
     `time` (seconds) is shown beside each region. The same arguments give the same regions, ids included.
     """
     regions = []
+    seen = [each for each in objects if each.mask.any()]
     for control in targets.controls:
-        if control.frames is None:
+        if not isinstance(control.tag, ImageTag):
             continue
-        kind = IMAGE_CONTROLS[control.tag]
-        number = 0
-        for thing in objects:
-            if not thing.mask.any():
-                continue
-            label = choose_label(tuple(thing.names), control.labels)
-            height, width = thing.mask.shape
-            for value in kind.values(thing.mask):
-                regions.append(
-                    {
-                        "id": _id(task, model_version, control.name, page, number),
-                        "from_name": control.name,
-                        "to_name": control.to_name,
-                        "type": kind.type,
-                        "item_index": page,
-                        "original_width": width,
-                        "original_height": height,
-                        "image_rotation": 0,
-                        "score": round(float(thing.score), 4) if label.sure else 0.0,
-                        "value": {**value, kind.type: [label.name]},
-                        "meta": _meta(f"{time:.2f} s", {thing.number}, label),
-                    }
-                )
-                number += 1
+        written = [(each, value) for each in seen for value in control.tag.write(each.mask)]
+        for number, (each, value) in enumerate(written):
+            height, width = each.mask.shape
+            place = {"item_index": page, "original_width": width, "original_height": height, "image_rotation": 0}
+            region = _region(
+                control,
+                label=choose_label(tuple(each.names), control.labels),
+                score=float(each.score),
+                value=value,
+                when=f"{time:.2f} s",
+                numbers={each.number},
+                identity=(task, model_version, control.name, page, number),
+            )
+            regions.append(region | place)
     return regions
 
 
@@ -94,41 +86,50 @@ def clip_regions(
     """
     regions = []
     for control in targets.controls:
-        if control.frames is not None:
+        if not isinstance(control.tag, VideoTag):
             continue
-        kind = VIDEO_CONTROLS[control.tag]
-        of_label: dict[Choice, list[Sighting]] = {}
+        by_label: dict[Choice, list[Sighting]] = {}
         for sighting in sightings:
-            of_label.setdefault(choose_label(sighting.names, control.labels), []).append(sighting)
-        found = [
-            (label, thing, value) for label, some in of_label.items() for thing, value in kind.values(some, clock, size)
+            by_label.setdefault(choose_label(sighting.names, control.labels), []).append(sighting)
+        written = [
+            (label, seen, value)
+            for label, some in by_label.items()
+            for seen, value in control.tag.write(some, clock, size)
         ]
-        for number, (label, thing, value) in enumerate(found):
-            score = sum(sighting.score for sighting in thing) / len(thing)
+        for number, (label, seen, value) in enumerate(written):
+            start, end = seen[0].window * clock.step, (seen[-1].window + 1) * clock.step
             regions.append(
-                {
-                    "id": _id(task, model_version, control.name, "clip", number),
-                    "from_name": control.name,
-                    "to_name": control.to_name,
-                    "type": kind.type,
-                    "score": round(score, 4) if label.sure else 0.0,
-                    "value": {**value, kind.labels: [label.name]},
-                    "meta": _meta(_span(thing, clock), {sighting.number for sighting in thing}, label),
-                }
+                _region(
+                    control,
+                    label=label,
+                    score=fmean(sighting.score for sighting in seen),
+                    value=value,
+                    when=f"from {round(start, 2):g} s to {round(end, 2):g} s",
+                    numbers={sighting.number for sighting in seen},
+                    identity=(task, model_version, control.name, "clip", number),
+                )
             )
     return regions
 
 
-def _span(thing: Sequence[Sighting], clock: Clock) -> str:
-    start, end = thing[0].window * clock.step, (thing[-1].window + 1) * clock.step
-    return f"from {round(start, 2):g} s to {round(end, 2):g} s"
-
-
-def _meta(when: str, numbers: Set[int], label: Choice) -> dict[str, list[str]]:
-    """What the page shows of a region beside its label."""
-    which = f"object{'s' if len(numbers) > 1 else ''} {' and '.join(map(str, sorted(numbers)))}"
-    return {"text": [", ".join([when, which, *([label.remark] if label.remark else [])])]}
-
-
-def _id(*parts: object) -> str:
-    return hashlib.sha256("/".join(map(str, parts)).encode()).hexdigest()[:10]
+def _region(
+    control: Control,
+    *,
+    label: Choice,
+    score: float,
+    value: dict[str, Any],
+    when: str,
+    numbers: Set[int],
+    identity: tuple[object, ...],
+) -> Region:
+    objects = f"object{'s' if len(numbers) > 1 else ''} {' and '.join(map(str, sorted(numbers)))}"
+    remarks = [label.remark] if label.remark else []
+    return {
+        "id": hashlib.sha256("/".join(map(str, identity)).encode()).hexdigest()[:10],
+        "from_name": control.name,
+        "to_name": control.to_name,
+        "type": control.tag.region_type,
+        "score": round(score, 4) if label.sure else 0.0,
+        "value": {**value, control.tag.labels_key: [label.name]},
+        "meta": {"text": [", ".join([when, objects, *remarks])]},  # the page shows it beside the label
+    }

@@ -23,7 +23,7 @@ from playwright.sync_api import Browser
 from av2t_core.data.composed_clip import ClipWriter, in_order
 from av2t_core.data.cutouts import Cutouts
 from av2t_core.finetuning.judging import Keyframes, Metrics, judge_clip
-from av2t_core.labelstudio.controls import BrushLabels
+from av2t_core.labelstudio.controls.brush import BrushLabels
 from av2t_core.media.clip import Clip
 from av2t_core.prediction.predictor import Predictor
 from av2t_core.versions.version import resolve
@@ -122,7 +122,7 @@ class Studio:
         """What is masked is what sounds, and nothing else; of two things at once one gives its name to both."""
         regions = []
         for page, mask in clip.masks.items():
-            [value] = BrushLabels().values(mask)
+            [value] = BrushLabels().write(mask)
             height, width = mask.shape
             regions.append(
                 {

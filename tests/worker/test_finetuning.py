@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from av2t_core.data.cutouts import Cutouts
 from av2t_core.errors import AV2TError, StoreAwayError
-from av2t_core.labelstudio.controls import BrushLabels
+from av2t_core.labelstudio.controls.brush import BrushLabels
 from av2t_core.media.clip import Clip
 from av2t_core.prediction.predictor import Predictor
 from av2t_core.versions.checkpoint import load_version
@@ -74,7 +74,7 @@ class Annotated:
         """A new task with the clip; `mask` on both of its frames, or "nothing sounds" on both."""
         task = self.server.upload(self.id, path)
         self.server.sdk.tasks.update(id=str(task.id), data={**task.data, "stills": ["/data/1.jpg", "/data/2.jpg"]})
-        value = [] if mask is None else BrushLabels().values(mask)
+        value = [] if mask is None else BrushLabels().write(mask)
         regions: list[dict[str, Any]] = [
             {
                 **{

@@ -18,10 +18,12 @@ from rq.job import Job, JobStatus
 from av2t.options import DEMO_CLIPS
 from av2t_core.data.cutouts import Cutouts
 from av2t_core.errors import AV2TError, ConfigError, MediaError
+from av2t_core.labelstudio.config import CONTROLS as CONTROL_TAGS
 from av2t_core.media.clip import Clip, Window
 from av2t_core.prediction.predictor import KeyframePrediction, Predictor
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, wait_until
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
+from tests.core.labelstudio.test_toy_tag import EllipseLabels
 from tests.worker.conftest import LOOPBACK, Serve
 from worker.failures import Interrupted
 from worker.jobs import looking
@@ -182,6 +184,16 @@ def test_each_control_alone_and_all_together(make: Make, context: jobs.Context, 
     stored = {"model_version": prediction.model_version, "score": prediction.score, "result": prediction.result}
     interface = LabelInterface(task.server.sdk.projects.get(id=task.project).label_config)
     assert interface.validate_prediction(stored, return_errors=True) == []
+
+
+def test_a_control_tag_that_is_registered_gets_its_regions(
+    make: Make, context: jobs.Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CONTROL_TAGS, "EllipseLabels", EllipseLabels())
+    task = make(DEMO_CLIPS / "dog.mp4", CONFIG.replace("BrushLabels", "EllipseLabels"))
+    assert task.job.perform()["outcome"] == "predicted"
+    [prediction] = task.predictions
+    assert {(region["from_name"], region["type"]) for region in prediction.result} == {("what", "ellipselabels")}
 
 
 def test_every_control_gets_its_regions_on_the_frames_that_it_points_at(make: Make, context: jobs.Context) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from av2t.remedies import told
 from av2t_core.errors import AV2TError, MediaError
-from av2t_core.labelstudio.annotations import AnnotationError, can_hold_masks, count_origins
+from av2t_core.labelstudio.annotations import AnnotationError, can_hold_masks, count_origins, image_tags
 from av2t_core.labelstudio.config import Targets
 from worker.client.label_studio import Annotation, LabelledTask, LabelStudioClient
 from worker.failures import GoneError
@@ -65,10 +65,12 @@ def annotated_tasks(
     AV2TError: the project has nothing to draw masks with, or Label Studio refuses; TransientError.
     """
     if not can_hold_masks(targets, boxes=settings.boxes_are_masks):
-        have = ", ".join(dict.fromkeys(control.tag for control in targets.controls))
+        have = ", ".join(dict.fromkeys(control.tag.name for control in targets.controls))
+        masks = ", ".join(tag.name for tag in image_tags() if tag.holds_masks)
+        boxes = ", ".join(tag.name for tag in image_tags() if not tag.holds_masks)
         raise AV2TError(
             f"The label config of project {project} has {have}, with which nobody can draw masks to learn from: give"
-            " it BrushLabels, BitmaskLabels or PolygonLabels, or for RectangleLabels set AV2T_BOX_HINTS=true."
+            f" it one of {masks}, or for {boxes} set AV2T_BOX_HINTS=true."
         )
     for task in client.labelled_tasks(project):
         try:

@@ -18,9 +18,11 @@ from av2t_core.labelstudio.annotations import (
     Labelled,
     can_hold_masks,
     count_origins,
+    image_tags,
     read_annotation,
 )
-from av2t_core.labelstudio.config import IMAGE_KINDS, Targets, parse_label_config
+from av2t_core.labelstudio.config import Targets, parse_label_config
+from av2t_core.labelstudio.controls import polygon
 from av2t_core.labelstudio.regions import clip_regions, keyframe_regions
 from av2t_core.labelstudio.tracks import Clock, Sighting
 from av2t_core.prediction.objects import Detection
@@ -263,7 +265,7 @@ def test_a_rectangle_that_is_turned() -> None:
 
 
 def test_which_projects_can_say_where_something_sounds() -> None:
-    for tag in IMAGE_KINDS:
+    for tag in (tag.name for tag in image_tags()):
         assert can_hold_masks(targets_of(tag)) == (tag != "RectangleLabels")
         assert can_hold_masks(targets_of(tag), boxes=True)
     times = f'<TimelineLabels name="times" toName="video">{LABELS}</TimelineLabels>'
@@ -342,7 +344,7 @@ def test_a_picture_that_unpacks_to_gigabytes_is_not_unpacked() -> None:
 def test_more_than_can_be_held_is_refused(
     monkeypatch: pytest.MonkeyPatch, bound: str, most: int, refused: int, sentence: str
 ) -> None:
-    for module in (annotations, rle):
+    for module in (annotations, rle, polygon):
         monkeypatch.setattr(module, bound, most, raising=False)
     if bound == "POLYGON_POINTS":
         points = [[k, k * k] for k in range(refused)]

@@ -9,7 +9,7 @@ import pytest
 from av2t_core import limits
 from av2t_core.errors import ConfigError
 from av2t_core.labelstudio import config
-from av2t_core.labelstudio.config import Control, Label, Targets, Video, parse_label_config
+from av2t_core.labelstudio.config import CONTROLS, Control, Label, Targets, Video, parse_label_config
 
 VIDEO = '<Video name="clip" value="$url" framerate="$rate" sync="sound"/>'
 AUDIO = '<Audio name="sound" value="$url" sync="clip"/>'
@@ -27,7 +27,7 @@ def test_names_are_read_from_the_config() -> None:
         video=Video(name="clip", variable="url", fps_variable="rate"),
         controls=(
             Control(
-                tag="BrushLabels",
+                tag=CONTROLS["BrushLabels"],
                 name="what",
                 to_name="pages",
                 frames="stills",
@@ -44,7 +44,7 @@ def test_tags_may_be_nested_and_in_any_order() -> None:
 
 @pytest.mark.parametrize(("tags", "first"), [((BRUSH, BITMASK), "BrushLabels"), ((BITMASK, BRUSH), "BitmaskLabels")])
 def test_the_first_mask_control_is_used(tags: tuple[str, ...], first: str) -> None:
-    assert [control.tag for control in parse_label_config(view(VIDEO, *tags, IMAGE)).controls] == [first]
+    assert [control.tag.name for control in parse_label_config(view(VIDEO, *tags, IMAGE)).controls] == [first]
 
 
 def test_a_control_of_a_single_image_is_passed_over_for_one_of_a_list() -> None:
@@ -77,8 +77,12 @@ RANGES = '<TimelineLabels name="times-{0}" toName="{0}"><Label value="cat"/></Ti
 def test_controls_of_the_video_need_no_frames() -> None:
     targets = parse_label_config(view(LABELS.format("clip"), TRACK.format("clip"), RANGES.format("clip"), VIDEO))
     assert targets.controls == (
-        Control(tag="VideoRectangle", name="track-clip", to_name="clip", frames=None, labels=(Label(name="dog"),)),
-        Control(tag="TimelineLabels", name="times-clip", to_name="clip", frames=None, labels=(Label(name="cat"),)),
+        Control(
+            tag=CONTROLS["VideoRectangle"], name="track-clip", to_name="clip", frames=None, labels=(Label(name="dog"),)
+        ),
+        Control(
+            tag=CONTROLS["TimelineLabels"], name="times-clip", to_name="clip", frames=None, labels=(Label(name="cat"),)
+        ),
     )
     assert targets.frame_variables == ()
 

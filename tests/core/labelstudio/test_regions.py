@@ -8,12 +8,13 @@ from label_studio_sdk.converter.brush import decode_rle
 from label_studio_sdk.label_interface import LabelInterface
 from PIL import Image
 
-from av2t_core.labelstudio.config import IMAGE_KINDS, VIDEO_KINDS, parse_label_config
-from av2t_core.labelstudio.controls import IMAGE_CONTROLS, VIDEO_CONTROLS
+from av2t_core.labelstudio.annotations import image_tags
+from av2t_core.labelstudio.config import parse_label_config
 from av2t_core.labelstudio.regions import clip_regions, keyframe_regions
 from av2t_core.labelstudio.tracks import Clock, Sighting
 from av2t_core.prediction.objects import Detection
 
+IMAGE_TAGS = [tag.name for tag in image_tags()]
 CONFIG = """<View><Video name="video" value="$video"/>
 <{tag} name="mask" toName="frames"><Label value="dog"/><Label value="guitar"/></{tag}>
 <Image name="frames" valueList="$frames"/></View>"""
@@ -33,11 +34,6 @@ def regions(tag: str = "BrushLabels", *, task: int = 7, version: str = "tiny-1",
     )
     targets = parse_label_config(CONFIG.format(tag=tag))
     return keyframe_regions(targets, task=task, model_version=version, page=page, time=2.9375, objects=objects)
-
-
-def test_every_mask_tag_of_the_config_has_its_class() -> None:
-    assert IMAGE_CONTROLS.keys() == IMAGE_KINDS.keys()
-    assert VIDEO_CONTROLS.keys() == VIDEO_KINDS.keys()
 
 
 def test_a_region() -> None:
@@ -94,7 +90,7 @@ def test_rectangle() -> None:
 
 
 def test_all_at_once() -> None:
-    controls = "".join(f'<{tag} name="{tag}" toName="frames"><Label value="dog"/></{tag}>' for tag in IMAGE_KINDS)
+    controls = "".join(f'<{tag} name="{tag}" toName="frames"><Label value="dog"/></{tag}>' for tag in IMAGE_TAGS)
     config = f'<View><Video name="video" value="$video"/>{controls}<Image name="frames" valueList="$frames"/></View>'
     thing = Detection(names={"dog": 0.9}, score=0.9, mask=mask())
     result = keyframe_regions(
@@ -106,7 +102,7 @@ def test_all_at_once() -> None:
     assert LabelInterface(config).validate_prediction(prediction, return_errors=True) == []
 
 
-@pytest.mark.parametrize("tag", IMAGE_KINDS)
+@pytest.mark.parametrize("tag", IMAGE_TAGS)
 def test_the_sdk_finds_nothing_wrong(tag: str) -> None:
     prediction = {"model_version": "tiny-1", "score": 0.9, "result": regions(tag)}
     assert LabelInterface(CONFIG.format(tag=tag)).validate_prediction(prediction, return_errors=True) == []

@@ -1,0 +1,103 @@
+"""What a control tag is. Each has a file here and a line in `config.CONTROLS`.
+
+The backend reads label configs as well and must start quickly: the files import numpy and the like where they use it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+from av2t_core.limits import PICTURE_PIXELS
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from av2t_core.labelstudio.tracks import Clock, Sighting
+
+Mask: TypeAlias = "NDArray[np.bool_]"
+"""(H, W)."""
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
+class ControlTag(ABC):
+    """What a control tag asks of the label config, and what its regions are called. The class has the tag's name."""
+
+    object_tag: ClassVar[str]
+    """The tag that it draws on."""
+
+    kind: ClassVar[str]
+    """What its regions say. Of the controls of one kind, the first in a label config is predicted into."""
+
+    labels_beside: ClassVar[bool] = False
+    """Whether its labels are those of a <Labels> for the same object tag, and not inside it."""
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def region_type(self) -> str:
+        return self.name.lower()
+
+    @property
+    def labels_key(self) -> str:
+        """The key of a region's labels in its `value`."""
+        return "labels" if self.labels_beside else self.region_type
+
+
+class ImageTag(ControlTag):
+    """A control tag of an Image that shows the keyframes, one a page."""
+
+    object_tag = "Image"
+
+    holds_masks: ClassVar[bool] = True
+    """Whether its regions are masks. Others, such as boxes, say only that something sounds within."""
+
+    @property
+    def unlabelled_type(self) -> str:
+        """Of its regions that have lost their labels."""
+        return self.region_type.removesuffix("labels")
+
+    @abstractmethod
+    def write(self, mask: Mask) -> list[dict[str, Any]]:
+        """The `value` of each region, without its labels, for a mask of the image's size that is not empty."""
+
+    @abstractmethod
+    def read(self, region: Mapping[str, Any], shape: Size) -> Mask:
+        """The mask of a region whose `value` is a mapping. ValueError: what is wrong with the region.
+
+        `shape` is the size of the clip's frames. The mask may have that size, or that of the picture it was drawn on.
+        """
+
+
+class VideoTag(ControlTag):
+    """A control tag of the Video. Its regions are written only: an annotation is read from the keyframes."""
+
+    object_tag = "Video"
+
+    @abstractmethod
+    def write(
+        self, sightings: "Sequence[Sighting]", clock: "Clock", size: Size
+    ) -> "Iterator[tuple[Sequence[Sighting], dict[str, Any]]]":
+        """Of each region its sightings, and its `value` without its labels.
+
+        `sightings`: of all objects with one label, in the order of time. `size`: that of the clip's frames.
+        """
+
+
+def picture_size(region: Mapping[str, Any]) -> Size:
+    """Of the picture that a region was drawn on; ValueError."""
+    height, width = region.get("original_height"), region.get("original_width")
+    if type(height) is not int or type(width) is not int or min(height, width) < 1 or height * width > PICTURE_PIXELS:
+        raise ValueError(f"its picture's size is given as {width!r} by {height!r}")
+    return height, width
+
+
+def percent(box: tuple[float, float, float, float], size: Size) -> dict[str, float]:
+    """A box in pixels as Label Studio has it: in per cent of the frame's sides."""
+    height, width = size
+    sides = zip(("x", "y", "width", "height"), box, (width, height, width, height), strict=True)
+    return {name: round(100 * side / whole, 3) for name, side, whole in sides}

@@ -1,0 +1,21 @@
+from collections.abc import Mapping
+from typing import Any
+
+from av2t_core.labelstudio.controls import ImageTag, Mask, Size, picture_size
+
+
+class BrushLabels(ImageTag):
+    kind = "mask"
+
+    def write(self, mask: Mask) -> list[dict[str, Any]]:
+        from av2t_core.labelstudio import rle
+
+        return [{"format": "rle", "rle": rle.encode(mask)}]
+
+    def read(self, region: Mapping[str, Any], shape: Size) -> Mask:
+        from av2t_core.labelstudio import rle
+
+        value = region["value"]
+        if value.get("format") != "rle":
+            raise ValueError(f"its format is {value.get('format')!r} and not rle")
+        return rle.decode(value.get("rle"), picture_size(region))

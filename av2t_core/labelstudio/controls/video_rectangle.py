@@ -1,0 +1,35 @@
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from av2t_core.labelstudio.controls import Size, VideoTag, percent
+
+if TYPE_CHECKING:
+    from av2t_core.labelstudio.tracks import Clock, Sighting
+
+
+class VideoRectangle(VideoTag):
+    """One track of boxes for each object."""
+
+    kind = "track"
+    labels_beside = True
+
+    def write(
+        self, sightings: "Sequence[Sighting]", clock: "Clock", size: Size
+    ) -> "Iterator[tuple[Sequence[Sighting], dict[str, Any]]]":
+        from av2t_core.labelstudio.tracks import marks
+
+        objects: dict[int, list[Sighting]] = {}
+        for sighting in sightings:
+            objects.setdefault(sighting.number, []).append(sighting)
+        for seen in objects.values():
+            sequence = [
+                {
+                    "frame": mark.frame,
+                    "time": round(mark.frame / clock.rate, 3),
+                    "enabled": not mark.last,
+                    "rotation": 0,
+                    **percent(mark.box, size),
+                }
+                for mark in marks(seen, clock)
+            ]
+            yield seen, {"framesCount": clock.count, "duration": clock.duration, "sequence": sequence}
