@@ -1,6 +1,6 @@
 """What Label Studio sends, checked where it enters: the fields that are used, and nothing about the others."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -10,6 +10,7 @@ from av2t_core.text import sentence
 from worker.queue.trainings import MOST_EPOCHS, Extra
 
 LARGEST_ID = 2**63 - 1
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def _writable(text: str) -> str:
@@ -49,24 +50,15 @@ class BodyError(AV2TError):
         self.field = field
 
 
-class Task(BaseModel):
-    id: Id
-
-
-class Project(BaseModel):
-    id: Id
-
-
-class ConfiguredProject(Project):
-    label_config: Text
-    model_version: Text | None = None
-
-
 class Setup(BaseModel):
     project: ProjectKey
     schema_: Text = Field(alias="schema")
     # How Label Studio's own address is set must not disconnect it: one that is none is ignored, with a remark.
     hostname: Annotated[Any, AfterValidator(_text)] = None
+
+
+class Task(BaseModel):
+    id: Id
 
 
 class Predict(BaseModel):
@@ -95,6 +87,16 @@ class Webhook(BaseModel):
     action: Name
 
 
+class Project(BaseModel):
+    id: Id
+    label_config: Text | None = None
+    model_version: Text | None = None
+
+
+class ConfiguredProject(Project):
+    label_config: Text
+
+
 class TasksCreated(BaseModel):
     tasks: list[Task]
     project: ConfiguredProject
@@ -108,26 +110,23 @@ class ProjectUpdated(BaseModel):
     project: ConfiguredProject
 
 
-class ToldProject(Project):
-    label_config: Text | None = None
-    model_version: Text | None = None
-
-
 class StartTraining(BaseModel):
-    project: ToldProject
+    project: Project
 
 
-# By the view's name, which is label_studio_ml.api's.
+Event = TasksCreated | TasksDeleted | ProjectUpdated | StartTraining
+
+# By the path of the request.
 BODIES: dict[str, type[BaseModel]] = {
-    "_setup": Setup,
-    "_predict": Predict,
-    "_train": Train,
-    "get_version": Versions,
-    "webhook": Webhook,
+    "/setup": Setup,
+    "/predict": Predict,
+    "/train": Train,
+    "/versions": Versions,
+    "/webhook": Webhook,
 }
 
-# By the webhook's action; every other one is acknowledged unread.
-EVENTS: dict[str, type[BaseModel]] = {
+# By the webhook's action.
+EVENTS: dict[str, type[Event]] = {
     "TASKS_CREATED": TasksCreated,
     "TASKS_DELETED": TasksDeleted,
     "PROJECT_UPDATED": ProjectUpdated,
@@ -135,15 +134,16 @@ EVENTS: dict[str, type[BaseModel]] = {
 }
 
 
-def check(view: str, body: object) -> None:
-    """Raise BodyError if `body`, parsed JSON, is not what the view of that name takes."""
+def check(path: str, body: object) -> None:
+    """Raise BodyError if `body`, parsed JSON, is not what that path takes."""
     if not isinstance(body, dict):
         raise BodyError("body", "it must be a JSON object")
-    if view not in BODIES:
-        return
-    _validate(BODIES[view], body)
-    if view == "webhook" and body["action"] in EVENTS:
-        _validate(EVENTS[body["action"]], body)
+    _validated(BODIES[path], body)
+
+
+def event(action: str, data: dict[str, Any]) -> Event | None:
+    """None for an action that is acknowledged unread. BodyError."""
+    return _validated(EVENTS[action], data) if action in EVENTS else None
 
 
 def project_id(key: str) -> int:
@@ -153,13 +153,13 @@ def project_id(key: str) -> int:
 
 def project_in(key: str) -> int:
     """The id in what a request's address names as its project. BodyError if that is none."""
-    _validate(Versions, {"project": key})
+    _validated(Versions, {"project": key})
     return project_id(key)
 
 
-def _validate(model: type[BaseModel], body: dict[str, Any]) -> None:
+def _validated(model: type[Model], body: dict[str, Any]) -> Model:
     try:
-        model.model_validate(body)
+        return model.model_validate(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         raise BodyError(_path(first["loc"]), first["msg"]) from None
@@ -167,5 +167,5 @@ def _validate(model: type[BaseModel], body: dict[str, Any]) -> None:
 
 def _path(location: tuple[int | str, ...]) -> str:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    # The name of a field that is too many is of any length.
+    # A field that is too many may have a name of any length.
     return sentence(path.removeprefix("."))

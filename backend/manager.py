@@ -1,4 +1,4 @@
-"""One model context for each project, behind the methods that label-studio-ml's views call."""
+"""What the backend does for Label Studio: it remembers its projects, queues their tasks, and answers at once."""
 
 import logging
 from collections import deque
@@ -16,11 +16,10 @@ from av2t_core.errors import AV2TError
 from av2t_core.labelstudio.config import parse_label_config
 from av2t_core.text import sentence
 from av2t_core.versions.version import installed, resolve
-from backend.bodies import project_id, project_in
-from backend.frame import LabelStudioMLBase
+from backend import bodies
 from worker.queue.projects import Project, keep, known
 from worker.queue.queue import Enqueued, enqueue_preannotation, forget_tasks
-from worker.queue.trainings import Extra, enqueue_training, is_training
+from worker.queue.trainings import Extra, enqueue_training
 from worker.settings import Settings, web_address
 
 log = logging.getLogger(__name__)
@@ -38,149 +37,115 @@ class Remark:
     sentence: str
 
 
-class ProjectModel(LabelStudioMLBase):  # type: ignore[misc]  # the package has no types
-    """A project, its model version, and its way into the queue. ConfigError for a config without targets."""
+@dataclass(frozen=True, kw_only=True)
+class ProjectModel:
+    """A project, and the model version that it uses."""
 
-    def __init__(self, connection: Redis, project: Project, model_version: str) -> None:
-        # Not handed to the base, which would parse it a second time, by another parser.
-        super().__init__(hostname=project.hostname)
-        self.label_config = project.label_config
-        self.targets = parse_label_config(project.label_config)
-        self.project = project
-        self.model_version = model_version
-        self._connection = connection
-
-    def enqueue(self, tasks: Sequence[dict[str, Any]], *, first: bool = False) -> Enqueued:
-        """One job for each task. Raises QueueError."""
-        ids = [task["id"] for task in tasks]
-        enqueued = enqueue_preannotation(self._connection, self.project.id, ids, self.model_version, first=first)
-        log.info("Project %d: %d new jobs, %d already there", self.project.id, enqueued.new, enqueued.already)
-        return enqueued
-
-    def predict(self, tasks: Sequence[dict[str, Any]], **_: Any) -> list[list[Any]]:
-        """Enqueue, and say "queued": Label Studio stores nothing for an empty list and logs no error."""
-        # A single one is sent for a person who has just opened it, and waits.
-        self.enqueue(tasks, first=len(tasks) == 1)
-        return [[] for _ in tasks]
+    project: Project
+    model_version: str
 
 
 class Manager:
-    """What `label_studio_ml.api` calls its manager: the same methods, called from the server's threads."""
-
-    # Shown by the frame's /health and /versions, and nobody else's business.
-    model_dir = None
+    """One backend's state; called from the server's threads. Every method may raise QueueError."""
 
     def __init__(self, connection: Redis, settings: Settings) -> None:
-        self._connection = connection
-        self._settings = settings
+        self.connection = connection
+        self.settings = settings
         self.mirror = settings.mirror()
         self._lock = Lock()
         self._remarks: deque[Remark] = deque(maxlen=limits.REMARKS)
 
-    def fetch(
-        self, project: str, schema: str, _force_reload: bool = False, /, *, hostname: str | None = None, **_: Any
-    ) -> ProjectModel:
-        """/setup. Its access_token is the legacy one, useless where that is off, and is not kept."""
-        id = project_id(project)
-        return self._model(id, label_config=schema, hostname=self._address(id, hostname or ""))
+    def set_up(self, project: int, label_config: str, hostname: str) -> ProjectModel:
+        """`hostname`: Label Studio's address as people open it, or "". ConfigError: the config has no targets."""
+        return self._model(project, label_config=label_config, hostname=self._address(project, hostname))
 
-    def predict(
-        self,
-        tasks: Sequence[dict[str, Any]],
-        project: str,
-        label_config: str | None,
-        _force_reload: bool = False,
-        _try_fetch: bool = True,
-        /,
-        **_: Any,
-    ) -> tuple[list[list[Any]], ProjectModel]:
-        """/predict. The parameters are positional, for the others come from the body and may have any name."""
-        model = self._model(project_id(project), label_config=label_config)
-        return model.predict(tasks), model
+    def preannotate(self, project: int, tasks: Sequence[int], label_config: str | None) -> ProjectModel:
+        """Queue one job for each task. ConfigError, UnknownProjectError."""
+        model = self._model(project, label_config=label_config)
+        # A single one is sent for a person who has just opened it, and waits.
+        self._enqueue(model, tasks, first=len(tasks) == 1)
+        return model
 
-    def webhook(self, event: str, data: dict[str, Any]) -> dict[str, Any]:
-        """/webhook. `data` has been checked by `backend.bodies`."""
+    def webhook(self, action: str, event: bodies.Event | None) -> dict[str, Any]:
+        """`event`: None for an action that is of no interest."""
         try:
-            return self._handle(event, data)
+            return self._handle(event)
         except AV2TError as error:
-            self._remark(f"{event} was refused: {told(error)}")
+            self._remark(f"{action} was refused: {told(error)}")
             raise
 
     def train(
         self, project: int, base_version: str | None = None, epochs: int | None = None, also: Sequence[Extra] = ()
     ) -> tuple[str, bool]:
-        """/train: the job of the project's training that waits now, and whether it is new.
+        """The job of the project's training that waits now, and whether it is new.
 
-        UnknownProjectError, WeightsError: there is no such model version. QueueError.
+        UnknownProjectError, WeightsError: there is no such model version.
         """
-        if known(self._connection, project) is None:
+        if known(self.connection, project) is None:
             raise UnknownProjectError(
                 f"Project {project} is not set up: add this backend to its settings in Label Studio first"
             )
         base = None
         if base_version is not None:
-            version = resolve(base_version, self._settings.models_dir)
+            version = resolve(base_version, self.settings.models_dir)
             version.check()
             base = version.name
-        job, new = enqueue_training(self._connection, project, base_version=base, epochs=epochs, also=also)
+        job, new = enqueue_training(self.connection, project, base_version=base, epochs=epochs, also=also)
         log.info("Project %d: %s %s", project, job, "was queued" if new else "waits already")
         return job, new
 
-    def is_training(self, project: str | None) -> dict[str, bool]:
-        """/is_training, of a project or of any."""
-        chosen = None if project is None else project_in(project)
-        return {"is_training": is_training(self._connection, chosen)}
-
     def current_version(self) -> str:
-        """That of projects that have chosen none."""
-        return resolve(self._settings.model, self._settings.models_dir).name
+        """The model version of projects that have chosen none."""
+        return resolve(self.settings.model, self.settings.models_dir).name
 
     def versions(self) -> list[str]:
         """The model versions that Label Studio can choose from, the current one first."""
         current = self.current_version()
-        others = [each.name for each in installed(self._settings.models_dir) if not each.card.get("start")]
+        others = [each.name for each in installed(self.settings.models_dir) if not each.card.get("start")]
         return list(dict.fromkeys([current, *others]))
-
-    def _get_models_from_workdir(self, _project: str) -> list[str]:
-        return self.versions()
 
     def remarks(self) -> list[Remark]:
         """The newest first."""
         with self._lock:
             return list(reversed(self._remarks))
 
-    def _handle(self, event: str, data: dict[str, Any]) -> dict[str, Any]:
+    def _handle(self, event: bodies.Event | None) -> dict[str, Any]:
         match event:
-            case "TASKS_CREATED":
-                enqueued = self._told(data["project"]).enqueue(data["tasks"])
-                return {"status": "queued", "new": enqueued.new, "already": enqueued.already}
-            case "TASKS_DELETED":
-                dropped = forget_tasks(self._connection, [task["id"] for task in data["tasks"]])
+            case bodies.TasksCreated():
+                queued = self._enqueue(self._updated(event.project), [task.id for task in event.tasks])
+                return {"status": "queued", "new": queued.new, "already": queued.already}
+            case bodies.TasksDeleted():
+                dropped = forget_tasks(self.connection, [task.id for task in event.tasks])
                 return {"status": "dropped", "jobs": dropped}
-            case "PROJECT_UPDATED":
-                return {"status": "updated", "model_version": self._told(data["project"]).model_version}
-            case "START_TRAINING":
-                if data["project"].get("label_config") is not None:
-                    self._told(data["project"])
-                job, new = self.train(data["project"]["id"])
+            case bodies.ProjectUpdated():
+                return {"status": "updated", "model_version": self._updated(event.project).model_version}
+            case bodies.StartTraining():
+                if event.project.label_config is not None:
+                    self._updated(event.project)
+                job, new = self.train(event.project.id)
                 return {"status": "queued", "job": job, "new": new}
-            case _:
+            case None:
                 return {"status": "ignored"}
 
-    def _told(self, project: dict[str, Any]) -> ProjectModel:
-        """By the project that comes with an event."""
-        # Cut, the title of a backend is still the name of no model version.
-        chosen = None if (said := project.get("model_version")) is None else said[: limits.TITLE]
-        return self._model(project["id"], label_config=project["label_config"], chosen=chosen)
+    def _enqueue(self, model: ProjectModel, tasks: Sequence[int], *, first: bool = False) -> Enqueued:
+        id = model.project.id
+        enqueued = enqueue_preannotation(self.connection, id, tasks, model.model_version, first=first)
+        log.info("Project %d: %d new jobs, %d already there", id, enqueued.new, enqueued.already)
+        return enqueued
 
-    def _address(self, project: int, said: str) -> str | None:
-        """Label Studio's, for links that people follow; None where it has said none that can be used."""
-        if not said:
+    def _updated(self, project: bodies.Project) -> ProjectModel:
+        # Where a backend was chosen, its title is here: even cut, it is the name of no model version.
+        chosen = project.model_version and project.model_version[: limits.TITLE]
+        return self._model(project.id, label_config=project.label_config, chosen=chosen)
+
+    def _address(self, project: int, hostname: str) -> str | None:
+        """For links that people follow; None where it cannot be used."""
+        if not hostname:
             return None
         try:
-            if len(said) > limits.ADDRESS:
+            if len(hostname) > limits.ADDRESS:
                 raise ValueError(f"it must have at most {limits.ADDRESS} characters")
-            return web_address(said)
+            return web_address(hostname)
         except ValueError as error:
             self._remark(
                 f"The address that Label Studio has told with project {project} is no http address to link to: {error};"
@@ -188,20 +153,23 @@ class Manager:
             )
             return None
 
-    def _model(self, id: int, *, label_config: str | None, **told: str | None) -> ProjectModel:
-        """The project as it is with what was told of it now; None says nothing. ConfigError, UnknownProjectError."""
-        before = known(self._connection, id)
+    def _model(self, id: int, *, label_config: str | None, **changes: str | None) -> ProjectModel:
+        """The project with these changes, which are kept; None changes nothing. ConfigError, UnknownProjectError."""
+        before = known(self.connection, id)
         if before is None and label_config is None:
             raise UnknownProjectError(f"Project {id} is not set up: send its label_config, or call /setup first")
-        news = {name: value for name, value in {"label_config": label_config, **told}.items() if value is not None}
-        project = Project(**(asdict(before) if before else {"id": id}) | news)
-        model = ProjectModel(self._connection, project, project.model_version(self._settings))
+        changes = {
+            name: value for name, value in (changes | {"label_config": label_config}).items() if value is not None
+        }
+        project = Project(**(asdict(before) if before else {"id": id}) | changes)
+        parse_label_config(project.label_config)
+        model = ProjectModel(project=project, model_version=project.model_version(self.settings))
         if project != before:
-            keep(self._connection, project)
+            keep(self.connection, project)
         return model
 
     def _remark(self, said: str) -> None:
-        """What was said before is said anew, and not twice."""
+        """The same sentence moves to the front and is not repeated."""
         remark = Remark(time=datetime.now(UTC), sentence=sentence(said))
         log.warning("%s", remark.sentence)
         with self._lock:

@@ -1,12 +1,15 @@
-"""The status page: what runs, what waits and what failed, as HTML for people and as JSON for scripts."""
+"""What runs, what waits and what failed: as a page for people, as JSON for scripts, and as metrics for Prometheus."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from redis import Redis
+from prometheus_client import CONTENT_TYPE_LATEST as METRICS_TYPE
+from prometheus_client import generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
 from av2t.remedies import told
 from av2t_core.errors import WeightsError
@@ -18,10 +21,12 @@ from backend.manager import Manager
 from worker.queue.connection import memory, reachable
 from worker.queue.projects import Project, with_damaged
 from worker.queue.queue import TRAIN
-from worker.queue.results import having_sheets
+from worker.queue.results import having_sheets, totals
 from worker.queue.trainings import trainings
-from worker.queue.views import failed_jobs, finished_jobs, overview, workers
+from worker.queue.views import counts, failed_jobs, finished_jobs, oldest_waiting, overview, workers
 from worker.settings import Settings, web_address
+
+__all__ = ["METRICS_TYPE", "metrics", "page", "plain", "snapshot"]
 
 # More rows help nobody, and the counts say how many there are.
 MAX_FAILURES = 100
@@ -31,8 +36,9 @@ MAX_TRAININGS = 20
 _templates = Environment(loader=PackageLoader("backend"), autoescape=True, undefined=StrictUndefined)
 
 
-def snapshot(connection: Redis, manager: Manager, settings: Settings) -> dict[str, Any]:
+def snapshot(manager: Manager) -> dict[str, Any]:
     """All that the page shows; times are ISO 8601 in UTC. Raises QueueError."""
+    connection, settings = manager.connection, manager.settings
     projects, damaged_projects = with_damaged(connection)
     hostnames = {project.id: project.hostname for project in projects}
 
@@ -44,36 +50,37 @@ def snapshot(connection: Redis, manager: Manager, settings: Settings) -> dict[st
             base = settings.label_studio_url
         return f"{base}/projects/{project}/data"
 
-    def with_link(row: dict[str, Any]) -> dict[str, Any]:
-        if row["task"] is None:  # what was no job of ours
-            return {**row, "link": None}
-        return {**row, "link": f"{link(row['project'])}?task={row['task']}"}
+    def with_link(job: Any) -> dict[str, Any]:
+        row = asdict(job)
+        # What was put into the queue by others has no task.
+        return {**row, "link": row["task"] and f"{link(row['project'])}?task={row['task']}"}
 
     with reachable(connection):
         used = memory(connection)
-    queue = plain(asdict(overview(connection)))
-    failures = [plain(asdict(job)) for job in failed_jobs(connection, limit=MAX_FAILURES)]
+    queue = overview(connection)
     done = finished_jobs(connection, limit=MAX_FINISHED)
-    learnt = trainings(connection, limit=MAX_TRAININGS)
     versions = installed(settings.models_dir)
     pictured = having_sheets(connection, [job.id for job in done])
-    said = {
-        **queue,
+    state = {
+        **asdict(queue),
         "model_version": manager.current_version(),
         "exposure": exposure(settings),
         "redis": {**asdict(used), "full": used.full},
         "store": _store(manager),
         "projects": [{**_project(each, settings, versions), "link": link(each.id)} for each in projects],
-        "running": [with_link(row) for row in queue["running"]],
-        "failures": [with_link(row) for row in failures],
-        "done": [{**with_link(plain(asdict(job))), "sheet": job.id in pictured} for job in done],
-        "trainings": [{**plain(asdict(each)), "told": each.told, "link": link(each.project)} for each in learnt],
-        "trainers": plain([asdict(worker) for worker in workers(connection, TRAIN)]),
+        "running": [with_link(job) for job in queue.running],
+        "failures": [with_link(job) for job in failed_jobs(connection, limit=MAX_FAILURES)],
+        "done": [{**with_link(job), "sheet": job.id in pictured} for job in done],
+        "trainings": [
+            {**asdict(each), "told": each.told, "link": link(each.project)}
+            for each in trainings(connection, limit=MAX_TRAININGS)
+        ],
+        "trainers": [asdict(worker) for worker in workers(connection, TRAIN)],
         "damaged_projects": damaged_projects,
         "damaged_versions": list(damaged(settings.models_dir).values()),
         "remarks": [asdict(remark) for remark in manager.remarks()],
     }
-    return {name: plain(value) for name, value in said.items()}
+    return {name: plain(value) for name, value in state.items()}
 
 
 def _store(manager: Manager) -> dict[str, Any] | None:
@@ -83,7 +90,7 @@ def _store(manager: Manager) -> dict[str, Any] | None:
     away = manager.mirror.away
     return {
         "url": manager.mirror.store.url,
-        "away_since": plain(away.since) if away else None,
+        "away_since": away.since if away else None,
         "error": told(away.error) if away else None,
     }
 
@@ -112,9 +119,9 @@ def _project(project: Project, settings: Settings, versions: Sequence[Version]) 
     }
 
 
-def page(data: dict[str, Any]) -> str:
+def page(state: dict[str, Any]) -> str:
     """The snapshot as HTML."""
-    return _templates.get_template("status.html").render(data)
+    return _templates.get_template("status.html").render(state)
 
 
 def plain(value: Any) -> Any:
@@ -128,3 +135,64 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value.isoformat(timespec="seconds") if hasattr(value, "isoformat") else value
+
+
+class _Families(list[Metric]):
+    def collect(self) -> Sequence[Metric]:
+        return self
+
+
+def metrics(manager: Manager) -> bytes:
+    """The state in Redis at this moment, and nothing of this process, in Prometheus's text format. QueueError."""
+    connection = manager.connection
+    with reachable(connection):
+        counted = totals(connection)
+    state, oldest, training = overview(connection), oldest_waiting(connection), counts(connection, TRAIN)
+    tasks = {"waiting": state.queued, "running": len(state.running), "done": state.finished, "failed": state.failed}
+    asked = {
+        "waiting": training.queued,
+        "running": training.running,
+        "done": training.finished,
+        "failed": training.failed,
+    }
+    age = (datetime.now(UTC) - oldest).total_seconds() if oldest else 0.0
+    gpu_memory = {worker.name: worker.gpu_memory for worker in state.workers if worker.gpu_memory is not None}
+    gauge, counter = GaugeMetricFamily, CounterMetricFamily
+    families = _Families(
+        [
+            _labelled(gauge, "tasks", "Tasks by state; done ones of the last 24 hours.", "state", tasks),
+            gauge("av2t_oldest_waiting_seconds", "How long the task at the queue's head has waited.", value=age),
+            gauge("av2t_workers", "Workers that listen for tasks.", value=len(state.workers)),
+            _labelled(
+                gauge,
+                "worker_gpu_memory_bytes",
+                "The most that a worker's model has held of its GPU.",
+                "worker",
+                gpu_memory,
+            ),
+            InfoMetricFamily(
+                "av2t_model", "The model version that the backend offers.", {"version": manager.current_version()}
+            ),
+            _labelled(
+                gauge, "trainings", "Trainings by state; done and failed ones of the last 30 days.", "state", asked
+            ),
+            gauge("av2t_trainers", "Workers that listen for trainings.", value=len(workers(connection, TRAIN))),
+            _labelled(counter, "ended_tasks", "Tasks that ended well, by outcome.", "outcome", counted.outcomes),
+            counter("av2t_keyframes", "Keyframes that got their masks.", value=counted.keyframes),
+            _labelled(counter, "stage_seconds", "Seconds that the workers spent, by stage.", "stage", counted.seconds),
+        ]
+    )
+    return generate_latest(families)
+
+
+def _labelled(
+    kind: type[GaugeMetricFamily] | type[CounterMetricFamily],
+    name: str,
+    description: str,
+    label: str,
+    values: Mapping[str, float],
+) -> Metric:
+    family = kind(f"av2t_{name}", description, labels=[label])
+    for value, number in values.items():
+        family.add_metric([value], number)
+    return family

@@ -9,8 +9,8 @@ import pytest
 
 from av2t.stack.process import free_port
 from av2t_core import limits
-from backend.connections import listen
 from backend.door import Door
+from backend.server import listen
 from tests.conftest import wait_until
 from worker.settings import Settings
 

@@ -251,7 +251,7 @@ def test_listening_to_others_without_a_password_is_told(
     open_to_all = Settings.load(backend_host="0.0.0.0")
     serve(open_to_all, redis)
     assert f"WARNING: {told}" in capsys.readouterr().out
-    shown = status.snapshot(redis, Manager(redis, open_to_all), open_to_all)
+    shown = status.snapshot(Manager(redis, open_to_all))
     assert shown["exposure"].startswith(told)
     assert told in status.page(shown)
     for others in ({"backend_host": "127.0.0.1"}, {"backend_user": USER, "backend_password": SecretStr(PASSWORD)}):

@@ -1,5 +1,6 @@
 """The backend's process: what it loads, what it says, how it starts and ends."""
 
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,8 +14,12 @@ import pytest
 from av2t.stack.process import answers, free_port
 from av2t.stack.redis_server import redis_url as url_of_redis
 from av2t.stack.redis_server import start_redis
+from av2t_core.versions.version import resolve
+from backend.app import create_app
 from tests.backend.conftest import CONFIG, Backend, running, start_backend
-from tests.conftest import wait_until
+from tests.conftest import EMBEDDED, wait_until
+from worker.queue.connection import connect
+from worker.settings import Settings
 
 # 150 MB are promised.
 MAX_RSS = 150 * 1024 * 1024
@@ -41,13 +46,36 @@ def test_nothing_heavy_is_loaded(redis_url: str) -> None:
     assert {name.partition(".")[0] for name in loaded.split()} & HEAVY == set()
 
 
-def test_torch_stays_loaded_where_it_was() -> None:
-    """The frame hides torch only from label-studio-ml, and only while that is imported."""
+def test_what_stands_in_for_the_frame_s_model_module_is_gone_afterwards() -> None:
+    """Neither torch nor the module of label-studio-ml that imports it is loaded or hidden."""
     script = (
-        "import sys, types; torch = sys.modules['torch'] = types.ModuleType('torch')\n"
-        "import backend.frame; assert sys.modules['torch'] is torch; assert 'torch.multiprocessing' not in sys.modules"
+        "import sys, backend.frame\n"
+        "assert 'label_studio_ml.api' in sys.modules and 'label_studio_ml.model' not in sys.modules\n"
+        "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)
+
+
+def test_two_applications_in_a_process_have_nothing_in_common(redis_url: str, tmp_path: Path) -> None:
+    """Each has its Redis, its data folder and its model version."""
+    shutil.copytree(resolve(EMBEDDED).directory, tmp_path / "b/models/mine-1")
+    clients = {}
+    for number, (folder, model) in enumerate((("a", "tiny"), ("b", "mine-1"))):
+        settings = Settings(
+            redis_url=f"{redis_url.rpartition('/')[0]}/{number}", data_dir=tmp_path / folder, model=model
+        )
+        clients[folder] = create_app(settings, connect(settings.redis_url)).test_client()
+    versions = {"a": EMBEDDED, "b": "mine-1"}
+    for project, (folder, client) in enumerate(clients.items(), 3):
+        setup = {"project": f"{project}.17", "schema": CONFIG}
+        assert client.post("/setup", json=setup).json == {"model_version": versions[folder]}
+        asked = {"project": f"{project}.17", "tasks": [{"id": 1}], "label_config": CONFIG}
+        assert client.post("/predict", json=asked).json == {"results": [[]], "model_version": versions[folder]}
+    for project, (folder, client) in enumerate(clients.items(), 3):
+        state = client.get("/status.json").json
+        assert state is not None
+        assert (state["model_version"], state["queued"]) == (versions[folder], 1)
+        assert [row["id"] for row in state["projects"]] == [project]
 
 
 def test_memory_after_work(backend: Backend) -> None:
