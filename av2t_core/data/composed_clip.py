@@ -18,7 +18,7 @@ from PIL import Image
 from av2t_core.data.augmentation import Camera, draw_camera, mix, sound_stretch
 from av2t_core.data.cutouts import SAMPLE_RATE, Cutouts
 from av2t_core.data.scene import Scene, draw_scene
-from av2t_core.media.mp4 import Mp4Writer, open_mp4
+from av2t_core.media.mp4 import Mp4Writer
 
 _VISIBLE = 0.3  # of a thing that sounds: with less nobody could name it
 _SCENES = 20  # tries, until all are visible
@@ -111,15 +111,13 @@ def write_clip(rng: np.random.Generator, cutouts: Cutouts, recipe: ClipRecipe, o
     scene = scene_of(rng, cutouts, recipe)
     (out / "masks").mkdir(parents=True, exist_ok=True)
     sound = soundtrack(rng, cutouts, recipe)
-    with open_mp4(out.with_suffix(".mp4")) as container:
-        video = Mp4Writer(container, (recipe.height, recipe.width), Fraction(1), with_sound=True)
+    with Mp4Writer(out.with_suffix(".mp4"), (recipe.height, recipe.width), Fraction(1), with_sound=True) as video:
         for second in range(len(recipe.sounding)):
             for frame in range(recipe.fps):
                 time = second + frame / recipe.fps
                 image, _ = scene.draw(time)
                 video.write_image(recipe.camera.shoot(rng, image), time, 1 / recipe.fps)
             video.write_sound(sound[None, second * SAMPLE_RATE : (second + 1) * SAMPLE_RATE], SAMPLE_RATE, second)
-        video.close()
     _write_truth(scene, recipe, out)
 
 

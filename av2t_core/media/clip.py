@@ -8,6 +8,7 @@ of [k * step, (k + 1) * step), and its window is the second around that.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import floor
 from pathlib import Path
@@ -78,13 +79,10 @@ class Clip:
 
         By what is in the file, which is read for it: a header may promise anything.
         """
-        self.path = path
-        self._frames = Frames(path)
-        try:
-            self._sound = Soundtrack(path)
-        except BaseException:
-            self._frames.__exit__()
-            raise
+        with ExitStack() as opened:
+            self._frames = opened.enter_context(Frames(path))
+            self._sound = opened.enter_context(Soundtrack(path))
+            self._opened = opened.pop_all()
         self._step = 1.0 if per_second == 1 else max(1 / per_second, 1 / self._frames.rate)
         self._most, self._expected, self._spread = most, self._promised_windows(), False
         if most is not None:
@@ -100,12 +98,7 @@ class Clip:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._frames.__exit__()
-        self._sound.__exit__()
-
-    @property
-    def has_audio(self) -> bool:
-        return self._sound.rate > 0
+        self._opened.close()
 
     @property
     def expected_windows(self) -> int | None:
@@ -136,7 +129,7 @@ class Clip:
             fps=self._frames.rate,
             frame_count=self._frames.count,
             duration=self._frames.end - self._frames.zero,
-            has_audio=self.has_audio,
+            has_audio=self._sound.rate > 0,
             step=self._step,
             keyframes=tuple(self._keyframes),
             remarks=tuple(self._remarks()),

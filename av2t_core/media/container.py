@@ -1,12 +1,13 @@
-"""Opening and decoding the file of a clip; what is wrong with it becomes a sentence."""
+"""A clip's file: opened and decoded, whatever it holds. What is wrong with it becomes a sentence."""
 
 import re
 import struct
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, Self
 
 import av
 from av.audio.stream import AudioStream
@@ -84,42 +85,53 @@ def open_container(path: Path) -> InputContainer:
     return container
 
 
-def decode_video(container: InputContainer, stream: VideoStream, faults: Faults) -> Iterator[av.VideoFrame]:
-    """All frames of `stream` that can be decoded, in presentation order."""
-    return cast(Iterator[av.VideoFrame], _decode(container, stream, faults))
+class StreamReader(ABC):
+    """A file that is open for one of its streams; a context manager. MediaError: the stream cannot be used."""
 
-
-def decode_audio(container: InputContainer, stream: AudioStream, faults: Faults) -> Iterator[av.AudioFrame]:
-    """All audio frames of `stream` that can be decoded, in presentation order."""
-    return cast(Iterator[av.AudioFrame], _decode(container, stream, faults))
-
-
-def _decode(
-    container: InputContainer, stream: VideoStream | AudioStream, faults: Faults
-) -> Iterator[av.VideoFrame | av.AudioFrame]:
-    packets = container.demux(stream)
-    while True:
+    def __init__(self, path: Path) -> None:
+        self.path, self.name = path, path.name
+        self.faults = Faults()
+        self._container = open_container(path)
         try:
-            packet = next(packets, None)
-        except av.FFmpegError:
-            faults.cut = True
-            packet = None
-        if packet is None:
-            break
-        try:
-            frames = packet.decode()
-        except av.FFmpegError:
-            faults.undecodable += 1
-            continue
-        for frame in frames:
-            assert isinstance(frame, av.VideoFrame | av.AudioFrame)
-            faults.damaged += frame.is_corrupt
-            yield frame
-    if faults.cut:  # the demuxer ends with a flush of the decoder, but not after an error
-        try:
-            yield from stream.decode(None)
-        except av.FFmpegError:
-            faults.undecodable += 1
+            self._open()
+        except BaseException:
+            self._container.close()
+            raise
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Choose the stream."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._container.close()
+
+    def _decoded(self, stream: VideoStream | AudioStream) -> Iterator[Any]:
+        """All frames that can be decoded, in presentation order."""
+        packets = self._container.demux(stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError:
+                self.faults.cut = True
+                packet = None
+            if packet is None:
+                break
+            try:
+                frames: list[Any] = packet.decode()
+            except av.FFmpegError:
+                self.faults.undecodable += 1
+                continue
+            for frame in frames:
+                self.faults.damaged += frame.is_corrupt
+                yield frame
+        if self.faults.cut:  # the demuxer ends with a flush of the decoder, but not after an error
+            try:
+                yield from stream.decode(None)
+            except av.FFmpegError:
+                self.faults.undecodable += 1
 
 
 def check_tables(path: Path) -> None:

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import av
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from av2t_core.errors import MediaError
 from av2t_core.limits import CLOCK_JUMPS, PICTURE_PIXELS, PICTURE_SIDE
-from av2t_core.media.container import Faults, decode_video, open_container
+from av2t_core.media.container import StreamReader, open_container
 
 LONGEST_STILL = 3600.0
 """Seconds that a picture may stand still; a longer gap is a clock that jumped."""
@@ -74,23 +73,25 @@ def _displayed(image: NDArray[np.uint8], matrix: NDArray[np.int32] | None) -> ND
     return image[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
 
 
-class Frames:
-    """Streams the first video stream of a file; a context manager.
+class Frames(StreamReader):
+    """The frames of the first video stream of a file, one by one."""
 
-    MediaError: the file cannot be opened, or it has no video stream that can be decoded.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._container = open_container(path)
-        try:
-            self._open_stream(path)
-        except BaseException:
-            self._container.close()
-            raise
+    def _open(self) -> None:
+        # A cover picture in a song is a video stream to FFmpeg, and to nobody else.
+        streams = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not streams:
+            holds = "only sound" if self._container.streams.audio else "nothing to see"
+            raise MediaError(f"{self.name}: has no video stream, {holds}; use a clip with a picture")
+        usable = [stream for stream in streams if stream.codec_context is not None]
+        if not usable:
+            raise MediaError(f"{self.name}: its video codec is not known here; convert it to H.264 in an mp4")
+        self._stream = usable[0]
+        self._require_size(self._stream.width, self._stream.height)
+        self._stream.thread_type = "AUTO"
+        self.streams = len(streams)
         self.count = 0
         self.start = 0.0  # seconds, the first frame
         self.end = 0.0  # seconds, the end of the last frame
-        self.faults = Faults()
         self.pixel_aspect = Fraction(1)  # a displayed pixel's width over its height
         self._latest = 0.0  # seconds, the frame that was decoded last
         self._span = 0.0  # seconds from the first frame to the latest, without jumps
@@ -98,33 +99,12 @@ class Frames:
         self._backward = 0  # frames whose timestamp lies before their predecessor's
         self._resized = 0  # frames of another size than the first
 
-    def _open_stream(self, path: Path) -> None:
-        # A cover picture in a song is a video stream to FFmpeg, and to nobody else.
-        streams = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not streams:
-            holds = "only sound" if self._container.streams.audio else "nothing to see"
-            raise MediaError(f"{path.name}: has no video stream, {holds}; use a clip with a picture")
-        usable = [stream for stream in streams if stream.codec_context is not None]
-        if not usable:
-            raise MediaError(f"{path.name}: its video codec is not known here; convert it to H.264 in an mp4")
-        self._path = path
-        self._stream = usable[0]
-        self._require_size(self._stream.width, self._stream.height)
-        self._stream.thread_type = "AUTO"
-        self.streams = tuple(streams)
-
     def _require_size(self, width: int, height: int) -> None:
         if width * height > PICTURE_PIXELS or max(width, height) > PICTURE_SIDE:
             raise MediaError(
-                f"{self._path.name}: its frames have {width} x {height} pixels, and at most {PICTURE_SIDE} a side and"
+                f"{self.name}: its frames have {width} x {height} pixels, and at most {PICTURE_SIDE} a side and"
                 f" {PICTURE_PIXELS:,} in all can be used; scale it down to 8K or less"
             )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._container.close()
 
     @property
     def rate(self) -> float:
@@ -149,7 +129,7 @@ class Frames:
         More than one where the clock jumps; of very many the last is left open to what follows.
         """
         spans: list[tuple[float, float]] = []
-        with open_container(self._path) as container, suppress(av.FFmpegError):  # what is cut ends there
+        with open_container(self.path) as container, suppress(av.FFmpegError):  # what is cut ends there
             for packet in container.demux(container.streams[self._stream.index]):
                 if not packet.size:  # the last one, which is for the decoder
                     continue
@@ -171,13 +151,14 @@ class Frames:
     def __iter__(self) -> Iterator[Frame]:
         """Decode once, from the start to the end; MediaError where not one frame comes out."""
         size: tuple[int, int] | None = None
-        for picture in decode_video(self._container, self._stream, self.faults):
+        picture: av.VideoFrame
+        for picture in self._decoded(self._stream):
             if size is None:  # the container's word of it may be another
                 size = picture.width, picture.height
                 self._require_size(*size)
             self._resized += size != (picture.width, picture.height)
             # Where a raw stream has no timestamps, one frame follows the other at the stream's rate.
-            time = picture.time if picture.pts is not None else self.end
+            time = self.end if picture.time is None else picture.time
             if self.count == 0:
                 self.pixel_aspect = self._displayed_aspect(picture)
             frame = Frame(number=self.count, time=time, end=time + self._lasts(picture), size=size, picture=picture)
@@ -185,7 +166,7 @@ class Frames:
             yield frame
         if size is None:
             raise MediaError(
-                f"{self._path.name}: none of its frames can be decoded; the file is damaged, or they have more than"
+                f"{self.name}: none of its frames can be decoded; the file is damaged, or they have more than"
                 f" {PICTURE_PIXELS:,} pixels"
             )
 
@@ -210,9 +191,9 @@ class Frames:
     def remarks(self) -> Iterator[str]:
         """Sentences about what was left out or guessed, once all frames have been decoded."""
         faults = self.faults
-        if len(self.streams) > 1:
+        if self.streams > 1:
             first = self._stream
-            yield f"It has {len(self.streams)} video streams: the first, {first.width}x{first.height}, is used."
+            yield f"It has {self.streams} video streams: the first, {first.width}x{first.height}, is used."
         if faults.undecodable:
             yield f"Frames left out because they cannot be decoded: {faults.undecodable}."
         if faults.damaged:

@@ -2,11 +2,11 @@
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Self
 
 import av
 import numpy as np
 from av.codec.context import Flags
-from av.container import OutputContainer
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from numpy.typing import NDArray
 
@@ -19,19 +19,13 @@ _H264 = {"preset": "veryfast", "crf": "20", "bf": "0"}
 _MP4 = {"movflags": "+faststart", "movie_timescale": str(_TIME_BASE.denominator)}
 
 
-def open_mp4(path: Path) -> OutputContainer:
-    """A context manager; what is in it is complete when it is left."""
-    return av.open(str(path), mode="w", format="mp4", options=_MP4)
-
-
 class Mp4Writer:
-    """An mp4 that takes images of one size and seconds of sound; times are seconds from its beginning."""
+    """Takes images of one size and seconds of sound; times are seconds from the beginning. A context manager: the file
+    is complete when it is left."""
 
-    def __init__(
-        self, container: OutputContainer, size: tuple[int, ...], pixel_aspect: Fraction, with_sound: bool
-    ) -> None:
+    def __init__(self, path: Path, size: tuple[int, ...], pixel_aspect: Fraction, with_sound: bool) -> None:
         height, width = size
-        self._container = container
+        self._container = container = av.open(str(path), mode="w", format="mp4", options=_MP4)
         self._latest = -1  # in _TIME_BASE
         # yuv420p has one colour for two pixels
         self._padding = ((0, height % 2), (0, width % 2), (0, 0))
@@ -48,6 +42,15 @@ class Mp4Writer:
         context.color_trc = ColorTrc.BT709
         # Every stream is declared before the first packet.
         self._audio = container.add_stream("aac", rate=_SOUND_RATE) if with_sound else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: object, *_: object) -> None:
+        with self._container:
+            if error is None:
+                for stream in (self._video, self._audio):
+                    self._container.mux(stream.encode(None) if stream else [])
 
     def write_image(self, image: NDArray[np.uint8], time: float, lasts: float) -> None:
         """(H, W, 3) RGB from `time` on; an image that is not later than its predecessor is left out."""
@@ -71,8 +74,3 @@ class Mp4Writer:
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
         frame.sample_rate, frame.pts, frame.time_base = rate, second * rate, Fraction(1, rate)
         self._container.mux(self._audio.encode(frame))
-
-    def close(self) -> None:
-        self._container.mux(self._video.encode(None))
-        if self._audio is not None:
-            self._container.mux(self._audio.encode(None))

@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import av
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from av2t_core.errors import MediaError
 from av2t_core.limits import SOUND_HELD, SOUND_RATE, SOUND_SAMPLES
-from av2t_core.media.container import Faults, decode_audio, open_container
+from av2t_core.media.container import StreamReader
 
 # Containers round timestamps to as much as a millisecond or two: below this many seconds a frame simply follows its
 # predecessor, for to obey would tear the sound at every frame.
@@ -51,18 +50,15 @@ class Sound:
         return self.samples[:, MARGIN:-MARGIN]
 
 
-class Soundtrack:
-    """Streams the first audio stream of a file from a handle of its own; a context manager.
+class Soundtrack(StreamReader):
+    """The sound of the first audio stream of a file, second by second.
 
     `rate` is in Hz, `channels` a count; both are those of the first frame that can be decoded, and sound that changes
     on the way is converted to them. `rate` is 0 where there is nothing to hear. MediaError: there is more of it, or it
     is in greater disorder, than can be held.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._name = path.name
-        self._container = open_container(path)
-        self.faults = Faults()
+    def _open(self) -> None:
         self.streams = len(self._container.streams.audio)
         self.rate = 0
         self.channels = 0
@@ -72,12 +68,6 @@ class Soundtrack:
         self._end = 0  # samples, the last that was read
         self._source = self._read()
         self._pull()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._container.close()
 
     @property
     def end(self) -> float:
@@ -136,7 +126,7 @@ class Soundtrack:
             held += self._chunks[-1][1].shape[1]
             if held > SOUND_HELD * self.rate:
                 raise MediaError(
-                    f"{self._name}: more than {SOUND_HELD} s of its sound lie before {position / self.rate:.1f} s where"
+                    f"{self.name}: more than {SOUND_HELD} s of its sound lie before {position / self.rate:.1f} s where"
                     " one does; its timestamps are damaged, convert it anew"
                 )
 
@@ -155,7 +145,7 @@ class Soundtrack:
     def _require_few(self, rate: int, channels: int) -> None:
         if rate > SOUND_RATE or rate * channels > SOUND_SAMPLES:
             raise MediaError(
-                f"{self._name}: its sound has {rate} samples a second in {channels} channels, and at most {SOUND_RATE},"
+                f"{self.name}: its sound has {rate} samples a second in {channels} channels, and at most {SOUND_RATE},"
                 f" and {SOUND_SAMPLES:,} of all channels, can be used; convert it to 48000 Hz"
             )
 
@@ -166,20 +156,21 @@ class Soundtrack:
         expected: int | None = None
         to_float: av.AudioResampler | None = None
         source: tuple[str, str, int] | None = None
-        for frame in decode_audio(self._container, streams[0], self.faults):
+        frame: av.AudioFrame
+        for frame in self._decoded(streams[0]):
             if not self.rate:
                 self._require_few(frame.sample_rate, frame.layout.nb_channels)
                 self.rate, self.channels, layout = frame.sample_rate, frame.layout.nb_channels, frame.layout
             if frame.sample_rate != self.rate and frame.samples > SOUND_HELD * frame.sample_rate:
                 raise MediaError(
-                    f"{self._name}: its sound goes over from {self.rate} to {frame.sample_rate} Hz in the middle, so"
+                    f"{self.name}: its sound goes over from {self.rate} to {frame.sample_rate} Hz in the middle, so"
                     f" that one piece of it lasts longer than {SOUND_HELD} s; convert it anew"
                 )
             if source != (frame.format.name, frame.layout.name, frame.sample_rate):
                 source = (frame.format.name, frame.layout.name, frame.sample_rate)
                 to_float = av.AudioResampler(format="fltp", layout=layout, rate=self.rate)
             assert to_float is not None
-            time = frame.time if frame.pts is not None else None
+            time = frame.time
             for converted in to_float.resample(frame):
                 samples = np.nan_to_num(converted.to_ndarray().astype(np.float32))  # (channels, samples)
                 position = expected if time is None else round(time * self.rate)

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from math import ceil, floor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from av2t_core.media.frames import LONGEST_STILL, Frame, Frames
-from av2t_core.media.mp4 import Mp4Writer, open_mp4
+from av2t_core.media.mp4 import Mp4Writer
 from av2t_core.media.sound import Soundtrack
 from av2t_core.prediction.folder import KeyframeRecord
 
@@ -46,29 +46,21 @@ def write_overlay(
     """
     zero = keyframes[0]["index"]
     records = {record["index"]: record for record in keyframes}
-    shade: Shade | None = None
-    sink: Mp4Writer | None = None
-    second = zero
-    with (
-        Frames(video) as frames,
-        Soundtrack(video) as sound,
-        open_mp4(out) as container,
-    ):
-        for frame, time, lasts in _shown(frames):
-            image = frame.rgb()
-            if sink is None:
-                sink = Mp4Writer(container, image.shape[:2], frames.pixel_aspect, sound.rate > 0)
-                shade = Shade.of(records[zero], directory)
-            while second < floor(time):
-                sink.write_sound(sound.second(second).second, sound.rate, second - zero)
-                on_second()
-                second += 1
-                shade = Shade.of(records[second], directory) if second in records else None
-            sink.write_image(image if shade is None else shade.over(image), time - zero, lasts)
-        if sink is not None:
+    second, shade = zero, Shade.of(records[zero], directory)
+    with Frames(video) as frames, Soundtrack(video) as sound:
+        shown = _shown(frames)
+        first = next(shown)
+        with Mp4Writer(out, first[0].rgb().shape[:2], frames.pixel_aspect, sound.rate > 0) as mp4:
+            for frame, time, lasts in chain([first], shown):
+                while second < floor(time):
+                    mp4.write_sound(sound.second(second).second, sound.rate, second - zero)
+                    on_second()
+                    second += 1
+                    shade = Shade.of(records[second], directory) if second in records else None
+                image = frame.rgb()
+                mp4.write_image(image if shade is None else shade.over(image), time - zero, lasts)
             rest = round((frames.end - second) * sound.rate)
-            sink.write_sound(sound.second(second).second[:, :rest], sound.rate, second - zero)
-            sink.close()
+            mp4.write_sound(sound.second(second).second[:, :rest], sound.rate, second - zero)
             on_second()
 
 
