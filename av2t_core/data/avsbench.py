@@ -1,23 +1,9 @@
 """AVSBench on disk: its clips of five seconds, each with a frame a second, the masks of what sounds, and the sound.
 
-AVSBench-object (Zhou et al., "Audio-Visual Segmentation", ECCV 2022) has a single-source and a multi-source part; i
-counts from 1:
-
-    s4    s4_meta_data.csv
-          visual_frames/<split>/<category>/<video>/<video>_<i>.png      gt_masks/… alike
-          audio_wav/<split>/<category>/<video>.wav
-    ms3   ms3_meta_data.csv
-          visual_frames/<video>/<video>.mp4_<i>.png      gt_masks/<split>/<video>/<video>_<i>.png
-          audio_wav/<split>/<video>.wav
-
-The three folders stand beside the table or in s4_data/ and ms3_data/, and both in Single-source/ and Multi-sources/ if
-the root is the folder above. AVSBench-semantic (arXiv 2301.13190) has the same clips again, as its authors' loader
-reads them; i counts from 0:
-
-    v1s, v1m   metadata.csv
-               <layout>/<video>/frames/<i>.jpg, labels_rgb/<i>.png and audio.wav
-
-Of the training clips of s4 and v1s the first frame alone has a mask.
+AVSBench-object (Zhou et al., "Audio-Visual Segmentation", ECCV 2022) has a single-source part, s4, and a multi-source
+part, ms3. Their folders stand beside the table or in s4_data/ and ms3_data/, and both in Single-source/ and
+Multi-sources/ if the root is the folder above. AVSBench-semantic (arXiv 2301.13190) has the same clips again, v1s and
+v1m, as its authors' loader reads them. Of the training clips of s4 and v1s the first frame alone has a mask.
 """
 
 import csv
@@ -48,11 +34,7 @@ SOUNDING_COLUMNS = ("video", "second", "sounding", "in_view")
 SIZE = 224
 """The side of the square at which masks are compared, in training and in every published score."""
 
-
-# Bytes: with what is put behind it, it is the name of a file.
-_LONGEST = 240
-
-
+_LONGEST = 240  # bytes of a name, which becomes longer in the names of files
 _NAMED = 3  # of files that are missing
 
 
@@ -84,22 +66,50 @@ class LabelledClip:
 
 @dataclass(frozen=True, kw_only=True)
 class _Place:
-    """`table` and the columns in it of the video, of its category ("" for none) and, in v1s and v1m, of its part."""
+    """`table` and the columns in it of the video, of its category ("" for none) and, in v1s and v1m, of its part.
 
-    folders: tuple[str, ...]
+    `frame`, `mask` and `sound` are paths below the table or below `data` beside it; {i} counts from 0, {number} from 1.
+    """
+
+    folders: tuple[str, ...] = ("",)
     table: str
-    data: str
+    data: str = ""
     category: str
     video: str = ""  # the first column
     part: str = ""
+    frame: str
+    mask: str
+    sound: str
 
 
-_PLACES: dict[Layout, _Place] = {
-    "s4": _Place(folders=("", "Single-source"), table="s4_meta_data.csv", data="s4_data", category="category"),
-    "ms3": _Place(folders=("", "Multi-sources"), table="ms3_meta_data.csv", data="ms3_data", category="label"),
-    "v1s": _Place(folders=("",), table="metadata.csv", data="", category="a_obj", video="uid", part="label"),
-    "v1m": _Place(folders=("",), table="metadata.csv", data="", category="a_obj", video="uid", part="label"),
-}
+_S4 = _Place(
+    folders=("", "Single-source"),
+    table="s4_meta_data.csv",
+    data="s4_data",
+    category="category",
+    frame="visual_frames/{split}/{category}/{video}/{video}_{number}.png",
+    mask="gt_masks/{split}/{category}/{video}/{video}_{number}.png",
+    sound="audio_wav/{split}/{category}/{video}.wav",
+)
+_MS3 = _Place(
+    folders=("", "Multi-sources"),
+    table="ms3_meta_data.csv",
+    data="ms3_data",
+    category="label",
+    frame="visual_frames/{video}/{video}.mp4_{number}.png",
+    mask="gt_masks/{split}/{video}/{video}_{number}.png",
+    sound="audio_wav/{split}/{video}.wav",
+)
+_SEMANTIC = _Place(
+    table="metadata.csv",
+    category="a_obj",
+    video="uid",
+    part="label",
+    frame="{layout}/{video}/frames/{i}.jpg",
+    mask="{layout}/{video}/labels_rgb/{i}.png",
+    sound="{layout}/{video}/audio.wav",
+)
+_PLACES: dict[Layout, _Place] = {"s4": _S4, "ms3": _MS3, "v1s": _SEMANTIC, "v1m": _SEMANTIC}
 
 
 def table_of(root: Path, layout: Layout) -> Path:
@@ -137,27 +147,20 @@ def read_clips(root: Path, layout: Layout, split: Split) -> list[LabelledClip]:
 
 
 def clip_at(folder: Path, layout: Layout, video: str, category: str, split: Split) -> LabelledClip:
-    """Where the files of a clip lie below the folder that holds visual_frames, or v1s and v1m."""
-    if layout in ("v1s", "v1m"):
-        own = folder / layout / video
-        frames = [own / "frames" / f"{i}.jpg" for i in range(FRAMES)]
-        masks = [own / "labels_rgb" / f"{i}.png" for i in range(FRAMES)]
-        sound = own / "audio.wav"
-    else:
-        place = Path(split, category) if layout == "s4" else Path(split)
-        shown = folder / "visual_frames" / (place / video if layout == "s4" else video)
-        stem = f"{video}.mp4" if layout == "ms3" else video
-        frames = [shown / f"{stem}_{i + 1}.png" for i in range(FRAMES)]
-        masks = [folder / "gt_masks" / place / video / f"{video}_{i + 1}.png" for i in range(FRAMES)]
-        sound = folder / "audio_wav" / place / f"{video}.wav"
+    """A clip's files below `folder`, which holds visual_frames, or v1s and v1m."""
+    place = _PLACES[layout]
+
+    def path(template: str, i: int = 0) -> Path:
+        return folder / template.format(layout=layout, video=video, category=category, split=split, i=i, number=i + 1)
+
     labelled = 1 if layout in ("s4", "v1s") and split == "train" else FRAMES
     return LabelledClip(
         video=video,
         category=category,
         split=split,
-        frames=tuple(frames),
-        masks=tuple(mask if i < labelled else None for i, mask in enumerate(masks)),
-        sound=sound,
+        frames=tuple(path(place.frame, i) for i in range(FRAMES)),
+        masks=tuple(path(place.mask, i) if i < labelled else None for i in range(FRAMES)),
+        sound=path(place.sound),
     )
 
 
@@ -265,21 +268,20 @@ def _rows(table: Path, place: _Place, layout: Layout) -> Iterator[tuple[str, str
             for row in reader:
                 if place.part and row[place.part] != layout:
                     continue
+                where = f"{table}, line {reader.line_num}"
                 video, split = row[place.video or columns[0]], row["split"]
                 category = (row.get(place.category) or "").strip()
                 for name in filter(None, (video, category if layout == "s4" else "")):
                     folder = "/" not in name and name not in (".", "..") and len(name.encode()) <= _LONGEST
                     if not (folder and name.isprintable()):
-                        raise DataError(f"{table}, line {reader.line_num}: {name!r} is no name of a folder")
+                        raise DataError(f"{where}: {name!r} is no name of a folder")
                 if not video or split not in SPLITS:
                     raise DataError(
-                        f"{table}, line {reader.line_num}: video {video!r}, split {split!r}; a row needs a video and a"
-                        f" split of {', '.join(SPLITS)}"
+                        f"{where}: video {video!r}, split {split!r}; a row needs a video and a split of"
+                        f" {', '.join(SPLITS)}"
                     )
                 if layout == "s4" and not category:
-                    raise DataError(
-                        f"{table}, line {reader.line_num}: {video!r} has no category, the folder it lies in"
-                    )
+                    raise DataError(f"{where}: {video!r} has no category, the folder it lies in")
                 yield video, category, cast(Split, split)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table} cannot be read ({error})") from None

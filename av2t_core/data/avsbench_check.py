@@ -64,16 +64,16 @@ class Findings:
 def check(root: Path, layout: Layout, clips: list[LabelledClip], done: Callable[[], object] = lambda: None) -> Findings:
     """Read every file of `clips`, which are those of the whole table; `done` is called after each clip."""
     findings = Findings()
+    # Two clips share their frames if the table names a video twice: each problem is told once, in the table's order.
     found = dict.fromkeys(_doubles(str(table_of(root, layout).relative_to(root)), clips))
     executor = ThreadPoolExecutor(_THREADS)
     try:
-        for clip, look in zip(clips, executor.map(partial(_look, root), clips), strict=True):
+        for clip, look in zip(clips, executor.map(partial(_Look, root), clips), strict=True):
             counts = findings.splits[clip.split]
             counts.clips += 1
-            counts.masks += look.masks
-            counts.empty_masks += look.empty_masks
+            counts.masks += len(look.masks)
+            counts.empty_masks += sum(not mask for mask in look.masks)
             findings.frame_sizes.update(look.frame_sizes)
-            # Two clips share their frames if the table names a video twice: told once, in the order of the table.
             found |= dict.fromkeys(look.problems)
             done()
     finally:
@@ -94,15 +94,32 @@ def _doubles(table: str, clips: list[LabelledClip]) -> Iterator[Problem]:
             yield Problem(file=table, kind="twice", problem=f"names {video} {len(its)} times")
 
 
-@dataclass(kw_only=True)
 class _Look:
-    """What is found in one clip."""
+    """What is found in one clip. `masks`: of each that can be read, whether something sounds in it."""
 
-    root: Path
-    frame_sizes: list[Size] = field(default_factory=list)
-    masks: int = 0
-    empty_masks: int = 0
-    problems: list[Problem] = field(default_factory=list)
+    def __init__(self, root: Path, clip: LabelledClip) -> None:
+        self.root = root
+        self.problems: list[Problem] = []
+        self.masks: list[bool] = []
+        frames = [self.read(read_frame, path) for path in clip.frames]
+        sizes = [None if frame is None else _size(frame) for frame in frames]
+        self.frame_sizes = [size for size in sizes if size]
+        usual = max(self.frame_sizes, key=self.frame_sizes.count, default=None)
+        for path, frame_size in zip(clip.frames, sizes, strict=True):
+            if frame_size and usual and frame_size != usual:
+                self.add(path, "size", f"is {in_pixels(frame_size)}, its clip's other frames {in_pixels(usual)}")
+        for mask_path, frame_size in zip(clip.masks, sizes, strict=True):
+            if mask_path is None or (mask := self.read(read_mask, mask_path)) is None:
+                continue
+            self.masks.append(bool(mask.any()))
+            size = _size(mask)
+            # Where the frame is the odd one out, that has been said.
+            if usual and size not in (frame_size, usual):
+                self.add(mask_path, "size", f"is {in_pixels(size)}, its frame {in_pixels(frame_size or usual)}")
+        sounds = self.read(partial(read_sounds, seconds=FRAMES), clip.sound) or []
+        heard = sum(sound.end is None or sound.end > MARGIN for sound in sounds)
+        if sounds and heard < FRAMES:
+            self.add(clip.sound, "short sound", f"ends in second {heard} of {FRAMES}: no sound for the frames after it")
 
     def read(self, reader: Callable[[Path], T], path: Path) -> T | None:
         try:
@@ -114,31 +131,6 @@ class _Look:
 
     def add(self, path: Path, kind: Kind, problem: str) -> None:
         self.problems.append(Problem(file=str(path.relative_to(self.root)), kind=kind, problem=problem))
-
-
-def _look(root: Path, clip: LabelledClip) -> _Look:
-    look = _Look(root=root)
-    frames = [look.read(read_frame, path) for path in clip.frames]
-    sizes = [None if frame is None else _size(frame) for frame in frames]
-    look.frame_sizes = [size for size in sizes if size]
-    usual = max(look.frame_sizes, key=look.frame_sizes.count, default=None)
-    for path, frame_size in zip(clip.frames, sizes, strict=True):
-        if frame_size and usual and frame_size != usual:
-            look.add(path, "size", f"is {in_pixels(frame_size)}, its clip's other frames {in_pixels(usual)}")
-    for mask_path, frame_size in zip(clip.masks, sizes, strict=True):
-        if mask_path is None or (mask := look.read(read_mask, mask_path)) is None:
-            continue
-        look.masks += 1
-        look.empty_masks += not mask.any()
-        size = _size(mask)
-        # Where the frame is the odd one out, that has been said.
-        if usual and size not in (frame_size, usual):
-            look.add(mask_path, "size", f"is {in_pixels(size)}, its frame {in_pixels(frame_size or usual)}")
-    sounds = look.read(partial(read_sounds, seconds=FRAMES), clip.sound) or []
-    heard = sum(sound.end is None or sound.end > MARGIN for sound in sounds)
-    if sounds and heard < FRAMES:
-        look.add(clip.sound, "short sound", f"ends in second {heard} of {FRAMES}: no sound for the frames after it")
-    return look
 
 
 def in_pixels(size: Size) -> str:

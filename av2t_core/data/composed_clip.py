@@ -1,4 +1,4 @@
-"""A composed clip on disk: the video with its sound, the mask of what sounds at every keyframe, and what is known."""
+"""A composed clip on disk: the video with its sound, and the mask of what sounds at every keyframe."""
 
 import json
 import signal
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar, cast
@@ -18,6 +19,7 @@ from PIL import Image
 from av2t_core.data.augmentation import Camera, draw_camera, mix, sound_stretch
 from av2t_core.data.cutouts import SAMPLE_RATE, Cutouts
 from av2t_core.data.scene import Scene, draw_scene
+from av2t_core.media.clip import KEYFRAME_OFFSET
 from av2t_core.media.mp4 import Mp4Writer
 
 _VISIBLE = 0.3  # of a thing that sounds: with less nobody could name it
@@ -94,31 +96,28 @@ class ClipWriter:
         rng = np.random.default_rng([self.seed, index])
         size, fps = _SIZES[int(rng.integers(len(_SIZES)))], _RATES[int(rng.integers(len(_RATES)))]
         width, height = self.size or size
-        recipe = draw_recipe(
-            rng,
-            self.cutouts.labels,
-            seconds=self.seconds,
-            most=self.most,
-            width=width,
-            height=height,
-            fps=self.fps or fps,
-        )
+        labels, fps = self.cutouts.labels, self.fps or fps
+        recipe = draw_recipe(rng, labels, seconds=self.seconds, most=self.most, width=width, height=height, fps=fps)
         write_clip(rng, self.cutouts, recipe, self.out / f"{index:03}")
 
 
 def write_clip(rng: np.random.Generator, cutouts: Cutouts, recipe: ClipRecipe, out: Path) -> None:
     """OUT.mp4, OUT/masks/NNN.png (0 or 255, one for each second's keyframe) and OUT/truth.json."""
-    scene = scene_of(rng, cutouts, recipe)
-    (out / "masks").mkdir(parents=True, exist_ok=True)
+    scene, fps = scene_of(rng, cutouts, recipe), recipe.fps
     sound = soundtrack(rng, cutouts, recipe)
+    (out / "masks").mkdir(parents=True, exist_ok=True)
+    keyframe = min(range(fps), key=lambda frame: abs(frame / fps - KEYFRAME_OFFSET))
     with Mp4Writer(out.with_suffix(".mp4"), (recipe.height, recipe.width), Fraction(1), with_sound=True) as video:
-        for second in range(len(recipe.sounding)):
-            for frame in range(recipe.fps):
-                time = second + frame / recipe.fps
-                image, _ = scene.draw(time)
-                video.write_image(recipe.camera.shoot(rng, image), time, 1 / recipe.fps)
+        for second, labels in enumerate(recipe.sounding):
+            for frame in range(fps):
+                time = second + frame / fps
+                image, owner = scene.draw(time)
+                video.write_image(recipe.camera.shoot(rng, image), time, 1 / fps)
+                if frame == keyframe:
+                    save_mask(out / "masks" / f"{second:03}.png", scene.mask(owner, labels))
             video.write_sound(sound[None, second * SAMPLE_RATE : (second + 1) * SAMPLE_RATE], SAMPLE_RATE, second)
-    _write_truth(scene, recipe, out)
+    truth = {"in_view": recipe.in_view, "sounding": recipe.sounding, "fps": fps}
+    (out / "truth.json").write_text(json.dumps(truth) + "\n")
 
 
 def scene_of(rng: np.random.Generator, cutouts: Cutouts, recipe: ClipRecipe) -> Scene:
@@ -133,7 +132,7 @@ def scene_of(rng: np.random.Generator, cutouts: Cutouts, recipe: ClipRecipe) -> 
             width=recipe.width,
             clear=min(0.3, 0.7 / max(1, len(recipe.in_view) + recipe.silent)),
         )
-        times = np.arange(len(recipe.sounding)) + 15 / 16
+        times = np.arange(len(recipe.sounding)) + KEYFRAME_OFFSET
         shares = np.array([scene.visible(time) for time in times])  # (seconds, actors)
         if shares[:, [actor.label is not None for actor in scene.actors]].min(initial=1) >= _VISIBLE:
             break
@@ -159,36 +158,23 @@ def save_mask(path: Path, mask: NDArray[np.bool_]) -> None:
     Image.fromarray(mask.astype(np.uint8) * 255).save(path)
 
 
-def _write_truth(scene: Scene, recipe: ClipRecipe, out: Path) -> None:
-    for second, labels in enumerate(recipe.sounding):
-        keyframe = min(range(recipe.fps), key=lambda i: abs(i / recipe.fps - 15 / 16))
-        _, owner = scene.draw(second + keyframe / recipe.fps)
-        save_mask(out / "masks" / f"{second:03}.png", scene.mask(owner, labels))
-    truth = {"in_view": recipe.in_view, "sounding": recipe.sounding, "fps": recipe.fps}
-    (out / "truth.json").write_text(json.dumps(truth) + "\n")
-
-
 T = TypeVar("T")
 
 _task: Callable[[int], object]
 
 
 def in_order(task: Callable[[int], T], count: int, jobs: int, done: Callable[[], object]) -> list[T]:
-    """task(0) to task(count - 1), `jobs` at a time; `done` is called after each. `task` goes to each process once."""
-    results = []
-    if jobs == 1:
-        for index in range(count):
-            results.append(task(index))
-            done()
-        return results
+    """task(0) to task(count - 1) in `jobs` processes; `done` is called after each. `task` goes to each process once."""
     # Not forked: the parent may hold threads.
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_prepare, initargs=(task,))
+    spawn = partial(ProcessPoolExecutor, mp_context=get_context("spawn"), initializer=_prepare, initargs=(task,))
+    pool, results = spawn(jobs) if jobs > 1 else None, []
     try:
-        for result in pool.map(_run, range(count)):
+        for result in pool.map(_run, range(count)) if pool else map(task, range(count)):
             results.append(cast(T, result))
             done()
     finally:
-        pool.shutdown(cancel_futures=True)
+        if pool:
+            pool.shutdown(cancel_futures=True)
     return results
 
 

@@ -10,7 +10,7 @@ masks of everything in view, as `saved_predictions` reads them: what a model sco
 
 import csv
 import wave
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -22,8 +22,11 @@ from PIL import Image
 from av2t_core.data.avsbench import FRAMES, SIZE, SOUNDING, SOUNDING_COLUMNS, SPLITS, LabelledClip, Split, clip_at
 from av2t_core.data.composed_clip import ClipRecipe, draw_recipe, in_order, save_mask, scene_of, soundtrack
 from av2t_core.data.cutouts import SAMPLE_RATE, Cutouts
+from av2t_core.data.scene import Scene
 from av2t_core.errors import AV2TError
 from av2t_core.files import atomic_file
+from av2t_core.media.clip import KEYFRAME_OFFSET, Keyframe, Window
+from av2t_core.media.sound import Sound
 
 SetLayout = Literal["s4", "ms3"]
 
@@ -33,9 +36,9 @@ TABLES: dict[SetLayout, tuple[str, tuple[str, ...]]] = {
 }
 """The file and its columns."""
 
-# With so many frames a second one lies exactly at 15/16.
-_FPS = 16
-_KEYFRAME = 15 / 16
+_FPS = 16  # of which one frame lies exactly at 15/16
+
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,30 +111,52 @@ class _ClipWriter:
     def __call__(self, index: int) -> tuple[LabelledClip, list[tuple[str, int, str, str]]]:
         """Files of a clip, which follow from the recipe's seed and `index` alone; and its rows of sounding.csv."""
         recipe, out = self.recipe, self.out
-        split = self.splits[index]
-        cutouts = self.parts[split]
+        cutouts = self.parts[self.splits[index]]
         rng = np.random.default_rng([recipe.seed, index])
-        drawn = draw_clip(rng, recipe, cutouts.labels)
-        scene, sound = scene_of(rng, cutouts, drawn), soundtrack(rng, cutouts, drawn)
-        clip = clip_at(out, recipe.layout, f"c{index:04}", "+".join(drawn.in_view), split)
+        drawn, scene, sound = _compose(rng, recipe, cutouts)
+        in_view = "+".join(drawn.in_view)
+        clip = clip_at(out, recipe.layout, f"c{index:04}", in_view, self.splits[index])
         objects = [out / "all_objects" / clip.video / f"{second + 1}.png" for second in range(FRAMES)]
         for folder in {path.parent for path in (*clip.files, *objects)}:
             folder.mkdir(parents=True, exist_ok=True)
         for second, (frame, mask) in enumerate(zip(clip.frames, clip.masks, strict=True)):
-            image, owner = scene.draw(second + _KEYFRAME)
+            image, owner = scene.draw(second + KEYFRAME_OFFSET)
             shot = drawn.camera.shoot(rng, image)
             Image.fromarray(shot).save(frame, compress_level=1)  # four times as fast, a sixth larger
             if mask is not None:
                 save_mask(mask, scene.mask(owner, drawn.sounding[second]))
                 save_mask(objects[second], owner > 0)
         _write_wav(clip.sound, sound)
-        in_view = "+".join(drawn.in_view)
         return clip, [(clip.video, k + 1, "+".join(heard), in_view) for k, heard in enumerate(drawn.sounding)]
 
 
-def draw_clip(rng: np.random.Generator, recipe: SetRecipe, labels: tuple[str, ...]) -> ClipRecipe:
-    """What is in view and what sounds in a clip of such a set."""
-    several = recipe.layout == "ms3"
+def composed_windows(cutouts: Cutouts, clips: int, seed: int) -> Iterator[tuple[Window, list[Mask]]]:
+    """Windows of clips in memory, and the masks of the things in view that sound there.
+
+    Every fourth clip is as in s4, the others as in ms3.
+    """
+    for index in range(clips):
+        rng = np.random.default_rng([seed, index])
+        recipe = SetRecipe(layout="ms3" if index % 4 else "s4", clips=clips, labels=cutouts.labels)
+        drawn, scene, sound = _compose(rng, recipe, cutouts)
+        for second in range(FRAMES):
+            time = second + KEYFRAME_OFFSET
+            image, owner = scene.draw(time)
+            masks = [scene.mask(owner, (label,)) for label in drawn.sounding[second]]
+            heard = sound[None, second * SAMPLE_RATE : (second + 1) * SAMPLE_RATE]
+            window = Window(
+                keyframe=Keyframe(index=second, frame=second, time=time),
+                image=drawn.camera.shoot(rng, image),
+                sound=Sound.alone(heard, SAMPLE_RATE),
+            )
+            yield window, [mask for mask in masks if mask.any()]
+
+
+def _compose(
+    rng: np.random.Generator, recipe: SetRecipe, cutouts: Cutouts
+) -> tuple[ClipRecipe, Scene, NDArray[np.float32]]:
+    """A clip of such a set: what is in view and what sounds, the scene, and the sound of all seconds."""
+    several, labels = recipe.layout == "ms3", cutouts.labels
     drawn = draw_recipe(
         rng,
         labels,
@@ -143,8 +168,10 @@ def draw_clip(rng: np.random.Generator, recipe: SetRecipe, labels: tuple[str, ..
         fps=_FPS,
     )
     if several:
-        return replace(drawn, silent=min(drawn.silent, 1))
-    return replace(drawn, sounding=(drawn.in_view,) * FRAMES)
+        drawn = replace(drawn, silent=min(drawn.silent, 1))
+    else:
+        drawn = replace(drawn, sounding=(drawn.in_view,) * FRAMES)
+    return drawn, scene_of(rng, cutouts, drawn), soundtrack(rng, cutouts, drawn)
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -13,7 +13,7 @@ from math import ceil, cos, pi
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import AdamW
 
@@ -24,10 +24,11 @@ from av2t_core.memory import is_out_of_memory
 from av2t_core.model.inputs import normalise_sam
 from av2t_core.model.trained import is_trained
 from av2t_core.segmenters.recomputing import recompute_blocks
-from av2t_core.training.paper import frame_losses
+from av2t_core.training.loop import Loop, Progress
+from av2t_core.training.paper import Inputs, Objective
 from av2t_core.training.plan import TrainingError
 from av2t_core.training.replay import Drift, Replay
-from av2t_core.training.run_folder import Position, RunFolder
+from av2t_core.training.run_folder import Entry, Position, RunFolder
 from av2t_core.versions.checkpoint import Loaded
 
 PIXELS_KEPT = 2 * 1024**2
@@ -64,20 +65,8 @@ class FineTuneRecipe:
         return name.startswith(("projector.", "adapters.")) or (MASK_DECODER in self.also and is_trained(name))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Learned:
-    """How far a training is: `step` of `steps`, the step's loss, and the mean loss of its epoch so far."""
-
-    step: int
-    steps: int
-    epoch: int  # counted from 1
-    epochs: int
-    loss: float
-    mean_loss: float
-
-
 class FineTuning:
-    """A model that learns from examples; it goes on in `folder` where it was cut off, and gives the same."""
+    """A model that learns from examples, and the Learner of its loop, which resumes in `folder`."""
 
     def __init__(
         self,
@@ -99,15 +88,16 @@ class FineTuning:
         if recipe.batch * loaded.model.config.sam.image_size**2 > PIXELS_KEPT:
             recompute_blocks(loaded.model)
         self._own = [(examples, index) for examples in own for index in range(len(examples))]
-        model = loaded.model
-        self.parameters: dict[str, nn.Parameter] = {}
-        for name, parameter in model.named_parameters():
+        parameters = dict(loaded.model.named_parameters())
+        for name, parameter in parameters.items():
             parameter.requires_grad_(recipe.learns(name))
-            if parameter.requires_grad:
-                self.parameters[name] = parameter
-        self._drift = Drift(model, replay.to(loaded.device)) if replay is not None else None
+        self.learned = {name: p.detach() for name, p in parameters.items() if recipe.learns(name)}
+        self._drift = Drift(loaded.model, replay.to(loaded.device)) if replay is not None else None
+        self._objective = Objective(loaded.model, bf16=loaded.precision == "bf16")
+        learning = [p for p in parameters.values() if p.requires_grad]
+        self.optimiser = AdamW(learning, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        self.states = {"optimiser": self.optimiser}
         self._steps_of_epoch = ceil(len(self._own) / recipe.batch)
-        self.optimiser = AdamW(self.parameters.values(), lr=recipe.lr, weight_decay=recipe.weight_decay)
 
     @property
     def epochs(self) -> int:
@@ -117,77 +107,33 @@ class FineTuning:
     def steps(self) -> int:
         return self._steps_of_epoch * self.epochs
 
-    def run(self) -> Generator[Learned]:
-        """Learn, step by step. Who stops it in between finds it again where it was.
+    def run(self) -> Generator[Progress]:
+        """Learn, step by step. Who stops it in between resumes it where it was.
 
-        TrainingError: it diverges. MemoryShortError: not even one keyframe at a time.
+        TrainingError: it diverges. MemoryShortError: not even one keyframe fits at a time.
         """
-        position = self._go_on()
-        try:
-            while position.epoch < self.epochs:
-                loss = self._learn(position.epoch, position.step)
-                position.step += 1
-                position.bce += (loss[0] - position.bce) / position.step
-                position.iou += (loss[1] - position.iou) / position.step
-                epoch, mean = position.epoch + 1, position.bce + position.iou
-                done = position.epoch * self._steps_of_epoch + position.step
-                self.folder.log(
-                    {"epoch": epoch, "step": position.step, "bce": loss[0], "iou": loss[1], "loss": sum(loss)}
-                )
-                if position.step == self._steps_of_epoch:
-                    self.folder.log({"epoch": epoch, "loss": mean})
-                    position = Position(epoch=position.epoch + 1)
-                    self._save(position)
-                yield Learned(
-                    step=done,
-                    steps=self.steps,
-                    epoch=epoch,
-                    epochs=self.epochs,
-                    loss=sum(loss),
-                    mean_loss=mean,
-                )
-        except GeneratorExit:
-            self._save(position)
-            raise
+        yield from Loop(self, self.folder, epochs=self.epochs, steps=self._steps_of_epoch).run()
 
-    def trained(self) -> dict[str, Tensor]:
-        """What has learned, by its names in AV2TSam."""
-        return {name: parameter.detach() for name, parameter in self.parameters.items()}
+    def learn(self, epoch: int, first: int) -> Generator[Entry]:
+        """See Learner."""
+        recipe = self.recipe
+        order = np.random.default_rng([recipe.seed, epoch, 1]).permutation(len(self._own))
+        for step in range(first, self._steps_of_epoch):
+            done = epoch * self._steps_of_epoch + step
+            rows = [self._own[index] for index in order[step * recipe.batch : (step + 1) * recipe.batch]]
+            mirrored = np.random.default_rng([recipe.seed, done]).random(len(rows)) < 0.5
+            for group in self.optimiser.param_groups:
+                group["lr"] = recipe.lr * _pace(done, self.steps)
+            while (losses := self._gradients(rows, mirrored)) is None:
+                self.at_once = max(1, self.at_once // 2)
+            if not losses.isfinite().all():
+                raise TrainingError(f"the loss is {losses.tolist()} in step {done + 1}: look at the annotations' clips")
+            self.optimiser.step()
+            bce, iou = losses.tolist()
+            yield {"bce": bce, "iou": iou, "loss": bce + iou}
 
-    def _go_on(self) -> Position:
-        state = self.folder.load()
-        position: Position = state["position"] if state else Position()
-        self.folder.forget_after(position)
-        if state is not None:
-            with torch.no_grad():
-                for name, tensor in state["trained"].items():
-                    self.parameters[name].copy_(tensor)
-            self.optimiser.load_state_dict(state["optimiser"])
-        return position
-
-    def _save(self, position: Position) -> None:
-        self.folder.save(position, self.trained(), optimiser=self.optimiser.state_dict())
-
-    def _learn(self, epoch: int, step: int) -> tuple[float, float]:
-        """One batch: its cross-entropy and 1 - its soft IoU."""
-        done = epoch * self._steps_of_epoch + step
-        # What is drawn depends on where it stands alone, so that it is the same after an interruption.
-        rng = np.random.default_rng([self.recipe.seed, done])
-        size = self.recipe.batch
-        order = np.random.default_rng([self.recipe.seed, epoch, 1]).permutation(len(self._own))
-        chosen = [self._own[index] for index in order[step * size : (step + 1) * size]]
-        mirrored = rng.random(len(chosen)) < 0.5
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.lr * _pace(done, self.steps)
-        total = self._gradients(chosen, mirrored)
-        while total is None:
-            self.at_once = max(1, self.at_once // 2)
-            total = self._gradients(chosen, mirrored)
-        if not total.isfinite().all():
-            raise TrainingError(f"the loss is {total.tolist()} in step {done + 1}: look at the annotations' clips")
-        self.optimiser.step()
-        bce, iou = total.tolist()
-        return bce, iou
+    def end_epoch(self, position: Position) -> Entry:
+        return {"loss": position.loss}
 
     def _gradients(self, rows: Sequence[Row], mirrored: NDArray[np.bool_]) -> Tensor | None:
         """Those of a batch in place of any earlier ones; its losses (2,), None where the memory does not suffice.
@@ -199,7 +145,7 @@ class FineTuning:
         try:
             for first in range(0, len(rows), self.at_once):
                 some = slice(first, first + self.at_once)
-                losses = self._losses(rows[some], mirrored[some]) / len(rows)
+                losses = self._objective(self._inputs(rows[some], mirrored[some])).sum(dim=0) / len(rows)
                 torch.autograd.backward(losses.sum())
                 total += losses.detach().cpu()
             if self._drift is not None:
@@ -215,30 +161,21 @@ class FineTuning:
             return None
         return total
 
-    def _losses(self, rows: Sequence[Row], mirrored: NDArray[np.bool_]) -> Tensor:
-        """(2,): see `frame_losses`, the sum over the keyframes."""
-        *inputs, target = self._batch(rows, mirrored)
-        with torch.autocast(self.loaded.device.type, torch.bfloat16, enabled=self.loaded.precision == "bf16"):
-            logits = self.loaded.model(*inputs)
-        height, width = target.shape[-2:]
-        return frame_losses(self.loaded.model.segmenter.upsample(logits, (height, width)), target).sum(dim=0)
+    def _inputs(self, rows: Sequence[Row], mirrored: NDArray[np.bool_]) -> Inputs:
+        """Some are mirrored, picture and mask, which sounds alike."""
+        read, device = [examples.row(index) for examples, index in rows], self.loaded.device
 
-    def _batch(self, rows: Sequence[Row], mirrored: NDArray[np.bool_]) -> list[Tensor]:
-        """AV2TSam's inputs and the target (B, H, W). Some are mirrored, picture and mask, which sounds alike."""
-        read = [examples.row(index) for examples, index in rows]
+        def stacked(name: str) -> Tensor:
+            images = [row[name].flip(-1) if flip else row[name] for row, flip in zip(read, mirrored, strict=True)]
+            return torch.stack(images).to(device).float()
 
-        def turned(name: str) -> Tensor:
-            images = [row[name].flip(-1) if turn else row[name] for row, turn in zip(read, mirrored, strict=True)]
-            return torch.stack(images).to(self.loaded.device).float()
-
-        v = torch.stack([row["v"][int(turn)] for row, turn in zip(read, mirrored, strict=True)])
-        return [
-            normalise_sam(turned("sam")),
-            turned("multimodal") / 127.5 - 1,
-            v.to(self.loaded.device),
-            torch.stack([row["a"] for row in read]).to(self.loaded.device),
-            turned("target"),
-        ]
+        return Inputs(
+            images_sam=normalise_sam(stacked("sam")),
+            images_mm=stacked("multimodal") / 127.5 - 1,
+            v=torch.stack([row["v"][int(flip)] for row, flip in zip(read, mirrored, strict=True)]).to(device),
+            a=torch.stack([row["a"] for row in read]).to(device),
+            target=stacked("target"),
+        )
 
 
 def _pace(step: int, steps: int) -> float:

@@ -25,16 +25,16 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
 from av2t_core.data.avsbench import FRAMES
+from av2t_core.data.composed_set import composed_windows
 from av2t_core.data.cutouts import Cutouts
 from av2t_core.encoders.efficientnet import EfficientNetLite
 from av2t_core.encoders.tiny import TinyAudioEncoder, TinyEncodersConfig, TinyImageEncoder
-from av2t_core.evaluation.reliability import CLIPS, composed, fit
+from av2t_core.evaluation.reliability import CLIPS, fit
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.inputs import multimodal_images, normalise_sam, to_device
 from av2t_core.model.presets import TINY
 from av2t_core.prediction.predictor import Predictor
 from av2t_core.pretraining.composed_scores import evaluate
-from av2t_core.pretraining.loop import Loop
 from av2t_core.pretraining.models import (
     DenseHead,
     DenseTagger,
@@ -45,6 +45,7 @@ from av2t_core.pretraining.models import (
     tagging_loss,
 )
 from av2t_core.pretraining.samples import draw_frames, draw_hearing, draw_sound, sounding_mask
+from av2t_core.pretraining.stages import StagesFolder
 from av2t_core.training import replay
 from av2t_core.versions.checkpoint import Loaded, build, fill, read_tensors
 from av2t_core.versions.folder import save_version
@@ -157,7 +158,7 @@ def keep_version(
 def _embeddings(loaded: Loaded, cutouts: Cutouts, clips: int) -> replay.Replay:
     """Of clips that are composed of what is there for training."""
     v, a = [], []
-    for window, _ in composed(cutouts.part("train"), clips, seed=3):
+    for window, _ in composed_windows(cutouts.part("train"), clips, seed=3):
         v.append(loaded.image_encoder.encode(to_device([window.image], loaded.device)))
         a.append(loaded.audio_encoder.encode([window.sound]))
     return replay.Replay(v=torch.cat(v), a=torch.cat(a))
@@ -168,7 +169,7 @@ class Run:
 
     def __init__(self, out: Path, recipe: TinyRecipe, cutouts: Cutouts) -> None:
         self.recipe = recipe
-        self.loop = Loop(out, seed=recipe.seed, checkpoint_steps=recipe.checkpoint_steps)
+        self.folder = StagesFolder(out, seed=recipe.seed, checkpoint_steps=recipe.checkpoint_steps)
         self.training = cutouts.part("train")
         self.everything = replace(self.training, images=cutouts.images, sounds=cutouts.sounds)
         self.encoders = TinyEncodersConfig(labels=cutouts.labels)
@@ -194,13 +195,13 @@ class Run:
             return pixel_loss(model(normalise_sam(_batch(frames.images))), frames.owners)
 
         groups = _groups(model, model.trunk, 1.5 * self.recipe.trunk_lr, self.recipe.lr)
-        self.loop.fit("trunk", model, loss, groups, self.recipe.trunk_steps)
+        self.folder.fit("trunk", model, loss, groups, self.recipe.trunk_steps)
 
     def joint(self) -> None:
         torch.manual_seed(self.recipe.seed)
         audio, image = self._encoders("audio", "image")
         weights = self._initial_weights()
-        for key, tensor in self.loop.result("trunk").items():
+        for key, tensor in self.folder.result("trunk").items():
             if key.startswith("sam.image_encoder."):
                 weights[f"model.segmenter.{key}"] = tensor
             elif key.startswith("head."):
@@ -208,7 +209,7 @@ class Run:
         for size, steps in zip(self.recipe.sizes, self.recipe.joint_steps, strict=True):
             name, scale = f"joint{size}", 1.0 if size == self.recipe.sizes[0] else 0.7
             self._fit_joint(name, weights, image, audio, self.training, size, steps, scale)
-            weights = self.loop.result(name)
+            weights = self.folder.result(name)
         self._keep_whole("joint", weights, image, audio)
 
     def settle(self) -> None:
@@ -217,14 +218,14 @@ class Run:
             audio, image, weights = self._start(self.recipe.start)
         else:
             audio, image = self._encoders("audio", "image")
-            weights = self.loop.result(f"joint{self.recipe.sizes[-1]}")
+            weights = self.folder.result(f"joint{self.recipe.sizes[-1]}")
         audio_steps, image_steps, steps = self.recipe.settle_steps
         self._fit_audio("settle-audio", audio, self.everything, audio_steps, 5e-4)
         self._fit_image("settle-image", image, self.everything, image_steps, 3e-4)
         audio, image = self._encoders("settle-audio", "settle-image")
         size = TINY.sam.image_size
         self._fit_joint(f"settle{size}", weights, image, audio, self.everything, size, steps, 0.7)
-        self._keep_whole("settle", self.loop.result(f"settle{size}"), image, audio)
+        self._keep_whole("settle", self.folder.result(f"settle{size}"), image, audio)
 
     def _fit_audio(self, name: str, model: TinyAudioEncoder, cutouts: Cutouts, steps: int, lr: float) -> None:
         count = len(cutouts.labels)
@@ -234,19 +235,19 @@ class Run:
             sounds = np.stack([draw_sound(rng, cutouts, indices) for indices in heard])
             return tagging_loss(model.prototypes(model(torch.from_numpy(sounds))), heard)
 
-        self.loop.fit(name, model, loss, [{"params": model.parameters(), "lr": lr}], steps)
+        self.folder.fit(name, model, loss, [{"params": model.parameters(), "lr": lr}], steps)
 
     def _fit_image(self, name: str, model: TinyImageEncoder, cutouts: Cutouts, steps: int, lr: float) -> None:
         def loss(rng: np.random.Generator) -> Tensor:
             frames = draw_frames(rng, cutouts, 32, model.image_size, varied=True)
             return tagging_loss(model.prototypes(model(_batch(frames.images))), frames.in_view)
 
-        self.loop.fit(name, model, loss, _groups(model, model.trunk, self.recipe.trunk_lr, lr, _FROZEN_BLOCKS), steps)
+        self.folder.fit(name, model, loss, _groups(model, model.trunk, self.recipe.trunk_lr, lr, _FROZEN_BLOCKS), steps)
 
     def _encoders(self, audio_name: str, image_name: str) -> tuple[TinyAudioEncoder, TinyImageEncoder]:
         audio, image = TinyAudioEncoder(self.encoders), TinyImageEncoder(self.encoders)
-        audio.load_state_dict(self.loop.result(audio_name))
-        image.load_state_dict(self.loop.result(image_name))
+        audio.load_state_dict(self.folder.result(audio_name))
+        image.load_state_dict(self.folder.result(image_name))
         return audio.eval(), image.eval()
 
     def _initial_weights(self) -> dict[str, Tensor]:
@@ -297,7 +298,7 @@ class Run:
             logits, ious, tags = tagger(normalise_sam(pixels), squares, v, a)
             return candidates_loss(logits.float(), ious.float(), _coverage(owners > 0)) + pixel_loss(tags, owners)
 
-        self.loop.fit(name, tagger, loss, _groups(tagger, trunk, recipe.trunk_lr * scale, recipe.lr * scale), steps)
+        self.folder.fit(name, tagger, loss, _groups(tagger, trunk, recipe.trunk_lr * scale, recipe.lr * scale), steps)
 
     def _start(self, name: str) -> tuple[TinyAudioEncoder, TinyImageEncoder, dict[str, Tensor]]:
         """A version's encoders, and its weights under a head that has yet to learn."""
@@ -314,7 +315,7 @@ class Run:
         tensors = {key: tensor for key, tensor in trained.items() if key.startswith("model.")}
         for part, encoder in (("image_encoder", image), ("audio_encoder", audio)):
             tensors |= {f"{part}.{key}": tensor for key, tensor in encoder.state_dict().items()}
-        self.loop.keep(f"{name}.pt", **tensors)
+        self.folder.keep(f"{name}.pt", **tensors)
 
 
 def _groups(

@@ -1,6 +1,7 @@
 """The paper's training (sections 3.5 and 4.3): what learns, from which loss, by which optimiser, how fast.
 
-As in its authors' code there is neither clipping of gradients nor augmentation.
+The loss is binary cross-entropy plus soft IoU. As in its authors' code there is neither clipping of gradients nor
+augmentation.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,6 +24,26 @@ from av2t_core.model.trained import is_trained
 from av2t_core.training.plan import PaperRecipe, TrainingError
 
 
+def soft_iou(logits: Tensor, target: Tensor) -> Tensor:
+    """logits and target (..., h, w) to the soft intersection over union (...,), with p = sigmoid(logits).
+
+    An empty target gives 0, whatever is predicted, and so no gradient.
+    """
+    p = logits.sigmoid()
+    intersection = (p * target).sum(dim=(-2, -1))
+    union = (p + target).sum(dim=(-2, -1)) - intersection
+    return intersection / union
+
+
+def frame_losses(logits: Tensor, target: Tensor) -> Tensor:
+    """logits and target (B, h, w) to (B, 2): each frame's mean cross-entropy over its pixels, and 1 - its soft IoU.
+
+    The loss of a batch is the mean over its frames of the sum of both.
+    """
+    bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=(-2, -1))
+    return torch.stack([bce, 1 - soft_iou(logits, target)], dim=-1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
     """B frames to learn from. The first four are AV2TSam's; `features` are `AV2TSam.candidates`'s."""
@@ -31,15 +52,15 @@ class Inputs:
     images_mm: Tensor
     v: Tensor
     a: Tensor
-    features: list[Tensor] | None = None
+    features: Sequence[Tensor] | None = None
     target: Tensor  # (B, H, W) of 0 and 1
-    names: tuple[str, ...]  # of the clips, for a person who has to look at them
+    names: tuple[str, ...] = ()  # of the clips, for messages
     counts: bool = True  # False for a stand-in, by which a process takes part that has no clip of the batch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What one step saw. `gradient`: the norm of all gradients together."""
+    """The losses of one step. `gradient`: the norm of all gradients together."""
 
     bce: float
     iou: float  # 1 - soft IoU
@@ -55,35 +76,18 @@ class Objective(nn.Module):
 
     def __init__(self, model: AV2TSam, bf16: bool) -> None:
         super().__init__()
-        self.model = model
-        self.bf16 = bf16
+        self.model, self.bf16 = model, bf16
 
-    def logits(
-        self,
-        images_sam: Tensor | None,
-        images_mm: Tensor,
-        v: Tensor,
-        a: Tensor,
-        features: Sequence[Tensor] | None,
-        size: tuple[int, int],
-    ) -> Tensor:
-        """(B, H, W) at `size`, on which the loss is computed."""
-        with torch.autocast(images_mm.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = self.model(images_sam, images_mm, v, a, features)
-        return self.model.segmenter.upsample(logits, size)
+    def logits(self, inputs: Inputs) -> Tensor:
+        """(B, H, W) at the targets' size."""
+        with torch.autocast(inputs.images_mm.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = self.model(inputs.images_sam, inputs.images_mm, inputs.v, inputs.a, inputs.features)
+        height, width = inputs.target.shape[-2:]
+        return self.model.segmenter.upsample(logits, (height, width))
 
-    def forward(
-        self,
-        images_sam: Tensor | None,
-        images_mm: Tensor,
-        v: Tensor,
-        a: Tensor,
-        features: Sequence[Tensor] | None,
-        target: Tensor,
-    ) -> Tensor:
+    def forward(self, inputs: Inputs) -> Tensor:
         """The losses of each frame (B, 2); see `frame_losses`."""
-        height, width = target.shape[-2:]
-        return frame_losses(self.logits(images_sam, images_mm, v, a, features, (height, width)), target)
+        return frame_losses(self.logits(inputs), inputs.target)
 
 
 class PaperTraining:
@@ -94,26 +98,19 @@ class PaperTraining:
 
     def __init__(self, model: AV2TSam, recipe: PaperRecipe, accelerator: Accelerator, *, bf16: bool = False) -> None:
         """`bf16`: the frozen encoders compute in bfloat16; what learns always computes in fp32."""
-        self.model = model
         self.accelerator = accelerator
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(is_trained(name))
+        self.learned = trained_parameters(model)
         self.objective = Objective(model, bf16)
         self._shared = accelerator.prepare_model(self.objective)
-        self.optimiser = AdamW(trained_parameters(model).values(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+        self.optimiser = AdamW(self.learned.values(), lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.schedule = CosineAnnealingLR(self.optimiser, T_max=recipe.epochs, eta_min=recipe.final_lr)
 
     @property
     def lr(self) -> float:
         """The learning rate of this epoch."""
         return float(self.optimiser.param_groups[0]["lr"])
-
-    def logits(self, inputs: Inputs) -> Tensor:
-        """(B, H, W) at the targets' size."""
-        height, width = inputs.target.shape[-2:]
-        return self.objective.logits(
-            inputs.images_sam, inputs.images_mm, inputs.v, inputs.a, inputs.features, (height, width)
-        )
 
     def learn(self, parts: Iterable[Inputs], count: int, frames: int) -> Step:
         """One step on a batch of `frames` frames, of which `parts`, `count` of them (one at least), are this process's.
@@ -125,9 +122,7 @@ class PaperTraining:
         for inputs in parts:
             last = len(seen) == count - 1
             with nullcontext() if last else self.accelerator.no_sync(self._shared):
-                losses = self._shared(
-                    inputs.images_sam, inputs.images_mm, inputs.v, inputs.a, inputs.features, inputs.target
-                )
+                losses = self._shared(inputs)
                 # The mean over the frames of all processes, whose gradients come together as their mean.
                 weight = inputs.counts * self.accelerator.num_processes / frames
                 torch.autograd.backward(losses.sum() * weight)
@@ -135,7 +130,7 @@ class PaperTraining:
             del inputs, losses
         sums = torch.stack([losses.sum(dim=0) for losses, _ in seen]).sum(dim=0)
         bce, iou = (self.accelerator.reduce(sums, reduction="sum") / frames).tolist()
-        gradients = [p.grad for p in trained_parameters(self.model).values() if p.grad is not None]
+        gradients = [p.grad for p in self.learned.values() if p.grad is not None]
         step = Step(bce=bce, iou=iou, gradient=float(get_total_norm(gradients)))
         if not (isfinite(step.loss) and isfinite(step.gradient)):
             raise self._not_finite(step, seen)
@@ -151,8 +146,8 @@ class PaperTraining:
         own = [
             (name, bool(losses[index].isfinite().all())) for losses, clips in seen for index, name in enumerate(clips)
         ]
-        all_of_it: list[tuple[str, bool]] = gather_object(own)
-        names = [name for name, finite in all_of_it if not finite] or [name for name, _ in all_of_it]
+        of_batch: list[tuple[str, bool]] = gather_object(own)
+        names = [name for name, finite in of_batch if not finite] or [name for name, _ in of_batch]
         what = f"gradient is {step.gradient}" if isfinite(step.loss) else f"loss is {step.loss}"
         return TrainingError(
             f"the {what} on {', '.join(dict.fromkeys(names))}: look at the files of these clips, or use a smaller"
@@ -181,23 +176,3 @@ def trained_parameters(model: AV2TSam) -> dict[str, nn.Parameter]:
     expected IoU nor, with SAM2, the score of there being an object.
     """
     return {name: parameter for name, parameter in model.named_parameters() if is_trained(name)}
-
-
-def soft_iou(logits: Tensor, target: Tensor) -> Tensor:
-    """logits and target (..., h, w) to the soft intersection over union (...,), with p = sigmoid(logits).
-
-    An empty target gives 0, whatever is predicted, and so no gradient.
-    """
-    p = logits.sigmoid()
-    intersection = (p * target).sum(dim=(-2, -1))
-    union = (p + target).sum(dim=(-2, -1)) - intersection
-    return intersection / union
-
-
-def frame_losses(logits: Tensor, target: Tensor) -> Tensor:
-    """logits and target (B, h, w) to (B, 2): each frame's mean cross-entropy over its pixels, and 1 - its soft IoU.
-
-    The loss of a batch is the mean over its frames of the sum of both.
-    """
-    bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(dim=(-2, -1))
-    return torch.stack([bce, 1 - soft_iou(logits, target)], dim=-1)

@@ -1,7 +1,7 @@
-"""The folder of one training: what was asked for, how far it is, and what it has learned.
+"""The folder of one training: its plan, its checkpoint, its log, and the best of what it has learned.
 
-run.json           what was asked for; another training does not go on here
-checkpoint.pt      where it goes on after an interruption
+run.json           the plan; a training by another plan does not resume here
+checkpoint.pt      where it resumes after an interruption
 best.safetensors   what was trained, as of the epoch with the best validation IoU
 log.jsonl          a line for every step and every epoch
 tensorboard/       the same as curves
@@ -9,15 +9,13 @@ curve.png          the learning curve, drawn at the end
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -38,16 +36,33 @@ class Position:
     best_epoch: int = 0  # counted from 1; 0 before the first validation
     best_miou: float = -1.0
 
+    @property
+    def loss(self) -> float:
+        return self.bce + self.iou
+
+    def count(self, step: Entry) -> None:
+        """A step is done, with these losses; the means are of the paper's alone."""
+        self.step += 1
+        self.bce += (step.get("bce", 0.0) - self.bce) / self.step
+        self.iou += (step.get("iou", 0.0) - self.iou) / self.step
+
+    def end_epoch(self) -> None:
+        self.epoch, self.step, self.bce, self.iou = self.epoch + 1, 0, 0.0, 0.0
+
 
 class RunFolder:
-    """Everything in it is written aside and renamed, so that a kill leaves the last whole state."""
+    """Its files are written aside and renamed, so that a kill leaves the last whole state."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        """`writes`: False in all processes of a training but the first; they only read."""
+        self.path, self.writes = path, writes
 
     @contextmanager
     def alone(self, plan: Mapping[str, Any]) -> Iterator[None]:
         """Within it no other process trains here. TrainingError: one does, or the folder is of another plan."""
+        if not self.writes:
+            yield
+            return
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             try:
@@ -58,11 +73,13 @@ class RunFolder:
             self._claim(json.loads(json.dumps(plan)))
             yield
 
-    def save(self, position: Position, trained: Mapping[str, Tensor], **states: Any) -> None:
+    def save(self, position: Position, learned: Mapping[str, Tensor], **states: Any) -> None:
         """`states`: state dicts of the optimiser and its schedule."""
-        # Into a file of Python's own: PyTorch's does not say why it cannot be written.
-        with writing(self.path), atomic_file(self.path / "checkpoint.pt") as aside, aside.open("wb") as file:
-            torch.save({"position": asdict(position), "trained": dict(trained), **states}, file)
+        tensors = {name: tensor.detach() for name, tensor in learned.items()}
+        if self.writes:
+            # Into a file of Python's own: PyTorch's does not say why it cannot be written.
+            with writing(self.path), atomic_file(self.path / "checkpoint.pt") as aside, aside.open("wb") as file:
+                torch.save({"position": asdict(position), "trained": tensors, **states}, file)
 
     def load(self) -> dict[str, Any] | None:
         """What `save` kept, on the host, with `position` as a Position; None at the beginning."""
@@ -72,17 +89,19 @@ class RunFolder:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return {**state, "position": Position(**state["position"])}
 
-    def keep_best(self, trained: Mapping[str, Tensor]) -> None:
-        with writing(self.path), atomic_file(self.path / "best.safetensors") as aside:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in trained.items()}, aside)
+    def keep_best(self, learned: Mapping[str, Tensor]) -> None:
+        if self.writes:
+            with writing(self.path), atomic_file(self.path / "best.safetensors") as aside:
+                save_file({name: tensor.detach().cpu().contiguous() for name, tensor in learned.items()}, aside)
 
     def best(self) -> dict[str, Tensor]:
         state: dict[str, Tensor] = load_file(self.path / "best.safetensors")
         return state
 
     def log(self, entry: Entry) -> None:
-        with writing(self.path), (self.path / "log.jsonl").open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        if self.writes:
+            with writing(self.path), (self.path / "log.jsonl").open("a") as file:
+                file.write(json.dumps(entry) + "\n")
 
     def entries(self) -> list[Entry]:
         """All of the log. A last line that a kill cut off is left out."""
@@ -92,9 +111,37 @@ class RunFolder:
 
     def forget_after(self, position: Position) -> None:
         """Take out of the log what comes after `position`, for it is going to happen again."""
-        kept = [entry for entry in self.entries() if _is_before(entry, position)]
-        with writing(self.path), atomic_file(self.path / "log.jsonl") as aside:
-            aside.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+        next_step = (position.epoch + 1, position.step + 1)
+        lines = [
+            json.dumps(entry) + "\n"
+            for entry in self.entries()
+            if entry["epoch"] <= position.epoch or (entry["epoch"], entry.get("step", next_step[1])) < next_step
+        ]
+        if self.writes:
+            with writing(self.path), atomic_file(self.path / "log.jsonl") as aside:
+                aside.write_text("".join(lines))
+
+    def draw_curve(self) -> None:
+        """Loss and validation IoU over the epochs."""
+        from matplotlib.figure import Figure  # which a fine-tuning does not need
+        from matplotlib.ticker import MaxNLocator
+
+        epochs = [entry for entry in self.entries() if "val_miou" in entry]
+        numbers, ious = [entry["epoch"] for entry in epochs], [entry["val_miou"] for entry in epochs]
+        best = max(range(len(epochs)), key=ious.__getitem__)
+        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        left = figure.subplots()
+        right = left.twinx()
+        losses = [entry["loss"] for entry in epochs]
+        [loss] = left.plot(numbers, losses, color="tab:gray", marker=".", label="training loss")
+        label = f"validation mIoU, best {ious[best]:.3f} in epoch {numbers[best]}"
+        [iou] = right.plot(numbers, ious, color="tab:blue", marker=".", label=label)
+        left.set(xlabel="epoch", ylabel="loss (cross-entropy + 1 - soft IoU)", title=self.path.name, ylim=(0, None))
+        right.set(ylabel="mIoU", ylim=(0, 1))
+        left.xaxis.set_major_locator(MaxNLocator(integer=True))
+        left.grid(alpha=0.3)
+        left.legend(handles=[loss, iou], loc="lower left")
+        figure.savefig(self.path / "curve.png", dpi=120)
 
     def _claim(self, plan: Entry) -> None:
         path = self.path / "run.json"
@@ -108,32 +155,6 @@ class RunFolder:
         ]
         if differing:
             raise TrainingError(
-                f"{self.path} holds a training that was asked for otherwise ({'; '.join(differing)}): repeat that"
-                " command to go on with it, or choose another name"
+                f"{self.path} holds a training by another plan ({'; '.join(differing)}): repeat that command to go on"
+                " with it, or choose another name"
             )
-
-
-def _is_before(entry: Entry, position: Position) -> bool:
-    within = (position.epoch + 1, position.step)
-    return bool(entry["epoch"] <= position.epoch or (entry["epoch"], entry.get("step", within[1] + 1)) <= within)
-
-
-def draw_curve(entries: Sequence[Entry], title: str, out: Path) -> None:
-    """Loss and validation IoU over the epochs, from the entries of a log that are of epochs."""
-    epochs = [entry for entry in entries if "val_miou" in entry]
-    numbers = [entry["epoch"] for entry in epochs]
-    ious = [entry["val_miou"] for entry in epochs]
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    left = figure.subplots()
-    right = left.twinx()
-    losses = [entry["loss"] for entry in epochs]
-    [loss] = left.plot(numbers, losses, color="tab:gray", marker=".", label="training loss")
-    best = max(range(len(epochs)), key=ious.__getitem__)
-    told = f"validation mIoU, best {ious[best]:.3f} in epoch {numbers[best]}"
-    [iou] = right.plot(numbers, ious, color="tab:blue", marker=".", label=told)
-    left.set(xlabel="epoch", ylabel="loss (cross-entropy + 1 - soft IoU)", title=title, ylim=(0, None))
-    right.set(ylabel="mIoU", ylim=(0, 1))
-    left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    left.grid(alpha=0.3)
-    left.legend(handles=[loss, iou], loc="lower left")
-    figure.savefig(out, dpi=120)

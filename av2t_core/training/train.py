@@ -3,7 +3,6 @@
 import gc
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from copy import deepcopy
 from importlib.metadata import version
 from itertools import chain
@@ -50,8 +49,8 @@ def train_version(
         raise TrainingError("device 'cuda' was asked for, but torch sees no GPU; use the device cpu")
     where = torch.device("cpu") if shared.device.type == "cpu" else shared.device  # of several processes it is cpu:0
     first = shared.is_main_process
-    run = RunFolder(folder)
-    with run.alone(plan.card) if first else nullcontext():
+    run = RunFolder(folder, writes=first)
+    with run.alone(plan.card):
         shared.wait_for_everyone()
         loaded = load_start(plan.start, plan.preset, plan.feature, plan.recipe.seed, where, plan.precision)
         kept, limit = cache

@@ -210,6 +210,6 @@ def test_what_is_learnt_is_what_a_cpu_learns(tmp_path: Path) -> None:
         (tmp_path / device).mkdir()
         tuning = FineTuning(loaded, [examples(loaded)], None, recipe, RunFolder(tmp_path / device))
         losses[device] = [at.loss for at in learn(tuning)]
-        learnt[device] = {name: tensor.cpu().numpy() for name, tensor in tuning.trained().items()}
+        learnt[device] = {name: tensor.cpu().numpy() for name, tensor in tuning.learned.items()}
     print("\n" + json.dumps(losses))
     assert np.allclose(losses["cpu"], losses["cuda"], rtol=0.02)

@@ -233,7 +233,7 @@ class _FineTune:
                         raise Interrupted
             curve = [round(entry["loss"], 4) for entry in folder.entries() if "step" not in entry]
         self.progress.show(0, None, now=True, eta=None)
-        return {key: tensor.cpu().clone() for key, tensor in tuning.trained().items()}, curve
+        return {key: tensor.cpu().clone() for key, tensor in tuning.learned.items()}, curve
 
     def _adopt(self, version: Version) -> dict[str, Any]:
         """Have the project use it, if it is better; all of this may have been done before."""

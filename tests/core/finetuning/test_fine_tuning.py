@@ -11,9 +11,10 @@ from torch import Tensor
 from av2t_core.data.avsbench import SIZE
 from av2t_core.errors import MemoryShortError
 from av2t_core.finetuning.examples import Examples
-from av2t_core.finetuning.fine_tuning import MASK_DECODER, FineTuneRecipe, FineTuning, Learned
+from av2t_core.finetuning.fine_tuning import MASK_DECODER, FineTuneRecipe, FineTuning
 from av2t_core.model.trained import is_trained
 from av2t_core.segmenters.reference import to_reference_state_dict
+from av2t_core.training.loop import Progress
 from av2t_core.training.plan import TrainingError
 from av2t_core.training.replay import Drift, Replay, replay_of
 from av2t_core.training.run_folder import RunFolder
@@ -61,7 +62,7 @@ def tuning(
     return FineTuning(loaded, [examples(loaded)], replay, recipe, RunFolder(folder), at_once=at_once)
 
 
-def learn(tuned: FineTuning) -> list[Learned]:
+def learn(tuned: FineTuning) -> list[Progress]:
     with closing(tuned.run()) as steps:
         return list(steps)
 
@@ -74,8 +75,8 @@ def test_nothing_learns_but_what_is_asked_for(loaded: Loaded, tmp_path: Path, al
     after = loaded.model.state_dict()
     changed = {name for name, tensor in before.items() if not tensor.equal(after[name])}
     own = {name for name in before if name.startswith(("projector.", "adapters."))}
-    assert own <= changed <= tuned.trained().keys()
-    assert tuned.trained().keys() == ({name for name in before if is_trained(name)} if also else own)
+    assert own <= changed <= tuned.learned.keys()
+    assert tuned.learned.keys() == ({name for name in before if is_trained(name)} if also else own)
 
 
 @pytest.mark.parametrize("preset", ["sam2-l", "sam1-h"])
@@ -122,10 +123,10 @@ def assert_learned_alike(some: Mapping[str, Tensor], others: Mapping[str, Tensor
 def test_how_many_go_through_the_model_together_changes_nothing(loaded: Loaded, tmp_path: Path) -> None:
     together = tuning(loaded, tmp_path / "a")
     learn(together)
-    expected = {name: tensor.clone() for name, tensor in together.trained().items()}
+    expected = {name: tensor.clone() for name, tensor in together.learned.items()}
     other = tuning(load_version(resolve(EMBEDDED), torch.device("cpu")), tmp_path / "b", at_once=1)
     learn(other)
-    assert_learned_alike(expected, other.trained())
+    assert_learned_alike(expected, other.learned)
 
 
 def bounded(loaded: Loaded, most: int) -> list[int]:
@@ -149,7 +150,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_size_kept(loaded: Loaded, t
     halved = tuning(small, tmp_path / "b")
     learn(halved)
     assert sizes == [2, 1, 1, 1, 1, 1, 1]
-    assert_learned_alike(whole.trained(), halved.trained())
+    assert_learned_alike(whole.learned, halved.learned)
 
 
 def test_memory_that_is_too_small_for_one_keyframe_is_said(loaded: Loaded, tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ def test_memory_that_is_too_small_for_one_keyframe_is_said(loaded: Loaded, tmp_p
 def test_stopped_anywhere_it_goes_on_to_the_same_result(loaded: Loaded, tmp_path: Path, after: int) -> None:
     whole = tuning(loaded, tmp_path / "whole")
     learn(whole)
-    expected = {name: tensor.clone() for name, tensor in whole.trained().items()}
+    expected = {name: tensor.clone() for name, tensor in whole.learned.items()}
 
     stopped = tuning(load_version(resolve(EMBEDDED), torch.device("cpu")), tmp_path / "stopped")
     with closing(stopped.run()) as steps:
@@ -170,7 +171,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_result(loaded: Loaded, tmp_path
             next(steps)
     again = tuning(load_version(resolve(EMBEDDED), torch.device("cpu")), tmp_path / "stopped")
     assert [at.step for at in learn(again)] == list(range(after + 1, 5))
-    assert all(tensor.equal(expected[name]) for name, tensor in again.trained().items())
+    assert all(tensor.equal(expected[name]) for name, tensor in again.learned.items())
 
 
 def test_it_is_held_to_what_it_said_before(loaded: Loaded, tmp_path: Path, replay: Replay) -> None:

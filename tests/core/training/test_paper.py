@@ -52,7 +52,7 @@ class Run:
         for number in range(STEPS):
             if number == 0:
                 with torch.no_grad():
-                    run.first_logits = training.logits(batch())
+                    run.first_logits = training.objective.logits(batch())
             run.lrs.append(training.lr)
             step = training.learn([batch()], count=1, frames=FRAMES)
             run.bces.append(step.bce)
@@ -235,7 +235,7 @@ def test_without_adapters_what_the_image_encoder_gave_is_not_computed_again() ->
     given = batch()
     assert given.images_sam is not None
     with torch.no_grad():
-        expected = training.logits(given)
+        expected = training.objective.logits(given)
         features = model.segmenter.image_features(given.images_sam)
-        kept = training.logits(batch(images_sam=None, features=features))
+        kept = training.objective.logits(batch(images_sam=None, features=features))
     assert torch.equal(kept, expected)

@@ -17,7 +17,7 @@ def test_the_same_plan_goes_on_and_another_is_refused(tmp_path: Path) -> None:
         with folder.alone(PLAN):
             pass
     other = {**PLAN, "recipe": {"lr": 0.2, "sizes": (1, 2)}}
-    with pytest.raises(TrainingError, match=r"asked for otherwise \(recipe \{'lr': 0.1.*now \{'lr': 0.2"):
+    with pytest.raises(TrainingError, match=r"by another plan \(recipe \{'lr': 0.1.*now \{'lr': 0.2"):
         folder.alone(other).__enter__()
 
 
