@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from av2t_core.errors import AV2TError, Remedy
 from av2t_core.labelstudio.config import CONTROLS, Targets
-from av2t_core.labelstudio.controls import ImageTag, Size
+from av2t_core.labelstudio.controls import ImageTag, Mask, Region, Size
 from av2t_core.limits import ANNOTATION_PIXELS
 
 ORIGINS = ("prediction", "prediction-changed", "manual")
@@ -25,55 +25,42 @@ class AnnotationError(AV2TError):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Thing:
+class AnnotatedObject:
     """What one region says: that this sounds at a keyframe."""
 
     page: int  # 0-based, = the keyframe's index
     labels: tuple[str, ...]
-    origin: str  # one of ORIGINS
     size: Size
     bits: NDArray[np.uint8]  # of the mask, eight pixels a byte: a clip's masks as booleans are hundreds of megabytes
 
     @property
-    def mask(self) -> NDArray[np.bool_]:
+    def mask(self) -> Mask:
         """(H, W), never empty."""
         height, width = self.size
         return np.unpackbits(self.bits, count=height * width).reshape(self.size).view(np.bool_)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Labelled:
-    """What a person says of a clip.
+class ClipMasks(Mapping[int, Mask]):
+    """What a person says of a clip: by page all that sounds there, (H, W). On any other page nothing sounds."""
 
-    `masks`: page → (H, W), all that sounds there; a page that is not in it is one where nothing sounds. `things`: what
-    they are of. `origins`: how many regions there are of each of ORIGINS.
-    """
+    def __init__(self, objects: Sequence[AnnotatedObject]) -> None:
+        self.objects = tuple(objects)
+        self.by_page: dict[int, list[AnnotatedObject]] = {}
+        for each in objects:
+            self.by_page.setdefault(each.page, []).append(each)
 
-    masks: Mapping[int, NDArray[np.bool_]]
-    things: tuple[Thing, ...]
-    origins: Mapping[str, int]
-
-
-class _Masks(Mapping[int, NDArray[np.bool_]]):
-    """Of all things of a page, put together when they are asked for."""
-
-    def __init__(self, things: Sequence[Thing]) -> None:
-        self._pages: dict[int, list[Thing]] = {}
-        for thing in things:
-            self._pages.setdefault(thing.page, []).append(thing)
-
-    def __getitem__(self, page: int) -> NDArray[np.bool_]:
-        first, *others = self._pages[page]
+    def __getitem__(self, page: int) -> Mask:
+        first, *others = self.by_page[page]
         mask = first.mask
-        for thing in others:  # one unpacked at a time
-            mask |= thing.mask
+        for each in others:  # one unpacked at a time
+            mask |= each.mask
         return mask
 
     def __iter__(self) -> Iterator[int]:
-        return iter(sorted(self._pages))
+        return iter(sorted(self.by_page))
 
     def __len__(self) -> int:
-        return len(self._pages)
+        return len(self.by_page)
 
 
 def image_tags() -> list[ImageTag]:
@@ -91,19 +78,20 @@ def count_origins(targets: Targets, result: Sequence[Any]) -> dict[str, int]:
     """How many of an annotation's regions on the frames there are of each of ORIGINS; none is decoded."""
     counts = dict.fromkeys(ORIGINS, 0)
     for _, region in _regions(targets, result):
-        counts[_origin(region)] += 1
+        origin = region.get("origin")
+        counts[origin if origin in ORIGINS else "manual"] += 1  # regions that a program has made have none
     return counts
 
 
 def read_annotation(
     targets: Targets, result: Sequence[Any], *, shape: Size, pages: int, boxes: bool = False
-) -> Labelled:
+) -> ClipMasks:
     """What the `result` of an annotation says of a clip with frames of `shape` and so many keyframes.
 
-    Every mask counts that is drawn on the frames, with whichever control; one of another size than `shape` is resized.
-    What the Video's own controls and other tags hold is no mask and is passed over. A rectangle that a mask lies in
-    says nothing more. Any other counts as a mask of its whole area with `boxes`; without, AnnotationError is raised,
-    for that something sounds there and its mask is not known. So it is for whatever else cannot be read exactly.
+    Every mask that is drawn on the frames counts, with whichever control; one of another size than `shape` is resized.
+    Controls of the Video and other tags hold no masks and are passed over. A box that a mask lies in says nothing more.
+    Any other box counts as a mask of its whole area if `boxes`. AnnotationError: a box that does not, or whatever else
+    cannot be read exactly.
     """
     regions = list(_regions(targets, result))
     if len(regions) * shape[0] * shape[1] > ANNOTATION_PIXELS:
@@ -111,12 +99,12 @@ def read_annotation(
             f"The annotation has {len(regions):,} regions on frames of {shape[1]} x {shape[0]} pixels, and masks of"
             f" {ANNOTATION_PIXELS:,} pixels in all can be learnt from: delete some of them."
         )
-    found = [(tag, *_thing(region, tag, shape, pages)) for tag, region in regions]
-    found = [(tag, name, thing) for tag, name, thing in found if thing.bits.any()]
-    things = [thing for tag, _, thing in found if tag.holds_masks]
-    masks = _Masks(things)
-    for tag, name, thing in found:
-        if tag.holds_masks or (thing.page in masks and (masks[thing.page] & thing.mask).any()):
+    read = [(tag, *_read(tag, region, shape, pages)) for tag, region in regions]
+    read = [(tag, name, each) for tag, name, each in read if each.bits.any()]
+    objects = [each for tag, _, each in read if tag.holds_masks]
+    masks = ClipMasks(objects)
+    for tag, name, each in read:
+        if tag.holds_masks or (each.page in masks and (masks[each.page] & each.mask).any()):
             continue
         if not boxes:
             raise AnnotationError(
@@ -124,11 +112,11 @@ def read_annotation(
                 f" {tag.unlabelled_type}",
                 Remedy.MASK_BOXES,
             )
-        things.append(thing)
-    return Labelled(masks=_Masks(things), things=tuple(things), origins=count_origins(targets, result))
+        objects.append(each)
+    return ClipMasks(objects)
 
 
-def _regions(targets: Targets, result: Sequence[Any]) -> Iterator[tuple[ImageTag, Mapping[str, Any]]]:
+def _regions(targets: Targets, result: Sequence[Any]) -> Iterator[tuple[ImageTag, Region]]:
     """Those drawn on the frames, each with its tag."""
     tags = {tag.unlabelled_type: tag for tag in image_tags()}
     images = {control.to_name for control in targets.controls if isinstance(control.tag, ImageTag)}
@@ -145,13 +133,7 @@ def _regions(targets: Targets, result: Sequence[Any]) -> Iterator[tuple[ImageTag
             yield tag, region
 
 
-def _origin(region: Mapping[str, Any]) -> str:
-    """Regions that a program has made have none."""
-    origin = str(region.get("origin"))
-    return origin if origin in ORIGINS else "manual"
-
-
-def _thing(region: Mapping[str, Any], tag: ImageTag, shape: Size, pages: int) -> tuple[str, Thing]:
+def _read(tag: ImageTag, region: Region, shape: Size, pages: int) -> tuple[str, AnnotatedObject]:
     """How messages call the region, and what it says; its mask may be empty."""
     name = f'Region "{region.get("id")}"'
     try:
@@ -168,16 +150,11 @@ def _thing(region: Mapping[str, Any], tag: ImageTag, shape: Size, pages: int) ->
         raise AnnotationError(f"{name} cannot be used, {error}; delete it and draw it again.") from None
     if mask.shape != shape:
         mask = cv2.resize(mask.view(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT).view(np.bool_)
-    return name, Thing(
-        page=page,
-        labels=tuple(map(str, labels)) if isinstance(labels, list) else (),
-        origin=_origin(region),
-        size=shape,
-        bits=np.packbits(mask),
-    )
+    names = tuple(map(str, labels)) if isinstance(labels, list) else ()
+    return name, AnnotatedObject(page=page, labels=names, size=shape, bits=np.packbits(mask))
 
 
-def _page(region: Mapping[str, Any], pages: int) -> int:
+def _page(region: Region, pages: int) -> int:
     page = region.get("item_index")
     if page is None:
         if pages != 1:

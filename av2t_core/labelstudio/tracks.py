@@ -1,13 +1,11 @@
-"""What is seen of things at keyframes → tracks of boxes and ranges of time, in the frames that Label Studio counts."""
+"""Objects at keyframes → tracks of boxes and ranges of time, in the frames that Label Studio counts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
-import numpy as np
-from numpy.typing import NDArray
-
-from av2t_core.prediction.objects import Box
+Box = tuple[float, float, float, float]
+"""x, y, width and height in pixels."""
 
 PRECISION = 2.0
 """Pixels by which a box between two keyframes of a track may be off."""
@@ -40,9 +38,9 @@ class Clock:
 
 @dataclass(frozen=True, kw_only=True)
 class Sighting:
-    """A thing that sounds, in one window. `names`: what it may be called, the likeliest first."""
+    """An object that sounds, in one window. `names`: what it may be called, the likeliest first."""
 
-    number: int  # that of the thing in its clip
+    number: int  # that of the object in its clip
     names: tuple[str, ...]
     window: int
     time: float  # seconds, of its keyframe
@@ -63,33 +61,33 @@ def runs(sightings: Sequence[Sighting]) -> list[list[Sighting]]:
     """Those of windows that follow one another, together."""
     found: list[list[Sighting]] = []
     for sighting in sightings:
-        if found and sighting.window <= found[-1][-1].window + 1:
-            found[-1].append(sighting)
-        else:
-            found.append([sighting])
+        if not found or sighting.window > found[-1][-1].window + 1:
+            found.append([])
+        found[-1].append(sighting)
     return found
 
 
-def marks(thing: Sequence[Sighting], clock: Clock) -> list[Mark]:
-    """As few as keep its box within PRECISION of what was seen. It is there in the whole of each window."""
+def marks(sightings: Sequence[Sighting], clock: Clock) -> list[Mark]:
+    """Of one object as few as keep its box within PRECISION of where it was seen. It is there in all of each window."""
     found: list[Mark] = []
-    for run in runs(thing):
+    for run in runs(sightings):
         first, last = clock.window(run[0].window, run[-1].window)
         boxes = {first: run[0].box, **{clock.at(sighting.time): sighting.box for sighting in run}, last: run[-1].box}
         frames = sorted(boxes)
-        for frame in _kept(frames, np.array([boxes[frame] for frame in frames])):
-            found.append(Mark(frame=frame, box=boxes[frame], last=frame == frames[-1]))
+        found += [Mark(frame=frame, box=boxes[frame], last=frame == frames[-1]) for frame in _needed(frames, boxes)]
     return found
 
 
-def _kept(frames: Sequence[int], boxes: NDArray[np.float64]) -> list[int]:
+def _needed(frames: Sequence[int], boxes: Mapping[int, Box]) -> list[int]:
     """The first and the last of the frames, and of those between them what a straight line would miss by too much.
 
-    Ramer, Douglas and Peucker's way, by the corners of the boxes (n, 4).
+    The algorithm of Ramer, Douglas and Peucker, by the corners of the boxes.
     """
+    import numpy as np
+
     times = np.array(frames, np.float64)
-    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-    kept, open_ = {0, len(frames) - 1}, [(0, len(frames) - 1)]
+    corners = np.array([(x, y, x + width, y + height) for x, y, width, height in (boxes[frame] for frame in frames)])
+    needed, open_ = {0, len(frames) - 1}, [(0, len(frames) - 1)]
     while open_:
         left, right = open_.pop()
         if right - left < 2:
@@ -99,6 +97,6 @@ def _kept(frames: Sequence[int], boxes: NDArray[np.float64]) -> list[int]:
         off = np.abs(corners[left : right + 1] - line).max(axis=1)
         worst = left + int(off.argmax())
         if off.max() > PRECISION:
-            kept.add(worst)
+            needed.add(worst)
             open_ += [(left, worst), (worst, right)]
-    return [frames[i] for i in sorted(kept)]
+    return [frames[i] for i in sorted(needed)]

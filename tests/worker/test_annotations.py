@@ -110,10 +110,10 @@ def test_every_clips_use_or_why_it_has_none(
     assert [each.origins["prediction"] for each in usable] == [1, 0, 0]
     assert [each.origins["manual"] for each in usable] == [0, 0, 1]
     first, second, third = (read_annotation(TARGETS, each.result, shape=SHAPE, pages=each.pages) for each in usable)
-    for labelled in (first, third):
-        assert list(labelled.masks) == [1]
-        assert (labelled.masks[1] == mask()).all()
-    assert not second.masks
+    for masks in (first, third):
+        assert list(masks) == [1]
+        assert (masks[1] == mask()).all()
+    assert not second
     assert [each for each in found if isinstance(each, Skipped)] == [
         Skipped(task=skipped, reason="It was skipped."),
         Skipped(task=bare, reason='It has no frames in "frames", so nobody could draw on them.'),

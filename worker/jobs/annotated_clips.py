@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 from av2t.remedies import told
 from av2t_core.errors import MediaError
 from av2t_core.files import file_hash, writing
-from av2t_core.finetuning.examples import ClipExamples, Thing, examples_of
-from av2t_core.labelstudio.annotations import AnnotationError, Labelled, read_annotation
+from av2t_core.finetuning.examples import ClipExamples, examples_of
+from av2t_core.labelstudio.annotations import AnnotationError, ClipMasks, read_annotation
 from av2t_core.labelstudio.config import Targets
 from av2t_core.media.clip import Window
 from av2t_core.versions.checkpoint import Loaded
@@ -95,11 +95,8 @@ class AnnotatedClips:
 
     def _examples(self, task: AnnotatedTask, loaded: Loaded, path: Path) -> ClipExamples:
         """Make and keep those of a clip. MediaError, AnnotationError, GoneError."""
-        with self.opened(task) as (sha256, windows, labelled):
-            things: dict[int, list[Thing]] = {}
-            for each in labelled.things:
-                things.setdefault(each.page, []).append(each)
-            examples = examples_of(loaded, windows, labelled.masks, things, sha256)
+        with self.opened(task) as (sha256, windows, masks):
+            examples = examples_of(loaded, windows, masks, masks.by_page, sha256)
         count = len(examples.keyframes)
         if count != task.pages:
             raise AnnotationError(
@@ -111,7 +108,7 @@ class AnnotatedClips:
         return examples
 
     @contextmanager
-    def opened(self, task: AnnotatedTask) -> Iterator[tuple[str, Iterator[Window], Labelled]]:
+    def opened(self, task: AnnotatedTask) -> Iterator[tuple[str, Iterator[Window], ClipMasks]]:
         """The sha256 of the clip's file, its windows as for a prediction, and what the person said of them."""
         settings = self._settings
         with TemporaryDirectory(prefix="av2t-") as name:
@@ -120,14 +117,14 @@ class AnnotatedClips:
             with opened_clip(path, settings) as clip:
                 windows = _living(clip.windows())
                 first = next(windows)
-                labelled = read_annotation(
+                masks = read_annotation(
                     self._targets,
                     task.result,
                     shape=first.image.shape[:2],
                     pages=task.pages,
                     boxes=settings.boxes_are_masks,
                 )
-                yield file_hash(path), chain([first], windows), labelled
+                yield file_hash(path), chain([first], windows), masks
 
     def _key(self, task: AnnotatedTask, base: Version) -> str:
         """Of a clip's examples: all that they depend on. The encoders are those of the root."""

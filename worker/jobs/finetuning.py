@@ -201,8 +201,8 @@ class _FineTune:
             self.progress.show(done + len(clips) * (not first), 2 * len(clips), now=done == 0, stage="judging")
             if heartbeat.cancelled():
                 raise Interrupted
-            with annotated.opened(clip.task) as (_, windows, labelled):
-                found.append(judge_clip(predictor, windows, labelled.masks))
+            with annotated.opened(clip.task) as (_, windows, masks):
+                found.append(judge_clip(predictor, windows, masks))
         return found
 
     def _learn(

@@ -1,25 +1,28 @@
 """What a control tag is. Each has a file here and a line in `config.CONTROLS`.
 
-The backend reads label configs as well and must start quickly: the files import numpy and the like where they use it.
+The backend reads label configs as well and must start quickly: what needs numpy and the like is imported where it is
+used, here and in `tracks`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+from av2t_core.labelstudio.tracks import Box, Clock, Sighting
 from av2t_core.limits import PICTURE_PIXELS
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from av2t_core.labelstudio.tracks import Clock, Sighting
-
 Mask: TypeAlias = "NDArray[np.bool_]"
 """(H, W)."""
 
 Size = tuple[int, int]
 """Height and width in pixels."""
+
+Region = Mapping[str, Any]
+Value = dict[str, Any]
 
 
 class ControlTag(ABC):
@@ -62,11 +65,11 @@ class ImageTag(ControlTag):
         return self.region_type.removesuffix("labels")
 
     @abstractmethod
-    def write(self, mask: Mask) -> list[dict[str, Any]]:
+    def write(self, mask: Mask) -> list[Value]:
         """The `value` of each region, without its labels, for a mask of the image's size that is not empty."""
 
     @abstractmethod
-    def read(self, region: Mapping[str, Any], shape: Size) -> Mask:
+    def read(self, region: Region, shape: Size) -> Mask:
         """The mask of a region whose `value` is a mapping. ValueError: what is wrong with the region.
 
         `shape` is the size of the clip's frames. The mask may have that size, or that of the picture it was drawn on.
@@ -80,15 +83,15 @@ class VideoTag(ControlTag):
 
     @abstractmethod
     def write(
-        self, sightings: "Sequence[Sighting]", clock: "Clock", size: Size
-    ) -> "Iterator[tuple[Sequence[Sighting], dict[str, Any]]]":
+        self, sightings: Sequence[Sighting], clock: Clock, size: Size
+    ) -> Iterable[tuple[Sequence[Sighting], Value]]:
         """Of each region its sightings, and its `value` without its labels.
 
         `sightings`: of all objects with one label, in the order of time. `size`: that of the clip's frames.
         """
 
 
-def picture_size(region: Mapping[str, Any]) -> Size:
+def picture_size(region: Region) -> Size:
     """Of the picture that a region was drawn on; ValueError."""
     height, width = region.get("original_height"), region.get("original_width")
     if type(height) is not int or type(width) is not int or min(height, width) < 1 or height * width > PICTURE_PIXELS:
@@ -96,7 +99,7 @@ def picture_size(region: Mapping[str, Any]) -> Size:
     return height, width
 
 
-def percent(box: tuple[float, float, float, float], size: Size) -> dict[str, float]:
+def percent(box: Box, size: Size) -> dict[str, float]:
     """A box in pixels as Label Studio has it: in per cent of the frame's sides."""
     height, width = size
     sides = zip(("x", "y", "width", "height"), box, (width, height, width, height), strict=True)

@@ -3,10 +3,8 @@ import binascii
 import io
 import struct
 import zlib
-from collections.abc import Mapping
-from typing import Any
 
-from av2t_core.labelstudio.controls import ImageTag, Mask, Size, picture_size
+from av2t_core.labelstudio.controls import ImageTag, Mask, Region, Size, Value, picture_size
 
 _URL = "data:image/png;base64,"
 _PNG_HEAD = struct.Struct(">8s4x4sII")  # signature, length of the first chunk, its name, width, height
@@ -17,7 +15,7 @@ class BitmaskLabels(ImageTag):
 
     kind = "mask"
 
-    def write(self, mask: Mask) -> list[dict[str, Any]]:
+    def write(self, mask: Mask) -> list[Value]:
         import numpy as np
         from PIL import Image
 
@@ -27,7 +25,7 @@ class BitmaskLabels(ImageTag):
         Image.fromarray(rgba).save(png, "PNG")
         return [{"imageDataURL": _URL + base64.b64encode(png.getvalue()).decode()}]
 
-    def read(self, region: Mapping[str, Any], shape: Size) -> Mask:
+    def read(self, region: Region, shape: Size) -> Mask:
         import numpy as np
         from PIL import Image
 

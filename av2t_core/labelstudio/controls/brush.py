@@ -1,18 +1,15 @@
-from collections.abc import Mapping
-from typing import Any
-
-from av2t_core.labelstudio.controls import ImageTag, Mask, Size, picture_size
+from av2t_core.labelstudio.controls import ImageTag, Mask, Region, Size, Value, picture_size
 
 
 class BrushLabels(ImageTag):
     kind = "mask"
 
-    def write(self, mask: Mask) -> list[dict[str, Any]]:
+    def write(self, mask: Mask) -> list[Value]:
         from av2t_core.labelstudio import rle
 
         return [{"format": "rle", "rle": rle.encode(mask)}]
 
-    def read(self, region: Mapping[str, Any], shape: Size) -> Mask:
+    def read(self, region: Region, shape: Size) -> Mask:
         from av2t_core.labelstudio import rle
 
         value = region["value"]

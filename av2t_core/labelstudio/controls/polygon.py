@@ -1,7 +1,4 @@
-from collections.abc import Mapping
-from typing import Any
-
-from av2t_core.labelstudio.controls import ImageTag, Mask, Size
+from av2t_core.labelstudio.controls import ImageTag, Mask, Region, Size, Value
 from av2t_core.limits import POLYGON_POINTS
 
 
@@ -10,7 +7,7 @@ class PolygonLabels(ImageTag):
 
     kind = "polygon"
 
-    def write(self, mask: Mask) -> list[dict[str, Any]]:
+    def write(self, mask: Mask) -> list[Value]:
         import numpy as np
 
         from av2t_core.labelstudio.polygons import polygons
@@ -18,7 +15,7 @@ class PolygonLabels(ImageTag):
         scale = 100 / np.array(mask.shape[::-1])
         return [{"points": np.round(ring * scale, 3).tolist(), "closed": True} for ring in polygons(mask)]
 
-    def read(self, region: Mapping[str, Any], shape: Size) -> Mask:
+    def read(self, region: Region, shape: Size) -> Mask:
         from av2t_core.labelstudio.polygons import filled, numbers
 
         points, closed = region["value"].get("points"), region["value"].get("closed")

@@ -1,7 +1,4 @@
-from collections.abc import Mapping
-from typing import Any
-
-from av2t_core.labelstudio.controls import ImageTag, Mask, Size, percent, picture_size
+from av2t_core.labelstudio.controls import ImageTag, Mask, Region, Size, Value, percent, picture_size
 
 
 class RectangleLabels(ImageTag):
@@ -10,14 +7,14 @@ class RectangleLabels(ImageTag):
     kind = "rectangle"
     holds_masks = False
 
-    def write(self, mask: Mask) -> list[dict[str, Any]]:
+    def write(self, mask: Mask) -> list[Value]:
         import cv2
         import numpy as np
 
         x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
         return [{**percent((x, y, width, height), mask.shape), "rotation": 0}]
 
-    def read(self, region: Mapping[str, Any], shape: Size) -> Mask:
+    def read(self, region: Region, shape: Size) -> Mask:
         import numpy as np
 
         from av2t_core.labelstudio.polygons import filled, numbers

@@ -1,10 +1,7 @@
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
 
-from av2t_core.labelstudio.controls import Size, VideoTag, percent
-
-if TYPE_CHECKING:
-    from av2t_core.labelstudio.tracks import Clock, Sighting
+from av2t_core.labelstudio.controls import Size, Value, VideoTag, percent
+from av2t_core.labelstudio.tracks import Clock, Sighting, marks
 
 
 class VideoRectangle(VideoTag):
@@ -14,10 +11,8 @@ class VideoRectangle(VideoTag):
     labels_beside = True
 
     def write(
-        self, sightings: "Sequence[Sighting]", clock: "Clock", size: Size
-    ) -> "Iterator[tuple[Sequence[Sighting], dict[str, Any]]]":
-        from av2t_core.labelstudio.tracks import marks
-
+        self, sightings: Sequence[Sighting], clock: Clock, size: Size
+    ) -> Iterator[tuple[Sequence[Sighting], Value]]:
         objects: dict[int, list[Sighting]] = {}
         for sighting in sightings:
             objects.setdefault(sighting.number, []).append(sighting)

@@ -15,7 +15,7 @@ from av2t.remedies import told
 from av2t_core.labelstudio import annotations, rle
 from av2t_core.labelstudio.annotations import (
     AnnotationError,
-    Labelled,
+    ClipMasks,
     can_hold_masks,
     count_origins,
     image_tags,
@@ -63,7 +63,7 @@ def predicted(targets: Targets, pages: dict[int, list[Mask]], **changes: Any) ->
     return [{**region, **changes} for region in regions]
 
 
-def read(targets: Targets, result: list[Any], *, pages: int = 5, boxes: bool = False) -> Labelled:
+def read(targets: Targets, result: list[Any], *, pages: int = 5, boxes: bool = False) -> ClipMasks:
     return read_annotation(targets, result, shape=SHAPE, pages=pages, boxes=boxes)
 
 
@@ -106,11 +106,11 @@ def png_of(alpha: NDArray[Any], mode: str = "RGBA") -> bytes:
 def test_what_was_predicted_comes_back(tag: str) -> None:
     targets = targets_of(tag)
     result = predicted(targets, {0: [DOG, GUITAR], 3: [GUITAR]}, origin="prediction")
-    labelled = read(targets, result)
-    assert list(labelled.masks) == [0, 3]
-    assert (labelled.masks[0] == DOG | GUITAR).all()
-    assert (labelled.masks[3] == GUITAR).all()
-    first, second, third = labelled.things
+    masks = read(targets, result)
+    assert list(masks) == [0, 3]
+    assert (masks[0] == DOG | GUITAR).all()
+    assert (masks[3] == GUITAR).all()
+    first, second, third = masks.objects
     assert [(thing.page, thing.labels) for thing in (first, second, third)] == [
         (0, ("dog",)),
         (0, ("guitar",)),
@@ -118,7 +118,7 @@ def test_what_was_predicted_comes_back(tag: str) -> None:
     ]
     assert (first.mask == DOG).all()
     assert (second.mask == GUITAR).all()
-    assert labelled.origins == {"prediction": 3, "prediction-changed": 0, "manual": 0}
+    assert count_origins(targets, result) == {"prediction": 3, "prediction-changed": 0, "manual": 0}
 
 
 @pytest.mark.parametrize("tag", ["BrushLabels", "BitmaskLabels"])
@@ -127,48 +127,49 @@ def test_any_mask_comes_back_bit_for_bit(tag: str) -> None:
     targets = targets_of(tag)
     for density in (0.001, 0.3, 0.5, 0.9, 1):
         mask = rng.random(SHAPE) < density
-        assert (read(targets, predicted(targets, {1: [mask]})).masks[1] == mask).all()
+        assert (read(targets, predicted(targets, {1: [mask]}))[1] == mask).all()
 
 
 def test_a_polygons_hole_stays_one() -> None:
     mask = DOG.copy()
     mask[10:20, 10:15] = False
     targets = targets_of("PolygonLabels")
-    assert (read(targets, predicted(targets, {0: [mask]})).masks[0] == mask).all()
+    assert (read(targets, predicted(targets, {0: [mask]}))[0] == mask).all()
 
 
 def test_where_nobody_drew_nothing_sounds() -> None:
-    labelled = read(BRUSH, [])
-    assert (dict(labelled.masks), labelled.things) == ({}, ())
+    masks = read(BRUSH, [])
+    assert (dict(masks), masks.objects) == ({}, ())
     with pytest.raises(KeyError):
-        labelled.masks[0]
-    assert 0 not in labelled.masks
+        masks[0]
+    assert 0 not in masks
 
 
 def test_what_was_rubbed_out_is_nothing() -> None:
-    labelled = read(BRUSH, [brush(np.zeros(SHAPE, bool), origin="prediction-changed")])
-    assert (dict(labelled.masks), labelled.things) == ({}, ())
-    assert labelled.origins == {"prediction": 0, "prediction-changed": 1, "manual": 0}
+    result = [brush(np.zeros(SHAPE, bool), origin="prediction-changed")]
+    masks = read(BRUSH, result)
+    assert (dict(masks), masks.objects) == ({}, ())
+    assert count_origins(BRUSH, result) == {"prediction": 0, "prediction-changed": 1, "manual": 0}
 
 
 def test_smoothed_edges_are_cut_in_the_middle() -> None:
     alpha = np.random.default_rng(0).integers(0, 256, SHAPE).astype(np.uint8)
-    assert (read(BRUSH, [brush(alpha)]).masks[0] == (alpha > 127)).all()
-    assert (read(BRUSH, [bitmask(png_of(alpha))]).masks[0] == (alpha > 127)).all()
+    assert (read(BRUSH, [brush(alpha)])[0] == (alpha > 127)).all()
+    assert (read(BRUSH, [bitmask(png_of(alpha))])[0] == (alpha > 127)).all()
 
 
 def test_masks_of_every_control_on_the_frames_count() -> None:
     """Of those that say the same only the first is predicted into, and people draw with any."""
     targets = targets_of("BrushLabels", "BitmaskLabels")
     assert [control.name for control in targets.controls] == ["BrushLabels"]
-    labelled = read(targets, [brush(DOG), bitmask(png_of(255 * GUITAR), item_index=1)])
-    assert (labelled.masks[0] == DOG).all()
-    assert (labelled.masks[1] == GUITAR).all()
+    masks = read(targets, [brush(DOG), bitmask(png_of(255 * GUITAR), item_index=1)])
+    assert (masks[0] == DOG).all()
+    assert (masks[1] == GUITAR).all()
 
 
 def test_a_region_that_has_lost_its_label_still_has_its_mask() -> None:
     for type in ("brush", "brushlabels"):
-        (thing,) = read(BRUSH, [brush(type=type, value={"format": "rle", "rle": mask2rle(255 * DOG)})]).things
+        (thing,) = read(BRUSH, [brush(type=type, value={"format": "rle", "rle": mask2rle(255 * DOG)})]).objects
         assert (thing.labels, (thing.mask == DOG).all()) == ((), True)
 
 
@@ -190,9 +191,9 @@ def test_what_holds_no_mask_is_passed_over() -> None:
         {"id": "a1", "from_name": "t", "to_name": "frames", "type": "textarea", "value": {"text": ["a"]}},
         brush(to_name="still", item_index=None),
     ]
-    labelled = read(targets, [*result, brush()])
-    assert len(labelled.things) == 1
-    assert sum(labelled.origins.values()) == 1
+    result.append(brush())
+    assert len(read(targets, result).objects) == 1
+    assert sum(count_origins(targets, result).values()) == 1
 
 
 def test_origins_are_counted_without_decoding() -> None:
@@ -202,17 +203,17 @@ def test_origins_are_counted_without_decoding() -> None:
 
 def test_masks_of_another_size_are_resized() -> None:
     large = np.kron(DOG, np.ones((3, 3), bool))
-    assert (read(BRUSH, [brush(large)]).masks[0] == DOG).all()
-    assert (read(BRUSH, [bitmask(png_of(255 * large), original_width=192, original_height=144)]).masks[0] == DOG).all()
+    assert (read(BRUSH, [brush(large)])[0] == DOG).all()
+    assert (read(BRUSH, [bitmask(png_of(255 * large), original_width=192, original_height=144)])[0] == DOG).all()
     square = {"points": [[0, 0], [50, 0], [50, 50], [0, 50]], "closed": True, "polygonlabels": ["dog"]}
-    (mask,) = read(BRUSH, [region("polygonlabels", square, original_width=9)]).masks.values()
+    (mask,) = read(BRUSH, [region("polygonlabels", square, original_width=9)]).values()
     assert (mask == block(0, 0, 24, 32)).all()
 
 
 def test_the_page_may_be_left_out_where_there_is_one() -> None:
     single = brush()
     del single["item_index"]
-    assert list(read(BRUSH, [single], pages=1).masks) == [0]
+    assert list(read(BRUSH, [single], pages=1)) == [0]
     with pytest.raises(AnnotationError, match=r'Region "a1" cannot be used, it does not say on which of 5 pages'):
         read(BRUSH, [single])
 
@@ -229,10 +230,11 @@ BOTH = targets_of("BrushLabels", "RectangleLabels")
 
 
 def test_a_rectangle_counts_where_it_is_wanted() -> None:
-    labelled = read(BOTH, [rectangle(), brush(GUITAR, item_index=1)], boxes=True)
-    assert (labelled.masks[0] == DOG).all()
-    assert (labelled.masks[1] == GUITAR).all()
-    assert labelled.origins["manual"] == 2
+    result = [rectangle(), brush(GUITAR, item_index=1)]
+    masks = read(BOTH, result, boxes=True)
+    assert (masks[0] == DOG).all()
+    assert (masks[1] == GUITAR).all()
+    assert count_origins(BOTH, result)["manual"] == 2
 
 
 def test_a_rectangle_without_a_mask_in_it_is_not_taken_for_silence() -> None:
@@ -245,23 +247,23 @@ def test_a_rectangle_without_a_mask_in_it_is_not_taken_for_silence() -> None:
 @pytest.mark.parametrize("boxes", [True, False])
 def test_a_mask_says_more_than_the_rectangle_around_it(boxes: bool) -> None:
     mask = DOG & (np.indices(SHAPE).sum(axis=0) % 2 == 0)
-    labelled = read(BOTH, predicted(BOTH, {0: [mask, GUITAR]}), boxes=boxes)
-    assert (labelled.masks[0] == mask | GUITAR).all()
-    assert len(labelled.things) == 2
+    masks = read(BOTH, predicted(BOTH, {0: [mask, GUITAR]}), boxes=boxes)
+    assert (masks[0] == mask | GUITAR).all()
+    assert len(masks.objects) == 2
 
 
 def test_rectangles_of_other_controls_may_mean_anything() -> None:
     for boxes in (True, False):
-        assert not read(BOTH, [rectangle(from_name="faces")], boxes=boxes).masks
-        assert not read(BRUSH, [rectangle()], boxes=boxes).masks
+        assert not read(BOTH, [rectangle(from_name="faces")], boxes=boxes)
+        assert not read(BRUSH, [rectangle()], boxes=boxes)
 
 
 def test_a_rectangle_that_is_turned() -> None:
     """By a right angle around its first corner, which here lies in the middle."""
     value = {"x": 50, "y": 50, "width": 25, "height": 25, "rotation": 90, "rectanglelabels": ["dog"]}
     # 16 by 12 pixels, which lie left of the corner and below it then, 12 by 16.
-    assert (read(BOTH, [rectangle(value=value)], boxes=True).masks[0] == block(24, 20, 40, 32)).all()
-    assert (read(BOTH, [rectangle(value={**value, "rotation": 0})], boxes=True).masks[0] == block(24, 32, 36, 48)).all()
+    assert (read(BOTH, [rectangle(value=value)], boxes=True)[0] == block(24, 20, 40, 32)).all()
+    assert (read(BOTH, [rectangle(value={**value, "rotation": 0})], boxes=True)[0] == block(24, 32, 36, 48)).all()
 
 
 def test_which_projects_can_say_where_something_sounds() -> None:
@@ -357,10 +359,10 @@ def test_more_than_can_be_held_is_refused(
 
 def test_a_page_of_many_masks_is_put_together_one_by_one() -> None:
     shape, many = (1080, 1920), [brush(np.ones((8, 8), bool))] * 40
-    labelled = read_annotation(BRUSH, many, shape=shape, pages=5)
+    masks = read_annotation(BRUSH, many, shape=shape, pages=5)
     tracemalloc.start()
     try:
-        assert labelled.masks[0].all()
+        assert masks[0].all()
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

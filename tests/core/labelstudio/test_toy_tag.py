@@ -88,10 +88,10 @@ def test_an_annotation_of_it_is_read() -> None:
     targets = parse_label_config(CONFIG)
     assert can_hold_masks(targets)
     result = [{**region, "origin": "prediction-changed"} for region in written()]
-    labelled = read_annotation(targets, result, shape=SHAPE, pages=5)
-    [thing] = labelled.things
-    assert (thing.page, thing.labels) == (2, ("drum",))
-    assert (thing.mask == drum()).all()
+    masks = read_annotation(targets, result, shape=SHAPE, pages=5)
+    [each] = masks.objects
+    assert (each.page, each.labels) == (2, ("drum",))
+    assert (each.mask == drum()).all()
     assert count_origins(targets, result) == {"prediction": 0, "prediction-changed": 1, "manual": 0}
     result[0]["value"]["rotation"] = 30
     with pytest.raises(AV2TError, match="on page 3 cannot be used, it is turned; delete it"):
