@@ -9,8 +9,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from av2t_core.errors import ConfigError, WeightsError
 from av2t_core.versions.mirror import Mirror
+from av2t_core.versions.names import check_name
 from av2t_core.versions.store import Store
-from av2t_core.versions.version import check_name
 
 
 def variable(name: str, default: Any, description: str, **constraints: Any) -> Any:

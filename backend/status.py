@@ -104,7 +104,7 @@ def _project(project: Project, settings: Settings, versions: Sequence[Version]) 
         pointer = read(settings.models_dir, project.id)
     except WeightsError as wrong:
         current, error, pointer = "", told(wrong), None
-    own = [each for each in versions if each.card.get("project") == project.id and each.name != current]
+    own = [each for each in versions if each.card.project == project.id and each.name != current]
     return {
         "id": project.id,
         "model_version": current,
@@ -113,8 +113,8 @@ def _project(project: Project, settings: Settings, versions: Sequence[Version]) 
         "earlier": bool(pointer and pointer.history),
         "outdated": pointer is not None and settings.repredict == "ask",
         "versions": [
-            {"name": each.name, "sentence": each.card.get("verdict", {}).get("sentence", "")}
-            for each in sorted(own, key=lambda each: str(each.card.get("created")), reverse=True)
+            {"name": each.name, "sentence": each.card.verdict.sentence if each.card.verdict else ""}
+            for each in sorted(own, key=lambda each: str(each.card.created), reverse=True)
         ],
     }
 

@@ -176,10 +176,10 @@ def _model(settings: Settings) -> Findings:
     found = resolve(settings.model, settings.models_dir)
     found.check()
     if any(not path.is_file() for path, _ in found.files):
-        yield "ok", f"{found.name}, of the preset {found.card['preset']}; its weights come from the store when wanted."
+        yield "ok", f"{found.name}, of the preset {found.card.preset}; its weights come from the store when wanted."
         return
     found.verify()
-    yield "ok", f"{found.name}, of the preset {found.card['preset']}; its weights are whole."
+    yield "ok", f"{found.name}, of the preset {found.card.preset}; its weights are whole."
     if remark := caution(found):
         yield "note", f"{remark}."
 
@@ -191,7 +191,7 @@ def _device(settings: Settings) -> Findings:
     import torch  # seconds
 
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    preset = resolve(settings.model, settings.models_dir).card["preset"]
+    preset = resolve(settings.model, settings.models_dir).card.preset
     if gpus:
         yield "ok", f"AV2T_DEVICE is {settings.device}; torch sees {', '.join(gpus)}."
     elif settings.device.startswith("cuda"):

@@ -109,7 +109,7 @@ def bring(args: argparse.Namespace) -> int:
         print(f"{version.name} is in {models_dir} already")
         share(version)
         return 0
-    project = version.card.get("project", "N")
+    project = version.card.project or "N"
     print(
         f"{version.name} is in {models_dir}: `av2t models show {version.name}` tells of it,"
         f" `av2t models promote {version.name} --project {project}` has a project use it",

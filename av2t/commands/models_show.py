@@ -11,6 +11,8 @@ from av2t.console import note, table
 from av2t.remedies import told
 from av2t_core.errors import WeightsError
 from av2t_core.files import in_gigabytes
+from av2t_core.versions.card import Metrics
+from av2t_core.versions.names import CARD_FILE
 from av2t_core.versions.pointers import Pointer, read_all
 from av2t_core.versions.version import BUILT_IN, Version, damaged, installed, resolve
 from worker.settings import Settings
@@ -63,30 +65,33 @@ def show(args: argparse.Namespace) -> int:
     version = resolve(args.name, settings.models_dir)
     found = _summary(version, read_all(settings.models_dir), settings)
     if args.json:
-        print(json.dumps({**found, "card": version.card}, indent=2))
+        print(json.dumps({**found, "card": version.card.as_json()}, indent=2))
         return 0
     card = version.card
     about = {
-        "verdict": card.get("verdict", {}).get("sentence"),
+        "verdict": card.verdict and card.verdict.sentence,
         "used by": _used_by(found),
         "loads onto": " onto ".join(_chain(version)[1:]),
-        "trained from": None if found["loads_onto"] else card.get("parent"),
+        "trained from": None if found["loads_onto"] else card.parent,
         "project": found["project"],
         "made": found["created"] and _time(found["created"]),
-        "preset": f"{card['preset']}, feature {card.get('feature', 'mul')}",
-        "names": _labels((*card.get("names", ()), *card.get("labels", ()))),
+        "preset": f"{card.preset}, feature {card.feature}",
+        "names": _labels((*(card.names or ()), *card.labels)),
         "size": f"{in_gigabytes(found['bytes'])} in {version.directory}",
         "where": _where(found) if settings.store else None,
         "lacks": found["lacks"],
     }
     lines = table(version.name, [[name, str(value)] for name, value in about.items() if value])[1:]
-    if "after" in card.get("metrics", {}):
-        lines += table(f"On {_clips(found['held_out_clips'])} that it has not learnt from", _before_and_after(version))
-        lines += table("What people did with what was pre-annotated", _agreement(card["metrics"].get("agreement", {})))
+    if card.metrics and card.metrics.after:
+        lines += table(
+            f"On {_clips(found['held_out_clips'])} that it has not learnt from",
+            _before_and_after(version, card.metrics),
+        )
+        lines += table("What people did with what was pre-annotated", _agreement(card.metrics.agreement))
     else:
-        lines += table("Metrics", _pairs(card.get("metrics")))
+        lines += table("Metrics", _pairs(card.metrics.as_json() if card.metrics else None))
     lines += table("Clips", _uses(version))
-    lines += table("Recipe", _pairs(card.get("recipe")))
+    lines += table("Recipe", _pairs(card.recipe))
     print("\n".join(lines))
     return 0
 
@@ -132,25 +137,25 @@ def compare(args: argparse.Namespace) -> int:
 def _summary(version: Version, pointers: Pointers, settings: Settings) -> dict[str, Any]:
     """What JSON says of a version; of the cards' fields only those that name the weights are there for certain."""
     card = version.card
-    metrics, built_in = card.get("metrics") or {}, version.directory.parent == BUILT_IN
-    path = version.directory / "card.json"
+    metrics, built_in = card.metrics or Metrics(), version.directory.parent == BUILT_IN
+    path = version.directory / CARD_FILE
     made = None if built_in else datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
     return {
         "name": version.name,
-        "preset": card["preset"],
-        "parent": card.get("parent"),
-        "loads_onto": card.get("parent") if card.get("onto_parent") else None,
-        "project": card.get("project"),
-        "created": card.get("created", made),
+        "preset": card.preset,
+        "parent": card.parent,
+        "loads_onto": card.loads_onto,
+        "project": card.project,
+        "created": card.created or made,
         "bytes": sum(path.stat().st_size for path, _ in version.kept_files if path.is_file()),
         "lacks": _lack(version),
         "here": all(path.is_file() for path, _ in version.own_files),
         "in_store": version.in_store,
         "built_in": built_in,
-        "held_out_clips": metrics.get("held_out_clips"),
-        "before": metrics.get("before") or {},
-        "after": metrics.get("after") or {},
-        "better": card.get("verdict", {}).get("better"),
+        "held_out_clips": metrics.held_out_clips,
+        "before": metrics.before or {},
+        "after": metrics.after or {},
+        "better": card.verdict and card.verdict.better,
         "current_of": [project for project, pointer in pointers.items() if pointer.current == version.name],
         "is_default": _default(settings) == version.name,
     }
@@ -184,7 +189,7 @@ def _of_project(project: int, versions: Sequence[Version], pointers: Pointers, s
     """Those that the project has made, uses or used, and what they load onto."""
     pointer = pointers.get(project)
     names = {pointer.current, *pointer.history} if pointer else {_default(settings)}
-    own = [version for version in versions if version.card.get("project") == project or version.name in names]
+    own = [version for version in versions if version.card.project == project or version.name in names]
     wanted = {name for version in own for name in _chain(version)}
     return [version for version in versions if version.name in wanted]
 
@@ -194,35 +199,30 @@ def _chain(version: Version) -> list[str]:
     try:
         return [each.name for each in version.chain]
     except WeightsError:
-        return [version.name, str(version.card["parent"])]
+        return [version.name, str(version.card.parent)]
 
 
 def _sets(version: Version) -> dict[str, set[str]]:
     """The hashes of the clips that it was trained on, and of those that it was judged by."""
-    clips = _card_clips(version)
     return {
-        use: {str(clip["sha256"]) for clip in clips if clip.get("use") == use and "sha256" in clip}
+        use: {clip.sha256 for clip in version.card.clips if clip.use == use and clip.sha256}
         for use in ("training", "held out")
     }
 
 
-def _card_clips(version: Version) -> list[dict[str, Any]]:
-    clips: list[dict[str, Any]] = (version.card.get("data") or {}).get("clips", [])
-    return clips
-
-
 def _uses(version: Version) -> list[list[str]]:
-    clips = _card_clips(version)
-    uses = Counter(": ".join(str(clip[key]) for key in ("use", "reason") if clip.get(key)) for clip in clips)
-    return [[use, str(number)] for use, number in uses.most_common()] or _pairs(version.card.get("data"))
+    card = version.card
+    uses = Counter(": ".join(filter(None, (clip.use, clip.reason))) for clip in card.clips)
+    return [[use, str(number)] for use, number in uses.most_common()] or _pairs(
+        card.data.as_json() if card.data else None
+    )
 
 
-def _before_and_after(version: Version) -> list[list[str]]:
-    metrics = version.card["metrics"]
-    before, after = metrics.get("before") or {}, metrics["after"]
-    rows = [["", str(version.card.get("parent")), version.name]]
+def _before_and_after(version: Version, metrics: Metrics) -> list[list[str]]:
+    before, after = metrics.before or {}, metrics.after or {}
+    rows = [["", str(version.card.parent), version.name]]
     rows += [[text, _share(before.get(key)), _share(after.get(key))] for key, text in METRICS.items()]
-    if {"low", "high"} <= (difference := metrics.get("difference") or {}).keys():
+    if {"low", "high"} <= (difference := metrics.difference or {}).keys():
         between = f"between {_points(difference['low'])} and {_points(difference['high'])}"
         gains = [(METRICS[name], _points(value)) for name, value in difference.items() if name in METRICS]
         rows += [[f"gained in {text}", gain, between] for text, gain in gains]

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         if not args.random_weights:
             version = resolve(settings.model, settings.models_dir)
             version.check()
-            if args.names and version.card.get("labels"):
+            if args.names and version.card.labels:
                 raise AV2TError(f"--names: {version.name} has names of its own for what it knows; leave the option out")
             remark = caution(version)
         replaced = check_directory(args.out)

@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
     from av2t_core.data.cutouts import Cutouts
     from av2t_core.errors import WeightsError
     from av2t_core.pretraining.tiny_recipe import TinyRecipe, keep_version, train_tiny
-    from av2t_core.versions.version import check_name, resolve
+    from av2t_core.versions.names import check_name
+    from av2t_core.versions.version import resolve
 
     ends = ("",) if args.start else ("", "-held-out")
     versions = {args.out / check_name(f"{args.name}{end}"): not end for end in ends}
@@ -47,9 +48,9 @@ def run(args: argparse.Namespace) -> int:
     recipe = TinyRecipe(seed=args.seed)
     if args.start:
         version = resolve(args.start)
-        if tuple(version.card["labels"]) != cutouts.labels:
+        if version.card.labels != cutouts.labels:
             raise WeightsError(
-                f"{version.name} cannot learn on from {args.cutouts}: it knows {len(version.card['labels'])} classes,"
+                f"{version.name} cannot learn on from {args.cutouts}: it knows {len(version.card.labels)} classes,"
                 f" which are not the {len(cutouts.labels)} that are there"
             )
         recipe = TinyRecipe.onward(version.name, args.seed)

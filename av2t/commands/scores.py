@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     settings = Settings.load(model=args.model, device=args.device, precision=args.precision)
     version = resolve(settings.model, settings.models_dir)
     version.check()
-    if "calibration" not in version.card:
+    if version.card.calibration is None:
         raise AV2TError(f"model version {version.name} has no calibration, so its scores are no probabilities")
     from av2t_core.data.cutouts import Cutouts
     from av2t_core.evaluation.reliability import measure, write_diagram

@@ -107,6 +107,6 @@ def _add_row(parser: argparse.ArgumentParser, default_feature: str) -> None:
 def _report(version: Version) -> str:
     size = in_gigabytes(sum(path.stat().st_size for path, _ in version.files))
     use = "from which a model can be trained"
-    if not version.card["start"]:
+    if not version.card.start:
         use = f"try `av2t predict clip.mp4 --out result --model {version.name}`"
     return f"{version.name} is in {version.directory.parent}, {size} with all its parts: {use}"

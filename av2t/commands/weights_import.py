@@ -14,7 +14,8 @@ from av2t_core.files import require_space
 from av2t_core.model.config import Feature
 from av2t_core.versions import published
 from av2t_core.versions.folder import NewVersion, alone, encoder_parts, keep_encoder, keep_model, whole
-from av2t_core.versions.version import Version, check_name
+from av2t_core.versions.names import check_name
+from av2t_core.versions.version import Version
 
 if TYPE_CHECKING:  # they bring torch, for which nobody who is refused should wait
     from torch import Tensor

@@ -10,7 +10,8 @@ from av2t.console import note, table
 from av2t_core.errors import WeightsError
 from av2t_core.files import in_gigabytes
 from av2t_core.versions import published
-from av2t_core.versions.version import BUILT_IN, DOWNLOADS_FOLDER, PARTS_FOLDER, Version, damaged, installed
+from av2t_core.versions.names import DOWNLOADS_FOLDER, PARTS_FOLDER
+from av2t_core.versions.version import BUILT_IN, Version, damaged, installed
 
 
 def show(args: argparse.Namespace, models_dir: Path) -> None:
@@ -25,10 +26,10 @@ def _overview(models_dir: Path) -> dict[str, Any]:
     versions = installed(models_dir)
     users: dict[str, list[str]] = {path.name: [] for path in sorted((models_dir / PARTS_FOLDER).glob("*.safetensors"))}
     for version in versions:
-        for part in version.card.get("parts", ()):
-            users.setdefault(part["file"], []).append(version.name)
+        for part in version.card.parts:
+            users.setdefault(part.file, []).append(version.name)
     # What somebody trained is no published model.
-    models = {v.card["preset"] for v in versions if not v.card.get("start") and v.card.get("parent") is None}
+    models = {version.card.preset for version in versions if version.card.is_fresh}
     downloads = [path for path in (models_dir / DOWNLOADS_FOLDER).glob("*") if path.is_file()]
     return {
         "directory": str(models_dir),
@@ -55,15 +56,15 @@ def _missing(preset: str) -> dict[str, Any]:
 def _version(version: Version) -> dict[str, Any]:
     return {
         "name": version.name,
-        "preset": version.card["preset"],
-        "kind": "start" if version.card.get("start") else "model",
+        "preset": version.card.preset,
+        "kind": "start" if version.card.start else "model",
         "bytes": _size(version.weights),
-        "parts": [part["file"] for part in version.card.get("parts", ())],
+        "parts": [part.file for part in version.card.parts],
         "lacks": _lacking(version),
         "in_store": version.in_store,
         "built_in": version.directory.parent == BUILT_IN,
-        "parent": version.card.get("parent"),
-        "source": version.card.get("source"),
+        "parent": version.card.parent,
+        "source": version.card.source or None,
     }
 
 
@@ -73,7 +74,7 @@ def _lacking(version: Version) -> list[str]:
     with suppress(WeightsError):
         _ = version.base
         return missing
-    return [*missing, str(version.directory.with_name(version.card["parent"]))]
+    return [*missing, str(version.directory.with_name(str(version.card.parent)))]
 
 
 def _size(path: Path) -> int | None:

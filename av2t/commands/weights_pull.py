@@ -23,8 +23,9 @@ from av2t_core.versions.folder import (
     keep_model,
     whole,
 )
+from av2t_core.versions.names import DOWNLOADS_FOLDER
 from av2t_core.versions.published import Published
-from av2t_core.versions.version import DOWNLOADS_FOLDER, Version
+from av2t_core.versions.version import Version
 
 if TYPE_CHECKING:  # they bring torch and an HTTP client, for which nobody who is refused should wait
     from torch import Tensor

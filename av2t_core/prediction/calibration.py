@@ -3,12 +3,13 @@
 The fitting is in training/calibration.py; the lines lie on the model version's card.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import exp, log
-from typing import Any, Self
+from typing import Self
 
 from av2t_core.prediction.objects import Detection
+from av2t_core.versions.card import Card
 
 FEATURES = ("iou", "peak", "heard", "match", "share")
 
@@ -50,10 +51,10 @@ class Calibration:
     right: tuple[float, ...]
 
     @classmethod
-    def of(cls, card: Mapping[str, Any]) -> Self | None:
+    def of(cls, card: Card) -> Self | None:
         """That of a model version; None where its card has none."""
-        lines = card.get("calibration")
-        return cls(presence=tuple(lines["presence"]), right=tuple(lines["right"])) if lines else None
+        lines = card.calibration
+        return cls(presence=lines.presence, right=lines.right) if lines else None
 
     def presence_of(self, mask: Evidence) -> float:
         """0..1, for the whole mask of a keyframe."""

@@ -109,7 +109,7 @@ class Predictor:
         """
         version = resolve(name, models_dir)
         target = _device(device)
-        loaded = load_version(version, target, _precision(precision, target, version.card["preset"]))
+        loaded = load_version(version, target, _precision(precision, target, version.card.preset))
         return cls(
             version.name,
             loaded,

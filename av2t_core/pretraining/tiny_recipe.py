@@ -49,7 +49,8 @@ from av2t_core.pretraining.stages import StagesFolder
 from av2t_core.training import replay
 from av2t_core.versions.checkpoint import Loaded, build, fill, read_tensors
 from av2t_core.versions.folder import save_version
-from av2t_core.versions.version import REPLAY_FILE, resolve
+from av2t_core.versions.names import REPLAY_FILE
+from av2t_core.versions.version import resolve
 
 STAGES = ("audio", "image", "trunk", "joint", "settle")
 # The last blocks of the image encoder, at S/32, learn the classes; those before stay as ImageNet taught them.

@@ -10,7 +10,8 @@ from av2t_core.errors import AV2TError, WeightsError
 from av2t_core.files import file_hash
 from av2t_core.model.config import Feature
 from av2t_core.model.presets import NO_ADAPTER, PRESETS
-from av2t_core.versions.version import Version, check_name, resolve, resolve_start
+from av2t_core.versions.names import check_name
+from av2t_core.versions.version import Version, resolve, resolve_start
 
 
 class TrainingError(AV2TError):
@@ -60,7 +61,7 @@ class Plan:
 
     def require_same(self) -> None:
         """TrainingError: the model version of this name, which there must be, was not trained by this plan."""
-        card = resolve(self.name, self.models_dir).card
+        card = resolve(self.name, self.models_dir).card.as_json()
         if any(card.get(key) != value for key, value in self.card.items()):
             raise TrainingError(f"{self.directory} was trained by another recipe or on other data: choose another name")
 

@@ -18,8 +18,9 @@ from torch import Tensor
 from av2t_core.errors import WeightsError
 from av2t_core.files import file_hash
 from av2t_core.model.av2t_sam import AV2TSam
+from av2t_core.versions.names import REPLAY_FILE
 from av2t_core.versions.tensor_header import check_header
-from av2t_core.versions.version import REPLAY_FILE, Version
+from av2t_core.versions.version import Version
 
 WINDOWS = 600
 
@@ -45,7 +46,7 @@ def keep(path: Path, replay: Replay) -> str:
 def replay_of(version: Version) -> Replay | None:
     """The set of the version, or of what it loads onto; None where there is none. WeightsError: it is damaged."""
     for each in version.chain:
-        if sha256 := each.card.get("replay_sha256"):
+        if sha256 := each.card.replay_sha256:
             path = each.directory / REPLAY_FILE
             try:
                 if file_hash(path) != sha256:

@@ -25,8 +25,9 @@ from av2t_core.training.tensor_store import TensorStore
 from av2t_core.training.trainer import Bar, Schedule, Trainer
 from av2t_core.versions.checkpoint import Loaded, Precision, build, fill_version, read_tensors
 from av2t_core.versions.folder import save_part, save_version
+from av2t_core.versions.names import REPLAY_FILE
 from av2t_core.versions.store import fetch
-from av2t_core.versions.version import REPLAY_FILE, Version
+from av2t_core.versions.version import Version
 
 
 def train_version(
@@ -103,7 +104,7 @@ def load_start(
     """
     fetch(version)
     version.verify()
-    empty = build(preset, feature, version.card["labels"])
+    empty = build(preset, feature, version.card.labels)
     taken = (
         (key, tensor)
         for path, _ in version.files
@@ -122,8 +123,8 @@ def keep_trained(
     beside: Sequence[Path] = (),
 ) -> None:
     """A model version of what was trained, by the names of `is_trained`, over what was not. WeightsError: it exists."""
-    parts = list(start.card.get("parts", ())) if start.directory.parent == models_dir else []
-    shared = {part["file"] for part in parts}
+    parts = list(start.card.parts) if start.directory.parent == models_dir else []
+    shared = {part.file for part in parts}
     frozen = {
         key: tensor
         for path, _ in start.files
@@ -136,7 +137,7 @@ def keep_trained(
             parts.append(save_part(models_dir, start.name, frozen))
         save_version(
             models_dir / name,
-            {**card, "labels": start.card["labels"], "parent": start.name, "parts": parts},
+            {**card, "labels": start.card.labels, "parent": start.name, "parts": parts},
             {f"model.{key}": tensor for key, tensor in trained.items()},
             beside,
         )

@@ -22,11 +22,12 @@ from av2t_core.errors import Remedy, WeightsError, misfit
 from av2t_core.files import atomic_file, atomic_folder, file_hash, read_blocks, require_space, write_blocks, writing
 from av2t_core.limits import LARGEST_CARD
 from av2t_core.model.presets import PRESETS
-from av2t_core.versions.card import usable_card
+from av2t_core.versions.card import Card
 from av2t_core.versions.folder import alone
+from av2t_core.versions.names import CARD_FILE, IMPORT_MARK, check_name, is_reserved_name
 from av2t_core.versions.store import fetch
 from av2t_core.versions.tensor_header import check_header
-from av2t_core.versions.version import BUILT_IN, IMPORT_MARK, NAMES, Version, check_name, find, is_own_name
+from av2t_core.versions.version import BUILT_IN, NAMES, Version, find
 
 SUMS = "SHA256SUMS"
 
@@ -46,7 +47,7 @@ def export_version(version: Version, target: Path) -> None:
     for path, _ in version.kept_files:
         if not path.is_file():
             raise WeightsError(f"{path} is missing; {version.remedy}")
-    card = version.directory / "card.json"
+    card = version.directory / CARD_FILE
     files = {card: hashlib.sha256(card.read_bytes()).hexdigest(), **dict(version.kept_files)}
     try:
         with atomic_file(target) as aside, ZipFile(aside, "w", ZIP_STORED) as archive:
@@ -99,17 +100,17 @@ class _Bundle:
             raise refused
         sums = [_SUM.fullmatch(line) for line in (_text(archive, SUMS) or b"?").decode(errors="replace").splitlines()]
         hashes = {found[2]: found[1] for found in sums if found}
-        names = [path.removesuffix("/card.json") for path in hashes if path.endswith("/card.json")]
+        names = [path.removesuffix(f"/{CARD_FILE}") for path in hashes if path.endswith(f"/{CARD_FILE}")]
         if None in sums or sorted(member.filename for member in members) != sorted([SUMS, *hashes]) or len(names) != 1:
             raise refused
         name = check_name(names[0])
-        if is_own_name(name):
+        if is_reserved_name(name):
             raise WeightsError(
                 f"{file} is called {name}, as what this package brings itself: export it under another name"
             )
-        text = _text(archive, f"{name}/card.json")
-        card = usable_card(text) if text else None
-        if not text or card is None or hashes.pop(f"{name}/card.json") != hashlib.sha256(text).hexdigest():
+        text = _text(archive, f"{name}/{CARD_FILE}")
+        card = Card.parse_usable(text) if text else None
+        if not text or card is None or hashes.pop(f"{name}/{CARD_FILE}") != hashlib.sha256(text).hexdigest():
             raise refused
         version = Version(name=name, directory=models_dir / name, card=card)
         if hashes != {version.member(path): sha256 for path, sha256 in version.kept_files}:
@@ -119,9 +120,9 @@ class _Bundle:
     def place(self, models_dir: Path) -> bool:
         """Have the version in the folder; False if it is there already."""
         version, name = self.version, self.version.name
-        if version.card["preset"] not in PRESETS:
+        if version.card.preset not in PRESETS:
             raise WeightsError(
-                f"{name} is of the preset {version.card['preset']!r}, which this release does not know: install a newer"
+                f"{name} is of the preset {version.card.preset!r}, which this release does not know: install a newer"
                 " one"
             )
         base = version.base
@@ -144,7 +145,7 @@ class _Bundle:
                     raise WeightsError(f"{path} is damaged, or another part of the same name, and stays as it is")
             require_space(models_dir, sum(self._size(path) for path, _ in new), name)
             with writing(models_dir), atomic_folder(version.directory) as aside:
-                (aside / "card.json").write_bytes(self.card)
+                (aside / CARD_FILE).write_bytes(self.card)
                 (aside / IMPORT_MARK).touch()
                 for path, sha256 in new:
                     self._extract(path, sha256, aside / path.name)
@@ -170,7 +171,7 @@ def _require_fit(version: Version, shapes: _Shapes, onto: _Shapes) -> None:
     """WeightsError: it holds a tensor that what it loads onto does not have, or has in another shape."""
     learnt = {key: shape for key, shape in shapes.items() if not key.startswith(NAMES)}
     if problems := [f"{key} {shape}" for key, shape in learnt.items() if onto.get(key) != shape]:
-        raise misfit(f"{version.card['parent']} that {version.name} loads onto", problems)
+        raise misfit(f"{version.card.parent} that {version.name} loads onto", problems)
 
 
 def _shapes(paths: Iterable[Path]) -> _Shapes:

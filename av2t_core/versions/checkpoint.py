@@ -73,15 +73,15 @@ def load_version(version: Version, device: torch.device, precision: Precision = 
     """What of it is only in a model store is fetched. WeightsError: a file is missing or not the one that the card
     speaks of, or they do not fit the preset. StoreAwayError, MemoryShortError."""
     card = version.card
-    if card["preset"] not in PRESETS:
+    if card.preset not in PRESETS:
         raise WeightsError(
-            f"model version {version.name} is of the preset {card['preset']!r}, which this release does not know;"
+            f"model version {version.name} is of the preset {card.preset!r}, which this release does not know;"
             f" it knows {', '.join(PRESETS)}"
         )
     version.check()
     fetch(version)
     version.verify()
-    empty = build(card["preset"], card.get("feature", "mul"), card["labels"])
+    empty = build(card.preset, card.feature, card.labels)
     pairs = (pair for path, _ in version.files for pair in read_tensors(path, device))
     return fill_version(version, empty, pairs, device, precision)
 
@@ -94,9 +94,9 @@ def fill_version(
         return fill(empty, weights, device, precision, version.names)
     except (SafetensorError, WeightsError) as error:
         root = version.chain[-1]
-        remedy = root.remedy if root.card.get("source") else "make it again with this one"
+        remedy = root.remedy if root.card.source else "make it again with this one"
         raise WeightsError(
-            f"{version.directory} does not fit the preset {version.card['preset']!r} of this release: {error}; {remedy}"
+            f"{version.directory} does not fit the preset {version.card.preset!r} of this release: {error}; {remedy}"
         ) from error
     except RuntimeError as error:
         if not is_out_of_memory(error):

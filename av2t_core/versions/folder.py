@@ -15,16 +15,15 @@ from av2t_core.errors import WeightsError
 from av2t_core.files import Progress, aside, atomic_folder, file_hash, locked, writing
 from av2t_core.model.config import Feature
 from av2t_core.versions import published
-from av2t_core.versions.card import part_file
+from av2t_core.versions.card import Card, Part
+from av2t_core.versions.names import CARD_FILE, PARTS_FOLDER, WEIGHTS_FILE, part_file
 from av2t_core.versions.store import fetch, quiet
-from av2t_core.versions.version import PARTS_FOLDER, Version, resolve
+from av2t_core.versions.version import Version, resolve
 
 if TYPE_CHECKING:  # it brings torch, and who has no weights should not wait for that
     from torch import Tensor
 
     from av2t_core.versions.conversion import EncoderKind, ModelKind
-
-Part = dict[str, str]  # as a card names it: file, sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +62,7 @@ def whole(models_dir: Path, name: str, progress: Progress = quiet) -> Version | 
 
     WeightsError: its card cannot be read. StoreAwayError.
     """
-    if not (models_dir / name / "card.json").exists():
+    if not (models_dir / name / CARD_FILE).exists():
         return None
     version = resolve(name, models_dir)
     fetch(version, progress)
@@ -78,7 +77,7 @@ def encoder_parts(models_dir: Path, preset: str) -> dict[str, Part]:
         for path in sorted((models_dir / PARTS_FOLDER).glob(f"{name}-????????.safetensors")):
             sha256 = file_hash(path)
             if path.name == part_file(name, sha256):
-                found[encoder] = {"file": path.name, "sha256": sha256}
+                found[encoder] = Part(file=path.name, sha256=sha256)
     return found
 
 
@@ -131,17 +130,17 @@ def save_version(
     """
     if directory.exists():
         raise WeightsError(f"{directory} exists; a model version is never changed, choose another name")
-    if (base := Version(name=directory.name, directory=directory, card=dict(card)).base) is not None:
-        card = {**card, "parent_sha256": base.card["sha256"]}
     with atomic_folder(directory) as made:
-        sha256 = _save(made / "weights.safetensors", tensors)
-        text = json.dumps({**card, "sha256": sha256}, indent=2, ensure_ascii=False)
-        (made / "card.json").write_text(text + "\n")
+        card = {**card, "sha256": _save(made / WEIGHTS_FILE, tensors)}
+        version = Version(name=directory.name, directory=directory, card=Card.parse(_text(card)))
+        if version.base is not None:
+            card["parent_sha256"] = version.base.card.sha256
+        (made / CARD_FILE).write_bytes(_text(card))
         for file in beside:
             shutil.copyfile(file, made / file.name)
 
 
-def save_part(models_dir: Path, name: str, tensors: "Mapping[str, Tensor]") -> dict[str, str]:
+def save_part(models_dir: Path, name: str, tensors: "Mapping[str, Tensor]") -> Part:
     """Tensors that versions share, named by their content. Returns what goes into the cards' `parts`."""
     folder = models_dir / PARTS_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -149,7 +148,12 @@ def save_part(models_dir: Path, name: str, tensors: "Mapping[str, Tensor]") -> d
         sha256 = _save(made, tensors)
         file = part_file(name, sha256)
         made.rename(folder / file)
-    return {"file": file, "sha256": sha256}
+    return Part(file=file, sha256=sha256)
+
+
+def _text(card: Mapping[str, Any]) -> bytes:
+    text = json.dumps(card, indent=2, ensure_ascii=False, default=lambda fields: fields.as_json())
+    return f"{text}\n".encode()
 
 
 def _save(path: Path, tensors: "Mapping[str, Tensor]") -> str:

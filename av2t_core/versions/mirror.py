@@ -5,7 +5,6 @@ out, and said once.
 """
 
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,23 +14,17 @@ from av2t_core.errors import StoreAwayError, WeightsError
 from av2t_core.files import atomic_folder
 from av2t_core.limits import LARGEST_CARD
 from av2t_core.versions import pointers
-from av2t_core.versions.card import usable_card
+from av2t_core.versions.card import Card
+from av2t_core.versions.names import CARD_FILE, is_name, is_of_versions, project_of, set_aside_name
 from av2t_core.versions.store import Entry, Mark, Store, mark_of
 from av2t_core.versions.version import (
     BUILT_IN,
-    PARTS_FOLDER,
-    PROJECTS_FOLDER,
-    REPLAY_FILE,
     Version,
-    check_name,
     find,
     installed,
 )
 
 log = logging.getLogger("av2t.store")
-
-_POINTER = re.compile(rf"{PROJECTS_FOLDER}/([1-9][0-9]{{0,17}})\.json")
-_BESIDE = re.compile(rf"{PARTS_FOLDER}/[^/]+\.safetensors|[^/]+/(weights\.safetensors|{re.escape(REPLAY_FILE)})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +62,11 @@ class Mirror:
         for member, entry in entries.items():
             name, _, file = member.partition("/")
             small = entry.size <= LARGEST_CARD
-            if small and file == "card.json" and _is_name(name):
+            if small and file == CARD_FILE and is_name(name):
                 cards[name] = entry
-            elif small and (found := _POINTER.fullmatch(member)):
-                projects[int(found[1])] = entry
-            elif not _BESIDE.fullmatch(member) and not Path(member).name.startswith("."):
+            elif small and (project := project_of(member)):
+                projects[project] = entry
+            elif not is_of_versions(member) and not Path(member).name.startswith("."):
                 others.append(repr(member))
         if others:
             shown = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
@@ -90,10 +83,10 @@ class Mirror:
         before = mark_of(directory)
         if before == mark:
             return
-        text = store.read(f"{name}/card.json")
+        text = store.read(f"{name}/{CARD_FILE}")
         if text is None:  # gone since it was listed
             return
-        card = usable_card(text)
+        card = Card.parse_usable(text)
         if card is None or (BUILT_IN / name).exists():
             why = "has no card that can be used" if card is None else "is called as one that ships with the package"
             self._say(name, f"the model version {name} in the model store {store.url} {why}, and is left out")
@@ -108,7 +101,7 @@ class Mirror:
                 return
             self._make_way(store, here, before)
         with atomic_folder(directory) as aside:
-            (aside / "card.json").write_bytes(text)
+            (aside / CARD_FILE).write_bytes(text)
             store.mark(name, aside)
 
     def _make_way(self, store: Store, here: Version, mark: Mark | None) -> None:
@@ -116,7 +109,7 @@ class Mirror:
         if mark is not None:  # it was deleted there, and another one made
             self._take_away(here)
             return
-        aside = f"{here.name[:80]}.here-{here.card['sha256'][:8]}"
+        aside = set_aside_name(here.name, here.card.sha256)
         log.warning(
             "the model store %s has another model version %s than this machine, whose own is called %s from now on",
             *(store.url, here.name, aside),
@@ -128,7 +121,7 @@ class Mirror:
         for version in installed(self._models_dir):
             if version.name in cards or not store.has(version):
                 continue
-            if store.read(f"{version.name}/card.json") is None:  # else it was pushed after the store was listed
+            if store.read(f"{version.name}/{CARD_FILE}") is None:  # else it was pushed after the store was listed
                 log.info("model version %s was deleted from the model store %s, and here", version.name, store.url)
                 self._take_away(version)
 
@@ -152,10 +145,3 @@ class Mirror:
         if about not in self._said:
             self._said.add(about)
             log.warning("%s", sentence)
-
-
-def _is_name(name: str) -> bool:
-    try:
-        return bool(check_name(name))
-    except WeightsError:
-        return False

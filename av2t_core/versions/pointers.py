@@ -17,17 +17,9 @@ from pathlib import Path
 from av2t_core.errors import Remedy, StoreAwayError, WeightsError
 from av2t_core.files import atomic_file, disk_error, locked, read_plain
 from av2t_core.limits import LARGEST_CARD
+from av2t_core.versions.names import CARD_FILE, PROJECTS_FOLDER, REPLAY_FILE, check_name, pointer_file
 from av2t_core.versions.store import Store
-from av2t_core.versions.version import (
-    BUILT_IN,
-    PROJECTS_FOLDER,
-    REPLAY_FILE,
-    Version,
-    check_name,
-    damaged,
-    find,
-    installed,
-)
+from av2t_core.versions.version import BUILT_IN, Version, damaged, find, installed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +41,7 @@ def current(models_dir: Path, project: int) -> str | None:
 
 def read(models_dir: Path, project: int) -> Pointer | None:
     """WeightsError: it is damaged."""
-    path = models_dir / _member(project)
+    path = models_dir / pointer_file(project)
     try:
         return _parsed(read_plain(path, LARGEST_CARD), str(path), project)
     except FileNotFoundError:
@@ -66,9 +58,11 @@ def read_all(models_dir: Path) -> dict[int, Pointer]:
 
 def take(models_dir: Path, project: int, store: Store) -> None:
     """Have the project's pointer as the store has it, if it has one. WeightsError: it is damaged. StoreAwayError."""
-    text = store.read(_member(project))
+    text = store.read(pointer_file(project))
     if text is not None:
-        _write(models_dir, project, _parsed(text, f"{_member(project)} in the model store {store.url}", project), None)
+        _write(
+            models_dir, project, _parsed(text, f"{pointer_file(project)} in the model store {store.url}", project), None
+        )
 
 
 def promote(models_dir: Path, project: int, name: str, store: Store | None = None) -> str | None:
@@ -143,15 +137,14 @@ def delete(models_dir: Path, name: str, store: Store | None = None) -> int:
                 project=projects[0],
             )
         others = [each for each in installed(models_dir) if each.name != name]
-        tuned = [each for each in others if each.card.get("onto_parent")]
-        if children := [each.name for each in tuned if each.card.get("parent") == name]:
+        if children := [each.name for each in others if each.card.loads_onto == name]:
             verb = "loads" if len(children) == 1 else "load"
             raise WeightsError(f"{' and '.join(children)} {verb} onto {name}, and must be deleted first")
         for project, pointer in pointers.items():
             if name in pointer.history:
                 _write(models_dir, project, _without(pointer, name), store)
         if store and store.has(version):
-            files = [version.directory / "card.json", *_own(version, others), version.directory / REPLAY_FILE]
+            files = [version.directory / CARD_FILE, *_own(version, others), version.directory / REPLAY_FILE]
             store.remove(version.member(path) for path in files)
         return take_away(version, others)
 
@@ -197,10 +190,6 @@ def _without(pointer: Pointer, name: str) -> Pointer:
     return Pointer(current=names[-1], history=tuple(names[:-1]))
 
 
-def _member(project: int) -> str:
-    return f"{PROJECTS_FOLDER}/{project}.json"
-
-
 @contextmanager
 def changing(models_dir: Path) -> Iterator[None]:
     """Within it no other process changes a pointer, or deletes a version. WeightsError: the folder is not writable."""
@@ -216,7 +205,7 @@ def changing(models_dir: Path) -> Iterator[None]:
 def _write(models_dir: Path, project: int, pointer: Pointer, store: Store | None) -> None:
     text = json.dumps(asdict(pointer))
     if store:
-        store.write_text(_member(project), text.encode())
-    path = models_dir / _member(project)
+        store.write_text(pointer_file(project), text.encode())
+    path = models_dir / pointer_file(project)
     with atomic_file(path, sync=True) as aside:
         aside.write_text(text)

@@ -38,8 +38,9 @@ from av2t_core.files import (
     writing,
 )
 from av2t_core.limits import LARGEST_CARD
-from av2t_core.versions.card import usable_card
-from av2t_core.versions.version import BUILT_IN, PARTS_FOLDER, STORE_MARK, Version
+from av2t_core.versions.card import Card
+from av2t_core.versions.names import CARD_FILE, PARTS_FOLDER, STORE_MARK
+from av2t_core.versions.version import BUILT_IN, Version
 
 FETCHING = ".fetching"
 """The folder beside the versions in which files are until they are whole."""
@@ -149,9 +150,9 @@ class Store:
                 self._push(each, there, progress)
 
     def _push(self, version: Version, there: dict[str, Entry], progress: Progress) -> None:
-        card = version.directory / "card.json"
+        card = version.directory / CARD_FILE
         committed = version.member(card) in there
-        if committed and usable_card(self.read(version.member(card)) or b"") != version.card:
+        if committed and Card.parse_usable(self.read(version.member(card)) or b"") != version.card:
             raise WeightsError(
                 f"the model store {self.url} has another model version {version.name} than {version.directory}: a"
                 " version is never changed; give this one another name, or delete one of the two"
@@ -181,7 +182,7 @@ class Store:
         The card gets the time that it has there, for the newest version of a preset is the same one on all machines.
         """
         files, _ = self._place
-        path = self._path(f"{name}/card.json")
+        path = self._path(f"{name}/{CARD_FILE}")
         with self._asking(path):
             entry = _entry(files.info(path))
             modified: datetime | None = None
@@ -191,7 +192,7 @@ class Store:
             with atomic_file(directory / STORE_MARK) as aside:
                 aside.write_text(json.dumps(asdict(Mark(url=self.url, stamp=entry.stamp))))
                 if modified is not None:
-                    os.utime(directory / "card.json", (modified.timestamp(), modified.timestamp()))
+                    os.utime(directory / CARD_FILE, (modified.timestamp(), modified.timestamp()))
         except OSError as error:
             raise disk_error(error, directory) from None
 

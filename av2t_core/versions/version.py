@@ -12,54 +12,54 @@ over those of its parent. A version is written aside and renamed into place, and
 imports torch: the backend only asks for names.
 """
 
-import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from av2t_core.errors import Remedy, WeightsError
 from av2t_core.files import file_hash, read_plain
 from av2t_core.limits import LARGEST_CARD
 from av2t_core.model.presets import NO_ADAPTER, PRESETS
 from av2t_core.versions import published
-from av2t_core.versions.card import parse_card
+from av2t_core.versions.card import Card
+from av2t_core.versions.names import (
+    CARD_FILE,
+    IMPORT_MARK,
+    PARTS_FOLDER,
+    REPLAY_FILE,
+    STORE_MARK,
+    WEIGHTS_FILE,
+    check_name,
+    is_name,
+    is_shipped_name,
+    natural_order,
+)
 
 BUILT_IN = Path(__file__).parents[1] / "weights"
-REPLAY_FILE = "replay.safetensors"
-PARTS_FOLDER = "parts"
-DOWNLOADS_FOLDER = "downloads"
-PROJECTS_FOLDER = "projects"
-STORE_MARK = ".store"
-IMPORT_MARK = ".imported"
 NAMES = "names."
 """What the tensors begin with by which a version names things beside those that it knew."""
-NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
     name: str
     directory: Path
-    card: dict[str, Any]
+    card: Card
 
     @property
     def weights(self) -> Path:
-        return self.directory / "weights.safetensors"
+        return self.directory / WEIGHTS_FILE
 
     @property
     def own_files(self) -> list[tuple[Path, str]]:
         """Path and sha256 of its parts and of its weights, without what it loads onto."""
         parts = self.directory.parent / PARTS_FOLDER
-        return [
-            *((parts / part["file"], part["sha256"]) for part in self.card.get("parts", ())),
-            (self.weights, self.card["sha256"]),
-        ]
+        return [*((parts / part.file, part.sha256) for part in self.card.parts), (self.weights, self.card.sha256)]
 
     @property
     def kept_files(self) -> list[tuple[Path, str]]:
         """`own_files`, and what lies beside the weights for trainings that start from it."""
-        replay = self.card.get("replay_sha256")
+        replay = self.card.replay_sha256
         return [*self.own_files, *([(self.directory / REPLAY_FILE, replay)] if replay else [])]
 
     @property
@@ -87,21 +87,19 @@ class Version:
     @property
     def base(self) -> "Version | None":
         """Its parent if it loads onto that one. WeightsError: the parent is not there, or is another of that name."""
-        if not self.card.get("onto_parent"):
+        name = self.card.loads_onto
+        if name is None:
             return None
-        name = str(self.card.get("parent"))
         models_dir = self.directory.parent
         base = find(name, models_dir)
         if base is None:
             missing = f"model version {self.name} loads onto {name}, which is not in {models_dir}"
             if published.release(name):
                 raise WeightsError(missing, Remedy.GET_WEIGHTS, name=name)
-            preset = self.card["preset"]
-            if re.fullmatch(rf"{preset}-\d+", name) and preset not in published.presets():
+            if is_shipped_name(name, self.card.preset):
                 raise WeightsError(f"{missing}: it ships with another release of this package, install that one")
             raise WeightsError(missing, Remedy.EXPORT, name=name)
-        expected = self.card.get("parent_sha256")
-        if expected not in (None, base.card["sha256"]):
+        if self.card.parent_sha256 not in (None, base.card.sha256):
             raise WeightsError(
                 f"model version {self.name} loads onto another {name} than the one in {models_dir}: its card and that"
                 " one's have different hashes; keep versions of different origin in different folders",
@@ -123,7 +121,7 @@ class Version:
     @property
     def names(self) -> tuple[str, ...]:
         """What it or what it loads onto has learnt to call things, beside what it knew. WeightsError as for `chain`."""
-        return next((tuple(version.card["names"]) for version in self.chain if version.card.get("names")), ())
+        return next((version.card.names for version in self.chain if version.card.names), ())
 
     @property
     def caution(self) -> str | None:
@@ -131,7 +129,7 @@ class Version:
         if self.directory.parent != BUILT_IN:
             return None
         return (
-            f"{self.name} is for demonstration: it knows {len(self.card['labels'])} things from composed clips and does"
+            f"{self.name} is for demonstration: it knows {len(self.card.labels)} things from composed clips and does"
             " not carry over to real video"
         )
 
@@ -142,16 +140,16 @@ class Version:
             return "install the package again"
         if self.in_store:
             return "delete it, and it is fetched from the model store again"
-        command = self.card.get("source", {}).get("command")
+        command = self.card.source.get("command")
         return f"delete {self.directory} and run `{command}`" if command else "bring it back from a copy"
 
     def check(self) -> None:
         """WeightsError if it cannot predict, as far as that is seen without reading its weights."""
-        if self.card.get("start"):
+        if self.card.start:
             raise WeightsError(
                 f"model version {self.name} is EVF-SAM alone, a start for training; it cannot tell what sounds",
                 Remedy.GET_TRAINED,
-                name=self.card["preset"],
+                name=self.card.preset,
             )
         self.check_files()
 
@@ -184,9 +182,9 @@ def resolve(name: str, models_dir: Path | None = None) -> Version:
         return version
     of_preset = [each for each in (_usable(models_dir) if models_dir else []) if _is_of_preset(each, name)]
     if own := [each for each in of_preset if not each.is_imported]:
-        return max(own, key=lambda version: (version.directory / "card.json").stat().st_mtime)
+        return max(own, key=lambda version: (version.directory / CARD_FILE).stat().st_mtime)
     if built_in := [each for each in _usable(BUILT_IN) if _is_of_preset(each, name)]:
-        return max(built_in, key=lambda version: _natural(version.name))
+        return max(built_in, key=lambda version: natural_order(version.name))
     if imported := [each.name for each in of_preset if each.is_imported]:
         raise WeightsError(f"{name} is only here as what was imported: name {' or '.join(imported)} if that is meant")
     if published.release(name):
@@ -200,7 +198,7 @@ def find(name: str, models_dir: Path | None = None) -> Version | None:
     name."""
     check_name(name)
     for root in (models_dir, BUILT_IN):
-        if root is not None and (root / name / "card.json").is_file():
+        if root is not None and (root / name / CARD_FILE).is_file():
             return _read(root / name)
     return None
 
@@ -223,7 +221,7 @@ def resolve_start(preset: str, name: str | None, models_dir: Path) -> Version:
         raise WeightsError(
             f"{version.name} is only here as what was imported: name it if trainings of {preset} are to start from it"
         )
-    theirs = version.card["preset"]
+    theirs = version.card.preset
     if theirs not in PRESETS or _stem(theirs) != _stem(preset):
         raise WeightsError(
             f"a training of the preset {preset} cannot start from {version.name}, which is of the preset {theirs}: its"
@@ -248,35 +246,8 @@ def damaged(models_dir: Path) -> dict[str, str]:
     return found
 
 
-def fine_tuned_name(parent: Version, project: int, number: int) -> str:
-    """What the version is called that a project's training of this number makes from `parent`. WeightsError."""
-    return check_name(f"{parent.chain[-1].name}-p{project}-{number}")
-
-
-def check_name(name: str) -> str:
-    """The name itself, which is safe as a folder's. WeightsError if it cannot be a model version's."""
-    if not NAME.fullmatch(name):
-        raise WeightsError(f"{name!r} is no model version: a name is of a-z, 0-9, '_', '.' and '-'")
-    if not _is_name(name):
-        raise WeightsError(f"{name!r} is no model version: a folder beside them is called so")
-    return name
-
-
-def is_own_name(name: str) -> bool:
-    """Whether a preset is called so, or what this package ships or will ship of one."""
-    return any(
-        name == preset or (preset not in published.presets() and re.fullmatch(rf"{re.escape(preset)}-\d+", name))
-        for preset in PRESETS
-    )
-
-
-def _is_name(name: str) -> bool:
-    return bool(NAME.fullmatch(name)) and name not in (PARTS_FOLDER, DOWNLOADS_FOLDER, PROJECTS_FOLDER)
-
-
 def _is_of_preset(version: Version, preset: str) -> bool:
-    card = version.card
-    return card["preset"] == preset and card.get("parent") is None and not card.get("start")
+    return version.card.preset == preset and version.card.is_fresh
 
 
 def _stem(preset: str) -> object:
@@ -287,12 +258,7 @@ def _stem(preset: str) -> object:
 
 
 def _directories(root: Path) -> list[Path]:
-    return sorted(path.parent for path in root.glob("*/card.json") if _is_name(path.parent.name))
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """tiny-10 comes after tiny-9."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return sorted(path.parent for path in root.glob(f"*/{CARD_FILE}") if is_name(path.parent.name))
 
 
 def _usable(root: Path) -> list[Version]:
@@ -305,9 +271,9 @@ def _usable(root: Path) -> list[Version]:
 
 def _read(directory: Path) -> Version:
     """WeightsError: it has no card that can be used."""
-    path = directory / "card.json"
+    path = directory / CARD_FILE
     try:
-        card = parse_card(read_plain(path, LARGEST_CARD + 1))
+        card = Card.parse(read_plain(path, LARGEST_CARD + 1))
     except (OSError, ValueError) as error:
         raise WeightsError(
             f"{path} is no card of a model version ({error}): bring it back from a copy, or delete {directory}"

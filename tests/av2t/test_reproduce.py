@@ -47,7 +47,7 @@ def test_each_model_is_trained_once_and_stands_beside_what_was_published(
     assert "is not AVSBench's MS3: to train, validate and test it has 6, 2 and 2 clips, not 296, 64 and 64" in said.out
     assert "tiny stands in the rows of SAM2" in said.out
     assert "The recipe is not the paper's: epochs 1, batch 3, lr 0.001." in said.out
-    feature = {name: resolve(name, data_dir / "models").card["feature"] for name in MODELS}
+    feature = {name: resolve(name, data_dir / "models").card.feature for name in MODELS}
     assert feature["table-tiny-clap-ms3"] == "clap"
     assert feature["table-tiny-clip-ms3"] == "clip"
     # What hears nothing cannot mind what is heard.

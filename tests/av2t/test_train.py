@@ -92,7 +92,7 @@ def test_what_was_trained_is_a_model_version_that_predicts(root: Path, whole: Ru
     model = build("tiny").model
     assert set(whole.weights) == {f"model.{key}" for key in model.state_dict() if is_trained(key)}
     version = resolve("mine", whole.data_dir / "models")
-    card = version.card
+    card = version.card.as_json()
     assert (card["preset"], card["feature"], card["parent"]) == ("tiny", "mul", EMBEDDED)
     assert (card["recipe"]["lr"], card["recipe"]["epochs"], card["recipe"]["start"]) == (1e-3, 2, EMBEDDED)
     assert (card["data"]["layout"], card["data"]["training_clips"], card["data"]["validation_clips"]) == ("ms3", 4, 1)
@@ -104,7 +104,7 @@ def test_what_was_trained_is_a_model_version_that_predicts(root: Path, whole: Ru
     assert set(frozen) == {key for key in start if not is_trained(key.removeprefix("model."))}
     assert all(torch.equal(tensor, start[key]) for key, tensor in frozen.items())
     predictor = Predictor.load("mine", "cpu", models_dir=whole.data_dir / "models")
-    assert predictor.labels == tuple(resolve(EMBEDDED).card["labels"])
+    assert predictor.labels == tuple(resolve(EMBEDDED).card.labels)
     # What a training that starts from it is to remember: all of its training's frames, for they are few.
     replayed = replay_of(version)
     assert replayed is not None
@@ -155,8 +155,8 @@ def test_a_paper_s_preset_learns_from_evf_sam(
         run.run(root, "--preset", "sam2-l", "--epochs", "1", *options)
         assert all(0 < loss < 10 for loss in run.losses)
         version = resolve(name, run.data_dir / "models")
-        assert version.card["parent"] == "sam2-l-start"
-        assert version.card["parts"] == resolve("sam2-l-start", run.data_dir / "models").card["parts"]
+        assert version.card.parent == "sam2-l-start"
+        assert version.card.parts == resolve("sam2-l-start", run.data_dir / "models").card.parts
         assert any(key.startswith("model.adapters.") for key in run.weights) == (name == "with")
         assert all(tensor.dtype == torch.float32 for tensor in run.weights.values())
         Predictor.load(name, "cpu", models_dir=run.data_dir / "models")

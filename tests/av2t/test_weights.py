@@ -192,7 +192,7 @@ def test_evf_sam_alone_is_a_start(hub: Hub, av2t: Av2t, models_dir: Path, tmp_pa
     assert "from which a model can be trained" in said.out
     assert parts(models_dir) == PARTS
     version = resolve("sam2-l-start", models_dir)
-    assert version.card["start"] is True
+    assert version.card.start is True
     stored = load_file(version.weights) | load_file(next((models_dir / "parts").glob("evf-sam2-*")))
     assert not any(key.startswith(("model.projector.", "model.adapters.")) for key in stored)
     state = {f"model.{key}": tensor for key, tensor in published.evf_sam().items()}
@@ -240,7 +240,7 @@ def test_a_named_file_says_what_it_is(hub: Hub, av2t: Av2t, models_dir: Path) ->
     )
     assert av2t("weights", "pull", "sam2-l", "--file", name).status == 0
     assert resolve("sam2-l", models_dir).name == "sam2-l-s4"
-    assert resolve("sam2-l", models_dir).card["source"]["command"].endswith(f"--dataset s4 --file {name}")
+    assert resolve("sam2-l", models_dir).card.source["command"].endswith(f"--dataset s4 --file {name}")
 
 
 def test_a_file_that_is_something_else_is_refused(hub: Hub, av2t: Av2t) -> None:

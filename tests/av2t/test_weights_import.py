@@ -226,7 +226,8 @@ def test_a_model_of_before_it_could_read_is_imported_again(
     part.unlink()
     old = save_part(models_dir, "ms-clap-2023", heard)
     source = {"command": f"av2t {' '.join(command)} --feature mul --name sam2-l-s4"}
-    card = {**version.card, "parts": [*version.card["parts"][:2], old], "source": source}
+    card = {**version.card.as_json(), "source": source}
+    card["parts"] = [part.as_json() for part in (*version.card.parts[:2], old)]
     (version.directory / "card.json").write_text(json.dumps(card))
 
     clip = write_clip(tmp_path / "clip.mp4", at_rate(5, 1), sounds=[Sound(samples=tone(1))])

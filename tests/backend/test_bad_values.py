@@ -146,7 +146,7 @@ def test_a_bad_row_of_a_project_is_shown_as_bad_and_made_good_again(backend: Bac
 
 def test_a_card_that_is_wrong_is_shown_as_wrong(redis: Redis, redis_url: str, tmp_path: Path) -> None:
     models = tmp_path / "data" / "models"
-    card = resolve(EMBEDDED).card
+    card = resolve(EMBEDDED).card.as_json()
     for name, verdict in {
         "good-1": {"better": True, "sentence": "It is better."},
         "text-1": "It is better.",

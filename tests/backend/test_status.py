@@ -171,7 +171,7 @@ def test_which_version_a_project_uses(redis: Redis, redis_url: str, tmp_path: Pa
 
 def tuned(number: int) -> dict[str, Any]:
     """The card of a version that a training of project 3 has made."""
-    card = resolve(EMBEDDED).card
+    card = resolve(EMBEDDED).card.as_json()
     return {
         **{name: card[name] for name in ("preset", "labels")},
         **{"parent": EMBEDDED, "onto_parent": True, "project": 3, "created": f"2026-01-0{number}T00:00:00+00:00"},

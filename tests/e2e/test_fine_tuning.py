@@ -184,7 +184,8 @@ def test_what_people_correct_makes_the_next_masks_better(
     after = Predictor.load(version.name, "cpu", models_dir=models_dir)
     new_after, old_after = _judged(after, sets.others), _judged(after, sets.old)
     print(f"\nnew: {new_before} -> {new_after}\nold: {old_before} -> {old_after}")
-    print(f"trained in {version.card['seconds']} s: {version.card['verdict']['sentence']}")
+    card = version.card.as_json()
+    print(f"trained in {card['seconds']} s: {card['verdict']['sentence']}")
     assert _gain(new_before, new_after) >= 0.12
     assert _gain(old_before, old_after) >= -0.05
     named = _named(after, sets.others)

@@ -153,8 +153,8 @@ def test_a_version_is_made_that_holds_what_was_trained_and_nothing_else(project:
         now = getattr(after, module).state_dict()
         for name, tensor in getattr(before, module).state_dict().items():
             assert tensor.equal(now[name]) != (f"{module}.{name}" in own), name
-    assert version.card["parent"] == EMBEDDED
-    assert version.card["calibration"] == resolve(EMBEDDED).card["calibration"]
+    assert version.card.parent == EMBEDDED
+    assert version.card.calibration == resolve(EMBEDDED).card.calibration
 
 
 def test_the_card_says_what_became_of_each_clip(project: Annotated, clips: Sequence[tuple[Path, Any]]) -> None:
@@ -167,7 +167,7 @@ def test_the_card_says_what_became_of_each_clip(project: Annotated, clips: Seque
 
     project.server.sdk.tasks.update(id=str(gone), data={"stills": ["a", "b"]})
     result = project.train(project.request(epochs=1))
-    card = of(project, result["version"]).card
+    card = of(project, result["version"]).card.as_json()
     use = {clip["task"]: clip["use"] for clip in card["data"]["clips"]}
     assert set(use) == {*project.tasks, skipped.id}
     assert use[skipped.id] == use[gone] == "left out"
@@ -194,7 +194,7 @@ def test_clips_of_which_a_proxy_says_no_are_asked_for_again(
     for task, name in zip(project.tasks[:2], ("back", "gone"), strict=True):
         data = {"video": f"{server.url}/{name}.mp4", "stills": ["a", "b"]}
         project.server.sdk.tasks.update(id=str(task), data=data)
-    card = of(project, project.train(project.request(epochs=1))["version"]).card
+    card = of(project, project.train(project.request(epochs=1))["version"]).card.as_json()
     left_out = {clip["task"]: clip["reason"] for clip in card["data"]["clips"] if clip["use"] == "left out"}
     assert list(left_out) == [project.tasks[1]]
     assert "There is no clip at" in left_out[project.tasks[1]]
@@ -240,7 +240,7 @@ def test_what_was_interrupted_ends_as_if_it_had_not_been(project: Annotated, mon
     again = of(project, project.train(job)["version"])
 
     assert again.name != whole.name
-    assert again.card["learning_curve"] == whole.card["learning_curve"]
+    assert again.card.as_json()["learning_curve"] == whole.card.as_json()["learning_curve"]
     tensors, expected = load_file(again.weights), load_file(whole.weights)
     assert tensors.keys() == expected.keys()
     assert all(tensor.equal(expected[name]) for name, tensor in tensors.items())
@@ -275,7 +275,7 @@ def test_killed_in_the_middle_it_ends_as_if_it_had_not_been(project: Annotated) 
     assert told.state is State.DONE
     assert told.version
     again = of(project, told.version)
-    assert again.card["learning_curve"] == whole.card["learning_curve"]
+    assert again.card.as_json()["learning_curve"] == whole.card.as_json()["learning_curve"]
     expected = load_file(whole.weights)
     assert all(tensor.equal(expected[name]) for name, tensor in load_file(again.weights).items())
 
@@ -294,18 +294,18 @@ def test_a_version_that_is_there_is_not_made_again(project: Annotated, monkeypat
 
 def test_a_better_version_becomes_the_projects_own_and_the_next_one_starts_from_it(project: Annotated) -> None:
     first = project.train(project.request(epochs=12))
-    card = of(project, first["version"]).card
+    card = of(project, first["version"]).card.as_json()
     assert first["promoted"] is card["verdict"]["better"] is True, first["sentence"]
     models_dir = project.settings.models_dir
     assert current(models_dir, project.id) == first["version"]
 
     second = of(project, project.train(project.request(epochs=1))["version"])
-    assert second.card["parent"] == first["version"]
+    assert second.card.parent == first["version"]
     assert second.name.startswith(f"{EMBEDDED}-p{project.id}-")
     learnt, measured = (
         {clip["sha256"] for clip in card["data"]["clips"] if clip["use"] == use} for use in ("training", "held out")
     )
-    assert measured == {clip["sha256"] for clip in second.card["data"]["clips"] if clip["use"] == "held out"}
+    assert measured == {clip.sha256 for clip in second.card.clips if clip.use == "held out"}
     assert not learnt & measured
 
 
@@ -315,7 +315,7 @@ def test_a_version_that_is_not_better_is_kept_and_not_used(project: Annotated) -
     assert result["promoted"] is False
     assert result["sentence"]
     assert current(project.settings.models_dir, project.id) == EMBEDDED
-    assert of(project, result["version"]).card["verdict"]["sentence"] == result["sentence"]
+    assert of(project, result["version"]).card.as_json()["verdict"]["sentence"] == result["sentence"]
 
 
 def test_progress_is_told(project: Annotated) -> None:
@@ -365,7 +365,7 @@ def test_another_machine_predicts_with_what_one_has_made(
     assert of(other, first["version"]).weights.read_bytes() == of(one, first["version"]).weights.read_bytes()
 
     second = of(other, other.train(other.request(epochs=1))["version"])
-    assert second.card["parent"] == first["version"]
+    assert second.card.parent == first["version"]
 
 
 def test_a_push_that_fails_is_done_again_and_nothing_else(

@@ -129,7 +129,7 @@ class AnnotatedClips:
     def _key(self, task: AnnotatedTask, base: Version) -> str:
         """Of a clip's examples: all that they depend on. The encoders are those of the root."""
         settings, root = self._settings, base.chain[-1]
-        parts = (task.task, task.url, task.annotation, task.updated_at, task.pages, root.name, root.card["sha256"])
+        parts = (task.task, task.url, task.annotation, task.updated_at, task.pages, root.name, root.card.sha256)
         chosen = (settings.keyframes_per_second, settings.max_keyframes, settings.boxes_are_masks, release("av2t-sam"))
         return hashlib.sha256(repr((parts, chosen)).encode()).hexdigest()[:32]
 

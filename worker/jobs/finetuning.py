@@ -10,7 +10,7 @@ import platform
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -42,9 +42,10 @@ from av2t_core.training.replay import Replay, replay_of
 from av2t_core.training.run_folder import RunFolder
 from av2t_core.versions.checkpoint import with_names
 from av2t_core.versions.folder import save_version
+from av2t_core.versions.names import fine_tuned_name
 from av2t_core.versions.pointers import promote
 from av2t_core.versions.store import fetch
-from av2t_core.versions.version import NAMES, Version, find, fine_tuned_name, resolve
+from av2t_core.versions.version import NAMES, Version, find, resolve
 from worker.client.annotations import AnnotatedTask, Skipped, annotated_tasks
 from worker.client.connection import connected
 from worker.client.label_studio import LabelStudioClient
@@ -114,7 +115,7 @@ class _FineTune:
     def run(self, base_version: str | None) -> dict[str, Any]:
         self.settings.mirror().refresh()  # another machine may have made it, or what it is made from
         base = self._base(base_version)
-        name = fine_tuned_name(base, self.project, self.number)
+        name = fine_tuned_name(base.chain[-1].name, self.project, self.number)
         version = find(name, self.settings.models_dir)
         if version is None:
             fetch(base, heartbeat.progress)
@@ -147,7 +148,9 @@ class _FineTune:
         pulled, skipped = annotated.pull(usable, base, predictor.loaded)
         skipped += [task for task in tasks if isinstance(task, Skipped)]
         _require(self.project, len(pulled), skipped)
-        trained = {clip["sha256"] for each in base.chain for clip in _clips(each.card) if clip["use"] == "training"}
+        trained = {
+            clip.sha256 for each in base.chain for clip in each.card.clips if clip.use == "training" and clip.sha256
+        }
         apart = choose_held_out([clip.sha256 for clip in pulled], trained)
         held_out = [clip for clip in pulled if clip.sha256 in apart]
         own = [clip for clip in pulled if clip.sha256 not in apart]
@@ -163,9 +166,9 @@ class _FineTune:
         verdict = compare(before, after)
         metrics = as_card(Metrics.of(before), Metrics.of(after), verdict, len(held_out))
         card = {
-            "preset": base.card["preset"],
-            "feature": base.card.get("feature", "mul"),
-            "labels": base.card["labels"],
+            "preset": base.card.preset,
+            "feature": base.card.feature,
+            "labels": base.card.labels,
             "parent": base.name,
             "onto_parent": True,
             "project": self.project,
@@ -178,8 +181,8 @@ class _FineTune:
             "verdict": {"better": verdict.better, "sentence": verdict.sentence},
             "software": {"av2t": release("av2t-sam"), "torch": torch.__version__, "python": platform.python_version()},
         }
-        if base.card.get("calibration"):
-            card["calibration"] = base.card["calibration"]
+        if base.card.calibration:
+            card["calibration"] = base.card.calibration
         if names:
             card["names"] = names
         tensors = {f"model.{key}": tensor for key, tensor in learned.items()}
@@ -237,8 +240,10 @@ class _FineTune:
 
     def _adopt(self, version: Version) -> dict[str, Any]:
         """Have the project use it, if it is better; all of this may have been done before."""
-        verdict = version.card["verdict"]
-        if verdict["better"]:
+        verdict, metrics = version.card.verdict, version.card.metrics
+        assert verdict is not None, f"{version.name} is of no training"
+        assert metrics is not None, f"{version.name} is of no training"
+        if verdict.better:
             promote(self.settings.models_dir, self.project, version.name, self.settings.store)
             self.client.is_connected(self.project)  # by which Label Studio asks which version that is
             log.info("project %d uses %s from now on", self.project, version.name)
@@ -246,9 +251,9 @@ class _FineTune:
                 repredict(self.connection, self.client, self.settings, self.project)
         return {
             "version": version.name,
-            "promoted": verdict["better"],
-            "sentence": verdict["sentence"],
-            "metrics": version.card["metrics"],
+            "promoted": verdict.better,
+            "sentence": verdict.sentence,
+            "metrics": metrics.as_json(),
         }
 
     def _run_folder(self, name: str, base: Version, own: Sequence[PulledClip]) -> Path:
@@ -260,7 +265,7 @@ class _FineTune:
 def _memory(base: Version, recipe: FineTuneRecipe) -> int:
     """Bytes that a training from this version takes on a GPU, with some to spare."""
     weights = sum(path.stat().st_size for path, _ in base.files)
-    pixels = PRESETS[base.card["preset"]].model.sam.image_size ** 2
+    pixels = PRESETS[base.card.preset].model.sam.image_size ** 2
     return weights + recipe.batch * pixels * TRAINING_BYTES_PER_PIXEL
 
 
@@ -283,7 +288,7 @@ def _learn_names(
     Of the clips that it learns from alone, like all the rest.
     """
     namer = predictor.loaded.namer
-    known = {name.casefold() for name in base.chain[-1].card["labels"]}
+    known = {name.casefold() for name in base.chain[-1].card.labels}
     labels = [label for control in targets.controls for label in control.labels]
     unknown = [
         label.name
@@ -301,11 +306,6 @@ def _learn_names(
     if namer is None or not names:
         return (), {}
     return names, fit_names(names, sounds, things, replay)
-
-
-def _clips(card: Mapping[str, Any]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = card.get("data", {}).get("clips", [])
-    return found
 
 
 def _data(own: Sequence[PulledClip], held_out: Sequence[PulledClip], skipped: Sequence[Skipped]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from av2t_core.versions.version import NAME
+from av2t_core.versions.names import NAME
 
 PREANNOTATE = "av2t-preannotate"
 TRAIN = "av2t-train"

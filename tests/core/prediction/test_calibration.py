@@ -6,6 +6,7 @@ import pytest
 
 from av2t_core.prediction.calibration import FEATURES, Calibration, Evidence, probability
 from av2t_core.prediction.objects import Detection
+from av2t_core.versions.card import Card
 
 SURE = Evidence(iou=0.9, peak=9.0, heard=0.99, match=0.95, share=0.1)
 NOTHING = Evidence(iou=0.0, peak=-3.0, heard=0.01, match=0.0, share=0.0)
@@ -32,8 +33,8 @@ def test_of_one_thing_in_a_mask() -> None:
 
 
 def test_a_card_keeps_it() -> None:
-    card = {"calibration": {"presence": [1, 2, 3, 4, 5, 6], "right": [6, 5, 4, 3, 2, 1]}}
-    assert Calibration.of(json.loads(json.dumps(card))) == Calibration(
-        presence=(1, 2, 3, 4, 5, 6), right=(6, 5, 4, 3, 2, 1)
-    )
-    assert Calibration.of({"preset": "tiny"}) is None
+    fields = {"preset": "tiny", "sha256": "0" * 64, "labels": []}
+    lines = {"presence": [1, 2, 3, 4, 5, 6], "right": [6, 5, 4, 3, 2, 1]}
+    card = Card.parse(json.dumps({**fields, "calibration": lines}).encode())
+    assert Calibration.of(card) == Calibration(presence=(1, 2, 3, 4, 5, 6), right=(6, 5, 4, 3, 2, 1))
+    assert Calibration.of(Card.parse(json.dumps(fields).encode())) is None

@@ -35,7 +35,7 @@ def tune(
 ) -> Version:
     card = {
         "preset": "tiny",
-        "labels": resolve("tiny").card["labels"],
+        "labels": resolve("tiny").card.labels,
         "parent": parent,
         "onto_parent": True,
         "project": 3,
@@ -115,13 +115,13 @@ def test_what_a_version_shares_with_others_goes_along_and_is_kept_once(here: Pat
         "SHA256SUMS",
         "mine-2/card.json",
         "mine-2/weights.safetensors",
-        *sorted([f"parts/{ones['file']}", f"parts/{twos['file']}"]),
+        *sorted([f"parts/{ones.file}", f"parts/{twos.file}"]),
     ]
     import_version(tmp_path / "mine-1.zip", there)
-    before = (there / "parts" / ones["file"]).stat()
+    before = (there / "parts" / ones.file).stat()
     import_version(tmp_path / "mine-2.zip", there)
     resolve("mine-2", there).verify()
-    assert (there / "parts" / ones["file"]).stat().st_ino == before.st_ino
+    assert (there / "parts" / ones.file).stat().st_ino == before.st_ino
 
 
 def test_what_a_training_repeats_goes_along(here: Path, there: Path, tmp_path: Path) -> None:
@@ -147,8 +147,8 @@ def test_a_part_that_is_there_and_damaged_is_not_replaced(here: Path, there: Pat
     save_version(here / "mine-1", {"preset": "tiny", "labels": [], "parts": [part]}, {"model.y": torch.ones(2)})
     export_version(resolve("mine-1", here), tmp_path / "mine-1.zip")
     (there / "parts").mkdir(parents=True)
-    (there / "parts" / part["file"]).write_bytes(b"another")
-    with pytest.raises(WeightsError, match=f"{part['file']} is damaged, or another part of the same name"):
+    (there / "parts" / part.file).write_bytes(b"another")
+    with pytest.raises(WeightsError, match=f"{part.file} is damaged, or another part of the same name"):
         import_version(tmp_path / "mine-1.zip", there)
     assert find("mine-1", there) is None
 
@@ -342,15 +342,15 @@ def test_what_was_imported_is_not_what_a_preset_means(here: Path, there: Path, t
     shutil.copytree(whole.directory, here / "theirs-1")
     export_version(resolve("theirs-1", here), tmp_path / "whole.zip")
     version, _ = import_version(tmp_path / "whole.zip", there)
-    assert version.card["preset"] == "tiny"
-    assert version.card.get("parent") is None
+    assert version.card.preset == "tiny"
+    assert version.card.parent is None
     assert resolve("tiny", there).name == EMBEDDED
     assert resolve("theirs-1", there).directory == there / "theirs-1"
     assert resolve("tiny", here).name == "theirs-1"  # made here
 
 
 def test_an_imported_version_of_a_preset_that_is_not_here_is_named(here: Path, there: Path, tmp_path: Path) -> None:
-    card = {**resolve(EMBEDDED).card, "preset": "sam2-l"}
+    card = {**resolve(EMBEDDED).card.as_json(), "preset": "sam2-l"}
     shutil.copytree(resolve(EMBEDDED).directory, here / "theirs-1")
     (here / "theirs-1/card.json").write_text(json.dumps(card))
     export_version(resolve("theirs-1", here), tmp_path / "whole.zip")
@@ -360,7 +360,7 @@ def test_an_imported_version_of_a_preset_that_is_not_here_is_named(here: Path, t
 
 
 def test_no_training_starts_from_what_was_imported_unless_it_is_named(here: Path, there: Path, tmp_path: Path) -> None:
-    card = {**resolve(EMBEDDED).card, "preset": "sam2-l", "start": True}
+    card = {**resolve(EMBEDDED).card.as_json(), "preset": "sam2-l", "start": True}
     shutil.copytree(resolve(EMBEDDED).directory, here / "sam2-l-start")
     (here / "sam2-l-start/card.json").write_text(json.dumps(card))
     export_version(resolve("sam2-l-start", here), tmp_path / "start.zip")

@@ -31,7 +31,7 @@ def test_a_version_is_whole_with_all_its_files(tmp_path: Path) -> None:
     keep(tmp_path)
     version = whole(tmp_path, VERSION.name)
     assert version is not None
-    assert version.card["source"] == VERSION.source
+    assert version.card.source == VERSION.source
     for path, _ in version.files:
         path.rename(path.with_suffix(".away"))
         assert whole(tmp_path, VERSION.name) is None
@@ -44,7 +44,7 @@ def test_parts_are_known_by_their_content(tmp_path: Path) -> None:
     kept = keep_encoder(tmp_path, "b.pth", "ms-clap", published.ms_clap_with_merges())
     assert encoder_parts(tmp_path, "sam2-l") == {"ms-clap": kept}
     assert encoder_parts(tmp_path, "sam2-l-laion") == {}
-    path = tmp_path / "parts" / kept["file"]
+    path = tmp_path / "parts" / kept.file
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     assert encoder_parts(tmp_path, "sam2-l") == {}
 

@@ -144,7 +144,7 @@ def test_parts_that_others_need_stay(tmp_path: Path) -> None:
     make(tmp_path, "mine-1", parts=[ones, twos])
     make(tmp_path, "mine-2", parts=[ones])
     assert delete(tmp_path, "mine-1") > 2 * 3 * 4  # its own weights, and one of the two parts
-    assert [path.name for path in (tmp_path / "parts").iterdir()] == [ones["file"]]
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == [ones.file]
     resolve("mine-2", tmp_path).verify()
 
 

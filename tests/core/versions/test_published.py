@@ -11,7 +11,7 @@ from av2t_core.errors import WeightsError
 from av2t_core.model.config import Feature
 from av2t_core.model.presets import PRESETS
 from av2t_core.versions import published
-from av2t_core.versions.version import NAME
+from av2t_core.versions.names import NAME
 
 EVERY_ROW = [(p, f, d) for p in published.presets() for f in published.FEATURES for d in published.DATASETS]
 

@@ -21,8 +21,9 @@ from av2t_core.versions.bundle import export_version, import_version
 from av2t_core.versions.checkpoint import load_version
 from av2t_core.versions.folder import save_part, save_version
 from av2t_core.versions.mirror import Mirror
+from av2t_core.versions.names import STORE_MARK
 from av2t_core.versions.store import FETCHING, Store, fetch
-from av2t_core.versions.version import STORE_MARK, Version, find, resolve
+from av2t_core.versions.version import Version, find, resolve
 from tests import s3
 from tests.conftest import EMBEDDED, wait_until
 from tests.core.versions.test_bundle import CPU, NAME, tune
@@ -192,7 +193,7 @@ def test_a_version_that_never_got_there_makes_way_and_is_kept(
     folder.push(tune(here))
     own = tune(there, tensors={"model.projector.audio_proj.bias": torch.zeros(256)})
     refresh(there, folder)
-    aside = f"{NAME}.here-{own.card['sha256'][:8]}"
+    aside = f"{NAME}.here-{own.card.sha256[:8]}"
     assert resolve(NAME, there).card == resolve(NAME, here).card
     assert resolve(aside, there).card == own.card
     assert aside in caplog.text
@@ -238,11 +239,11 @@ def test_what_is_deleted_is_deleted_everywhere_with_parts_that_nothing_needs(
     for name in ("mine-1", "mine-3"):
         fetch(resolve(name, there))
         pointers.delete(here, name, store)
-    [part] = resolve("mine-2", here).card["parts"]
-    assert sorted(store.listing()) == ["mine-2/card.json", "mine-2/weights.safetensors", f"parts/{part['file']}"]
+    [part] = resolve("mine-2", here).card.parts
+    assert sorted(store.listing()) == ["mine-2/card.json", "mine-2/weights.safetensors", f"parts/{part.file}"]
     refresh(there, store)
     assert [path.parent.name for path in there.glob("*/card.json")] == ["mine-2"]
-    assert [path.name for path in (there / "parts").iterdir()] == [part["file"]]
+    assert [path.name for path in (there / "parts").iterdir()] == [part.file]
 
 
 def test_an_empty_store_takes_nothing_away(folder: Store, here: Path, tmp_path: Path) -> None:
