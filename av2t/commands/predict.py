@@ -106,10 +106,11 @@ def _predict(clip: Clip, args: argparse.Namespace, settings: Settings) -> Predic
                 writer.add(keyframe)
                 sheet.add(keyframe)
                 bar.update()
-        sheet.image().save(writer.sheet)
+        sheet.image().save(writer.staging / SHEET)
         if not args.no_overlay:
             with progress_bar("overlay", len(writer.keyframes), "s") as bar:
-                write_overlay(args.video, writer.keyframes, writer.staging, writer.overlay, on_second=bar.update)
+                overlay = writer.staging / OVERLAY
+                write_overlay(args.video, writer.keyframes, writer.staging, overlay, on_second=bar.update)
         return writer.finish(str(args.video), clip.info, predictor.model_version)
 
 

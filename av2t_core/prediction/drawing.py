@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from math import ceil, floor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,88 +23,26 @@ if TYPE_CHECKING:
 
 TINT = (255, 64, 129)
 FILL = 0.4  # opacity of the tint inside a mask
-_LONGEST_WITHOUT_NEWS = 1.0  # seconds that one frame may stand before it is repeated with the next window's mask
+_LONGEST_FRAME = 1.0  # seconds that a frame may stand before it is repeated with the next window's mask
 _SMALLEST_FOR_TEXT = 96  # pixels of height
 
-MOST = 60  # keyframes
+MOST = 60  # keyframes on a sheet
 _COLUMNS = 5
 _WIDTH, _HEIGHT, _WAVE, _CAPTION, _GAP = 240, 480, 28, 18, 6  # pixels; of a picture the most
 _PAPER, _INK, _SOFT = (24, 24, 24), (235, 235, 235), (130, 130, 130)
 
 
-def write_overlay(
-    video: Path,
-    keyframes: Sequence[KeyframeRecord],
-    directory: Path,
-    out: Path,
-    on_second: Callable[[], object] = lambda: None,
-) -> None:
-    """Draw the masks of `keyframes` (at least one; their paths lie below `directory`) over `video` into `out`.
-
-    A window's mask shows during its second, and the overlay begins with the first window. `on_second` is called after
-    each second.
-    """
-    zero = keyframes[0]["index"]
-    records = {record["index"]: record for record in keyframes}
-    second, shade = zero, Shade.of(records[zero], directory)
-    with Frames(video) as frames, Soundtrack(video) as sound:
-        shown = _shown(frames)
-        first = next(shown)
-        with Mp4Writer(out, first[0].rgb().shape[:2], frames.pixel_aspect, sound.rate > 0) as mp4:
-            for frame, time, lasts in chain([first], shown):
-                while second < floor(time):
-                    mp4.write_sound(sound.second(second).second, sound.rate, second - zero)
-                    on_second()
-                    second += 1
-                    shade = Shade.of(records[second], directory) if second in records else None
-                image = frame.rgb()
-                mp4.write_image(image if shade is None else shade.over(image), time - zero, lasts)
-            rest = round((frames.end - second) * sound.rate)
-            mp4.write_sound(sound.second(second).second[:, :rest], sound.rate, second - zero)
-            on_second()
-
-
-def _shown(frames: Frames) -> Iterator[tuple[Frame, float, float]]:
-    """Every frame with the time to show it at and for how long; one that stands long comes again each new second."""
-    previous: Frame | None = None
-    for frame in frames:
-        if previous is not None:
-            if frame.time - previous.end > LONGEST_STILL:  # nobody waits for a clock that jumped
-                break
-            yield from _stills(previous, frame.time)
-        previous = frame
-    if previous is not None:
-        yield from _stills(previous, previous.end)
-
-
-def _stills(frame: Frame, until: float) -> Iterator[tuple[Frame, float, float]]:
-    times = [frame.time]
-    if until - frame.time > _LONGEST_WITHOUT_NEWS:
-        times += range(floor(frame.time) + 1, ceil(until))
-    for time, end in pairwise([*times, until]):
-        yield frame, time, end - time
-
-
 @dataclass(frozen=True, kw_only=True)
-class Shade:
-    """What a window lays over its frames."""
+class Layer:
+    """What is laid over the frames of a window."""
 
     paint: NDArray[np.uint8]  # (H, W, 3) RGB
     opacity: NDArray[np.uint16]  # (H, W, 1) 0 to 255
 
     @classmethod
-    def of(cls, record: KeyframeRecord, directory: Path) -> "Shade | None":
-        """Tint, contour and the objects' names; None where nothing sounds."""
-        with Image.open(directory / record["mask"]) as file:
-            mask = file.convert("L")
-        names = [(found["label"], found["score"], (found["box"][0], found["box"][1])) for found in record["objects"]]
-        return cls.over_mask(mask, names)
-
-    @classmethod
-    def over_mask(
-        cls, mask: Image.Image, names: Iterable[tuple[str | None, float, tuple[float, float]]]
-    ) -> "Shade | None":
-        """The same for a mask of 0 and 255 and the label, the score and the upper left corner of each object."""
+    def of(cls, mask: Image.Image, objects: Iterable[tuple[str | None, float, Sequence[float]]]) -> Self | None:
+        """Tint, contour and names for a mask of 0 and 255, None where it is empty. Of each object its label, its score
+        and its upper left corner."""
         if mask.getbbox() is None:
             return None
         paint = Image.new("RGB", mask.size, TINT)
@@ -113,9 +51,19 @@ class Shade:
         around = mask.filter(ImageFilter.MaxFilter(2 * max(1, min(mask.size) // 240) + 1))
         opacity.paste(255, mask=Image.fromarray(np.asarray(around) & ~np.asarray(mask)))
         if mask.height >= _SMALLEST_FOR_TEXT:
-            for label, score, (x, y) in names:
+            for label, score, (x, y) in objects:
                 _write_name(paint, opacity, f"{label or 'sounds'} {score:.0%}", x=round(x), y=round(y))
         return cls(paint=np.asarray(paint), opacity=np.asarray(opacity).astype(np.uint16)[..., None])
+
+    @classmethod
+    def of_record(cls, record: KeyframeRecord | None, directory: Path) -> Self | None:
+        if record is None:
+            return None
+        with Image.open(directory / record["mask"]) as file:
+            mask = file.convert("L")
+        return cls.of(
+            mask, [(each["label"], each["score"], (each["box"][0], each["box"][1])) for each in record["objects"]]
+        )
 
     def over(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """(H, W, 3) of the same size."""
@@ -137,8 +85,58 @@ def _write_name(paint: Image.Image, opacity: Image.Image, text: str, x: int, y: 
     ImageDraw.Draw(opacity).rectangle(plate, fill=255)
 
 
+def write_overlay(
+    video: Path,
+    keyframes: Sequence[KeyframeRecord],
+    directory: Path,
+    out: Path,
+    on_second: Callable[[], object] = lambda: None,
+) -> None:
+    """Draw the masks of `keyframes` (at least one; their paths lie below `directory`) over `video` into `out`.
+
+    The clip is decoded a second time and streamed through; its frames keep their timestamps. A window's mask shows
+    during its second, and the overlay begins with the first window. `on_second` is called after each second.
+    """
+    second = zero = keyframes[0]["index"]
+    records = {record["index"]: record for record in keyframes}
+    layer = Layer.of_record(records[zero], directory)
+    with Frames(video) as frames, Soundtrack(video) as sound:
+        shown = _shown(frames)
+        first = next(shown)
+        with Mp4Writer(out, first[0].rgb().shape[:2], frames.pixel_aspect, sound.rate > 0) as mp4:
+            for frame, time, lasts in chain([first], shown):
+                while second < floor(time):
+                    mp4.write_sound(sound.second(second).second, sound.rate, second - zero)
+                    on_second()
+                    second += 1
+                    layer = Layer.of_record(records.get(second), directory)
+                image = frame.rgb()
+                mp4.write_image(layer.over(image) if layer else image, time - zero, lasts)
+            rest = round((frames.end - second) * sound.rate)
+            mp4.write_sound(sound.second(second).second[:, :rest], sound.rate, second - zero)
+            on_second()
+
+
+def _shown(frames: Frames) -> Iterator[tuple[Frame, float, float]]:
+    """Every frame with the time to show it at and for how long; one that stands long comes again each new second."""
+    for frame, following in pairwise(chain(frames, [None])):
+        assert frame is not None
+        jumps = following is not None and following.time - frame.end > LONGEST_STILL
+        until = frame.end if following is None or jumps else following.time
+        times = [frame.time]
+        if until - frame.time > _LONGEST_FRAME:
+            times += range(floor(frame.time) + 1, ceil(until))
+        for time, end in pairwise([*times, until]):
+            yield frame, time, end - time
+        if jumps:  # nobody waits for a clock that jumped
+            break
+
+
 class ContactSheet:
-    """Takes the windows of a clip on their way into the model, and its keyframes on their way out of it.
+    """A clip's keyframes with their masks, and below each the sound of its window.
+
+    Made while the clip is predicted, and as small for an hour as for a minute: of many keyframes every second, fourth
+    and so on is shown. It takes the windows on their way into the model, and the predictions on their way out of it.
 
     for keyframe in predictor.predict_clip(sheet.listen(clip.windows())):
         sheet.add(keyframe)
@@ -149,7 +147,7 @@ class ContactSheet:
         self._waves: deque[NDArray[np.float32]] = deque()  # of the windows that are in the model
         self._cells: list[Image.Image] = []
         self._every = 1
-        self._seen = 0
+        self._added = 0
 
     def listen(self, windows: "Iterable[Window]") -> "Iterator[Window]":
         """The same windows."""
@@ -157,11 +155,11 @@ class ContactSheet:
             self._waves.append(_wave(window.sound.second))
             yield window
 
-    def add(self, seen: "KeyframePrediction") -> None:
+    def add(self, prediction: "KeyframePrediction") -> None:
         wave = self._waves.popleft()
-        if self._seen % self._every == 0:
-            self._cells.append(_cell(seen, wave))
-        self._seen += 1
+        if self._added % self._every == 0:
+            self._cells.append(_cell(prediction, wave))
+        self._added += 1
         if len(self._cells) > MOST:
             self._cells, self._every = self._cells[::2], 2 * self._every
 
@@ -175,32 +173,27 @@ class ContactSheet:
         return sheet
 
 
-def _cell(seen: "KeyframePrediction", wave: NDArray[np.float32]) -> Image.Image:
-    height, width = seen.mask.shape
+def _cell(prediction: "KeyframePrediction", wave: NDArray[np.float32]) -> Image.Image:
+    height, width = prediction.mask.shape
     scale = min(_WIDTH / width, _HEIGHT / height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    picture = np.asarray(Image.fromarray(seen.image).resize(size, Image.Resampling.BILINEAR))
-    mask = Image.fromarray(seen.mask).convert("L").resize(size, Image.Resampling.NEAREST)
-    names = [(thing.label, thing.score, (thing.box[0] * scale, thing.box[1] * scale)) for thing in seen.objects]
-    if (shade := Shade.over_mask(mask, names)) is not None:
-        picture = shade.over(picture)
+    image = np.asarray(Image.fromarray(prediction.image).resize(size, Image.Resampling.BILINEAR))
+    mask = Image.fromarray(prediction.mask).convert("L").resize(size, Image.Resampling.NEAREST)
+    corners = [(each.label, each.score, (each.box[0] * scale, each.box[1] * scale)) for each in prediction.objects]
+    layer = Layer.of(mask, corners)
     cell = Image.new("RGB", (_WIDTH, size[1] + _WAVE + _CAPTION), _PAPER)
-    cell.paste(Image.fromarray(picture), ((_WIDTH - size[0]) // 2, 0))
+    cell.paste(Image.fromarray(layer.over(image) if layer else image), ((_WIDTH - size[0]) // 2, 0))
     draw = ImageDraw.Draw(cell)
-    middle = size[1] + _WAVE // 2
+    middle, caption, font = size[1] + _WAVE // 2, size[1] + _WAVE, ImageFont.load_default(size=12)
     for x, loud in enumerate(wave):
         tall = round(float(loud) * (_WAVE // 2 - 2))
-        draw.line((x, middle - tall, x, middle + tall), fill=TINT if seen.sounding else _SOFT)
-    draw.text((2, size[1] + _WAVE), f"{seen.keyframe.time:.2f} s", font=ImageFont.load_default(size=12), fill=_INK)
-    said = _said(seen)
-    draw.text((_WIDTH - 2, size[1] + _WAVE), said, font=ImageFont.load_default(size=12), fill=_INK, anchor="ra")
+        draw.line((x, middle - tall, x, middle + tall), fill=TINT if prediction.sounding else _SOFT)
+    verdict = "nothing sounds" if prediction.evidence is None else "nothing sounds in view"
+    if prediction.sounding:
+        verdict = f"{prediction.score:.0%} sure"
+    draw.text((2, caption), f"{prediction.keyframe.time:.2f} s", font=font, fill=_INK)
+    draw.text((_WIDTH - 2, caption), verdict, font=font, fill=_INK, anchor="ra")
     return cell
-
-
-def _said(seen: "KeyframePrediction") -> str:
-    if seen.sounding:
-        return f"right with {seen.score:.0%}"
-    return "nothing sounds" if seen.evidence is None else "nothing sounds in view"
 
 
 def _wave(second: NDArray[np.float32]) -> NDArray[np.float32]:

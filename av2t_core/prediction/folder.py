@@ -70,6 +70,8 @@ class PredictionWriter:
         for keyframe in predictor.predict(clip.windows()):
             writer.add(keyframe)
         writer.finish("clip.mp4", clip.info, predictor.model_version)
+
+    Until `finish` all of it waits in `staging`, where OVERLAY and SHEET may be written as well.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -86,41 +88,26 @@ class PredictionWriter:
     def __exit__(self, *exception: object) -> None:
         shutil.rmtree(self.staging, ignore_errors=True)
 
-    @property
-    def overlay(self) -> Path:
-        """Where an overlay waits for `finish`."""
-        return self.staging / OVERLAY
-
-    @property
-    def sheet(self) -> Path:
-        """Where a contact sheet does."""
-        return self.staging / SHEET
-
-    def add(self, prediction: KeyframePrediction) -> KeyframeRecord:
+    def add(self, prediction: KeyframePrediction) -> None:
         """Write one mask, (H, W) at native size, as 8-bit grey of 0 and 255."""
-        mask = f"{_MASKS}/{len(self.keyframes):03d}.png"
+        mask, keyframe = f"{_MASKS}/{len(self.keyframes):03d}.png", prediction.keyframe
         Image.fromarray(prediction.mask.astype(np.uint8) * 255).save(self.staging / mask)
-        record = KeyframeRecord(
-            index=prediction.keyframe.index,
-            frame=prediction.keyframe.frame,
-            time=prediction.keyframe.time,
-            level=round(prediction.level, 1) if isfinite(prediction.level) else None,
-            presence=None if prediction.presence is None else round(prediction.presence, 4),
-            sounding=bool(prediction.sounding),
-            score=float(prediction.score),
-            mask=mask,
-            objects=[
-                ObjectRecord(
-                    number=found.number,
-                    label=found.label,
-                    score=float(found.score),
-                    box=[int(side) for side in found.box],
-                )
-                for found in prediction.objects
-            ],
+        self.keyframes.append(
+            KeyframeRecord(
+                index=keyframe.index,
+                frame=keyframe.frame,
+                time=keyframe.time,
+                level=round(prediction.level, 1) if isfinite(prediction.level) else None,
+                presence=None if prediction.presence is None else round(prediction.presence, 4),
+                sounding=prediction.sounding,
+                score=float(prediction.score),
+                mask=mask,
+                objects=[
+                    ObjectRecord(number=each.number, label=each.label, score=float(each.score), box=list(each.box))
+                    for each in prediction.objects
+                ],
+            )
         )
-        self.keyframes.append(record)
-        return record
 
     def finish(self, video: str, info: ClipInfo, model_version: str) -> Prediction:
         """Replace what `directory` held of an earlier prediction by this one."""
@@ -137,8 +124,7 @@ class PredictionWriter:
         )
         (self.staging / NAME).write_text(dumps(prediction) + "\n", encoding="utf-8")
         # Without its prediction.json a folder claims nothing, so that a crash in between is no half prediction.
-        (self.directory / NAME).unlink(missing_ok=True)
-        for name in (OVERLAY, SHEET):
+        for name in (NAME, OVERLAY, SHEET):
             (self.directory / name).unlink(missing_ok=True)
         masks = self.directory / _MASKS
         masks.mkdir(exist_ok=True)
@@ -147,10 +133,9 @@ class PredictionWriter:
                 stale.unlink()
         for mask in (self.staging / _MASKS).iterdir():
             mask.replace(masks / mask.name)
-        for made in (self.overlay, self.sheet):
-            if made.exists():
-                made.replace(self.directory / made.name)
-        (self.staging / NAME).replace(self.directory / NAME)
+        for name in (OVERLAY, SHEET, NAME):
+            if (made := self.staging / name).exists():
+                made.replace(self.directory / name)
         return prediction
 
 

@@ -1,4 +1,4 @@
-"""What sounds at a keyframe, as things: parts of its mask that belong together, and each of them the same over time."""
+"""The objects that sound at a keyframe: parts of its mask that belong together, and each of them the same over time."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,18 +12,18 @@ Box = tuple[float, float, float, float]
 """x, y, width and height in pixels."""
 
 Known = Mapping[int, tuple[str | None, Box]]
-"""The things of a clip by their numbers: what each is called, and where it was last."""
+"""The objects of a clip by their numbers: the label of each, and where it was last."""
 
 NEAR = 0.25
-"""Parts of one name are one thing up to this distance of their boxes, as a share of the larger one's diagonal."""
+"""Parts of one label are one object up to this distance of their boxes, as a share of the larger one's diagonal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """One thing that sounds, at one keyframe.
+    """One object that sounds, at one keyframe.
 
-    `names`: what the model calls it with which probability, the likeliest first; empty where it cannot name anything.
-    `score` in 0..1; mask (H, W). `number`: that of the thing among those of its clip, see Tracker.
+    `names`: what it may be, with the probabilities, the likeliest first; empty where the model cannot name anything.
+    `score` in 0..1; mask (H, W). `number`: that of the object in its clip, see Tracker.
     """
 
     names: Mapping[str, float] = field(default_factory=dict)
@@ -48,27 +48,28 @@ class Detection:
 
 
 def joined(parts: Sequence[Detection]) -> tuple[Detection, ...]:
-    """Parts of one mask to things: those that share their likeliest name and lie near each other are one."""
-    things: list[Detection] = []
+    """Parts of one mask to objects: those that have the same label and lie near each other are one."""
+    objects: list[Detection] = []
     for part in parts:
         # It may lie between two that were apart without it.
-        touching = [thing for thing in things if thing.label == part.label and _near(thing.box, part.box)]
-        things = [thing for thing in things if all(thing is not other for other in touching)]
-        for other in touching:
+        near = [each for each in objects if each.label == part.label and _near(each.box, part.box)]
+        objects = [each for each in objects if all(each is not other for other in near)]
+        for other in near:
+            names = {name: max(part.names.get(name, 0.0), p) for name, p in other.names.items()}
             part = replace(
                 part,
-                names=_likelier(part.names, other.names),
+                names=dict(sorted({**part.names, **names}.items(), key=lambda item: -item[1])),
                 score=max(part.score, other.score),
                 mask=part.mask | other.mask,
             )
-        things.append(part)
-    return tuple(things)
+        objects.append(part)
+    return tuple(objects)
 
 
 class Tracker:
-    """Numbers the things of one clip from 1 on: of one name, what is nearest to where a thing was last is that thing.
+    """Numbers the objects of one clip from 1 on: with one label, what is nearest to where an object was is that object.
 
-    A thing that falls silent and sounds again is the same thing.
+    An object that falls silent and sounds again is the same object.
     """
 
     def __init__(self, known: Known | None = None) -> None:
@@ -79,29 +80,24 @@ class Tracker:
     def known(self) -> Known:
         return dict(self._known)
 
-    def follow(self, seen: Sequence[Detection]) -> tuple[Detection, ...]:
-        """The things of the next keyframe, numbered."""
-        ways = sorted(
-            (_distance(box, thing.box), number, index)
-            for index, thing in enumerate(seen)
+    def follow(self, detections: Sequence[Detection]) -> tuple[Detection, ...]:
+        """The objects of the next keyframe, numbered."""
+        distances = sorted(
+            (_distance(box, each.box), number, index)
+            for index, each in enumerate(detections)
             for number, (label, box) in self._known.items()
-            if label == thing.label
+            if label == each.label
         )
         numbers: dict[int, int] = {}  # by index
-        for _, number, index in ways:
+        for _, number, index in distances:
             if index not in numbers and number not in numbers.values():
                 numbers[index] = number
         numbered = []
-        for index, thing in enumerate(seen):
+        for index, each in enumerate(detections):
             number = numbers.get(index, len(self._known) + 1)
-            self._known[number] = (thing.label, thing.box)
-            numbered.append(replace(thing, number=number))
+            self._known[number] = (each.label, each.box)
+            numbered.append(replace(each, number=number))
         return tuple(numbered)
-
-
-def _likelier(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
-    together = {name: max(first.get(name, 0.0), second.get(name, 0.0)) for name in {**first, **second}}
-    return dict(sorted(together.items(), key=lambda item: -item[1]))
 
 
 def _near(first: Box, second: Box) -> bool:
