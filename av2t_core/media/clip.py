@@ -84,11 +84,14 @@ class Clip:
             self._sound = opened.enter_context(Soundtrack(path))
             self._opened = opened.pop_all()
         self._step = 1.0 if per_second == 1 else max(1 / per_second, 1 / self._frames.rate)
-        self._most, self._expected, self._spread = most, self._promised_windows(), False
+        promised = self._frames.promised
+        self.expected_windows = None if promised is None else self._count([(0.0, promised)])
+        """How many windows will come, as far as that is known; for progress bars."""
+        self._most, self._spread = most, False
         if most is not None:
             self._spread_over(most, self._frames.spans())
         self._keyframes: list[Keyframe] = []
-        self._left_out: list[float] = []  # seconds: the first keyframe beyond `most`
+        self._left_out: float | None = None  # seconds: the first keyframe beyond `most`
         self._jumps: list[str] = []
         self._jump_count = 0
         self._shape = (0, 0)
@@ -101,11 +104,6 @@ class Clip:
         self._opened.close()
 
     @property
-    def expected_windows(self) -> int | None:
-        """How many windows will come, as far as that is known; for progress bars."""
-        return self._expected
-
-    @property
     def info(self) -> ClipInfo:
         if self._info is None:
             raise RuntimeError("a clip is known once windows() is exhausted")
@@ -115,13 +113,13 @@ class Clip:
         """Decode the clip, once. MediaError: not one frame can be decoded."""
         for index, frame in self._chosen():
             if len(self._keyframes) == self._most:  # the packets' timestamps are not those of the frames in them
-                self._left_out = self._left_out or [frame.time]
+                self._left_out = frame.time if self._left_out is None else self._left_out
                 continue
             keyframe = Keyframe(index=index, frame=frame.number, time=frame.time)
             image = frame.rgb()
             self._keyframes.append(keyframe)
             self._shape = image.shape[:2]
-            yield Window(keyframe=keyframe, image=image, sound=self._sound.second(self._heard_from(index)))
+            yield Window(keyframe=keyframe, image=image, sound=self._sound.second(self._sound_start(index)))
         height, width = self._shape
         self._info = ClipInfo(
             width=width,
@@ -148,7 +146,7 @@ class Clip:
                 previous = None
             if previous is None:
                 index = max(index, floor(frame.time / self._step))
-            while frame.time >= (target := self._seen_at(index)):
+            while frame.time >= (target := self._keyframe_time(index)):
                 sooner = frame.time - target + _TIMESTAMP_ERROR
                 yield index, (previous if previous is not None and target - previous.time <= sooner else frame)
                 index += 1
@@ -162,10 +160,6 @@ class Clip:
             yield index, frame
             index += 1
 
-    def _promised_windows(self) -> int | None:
-        promised = self._frames.promised
-        return None if promised is None else self._count([(0.0, promised)])
-
     def _spread_over(self, most: int, spans: Sequence[tuple[float, float]]) -> None:
         """Have no more windows than `most`; `spans`: from when to when there is a picture."""
         lasts = sum(end - start for start, end in spans)
@@ -176,7 +170,7 @@ class Clip:
         self._step = max(least, lasts / most)
         while (count := self._count(spans)) > most:  # a picture that begins late has one more
             self._step *= 1 + 1 / most
-        self._expected, self._spread = count, self._step > least
+        self.expected_windows, self._spread = count, self._step > least
 
     def _count(self, spans: Sequence[tuple[float, float]]) -> int:
         """Of the windows that `_chosen` finds in pictures that last so."""
@@ -187,21 +181,21 @@ class Clip:
             count, index = count + beyond - index, beyond
         return max(1, count)
 
-    def _seen_at(self, index: int) -> float:
+    def _keyframe_time(self, index: int) -> float:
         """Seconds at which the keyframe of a window should be."""
         return index + KEYFRAME_OFFSET if self._step == 1 else (index + 0.5) * self._step
 
-    def _heard_from(self, index: int) -> float:
+    def _sound_start(self, index: int) -> float:
         """Seconds at which a window begins; the first of close ones begin with the clip."""
-        return index if self._step == 1 else max(0.0, self._seen_at(index) - 0.5)
+        return index if self._step == 1 else max(0.0, self._keyframe_time(index) - 0.5)
 
     def _remarks(self) -> Iterator[str]:
         frames, sound = self._frames, self._sound
         if self._spread:
             yield f"It is long: one keyframe every {self._step:.1f} s, {len(self._keyframes)} in all."
         yield from frames.remarks()
-        if self._left_out:
-            yield f"What comes after {self._left_out[0]:.1f} s is left out: it has {self._most} keyframes by then."
+        if self._left_out is not None:
+            yield f"What comes after {self._left_out:.1f} s is left out: it has {self._most} keyframes by then."
         yield from self._jumps
         if self._jump_count > len(self._jumps):
             yield f"The timestamps jump {self._jump_count - len(self._jumps)} times more."

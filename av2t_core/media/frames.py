@@ -36,41 +36,32 @@ class Frame:
     picture: av.VideoFrame = field(repr=False)
 
     def rgb(self) -> NDArray[np.uint8]:
-        """The picture as it is displayed: (H, W, 3), rotated and mirrored as the clip asks for."""
+        """The picture as browsers display it: (H, W, 3), rotated and mirrored by the nearest of the eight ways."""
         width, height = self.size
         # Players take untagged video for BT.709 from 720 lines on, FFmpeg for BT.601.
         guess = self.picture.colorspace == _AV_COLORSPACE_UNSPECIFIED and height >= 720
         image = self.picture.to_ndarray(
             format="rgb24", width=width, height=height, src_colorspace=Colorspace.ITU709 if guess else None
-        )
-        return np.ascontiguousarray(_displayed(image.astype(np.uint8, copy=False), _display_matrix(self.picture)))
+        ).astype(np.uint8, copy=False)
+        (right, b), (c, down) = matrix = _display_matrix(self.picture)
+        if _transposes(matrix):
+            image, down, right = image.transpose(1, 0, 2), b, c
+        return np.ascontiguousarray(image[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1])
 
 
-def _display_matrix(picture: av.VideoFrame) -> NDArray[np.int32] | None:
-    """The upper left 2x2 of the display matrix, or None: row (a, b), row (c, d) with x' = ax + cy, y' = bx + dy."""
+def _display_matrix(picture: av.VideoFrame) -> NDArray[np.int32]:
+    """The upper left 2x2 of the display matrix: row (a, b), row (c, d) with x' = ax + cy, y' = bx + dy."""
     side_data: Any = picture.side_data
     try:
         data = side_data[SideDataType.DISPLAYMATRIX]
     except KeyError:
-        return None
+        return np.eye(2, dtype=np.int32)
     return np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2]
 
 
 def _transposes(matrix: NDArray[np.int32]) -> bool:
     """Whether the picture's x runs along the display's y."""
     return abs(int(matrix[0, 1])) > abs(int(matrix[0, 0]))
-
-
-def _displayed(image: NDArray[np.uint8], matrix: NDArray[np.int32] | None) -> NDArray[np.uint8]:
-    """Turn (H, W, 3) by the nearest of the eight ways to lay a rectangle down, as browsers do."""
-    if matrix is None:
-        return image
-    (a, b), (c, d) = matrix
-    if _transposes(matrix):
-        image, down, right = image.transpose(1, 0, 2), b, c
-    else:
-        down, right = d, a
-    return image[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
 
 
 class Frames(StreamReader):
@@ -160,7 +151,8 @@ class Frames(StreamReader):
             # Where a raw stream has no timestamps, one frame follows the other at the stream's rate.
             time = self.end if picture.time is None else picture.time
             if self.count == 0:
-                self.pixel_aspect = self._displayed_aspect(picture)
+                aspect = self._stream.sample_aspect_ratio or Fraction(1)
+                self.pixel_aspect = 1 / aspect if _transposes(_display_matrix(picture)) else aspect
             frame = Frame(number=self.count, time=time, end=time + self._lasts(picture), size=size, picture=picture)
             self._note(frame)
             yield frame
@@ -169,11 +161,6 @@ class Frames(StreamReader):
                 f"{self.name}: none of its frames can be decoded; the file is damaged, or they have more than"
                 f" {PICTURE_PIXELS:,} pixels"
             )
-
-    def _displayed_aspect(self, picture: av.VideoFrame) -> Fraction:
-        aspect = self._stream.sample_aspect_ratio or Fraction(1)
-        matrix = _display_matrix(picture)
-        return 1 / aspect if matrix is not None and _transposes(matrix) else aspect
 
     def _note(self, frame: Frame) -> None:
         if self.count == 0:

@@ -90,12 +90,6 @@ class Soundtrack(StreamReader):
         self.peak = max(self.peak, float(np.abs(sound.second).max()))
         return sound
 
-    def reaches(self, time: float) -> bool:
-        """Whether there is sound at or after `time` seconds."""
-        position = round(time * self.rate)
-        self._read_to(position, forget=position)
-        return self.end > time
-
     def remarks(self, start: float, end: float) -> Iterator[str]:
         """Sentences about the sound of a picture that lasts from `start` to `end` seconds, after its last `second`."""
         if not self.rate:
@@ -110,7 +104,9 @@ class Soundtrack(StreamReader):
             yield "The sound is digital silence throughout: nothing is heard in this clip."
         if self.start is not None and self.start - start > _NOTABLE:
             yield f"The sound begins {self.start - start:.1f} s after the picture; before it counts as silence."
-        if self.reaches(end + _NOTABLE):
+        beyond = round((end + _NOTABLE) * self.rate)
+        self._read_to(beyond, forget=beyond)
+        if self.end > end + _NOTABLE:
             yield "The sound goes on after the picture has ended; that part is left out."
         elif end - self.end > _NOTABLE:
             yield f"The sound ends {end - self.end:.1f} s before the picture; from there it counts as silence."
@@ -142,13 +138,6 @@ class Soundtrack(StreamReader):
         self._end = self._end_of(-1)
         return True
 
-    def _require_few(self, rate: int, channels: int) -> None:
-        if rate > SOUND_RATE or rate * channels > SOUND_SAMPLES:
-            raise MediaError(
-                f"{self.name}: its sound has {rate} samples a second in {channels} channels, and at most {SOUND_RATE},"
-                f" and {SOUND_SAMPLES:,} of all channels, can be used; convert it to 48000 Hz"
-            )
-
     def _read(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         streams = [stream for stream in self._container.streams.audio if stream.codec_context is not None]
         if not streams:
@@ -159,8 +148,13 @@ class Soundtrack(StreamReader):
         frame: av.AudioFrame
         for frame in self._decoded(streams[0]):
             if not self.rate:
-                self._require_few(frame.sample_rate, frame.layout.nb_channels)
-                self.rate, self.channels, layout = frame.sample_rate, frame.layout.nb_channels, frame.layout
+                rate, channels, layout = frame.sample_rate, frame.layout.nb_channels, frame.layout
+                if rate > SOUND_RATE or rate * channels > SOUND_SAMPLES:
+                    raise MediaError(
+                        f"{self.name}: its sound has {rate} samples a second in {channels} channels, and at most"
+                        f" {SOUND_RATE}, and {SOUND_SAMPLES:,} of all channels, can be used; convert it to 48000 Hz"
+                    )
+                self.rate, self.channels = rate, channels
             if frame.sample_rate != self.rate and frame.samples > SOUND_HELD * frame.sample_rate:
                 raise MediaError(
                     f"{self.name}: its sound goes over from {self.rate} to {frame.sample_rate} Hz in the middle, so"
