@@ -1,6 +1,8 @@
 """What the commands say to a person: notes and progress on stderr, so that stdout stays what was asked for."""
 
+import json
 import sys
+from datetime import datetime
 from typing import Any
 
 from tqdm import tqdm
@@ -14,14 +16,17 @@ def note(sentence: str) -> None:
     print(f"av2t: {one_line(sentence)}", file=sys.stderr, flush=True)
 
 
+def print_json(value: object, indent: int | None = None) -> None:
+    print(json.dumps(value, indent=indent, default=datetime.isoformat))
+
+
 def progress_bar(what: str, total: int | None, unit: str) -> Any:
     """A tqdm bar; it shows itself on a terminal only. Bytes, of the unit "B", are scaled."""
-    scale = unit == "B"
     return tqdm(
         desc=one_line(what),
         total=total,
         unit=unit,
-        unit_scale=scale,
+        unit_scale=unit == "B",
         disable=None,
         file=sys.stderr,
         leave=False,
@@ -38,3 +43,7 @@ def table(title: str, rows: list[list[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     cells = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
     return ["", title, *("  " + "  ".join(row).rstrip() for row in cells)]
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,41 +1,22 @@
 """`av2t bench`: how fast a model version is, and how much memory it takes."""
 
-import argparse
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from av2t.console import note, progress_bar
-from av2t.options import DEMO_CLIPS, add_model, count
+from av2t.console import print_json, progress_bar
+from av2t.options import DEMO_CLIPS, Count, ModelOptions, load_predictor
+from av2t.signature import Arg
 from av2t_core.media.clip import Clip
 from av2t_core.model.presets import check_preset
 from av2t_core.versions.version import resolve
-from worker.settings import Settings
 
 if TYPE_CHECKING:
     from av2t_core.evaluation.benchmark import Cost, Memory, Speed
     from av2t_core.prediction.predictor import Predictor
 
 DEMO_CLIP = DEMO_CLIPS / "violin-owl.mp4"
-
-DESCRIPTION = """\
-Measure how fast a model version is, and how much memory it takes.
-
-VIDEO is played again and again until --keyframes of it are masked; its silent seconds are left out, for the model does
-not look at them. One batch, or on a GPU as many keyframes, goes before and is not counted. The whole is what a user
-waits for, from the file to masks of its size, without loading the model. The stages are measured in a pass of their
-own, one after the other.
-
---plain adds a run in fp32, one keyframe after the other, without decoding ahead and with every attention matrix spelled
-out. --fine-tune adds what /train does with the model once the clips are fetched. `av2t evaluate` measures how right a
-model version is."""
-
-EXAMPLE = """examples:
-  av2t bench --model tiny --plain
-  av2t bench --model sam2-l --random-weights --keyframes 4    without its weights, on a small machine"""
 
 ROWS = {
     "frames_per_second": {
@@ -58,60 +39,63 @@ ROWS = {
 """What the text shows, by the names of the JSON."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = DESCRIPTION
-    parser.epilog = EXAMPLE
-    parser.add_argument("video", metavar="VIDEO", type=Path, nargs="?", default=DEMO_CLIP, help="default: a demo clip")
-    add_model(parser)
-    parser.add_argument("--plain", action="store_true", help="run it the plain way, too, and print the ratio")
-    parser.add_argument("--fine-tune", action="store_true", help="measure how fast it learns, too, as /train has it do")
-    parser.add_argument("--random-weights", action="store_true", help="of the preset NAME; its masks mean nothing")
-    parser.add_argument("--keyframes", metavar="N", type=count, default=32, help="how many (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
+def bench(
+    video: Annotated[Path, Arg("default: a demo clip", "VIDEO")] = DEMO_CLIP,
+    *,
+    options: ModelOptions,
+    plain: Annotated[bool, Arg("run it the plain way, too, and print the ratio")] = False,
+    fine_tune: Annotated[bool, Arg("measure how fast it learns, too, as /train has it do")] = False,
+    random_weights: Annotated[bool, Arg("of the preset NAME; its masks mean nothing")] = False,
+    keyframes: Annotated[Count, Arg("how many", "N")] = 32,
+    json: Annotated[bool, Arg("print the numbers as JSON")] = False,
+) -> int:
+    """Measure how fast a model version is, and how much memory it takes.
 
+    VIDEO is played again and again until --keyframes of it are masked; its silent seconds are left out, for the model
+    does not look at them. One batch, or on a GPU as many keyframes, goes before and is not counted. The whole is what a
+    user waits for, from the file to masks of its size, without loading the model. The stages are measured in a pass of
+    their own, one after the other.
 
-def run(args: argparse.Namespace) -> int:
+    --plain adds a run in fp32, one keyframe after the other, without decoding ahead and with every attention matrix
+    spelled out. --fine-tune adds what /train does with the model once the clips are fetched. `av2t evaluate` measures
+    how right a model version is.
+
+    examples:
+      av2t bench --model tiny --plain
+      av2t bench --model sam2-l --random-weights --keyframes 4    without its weights, on a small machine
+    """
     # The model name and the video come first: a mistake in one of them should not wait for the model to load.
-    settings = Settings.load(model=args.model, device=args.device, precision=args.precision)
-    if args.random_weights:
+    settings = options.settings(run_model=not random_weights)
+    if random_weights:
         check_preset(settings.model)
     else:
         resolve(settings.model, settings.models_dir).check()
-    with Clip(args.video) as clip:
+    with Clip(video) as clip:
         height, width, _ = next(clip.windows()).image.shape
     from av2t_core.evaluation.benchmark import loading, machine, measure, measure_plain, steps
 
-    numbers: dict[str, Any] = {"video": str(args.video), "size": [width, height], "keyframes": args.keyframes}
-    ways = {"fast": measure} | ({"plain": measure_plain} if args.plain else {})
+    numbers: dict[str, Any] = {"video": str(video), "size": [width, height], "keyframes": keyframes}
+    ways = {"fast": measure} | ({"plain": measure_plain} if plain else {})
     for way, measured in ways.items():
-        if sys.stderr.isatty():
-            note(f"loading the model {settings.model}")
-        predictor, cost = loading(partial(_load, settings, random=args.random_weights, plain=way == "plain"))
+        ways_options = {"precision": "fp32", "batch_size": 1} if way == "plain" else {}
+        predictor, cost = loading(partial(load_predictor, settings, random=random_weights, **ways_options))
         device = predictor.loaded.device
-        with progress_bar(f"{way} run", steps(predictor, args.keyframes), "keyframes") as bar:
-            speed = measured(predictor, args.video, args.keyframes, bar.update)
+        with progress_bar(f"{way} run", steps(predictor, keyframes), "keyframes") as bar:
+            speed = measured(predictor, video, keyframes, bar.update)
         numbers |= {"model_version": predictor.model_version, "device": str(device), "machine": machine(device)}
         numbers.setdefault("loading", _loading(cost))  # a second time, memory and files are at hand already
         numbers[way] = _numbers(predictor, speed)
-        if args.fine_tune and way == "fast":
-            numbers["fine_tuning"] = _fine_tuning(predictor, args)
+        if fine_tune and way == "fast":
+            numbers["fine_tuning"] = _fine_tuning(predictor, video, keyframes)
         del predictor  # before the next one is loaded
-    if args.plain:
-        fast, plain = (numbers[way]["frames_per_second"]["whole"] for way in ways)
-        numbers["ratio"] = _rounded(fast / plain)
-    print(json.dumps(numbers) if args.json else _text(numbers, list(ways)))
+    if plain:
+        fast, slow = (numbers[way]["frames_per_second"]["whole"] for way in ways)
+        numbers["ratio"] = _rounded(fast / slow)
+    if json:
+        print_json(numbers)
+    else:
+        print(_text(numbers, list(ways)))
     return 0
-
-
-def _load(settings: Settings, *, random: bool, plain: bool) -> "Predictor":
-    from av2t_core.prediction.predictor import Predictor
-
-    precision, batch_size = ("fp32", 1) if plain else (settings.precision, None)
-    if random:
-        return Predictor.random(settings.model, settings.device, precision=precision, batch_size=batch_size)
-    return Predictor.load(
-        settings.model, settings.device, models_dir=settings.models_dir, precision=precision, batch_size=batch_size
-    )
 
 
 def _loading(cost: "Cost") -> dict[str, float]:
@@ -122,7 +106,7 @@ def _loading(cost: "Cost") -> dict[str, float]:
     }
 
 
-def _fine_tuning(predictor: "Predictor", args: argparse.Namespace) -> dict[str, Any]:
+def _fine_tuning(predictor: "Predictor", video: Path, keyframes: int) -> dict[str, Any]:
     from av2t_core.evaluation.benchmark import measure_fine_tuning
 
     with progress_bar("fine-tuning", None, "steps") as bar:
@@ -131,7 +115,7 @@ def _fine_tuning(predictor: "Predictor", args: argparse.Namespace) -> dict[str, 
             bar.total = steps
             bar.update(step - bar.n)
 
-        learning = measure_fine_tuning(predictor, args.video, args.keyframes, show)
+        learning = measure_fine_tuning(predictor, video, keyframes, show)
     rate = learning.keyframes / learning.seconds
     return {"frames_per_second": _rounded(rate), "memory_mb": _megabytes(learning.memory)}
 

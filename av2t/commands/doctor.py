@@ -1,20 +1,19 @@
 """`av2t doctor`: go through everything that has to be right, and say what to do about what is not."""
 
-import argparse
-import json
 import platform
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import httpx
 from redis import Redis
 from redis.exceptions import RedisError
 
-from av2t.options import count
+from av2t.console import print_json
+from av2t.options import Count
 from av2t.remedies import caution, told
+from av2t.signature import Arg
 from av2t_core.errors import AV2TError
 from av2t_core.labelstudio.config import Targets, parse_label_config
 from av2t_core.model.presets import PRESETS
@@ -29,88 +28,79 @@ from worker.settings import Settings
 if TYPE_CHECKING:
     from worker.client.label_studio import LabelStudioClient, ProjectState
 
-DESCRIPTION = """\
-Go through the settings, the packages, Redis, the workers, the model store, the model's weights, the GPU, the backend
-and Label Studio, and, with --project, through what that project needs. For each thing that is not as it must be it says
-what to do. Nothing is changed. Run it where the worker runs, with the worker's environment."""
-
-EXAMPLES = """\
-examples:
-  av2t doctor
-  av2t doctor --project 3
-
-The exit status is 1 if something fails."""
-
 PACKAGES = ("torch", "sam2", "transformers", "open_clip_torch", "av", "redis", "rq", "label-studio-sdk")
 MARKS = {"ok": "ok  ", "note": "note", "fail": "FAIL"}
 
 State = Literal["ok", "note", "fail"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """`note` is worth knowing and stops nothing."""
-
-    what: str
-    state: State
-    sentence: str
+Finding = tuple[State, str]
+"""A note is worth knowing and stops nothing."""
 
 
-Findings = Iterator[tuple[State, str]]
+def doctor(
+    *,
+    project: Annotated[Count | None, Arg("look at this project, too", "N")] = None,
+    json: Annotated[bool, Arg("print the findings as JSON")] = False,
+) -> int:
+    """Go through the settings, the packages, Redis, the workers, the model store, the model's weights, the GPU, the
+    backend and Label Studio, and, with --project, through what that project needs. For each thing that is not as it
+    must be it says what to do. Nothing is changed. Run it where the worker runs, with the worker's environment.
 
+    examples:
+      av2t doctor
+      av2t doctor --project 3
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description, parser.epilog = DESCRIPTION, EXAMPLES
-    parser.add_argument("--project", type=count, metavar="N", help="look at this project, too")
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
-
-
-def run(args: argparse.Namespace) -> int:
-    settings = Settings.load()
+    The exit status is 1 if something fails.
+    """
     found = []
-    for finding in _examine(settings, args.project):
-        found.append(finding)
-        if not args.json:
-            print(f"{MARKS[finding.state]}  {finding.what}: {one_line(finding.sentence)}", flush=True)
-    failed = sum(finding.state == "fail" for finding in found)
-    if args.json:
-        print(json.dumps([asdict(finding) for finding in found], indent=2))
+    for what, (state, sentence) in _examine(Settings.load(), project):
+        found.append({"what": what, "state": state, "sentence": sentence})
+        if not json:
+            print(f"{MARKS[state]}  {what}: {one_line(sentence)}", flush=True)
+    failed = sum(each["state"] == "fail" for each in found)
+    if json:
+        print_json(found, indent=2)
     else:
         print(f"\n{failed} of {len(found)} failed" if failed else f"\nAll {len(found)} are as they should be")
     return 1 if failed else 0
 
 
-def _examine(settings: Settings, project: int | None) -> Iterator[Finding]:
-    yield from _checked("packages", _packages)
-    yield from _checked("Redis", lambda: _redis(settings))
-    yield from _checked("model store", lambda: _store(settings))
-    yield from _checked("model", lambda: _model(settings))
-    yield from _checked("device", lambda: _device(settings))
-    yield from _checked("backend", lambda: _backend(settings))
+def _examine(settings: Settings, project: int | None) -> Iterator[tuple[str, Finding]]:
+    checks: dict[str, Callable[[Settings], Iterator[Finding]]] = {
+        "packages": _packages,
+        "Redis": _redis,
+        "model store": _store,
+        "model": _model,
+        "device": _device,
+        "backend": _backend,
+    }
+    for what, check in checks.items():
+        yield from _checked(what, check(settings))
     try:
         from worker.client.label_studio import LabelStudioClient  # seconds, which no help text should take
 
         client = LabelStudioClient.of(settings)
     except AV2TError as error:
-        yield Finding(what="Label Studio", state="fail", sentence=f"{told(error)}.")
+        yield "Label Studio", ("fail", f"{told(error)}.")
         return
     with client:
-        reached = list(_checked("Label Studio", lambda: _label_studio(settings, client)))
+        reached = list(_checked("Label Studio", _label_studio(settings, client)))
         yield from reached
-        if project is not None and reached[-1].state != "fail":
-            yield from _checked(f"project {project}", lambda: _project(settings, client, project))
+        if project is not None and reached[-1][1][0] != "fail":
+            yield from _checked(f"project {project}", _project(settings, client, project))
 
 
-def _checked(what: str, look: Callable[[], Findings]) -> Iterator[Finding]:
-    """What `look` finds; an error that it ends in is a finding, too."""
+def _checked(what: str, findings: Iterator[Finding]) -> Iterator[tuple[str, Finding]]:
+    """An error that they end in is a finding, too."""
     try:
-        for state, sentence in look():
-            yield Finding(what=what, state=state, sentence=sentence)
+        for finding in findings:
+            yield what, finding
     except (AV2TError, TransientError) as error:
-        yield Finding(what=what, state="fail", sentence=f"{told(error).rstrip('.')}.")
+        yield what, ("fail", f"{told(error).rstrip('.')}.")
 
 
-def _packages() -> Findings:
+def _packages(_: Settings) -> Iterator[Finding]:
     missing, there = [], [f"Python {platform.python_version()}", f"av2t-sam {version('av2t-sam')}"]
     for package in PACKAGES:
         try:
@@ -126,7 +116,7 @@ def _packages() -> Findings:
         )
 
 
-def _redis(settings: Settings) -> Findings:
+def _redis(settings: Settings) -> Iterator[Finding]:
     connection = connect(settings.redis_url, timeout=5)
     with reachable(connection):
         info = connection.info()
@@ -164,7 +154,7 @@ def _config(connection: Redis, name: str) -> str:
         return "unknown"
 
 
-def _store(settings: Settings) -> Findings:
+def _store(settings: Settings) -> Iterator[Finding]:
     if settings.store is None:
         return
     settings.store.check()
@@ -172,7 +162,7 @@ def _store(settings: Settings) -> Findings:
     yield "ok", f"{settings.store.url} answers, and can be written."
 
 
-def _model(settings: Settings) -> Findings:
+def _model(settings: Settings) -> Iterator[Finding]:
     found = resolve(settings.model, settings.models_dir)
     found.check()
     if any(not path.is_file() for path, _ in found.files):
@@ -184,7 +174,7 @@ def _model(settings: Settings) -> Findings:
         yield "note", f"{remark}."
 
 
-def _device(settings: Settings) -> Findings:
+def _device(settings: Settings) -> Iterator[Finding]:
     if find_spec("torch") is None:
         yield "note", "torch is not installed, so no worker can run here."
         return
@@ -202,7 +192,7 @@ def _device(settings: Settings) -> Findings:
         yield "ok", f"no GPU, which {preset} does not need."
 
 
-def _backend(settings: Settings) -> Findings:
+def _backend(settings: Settings) -> Iterator[Finding]:
     host = "127.0.0.1" if settings.backend_host in ("0.0.0.0", "::") else settings.backend_host  # noqa: S104
     url = f"http://{host}:{settings.backend_port}"
     try:
@@ -225,7 +215,7 @@ def _backend(settings: Settings) -> Findings:
         )
 
 
-def _label_studio(settings: Settings, client: "LabelStudioClient") -> Findings:
+def _label_studio(settings: Settings, client: "LabelStudioClient") -> Iterator[Finding]:
     owner = client.check()
     yield (
         "ok",
@@ -233,7 +223,7 @@ def _label_studio(settings: Settings, client: "LabelStudioClient") -> Findings:
     )
 
 
-def _project(settings: Settings, client: "LabelStudioClient", project: int) -> Findings:
+def _project(settings: Settings, client: "LabelStudioClient", project: int) -> Iterator[Finding]:
     state = client.project(project)
     targets = parse_label_config(state.label_config)
     held = ", ".join(f'{control.tag.name} "{control.name}"' for control in targets.controls)
@@ -261,7 +251,7 @@ def _project(settings: Settings, client: "LabelStudioClient", project: int) -> F
     yield from _clip(client, project, targets)
 
 
-def _connection(state: "ProjectState", *, secured: bool) -> Findings:
+def _connection(state: "ProjectState", *, secured: bool) -> Iterator[Finding]:
     if not state.backends:
         yield (
             "note",
@@ -294,7 +284,7 @@ def _connection(state: "ProjectState", *, secured: bool) -> Findings:
             yield "ok", f"Label Studio reaches the backend {backend.url} and tells it of new tasks."
 
 
-def _clip(client: "LabelStudioClient", project: int, targets: Targets) -> Findings:
+def _clip(client: "LabelStudioClient", project: int, targets: Targets) -> Iterator[Finding]:
     first = next(client.tasks(project), None)
     if first is None:
         yield "note", "it has no task yet."

@@ -1,60 +1,28 @@
-"""`av2t evaluate`: how right a model version is on a data set in AVSBench's layout."""
+"""`av2t evaluate`, how right a model version is on a data set in AVSBench's layout, and `av2t scores`, how far its
+scores can be trusted."""
 
-import argparse
-import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from av2t.console import note, progress_bar, table
-from av2t.options import add_model, count
-from av2t_core.data.avsbench import LAYOUTS, SPLITS, LabelledClip, missing_files, read_clips, refuse_missing
+from av2t.console import counted, print_json, progress_bar, table
+from av2t.options import Count, ModelOptions, load_predictor
+from av2t.signature import Arg
+from av2t_core.data.avsbench import LabelledClip, Layout, Split, missing_files, read_clips, refuse_missing
 from av2t_core.errors import AV2TError
 from av2t_core.evaluation.hearing import Hearing, shuffled
 from av2t_core.evaluation.saved_predictions import check_predictions
+from av2t_core.settings import ModelSettings
 from av2t_core.versions.version import resolve
-from worker.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from av2t_core.evaluation.reliability import Reliability
     from av2t_core.evaluation.scores import ClipScores, Evaluation, OnClip, Scores
-
-DESCRIPTION = """\
-Measure how right a model version is on a data set in AVSBench's layout: AVSBench itself, or what `av2t compose
---layout` makes. `av2t bench` measures how fast it is.
-
-Masks are compared at 224 x 224, as in the literature: without the rules of `av2t predict`, which looks at no silent
-second and leaves out small parts. All numbers lie in 0..1:
-
-  mIoU               intersection over union as AVSBench computes it: the mean over all frames; one in which nothing
-                     sounds scores the share of its pixels that are not masked
-  F (AVSBench)       F measure, beta^2 = 0.3, of the best of 255 thresholds of the probability; for each clip over its
-                     frames in which something sounds (0 if there is none), then the mean over clips
-  F (reference)      the same with thresholds of the raw logits, as AV2T-SAM's authors compute it
-  IoU where something sounds   intersection over union, of the frames in which something sounds alone
-  false masks in silence       the share of the frames in which nothing sounds that are masked, more than 0.5 % of the
-                     picture (with another clip's sound they are not silent any more, and masking may be right)
-  false masks, off-screen      the same of the frames in which only something sounds that is not in view; where the
-                     data set does not tell these from silence (`av2t compose` does), they count as silent
-  masked             the share of all frames that are masked
-
---shuffle-audio and --mute measure again with the wrong sound or none, and show by how much the numbers change: those
-of a model that listens fall."""
-
-EPILOG = """examples:
-  av2t evaluate AVSBench --layout s4 --model sam2-l --shuffle-audio
-  av2t evaluate AVSBench --layout ms3 --split val --save-overlays strips
-  av2t evaluate AVSBench --layout ms3 --predictions masks
-  av2t evaluate composed --layout ms3 --predictions composed/all_objects    # a model that sees all and hears nothing
-
---predictions DIR measures masks that any program saved: DIR/VIDEO/1.png to 5.png are the frames of the clip VIDEO,
-counted from 1, grey, 0 to 255 for the probability that a pixel sounds, of any size. It also takes the folders that
-`av2t predict clip.mp4 --out DIR/VIDEO` writes, with masks/000.png to 004.png."""
 
 COLUMNS: dict[Hearing, str] = {"own": "as recorded", "shuffled": "shuffled sound", "muted": "muted"}
 ROWS = {
@@ -73,139 +41,142 @@ HARDLY = 0.9  # a model that keeps so much of its IoU under the wrong sound show
 SEED = 0  # of the shuffling
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the data set")
-    parser.add_argument(
-        "--layout",
-        choices=LAYOUTS,
-        required=True,
-        help="which of AVSBench's parts it is",
-    )
-    parser.add_argument("--split", choices=SPLITS, default="test", help="default: %(default)s")
-    parser.add_argument(
-        "--clips", type=count, metavar="N", help="only so many of the split's clips, evenly spread (default: all)"
-    )
-    add_model(parser)
-    parser.add_argument("--predictions", type=Path, metavar="DIR", help="measure saved masks instead of a model's")
-    parser.add_argument(
-        "--shuffle-audio",
-        action="store_true",
-        help="also with the sound of another clip, of another category where there are several",
-    )
-    parser.add_argument("--mute", action="store_true", help="also with digital silence")
-    parser.add_argument(
-        "--save-overlays",
-        type=Path,
-        metavar="DIR",
-        help="a PNG for each clip: the masks as a tint, the truth as a contour",
-    )
-    parser.add_argument("--json", action="store_true", help="print the numbers as JSON, every category among them")
+def evaluate(
+    root: Annotated[Path, Arg("folder of the data set", "ROOT")],
+    *,
+    layout: Annotated[Layout, Arg("which of AVSBench's parts it is")],
+    split: Split = "test",
+    clips: Annotated[Count | None, Arg("only so many of the split's clips, evenly spread (default: all)", "N")] = None,
+    options: ModelOptions,
+    predictions: Annotated[Path | None, Arg("measure saved masks instead of a model's", "DIR")] = None,
+    shuffle_audio: Annotated[
+        bool, Arg("also with the sound of another clip, of another category where there are several")
+    ] = False,
+    mute: Annotated[bool, Arg("also with digital silence")] = False,
+    save_overlays: Annotated[
+        Path | None, Arg("a PNG for each clip: the masks as a tint, the truth as a contour", "DIR")
+    ] = None,
+    json: Annotated[bool, Arg("print the numbers as JSON, every category among them")] = False,
+) -> int:
+    """Measure how right a model version is on a data set in AVSBench's layout: AVSBench itself, or what `av2t compose
+    --layout` makes. `av2t bench` measures how fast it is.
 
+    Masks are compared at 224 x 224, as in the literature: without the rules of `av2t predict`, which looks at no silent
+    second and leaves out small parts. All numbers lie in 0..1:
 
-def run(args: argparse.Namespace) -> int:
+      mIoU               intersection over union as AVSBench computes it: the mean over all frames; one in which nothing
+                         sounds scores the share of its pixels that are not masked
+      F (AVSBench)       F measure, beta^2 = 0.3, of the best of 255 thresholds of the probability; for each clip over
+                         its frames in which something sounds (0 if there is none), then the mean over clips
+      F (reference)      the same with thresholds of the raw logits, as AV2T-SAM's authors compute it
+      IoU where something sounds   intersection over union, of the frames in which something sounds alone
+      false masks in silence       the share of the frames in which nothing sounds that are masked, more than 0.5 % of
+                         the picture (with another clip's sound they are not silent any more, and masking may be right)
+      false masks, off-screen      the same of the frames in which only something sounds that is not in view; where the
+                         data set does not tell these from silence (`av2t compose` does), they count as silent
+      masked             the share of all frames that are masked
+
+    --shuffle-audio and --mute measure again with the wrong sound or none, and show by how much the numbers change:
+    those of a model that listens fall.
+
+    examples:
+      av2t evaluate AVSBench --layout s4 --model sam2-l --shuffle-audio
+      av2t evaluate AVSBench --layout ms3 --split val --save-overlays strips
+      av2t evaluate AVSBench --layout ms3 --predictions masks
+      av2t evaluate composed --layout ms3 --predictions composed/all_objects   # sees all, hears nothing
+
+    --predictions DIR measures masks that any program saved: DIR/VIDEO/1.png to 5.png are the frames of the clip VIDEO,
+    counted from 1, grey, 0 to 255 for the probability that a pixel sounds, of any size. It also takes the folders that
+    `av2t predict clip.mp4 --out DIR/VIDEO` writes, with masks/000.png to 004.png.
+    """
     # A mistake in a name, or a file that is missing, should not wait for what takes seconds to import.
-    settings = Settings.load(model=args.model, device=args.device, precision=args.precision)
-    if args.predictions is not None:
-        _refuse_what_needs_a_model(args)
-    else:
+    hearings: dict[Hearing, bool] = {"own": True, "shuffled": shuffle_audio, "muted": mute}
+    settings = options.settings(run_model=predictions is None)
+    if predictions is None:
         resolve(settings.model, settings.models_dir).check()
-    clips = read_clips(args.root, args.layout, args.split)
-    if args.clips is not None:
-        count = min(args.clips, len(clips))
-        clips = [clips[index * len(clips) // count] for index in range(count)]
-    _check_files(args, clips)
-    if args.save_overlays is not None:
-        with _written_to(args.save_overlays):
-            args.save_overlays.mkdir(parents=True, exist_ok=True)
-    if args.predictions is not None:
-        told, evaluations = _of_predictions(args, clips)
     else:
-        told, evaluations = _of_model(args, settings, clips)
+        _refuse_with_predictions({**asdict(options), "shuffle-audio": shuffle_audio, "mute": mute})
+    chosen = read_clips(root, layout, split)
+    if clips is not None:
+        count = min(clips, len(chosen))
+        chosen = [chosen[index * len(chosen) // count] for index in range(count)]
+    missing = missing_files(chosen)
+    if predictions is not None:
+        check_predictions(predictions, chosen)
+        if save_overlays is None:
+            masks = {mask for clip in chosen for mask in clip.masks}
+            missing = [path for path in missing if path in masks]
+    refuse_missing(missing, root, layout)
+    if shuffle_audio:
+        shuffled(chosen, SEED)  # refuses a single clip
+    if save_overlays is not None:
+        with _written_to(save_overlays):
+            save_overlays.mkdir(parents=True, exist_ok=True)
+    measured, evaluations = _measured(
+        settings, chosen, predictions, [hearing for hearing, wanted in hearings.items() if wanted], save_overlays
+    )
     categories = evaluations["own"].categories
-    if args.json:
-        numbers = {
-            "root": str(args.root),
-            "layout": args.layout,
-            "split": args.split,
-            **told,
-            "sounds": {hearing: _numbers(evaluation.scores) for hearing, evaluation in evaluations.items()},
-            "categories": {category: _numbers(scores) for category, scores in categories.items()},
-        }
-        print(json.dumps(numbers))
+    scores = {hearing: evaluation.scores for hearing, evaluation in evaluations.items()}
+    if json:
+        print_json(
+            {
+                "root": str(root),
+                "layout": layout,
+                "split": split,
+                **measured,
+                "sounds": {hearing: _numbers(its) for hearing, its in scores.items()},
+                "categories": {category: _numbers(its) for category, its in categories.items()},
+            }
+        )
     else:
-        title = f"{told['model_version'] or told['predictions']} on {args.layout} {args.split} of {args.root}"
-        scores = {hearing: evaluation.scores for hearing, evaluation in evaluations.items()}
+        title = f"{measured['model_version'] or predictions} on {layout} {split} of {root}"
         print("\n".join([title, *_table(scores), *_remarks(scores), *_category_table(categories)]))
     return 0
 
 
-def _refuse_what_needs_a_model(args: argparse.Namespace) -> None:
-    for option in ("model", "device", "precision", "shuffle_audio", "mute"):
-        if getattr(args, option):
+def _refuse_with_predictions(options: Mapping[str, object]) -> None:
+    for option, value in options.items():
+        if value:
             raise AV2TError(
-                f"--{option.replace('_', '-')} does not go with --predictions, which measures masks as they are,"
-                " without a model"
+                f"--{option} does not go with --predictions, which measures masks as they are, without a model"
             )
 
 
-def _check_files(args: argparse.Namespace, clips: Sequence[LabelledClip]) -> None:
-    missing = missing_files(clips)
-    if args.predictions is not None:
-        check_predictions(args.predictions, clips)
-        if args.save_overlays is None:
-            masks = {mask for clip in clips for mask in clip.masks}
-            missing = [path for path in missing if path in masks]
-    refuse_missing(missing, args.root, args.layout)
-    if args.shuffle_audio:
-        shuffled(clips, SEED)  # refuses a single clip
-
-
-def _of_predictions(
-    args: argparse.Namespace, clips: Sequence[LabelledClip]
+def _measured(
+    settings: ModelSettings,
+    clips: Sequence[LabelledClip],
+    predictions: Path | None,
+    hearings: Sequence[Hearing],
+    overlays: Path | None,
 ) -> tuple[dict[str, str | None], "dict[Hearing, Evaluation]"]:
-    from av2t_core.evaluation.scores import score_predictions
+    """What was measured, as JSON says it, and how right it is: of saved masks, else of the model by each hearing."""
+    predictor = None if predictions else load_predictor(settings)
+    from av2t_core.evaluation.scores import evaluate_clips, score_predictions
 
-    with progress_bar("evaluating", len(clips), "clips") as bar:
-        evaluation = score_predictions(args.predictions, clips, _on_clip(args, "own", bar.update))
-    told = {"model_version": None, "predictions": str(args.predictions), "device": None, "precision": None}
-    return told, {"own": evaluation}
-
-
-def _of_model(
-    args: argparse.Namespace, settings: Settings, clips: Sequence[LabelledClip]
-) -> tuple[dict[str, str | None], "dict[Hearing, Evaluation]"]:
-    if sys.stderr.isatty():
-        note(f"loading the model {settings.model}")
-    from av2t_core.evaluation.scores import evaluate_clips
-    from av2t_core.prediction.predictor import Predictor
-
-    predictor = Predictor.load(
-        settings.model, settings.device, models_dir=settings.models_dir, precision=settings.precision
-    )
-    hearings: dict[Hearing, bool] = {"own": True, "shuffled": args.shuffle_audio, "muted": args.mute}
     evaluations: dict[Hearing, Evaluation] = {}
-    with progress_bar("evaluating", len(clips) * sum(hearings.values()), "clips") as bar:
-        for hearing in (hearing for hearing, wanted in hearings.items() if wanted):
-            on_clip = _on_clip(args, hearing, bar.update)
-            evaluations[hearing] = evaluate_clips(predictor, clips, sound=hearing, seed=SEED, on_clip=on_clip)
-    told = {
-        "model_version": predictor.model_version,
-        "predictions": None,
-        "device": str(predictor.loaded.device),
-        "precision": predictor.loaded.precision,
-    }
-    return told, evaluations
+    with progress_bar("evaluating", len(clips) * len(hearings), "clips") as bar:
+        for hearing in hearings:
+            on_clip = _on_clip(overlays, hearing, bar.update)
+            if predictor:
+                evaluations[hearing] = evaluate_clips(predictor, clips, sound=hearing, seed=SEED, on_clip=on_clip)
+            elif predictions:
+                evaluations[hearing] = score_predictions(predictions, clips, on_clip)
+    return {
+        "model_version": predictor.model_version if predictor else None,
+        "predictions": str(predictions) if predictions else None,
+        "device": str(predictor.loaded.device) if predictor else None,
+        "precision": predictor.loaded.precision if predictor else None,
+    }, evaluations
 
 
-def _on_clip(args: argparse.Namespace, hearing: Hearing, done: Callable[[], object]) -> "OnClip":
+def _on_clip(overlays: Path | None, hearing: Hearing, done: Callable[[], object]) -> "OnClip":
     from av2t_core.evaluation.strips import write_strip
 
     def on_clip(scores: "ClipScores", masks: "NDArray[np.bool_]") -> None:
-        if args.save_overlays is not None:
+        if overlays is not None:
             name = scores.clip.video + ("" if hearing == "own" else f".{hearing}")
-            with _written_to(args.save_overlays):
-                write_strip(args.save_overlays / f"{name}.png", scores, masks)
+            with _written_to(overlays):
+                write_strip(overlays / f"{name}.png", scores, masks)
         done()
 
     return on_clip
@@ -225,7 +196,7 @@ def _numbers(scores: "Scores") -> dict[str, int | float | None]:
 
 def _table(scores: "Mapping[Hearing, Scores]") -> list[str]:
     own = scores["own"]
-    counts = f"{_counted(own.clips, 'clip')}, {_counted(own.frames, 'frame')}, {own.frames_sounding} of them sounding"
+    counts = f"{counted(own.clips, 'clip')}, {counted(own.frames, 'frame')}, {own.frames_sounding} of them sounding"
     rows = [["", *(COLUMNS[hearing] for hearing in scores)]]
     for name, label in ROWS.items():
         recorded, *others = (getattr(its, name) for its in scores.values())
@@ -261,9 +232,51 @@ def _category_table(categories: "Mapping[str, Scores]") -> list[str]:
     return [*lines, f"  and {more} more, which --json has"] if more else lines
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
 def _cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+def scores(
+    *,
+    cutouts: Annotated[Path, Arg("folder with the photographs and recordings")],
+    options: ModelOptions,
+    out: Annotated[Path | None, Arg("draw a diagram into this file", "PNG")] = None,
+    clips: Annotated[Count, Arg("of five seconds", "N")] = 200,
+    seed: int = 2,
+    json: Annotated[bool, Arg("print the numbers as JSON")] = False,
+) -> int:
+    """Measure how far the scores of a model version can be trusted: of all masks that it calls right with 80 %, are
+    four of five right? On clips composed for it, of backgrounds and silent things that its training has not seen.
+
+    Three scores are looked at: `presence`, that something in view sounds; `object`, that a thing's mask overlaps what
+    sounds by more than half; `keyframe`, that all that is masked does so, or that nothing sounds where nothing is
+    masked.
+
+    example:
+      av2t scores --cutouts cutouts --out reliability.png
+    """
+    settings = options.settings(run_model=True)
+    version = resolve(settings.model, settings.models_dir)
+    version.check()
+    if version.card.calibration is None:
+        raise AV2TError(f"model version {version.name} has no calibration, so its scores are no probabilities")
+    from av2t_core.data.cutouts import Cutouts
+    from av2t_core.evaluation.reliability import measure, write_diagram
+
+    found = Cutouts.load(cutouts)
+    predictor = load_predictor(settings)
+    with progress_bar("clips", 5 * clips, "keyframes") as bar:
+        measured = measure(predictor, found, clips, seed, done=bar.update)
+    if out is not None:
+        write_diagram(out, measured)
+    if json:
+        print_json({name: asdict(reliability) for name, reliability in measured.items()})
+    else:
+        print("\n".join(_reliability(measured)))
+    return 0
+
+
+def _reliability(measured: "dict[str, Reliability]") -> Iterator[str]:
+    for name, reliability in measured.items():
+        yield f"{name}: off by {reliability.error:.3f}"
+        yield from (f"  said {each.said:4.0%}, was {each.was:4.0%} of {each.count}" for each in reliability.bins)

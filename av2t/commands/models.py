@@ -1,22 +1,11 @@
-"""`av2t models`: the model versions, and which one each project uses."""
-
-import argparse
-from collections.abc import Callable
-from pathlib import Path
-
-from av2t.commands import models_change, models_show
-from av2t.options import count
-
-_DESCRIPTION = """\
-The model versions: what each was trained on and how good it is, and which one a project uses.
+"""The model versions: what each was trained on and how good it is, and which one a project uses.
 
 A version is named after the one that it came from, its project and its training: tiny-6-p3-7 was made of tiny-6 by
 training 7, of what people annotated in project 3. It is never changed. A project uses the version that it is pinned to
 in Label Studio, else the one that was promoted, by a training or here, else AV2T_MODEL.
 
-With a model store (AV2T_MODELS_URL) all of this is said and done of what is there, for all machines that share it."""
+With a model store (AV2T_MODELS_URL) all of this is said and done of what is there, for all machines that share it.
 
-_EXAMPLES = """\
 examples:
   av2t models list --project 3
   av2t models show tiny-6-p3-7
@@ -28,93 +17,295 @@ examples:
 
 `av2t models COMMAND --help` tells more about one of them."""
 
-_LIST = """\
-List the model versions: what each loads onto, its project, when it was made, how large it is by itself, and its IoU
-where something sounds, on clips that it has not learnt from, beside that of the version that it was trained from. With
-a model store it says where each version is."""
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
-_SHOW = """\
-Show what a model version's card says: what it was trained on and how, what that did to its masks, and why it was
-promoted or not."""
+from av2t.console import counted, note, print_json, table
+from av2t.options import Count, Json
+from av2t.remedies import told
+from av2t.signature import Arg, Table
+from av2t.store import load_settings
+from av2t_core.errors import WeightsError
+from av2t_core.files import in_gigabytes
+from av2t_core.settings import ModelSettings
+from av2t_core.versions.card import Metrics
+from av2t_core.versions.names import CARD_FILE
+from av2t_core.versions.pointers import Pointer, read_all
+from av2t_core.versions.version import BUILT_IN, Version, damaged, installed, resolve
 
-_COMPARE = """\
-Show two model versions side by side: how good they are on clips that they have not learnt from, and what each was
-trained on. It says so where those clips are not the same."""
+# By what a version is judged, as the cards have it: shares, in the order in which people care for them.
+METRICS = {
+    "sounding_iou": "IoU where something sounds",
+    "iou": "IoU",
+    "f": "F",
+    "silent_false_positives": "masked where nothing sounds",
+}
+SHOWN_LABELS = 12
 
-_PROMOTE = """\
-Have a project use this model version. Label Studio is told, and tasks that nobody has touched are queued for it, those
-of the lowest score first, if AV2T_REPREDICT is always; if it is ask, you are asked. Earlier predictions stay."""
+COMMANDS: Table = {
+    "list": ("av2t.commands.models:list_versions", "list the model versions"),
+    "show": ("av2t.commands.models:show", "show what is known of one"),
+    "compare": ("av2t.commands.models:compare", "show two side by side"),
+    "promote": ("av2t.commands.models_change:promote", "have a project use one"),
+    "rollback": ("av2t.commands.models_change:rollback", "have a project use what it used before"),
+    "delete": ("av2t.commands.models_change:delete", "delete one that nothing uses"),
+    "push": ("av2t.commands.models_change:push", "bring some into the model store"),
+    "export": ("av2t.commands.models_change:export", "write one into a file"),
+    "import": ("av2t.commands.models_change:import_file", "take one out of a file"),
+}
 
-_PROMOTE_EXAMPLES = """\
-examples:
-  av2t models promote tiny-6-p3-7 --project 3
-  av2t models promote tiny-6 --project 3          what the package ships
-
-Predictions that tasks have of a version already are not made again."""
-
-_ROLLBACK = """\
-Have a project use the model version that it used before the current one. The current one stays, and can be promoted
-again. Tasks are queued as by `av2t models promote`."""
-
-_DELETE = """\
-Delete a model version, and the parts that no other one needs. One that a project uses, or that another version loads
-onto, is not deleted. Its predictions stay in Label Studio."""
-
-_PUSH = """\
-Bring model versions that are on this machine, and what they load onto, into the model store (AV2T_MODELS_URL). What is
-made while there is one gets there by itself; this is for what was there before, or could not be brought there."""
-
-_EXPORT = """\
-Write a model version into one file, for `av2t models import` on another machine. It holds what is the version's own:
-that machine needs what it loads onto, too."""
-
-_EXPORT_EXAMPLES = """\
-examples:
-  av2t models export tiny-6-p3-7 barks.zip
-  unzip -l barks.zip"""
-
-_IMPORT = """\
-Take a model version out of a file that `av2t models export` wrote. Everything in it is checked: its hashes, its names,
-and that what it loads onto is here and is the same. Nothing that is here is replaced."""
+Pointers = Mapping[int, Pointer]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description, parser.epilog = _DESCRIPTION, _EXAMPLES
-    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    def command(
-        name: str, action: Callable[[argparse.Namespace], int], help_line: str, description: str, epilog: str = ""
-    ) -> argparse.ArgumentParser:
-        plain = argparse.RawDescriptionHelpFormatter
-        made = actions.add_parser(name, help=help_line, description=description, epilog=epilog, formatter_class=plain)
-        made.set_defaults(action=action)
-        return made
-
-    show_all = command("list", models_show.show_all, "list the model versions", _LIST)
-    show_all.add_argument("--project", type=count, metavar="N", help="those of project N and what it uses, alone")
-    show = command("show", models_show.show, "show what is known of one", _SHOW)
-    show.add_argument("name", metavar="NAME", help="model version, or preset for its newest one")
-    compare = command("compare", models_show.compare, "show two side by side", _COMPARE)
-    compare.add_argument("first", metavar="A")
-    compare.add_argument("second", metavar="B")
-    for reading in (show_all, show, compare):
-        reading.add_argument("--json", action="store_true", help="print JSON")
-    promote = command("promote", models_change.promote, "have a project use one", _PROMOTE, _PROMOTE_EXAMPLES)
-    promote.add_argument("name", metavar="NAME")
-    rollback = command("rollback", models_change.rollback, "have a project use what it used before", _ROLLBACK)
-    for changing in (promote, rollback):
-        changing.add_argument("--project", type=count, metavar="N", required=True)
-    delete = command("delete", models_change.delete, "delete one that nothing uses", _DELETE)
-    delete.add_argument("name", metavar="NAME")
-    push = command("push", models_change.push, "bring some into the model store", _PUSH)
-    push.add_argument("names", metavar="NAME", nargs="+")
-    export = command("export", models_change.export, "write one into a file", _EXPORT, _EXPORT_EXAMPLES)
-    export.add_argument("name", metavar="NAME")
-    export.add_argument("file", metavar="FILE", type=Path, help="that is made, for example barks.zip")
-    bring = command("import", models_change.bring, "take one out of a file", _IMPORT)
-    bring.add_argument("file", metavar="FILE", type=Path)
+def list_versions(
+    *,
+    project: Annotated[Count | None, Arg("those of project N and what it uses, alone", "N")] = None,
+    json: Json = False,
+) -> int:
+    """List the model versions: what each loads onto, its project, when it was made, how large it is by itself, and its
+    IoU where something sounds, on clips that it has not learnt from, beside that of the version that it was trained
+    from. With a model store it says where each version is."""
+    settings = load_settings(ModelSettings)
+    pointers, versions = read_all(settings.models_dir), installed(settings.models_dir)
+    if project is not None:
+        versions = _of_project(project, versions, pointers, settings)
+    found = [_summary(version, pointers, settings) for version in versions]
+    if json:
+        print_json(found, indent=2)
+        return 0
+    columns = {
+        "name": [each["name"] for each in found],
+        "where": [_where(each) for each in found],
+        "loads onto": [each["loads_onto"] or "-" for each in found],
+        "project": [str(each["project"] or "-") for each in found],
+        "made": [_time(each["created"]) for each in found],
+        "size": [in_gigabytes(each["bytes"]) for each in found],
+        "IoU where it sounds": [_gain(each["before"], each["after"]) for each in found],
+        "used by": [_used_by(each) for each in found],
+    }
+    if settings.store is None:
+        del columns["where"]
+    rows = [list(columns), *map(list, zip(*columns.values(), strict=True))]
+    print("\n".join(table(f"Model versions in {settings.models_dir}", rows)[1:]))
+    for sentence in damaged(settings.models_dir).values():
+        note(sentence)
+    return 0
 
 
-def run(args: argparse.Namespace) -> int:
-    status: int = args.action(args)
-    return status
+def show(
+    name: Annotated[str, Arg("model version, or preset for its newest one", "NAME")], *, json: Json = False
+) -> int:
+    """Show what a model version's card says: what it was trained on and how, what that did to its masks, and why it was
+    promoted or not."""
+    settings = load_settings(ModelSettings)
+    version = resolve(name, settings.models_dir)
+    found = _summary(version, read_all(settings.models_dir), settings)
+    card = version.card
+    if json:
+        print_json({**found, "card": card.as_json()}, indent=2)
+        return 0
+    about = {
+        "verdict": card.verdict and card.verdict.sentence,
+        "used by": _used_by(found),
+        "loads onto": " onto ".join(_chain(version)[1:]),
+        "trained from": None if found["loads_onto"] else card.parent,
+        "project": found["project"],
+        "made": found["created"] and _time(found["created"]),
+        "preset": f"{card.preset}, feature {card.feature}",
+        "names": _labels((*(card.names or ()), *card.labels)),
+        "size": f"{in_gigabytes(found['bytes'])} in {version.directory}",
+        "where": _where(found) if settings.store else None,
+        "lacks": found["lacks"],
+    }
+    lines = table(version.name, [[name, str(value)] for name, value in about.items() if value])[1:]
+    if card.metrics and card.metrics.after:
+        clips = "clips" if found["held_out_clips"] is None else counted(found["held_out_clips"], "clip")
+        lines += table(f"On {clips} that it has not learnt from", _before_and_after(version, card.metrics))
+        lines += table("What people did with what was pre-annotated", _agreement(card.metrics.agreement))
+    else:
+        lines += table("Metrics", _pairs(card.metrics.as_json() if card.metrics else None))
+    lines += table("Clips", _uses(version))
+    lines += table("Recipe", _pairs(card.recipe))
+    print("\n".join(lines))
+    return 0
+
+
+def compare(
+    first: Annotated[str, Arg(metavar="A")], second: Annotated[str, Arg(metavar="B")], *, json: Json = False
+) -> int:
+    """Show two model versions side by side: how good they are on clips that they have not learnt from, and what each
+    was trained on. It says so where those clips are not the same."""
+    settings = load_settings(ModelSettings)
+    pointers = read_all(settings.models_dir)
+    versions = [resolve(name, settings.models_dir) for name in (first, second)]
+    found = [_summary(version, pointers, settings) for version in versions]
+    one, other = (_sets(version) for version in versions)
+    common = {use: len(one[use] & other[use]) for use in ("training", "held out")}
+    if json:
+        print_json({"versions": found, "clips_in_common": common}, indent=2)
+        return 0
+    rows = [
+        ["", *(version.name for version in versions)],
+        *([text, *(_share(each["after"].get(key)) for each in found)] for key, text in METRICS.items()),
+        [f"{METRICS['sounding_iou']}, before it", *(_share(each["before"].get("sounding_iou")) for each in found)],
+        ["clips held out", *(str(each["held_out_clips"] or "-") for each in found)],
+        ["clips trained on", *(str(len(sets["training"]) or "-") for sets in (one, other))],
+        ["project", *(str(each["project"] or "-") for each in found)],
+        ["made", *(_time(each["created"]) for each in found)],
+        ["loads onto", *(each["loads_onto"] or "-" for each in found)],
+        ["used by", *(_used_by(each) or "-" for each in found)],
+    ]
+    lines = table("", rows)[2:]
+    if one["held out"] and other["held out"] and one["held out"] != other["held out"]:
+        lines += [
+            "",
+            f"They were judged on different clips, {common['held out']} of which are the same: hold each against what"
+            " was there before it.",
+        ]
+    if common["training"]:
+        lines += ["", f"Clips that both were trained on: {common['training']}."]
+    if leaked := len(one["training"] & other["held out"]) + len(one["held out"] & other["training"]):
+        lines += [f"Clips that one of them was trained on and the other judged by: {leaked}."]
+    print("\n".join(lines))
+    return 0
+
+
+def _summary(version: Version, pointers: Pointers, settings: ModelSettings) -> dict[str, Any]:
+    """What JSON says of a version; of the cards' fields only those that name the weights are there for certain."""
+    card = version.card
+    metrics, built_in = card.metrics or Metrics(), version.directory.parent == BUILT_IN
+    path = version.directory / CARD_FILE
+    made = None if built_in else datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    return {
+        "name": version.name,
+        "preset": card.preset,
+        "parent": card.parent,
+        "loads_onto": card.loads_onto,
+        "project": card.project,
+        "created": card.created or made,
+        "bytes": sum(path.stat().st_size for path, _ in version.kept_files if path.is_file()),
+        "lacks": _lack(version),
+        "here": all(path.is_file() for path, _ in version.own_files),
+        "in_store": version.in_store,
+        "built_in": built_in,
+        "held_out_clips": metrics.held_out_clips,
+        "before": metrics.before or {},
+        "after": metrics.after or {},
+        "better": card.verdict and card.verdict.better,
+        "current_of": [project for project, pointer in pointers.items() if pointer.current == version.name],
+        "is_default": _default(settings) == version.name,
+    }
+
+
+def _where(found: Mapping[str, Any]) -> str:
+    places = {"here": found["here"], "store": found["in_store"]}
+    return "package" if found["built_in"] else " and ".join(place for place, there in places.items() if there) or "-"
+
+
+def _lack(version: Version) -> str | None:
+    try:
+        version.check_files()
+    except WeightsError as error:
+        return told(error)
+    return None
+
+
+def _default(settings: ModelSettings) -> str | None:
+    """The version of projects that were given none."""
+    try:
+        return resolve(settings.model, settings.models_dir).name
+    except WeightsError:
+        return None
+
+
+def _of_project(
+    project: int, versions: Sequence[Version], pointers: Pointers, settings: ModelSettings
+) -> list[Version]:
+    """Those that the project has made, uses or used, and what they load onto."""
+    pointer = pointers.get(project)
+    names = {pointer.current, *pointer.history} if pointer else {_default(settings)}
+    own = [version for version in versions if version.card.project == project or version.name in names]
+    wanted = {name for version in own for name in _chain(version)}
+    return [version for version in versions if version.name in wanted]
+
+
+def _chain(version: Version) -> list[str]:
+    """The names of the version and of what it loads onto, as far as that is here."""
+    try:
+        return [each.name for each in version.chain]
+    except WeightsError:
+        return [version.name, str(version.card.parent)]
+
+
+def _sets(version: Version) -> dict[str, set[str]]:
+    """The hashes of the clips that it was trained on, and of those that it was judged by."""
+    return {
+        use: {clip.sha256 for clip in version.card.clips if clip.use == use and clip.sha256}
+        for use in ("training", "held out")
+    }
+
+
+def _uses(version: Version) -> list[list[str]]:
+    card = version.card
+    uses = Counter(": ".join(filter(None, (clip.use, clip.reason))) for clip in card.clips)
+    return [[use, str(number)] for use, number in uses.most_common()] or _pairs(
+        card.data.as_json() if card.data else None
+    )
+
+
+def _before_and_after(version: Version, metrics: Metrics) -> list[list[str]]:
+    before, after = metrics.before or {}, metrics.after or {}
+    rows = [["", str(version.card.parent), version.name]]
+    rows += [[text, _share(before.get(key)), _share(after.get(key))] for key, text in METRICS.items()]
+    if {"low", "high"} <= (difference := metrics.difference or {}).keys():
+        between = f"between {_points(difference['low'])} and {_points(difference['high'])}"
+        gains = [(METRICS[name], _points(value)) for name, value in difference.items() if name in METRICS]
+        rows += [[f"gained in {text}", gain, between] for text, gain in gains]
+    return rows
+
+
+def _agreement(found: Mapping[str, Any]) -> list[list[str]]:
+    share = found.get("accepted")
+    return _pairs(found if share is None else {**found, "accepted": f"{share:.0%}"})
+
+
+def _pairs(fields: Mapping[str, Any] | None) -> list[list[str]]:
+    """The plain fields; a share is one."""
+    return [
+        [name.replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list) else str(value)]
+        for name, value in (fields or {}).items()
+        if value not in (None, [], "") and not isinstance(value, dict)
+    ]
+
+
+def _labels(labels: Sequence[str]) -> str:
+    more = f", … ({len(labels)})" if len(labels) > SHOWN_LABELS else ""
+    return ", ".join(labels[:SHOWN_LABELS]) + more
+
+
+def _used_by(found: Mapping[str, Any]) -> str:
+    projects = found["current_of"]
+    users = [f"project{'s' if len(projects) > 1 else ''} {', '.join(map(str, projects))}"] if projects else []
+    return "; ".join(users + (["AV2T_MODEL"] if found["is_default"] else []))
+
+
+def _gain(before: Mapping[str, float | None], after: Mapping[str, float | None]) -> str:
+    if after.get("sounding_iou") is None:
+        return "-"
+    was = f" (was {_share(before['sounding_iou'])})" if before.get("sounding_iou") is not None else ""
+    return _share(after["sounding_iou"]) + was
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:+.1f}"
+
+
+def _time(created: str | None) -> str:
+    """An ISO time to the minute."""
+    return created[:16].replace("T", " ") if created else "-"

@@ -1,13 +1,18 @@
 """`av2t models promote`, `rollback`, `delete`, `push`, `export` and `import`: what changes something."""
 
-import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
 
 from av2t.console import note
-from av2t.mirror import share
+from av2t.options import Count
 from av2t.remedies import told
+from av2t.signature import Arg
+from av2t.store import load_settings, share
 from av2t_core.errors import AV2TError, ConfigError, WeightsError
 from av2t_core.files import in_gigabytes
+from av2t_core.settings import ModelSettings
 from av2t_core.versions import pointers
 from av2t_core.versions.bundle import export_version, import_version
 from av2t_core.versions.version import BUILT_IN, resolve
@@ -18,22 +23,37 @@ from worker.queue.projects import model_version
 from worker.queue.queue import enqueue_preannotation
 from worker.settings import Settings
 
+Name = Annotated[str, Arg(metavar="NAME")]
+Project = Annotated[Count, Arg(metavar="N")]
+File = Annotated[Path, Arg(metavar="FILE")]
 
-def promote(args: argparse.Namespace) -> int:
-    settings = Settings.load()
-    before = pointers.promote(settings.models_dir, args.project, args.name, settings.store)
-    back = f"; `av2t models rollback --project {args.project}` goes back to {before}" if before else ""
-    print(f"Project {args.project} uses {args.name}{back}", flush=True)
-    _follow(settings, args.project, args.name)
+
+def promote(name: Name, *, project: Project) -> int:
+    """Have a project use this model version. Label Studio is told, and tasks that nobody has touched are queued for it,
+    those of the lowest score first, if AV2T_REPREDICT is always; if it is ask, you are asked. Earlier predictions stay.
+
+    examples:
+      av2t models promote tiny-6-p3-7 --project 3
+      av2t models promote tiny-6 --project 3          what the package ships
+
+    Predictions that tasks have of a version already are not made again.
+    """
+    settings = load_settings(Settings)
+    before = pointers.promote(settings.models_dir, project, name, settings.store)
+    back = f"; `av2t models rollback --project {project}` goes back to {before}" if before else ""
+    print(f"Project {project} uses {name}{back}", flush=True)
+    _follow(settings, project, name)
     return 0
 
 
-def rollback(args: argparse.Namespace) -> int:
-    settings = Settings.load()
-    left = pointers.current(settings.models_dir, args.project)
-    name = pointers.rollback(settings.models_dir, args.project, settings.store)
-    print(f"Project {args.project} uses {name} again, and no longer {left}", flush=True)
-    _follow(settings, args.project, name)
+def rollback(*, project: Project) -> int:
+    """Have a project use the model version that it used before the current one. The current one stays, and can be
+    promoted again. Tasks are queued as by `av2t models promote`."""
+    settings = load_settings(Settings)
+    left = pointers.current(settings.models_dir, project)
+    name = pointers.rollback(settings.models_dir, project, settings.store)
+    print(f"Project {project} uses {name} again, and no longer {left}", flush=True)
+    _follow(settings, project, name)
     return 0
 
 
@@ -74,46 +94,58 @@ def _agrees(tasks: int) -> bool:
     return input(f"Predict {tasks} tasks that nobody has touched anew? [y/N] ").strip().lower() in {"y", "yes"}
 
 
-def delete(args: argparse.Namespace) -> int:
-    settings = Settings.load()
-    if settings.model == args.name:
-        raise WeightsError(f"AV2T_MODEL is {args.name}: set it to another one first")
-    freed = pointers.delete(settings.models_dir, args.name, settings.store)
-    print(f"{args.name} is gone, and {in_gigabytes(freed)} with it")
+def delete(name: Name) -> int:
+    """Delete a model version, and the parts that no other one needs. One that a project uses, or that another version
+    loads onto, is not deleted. Its predictions stay in Label Studio."""
+    settings = load_settings(ModelSettings)
+    if settings.model == name:
+        raise WeightsError(f"AV2T_MODEL is {name}: set it to another one first")
+    freed = pointers.delete(settings.models_dir, name, settings.store)
+    print(f"{name} is gone, and {in_gigabytes(freed)} with it")
     return 0
 
 
-def push(args: argparse.Namespace) -> int:
-    settings = Settings.load()
+def push(names: Annotated[Sequence[str], Arg(metavar="NAME")]) -> int:
+    """Bring model versions that are on this machine, and what they load onto, into the model store (AV2T_MODELS_URL).
+    What is made while there is one gets there by itself; this is for what was there before, or could not be brought
+    there."""
+    settings = load_settings(ModelSettings)
     if settings.store is None:
         raise ConfigError("AV2T_MODELS_URL is not set: it names the model store that versions are pushed to")
-    for version in [resolve(name, settings.models_dir) for name in args.names]:
+    for version in [resolve(name, settings.models_dir) for name in names]:
         if version.directory.parent == BUILT_IN:
             raise WeightsError(f"{version.name} ships with the package: whoever installs that has it")
-        share(version)
+        share(version, settings)
     return 0
 
 
-def export(args: argparse.Namespace) -> int:
-    version = resolve(args.name, Settings.load().models_dir)
-    export_version(version, args.file)
+def export(name: Name, file: Annotated[Path, Arg("that is made, for example barks.zip", "FILE")]) -> int:
+    """Write a model version into one file, for `av2t models import` on another machine. It holds what is the version's
+    own: that machine needs what it loads onto, too.
+
+    examples:
+      av2t models export tiny-6-p3-7 barks.zip
+      unzip -l barks.zip
+    """
+    version = resolve(name, load_settings(ModelSettings).models_dir)
+    export_version(version, file)
     needs = f"; the other machine needs {version.base.name}, too" if version.base else ""
-    print(f"{args.file} holds {version.name}, {in_gigabytes(args.file.stat().st_size)}{needs}")
+    print(f"{file} holds {version.name}, {in_gigabytes(file.stat().st_size)}{needs}")
     return 0
 
 
-def bring(args: argparse.Namespace) -> int:
-    models_dir = Settings.load().models_dir
-    version, new = import_version(args.file, models_dir)
-    if not new:
-        print(f"{version.name} is in {models_dir} already")
-        share(version)
-        return 0
-    project = version.card.project or "N"
-    print(
-        f"{version.name} is in {models_dir}: `av2t models show {version.name}` tells of it,"
-        f" `av2t models promote {version.name} --project {project}` has a project use it",
-        flush=True,
-    )
-    share(version)
+def import_file(file: File) -> int:
+    """Take a model version out of a file that `av2t models export` wrote. Everything in it is checked: its hashes, its
+    names, and that what it loads onto is here and is the same. Nothing that is here is replaced."""
+    settings = load_settings(ModelSettings)
+    version, new = import_version(file, settings.models_dir)
+    if new:
+        print(
+            f"{version.name} is in {settings.models_dir}: `av2t models show {version.name}` tells of it, `av2t models"
+            f" promote {version.name} --project {version.card.project or 'N'}` has a project use it",
+            flush=True,
+        )
+    else:
+        print(f"{version.name} is in {settings.models_dir} already")
+    share(version, settings)
     return 0

@@ -1,21 +1,22 @@
 """`av2t weights import`: checkpoints that are on this machine to a model version."""
 
-import argparse
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from av2t.commands.weights import FEATURE, PresetName, finish
 from av2t.console import note
-from av2t.mirror import BARS
+from av2t.signature import Arg
+from av2t.store import BARS, load_settings
 from av2t_core.errors import WeightsError
 from av2t_core.files import require_space
 from av2t_core.model.config import Feature
+from av2t_core.settings import ModelSettings
 from av2t_core.versions import published
 from av2t_core.versions.folder import NewVersion, alone, encoder_parts, keep_encoder, keep_model, whole
 from av2t_core.versions.names import check_name
-from av2t_core.versions.version import Version
 
 if TYPE_CHECKING:  # they bring torch, for which nobody who is refused should wait
     from torch import Tensor
@@ -35,19 +36,38 @@ class Given:
     state: "Mapping[str, Tensor]"
 
 
-def take(args: argparse.Namespace, models_dir: Path) -> Version | None:
-    """The version that was made, or None if the files are encoders alone. WeightsError."""
-    given = _given(args.files, args.preset)
+def import_files(
+    preset: PresetName,
+    files: Annotated[Sequence[Path], Arg(".pth, .pt, .bin or .safetensors, and merges.txt", "FILE")],
+    *,
+    feature: Annotated[Feature | None, Arg(FEATURE.format("as the checkpoint's name says"))] = None,
+    name: Annotated[str | None, Arg("of the model version (default: after the checkpoint's name)")] = None,
+) -> int:
+    """Take weights from files that are here: the checkpoints of AV2T-SAM and EVF-SAM, and those of the encoders.
+    MS-CLAP reads names by GPT-2's tokens, so merges.txt of openai-community/gpt2 goes with it.
+
+    What a file is, is told from its content. EVF-SAM alone becomes a start for training. Encoders that were pulled or
+    imported before need not be given again, and can be imported before the model. The files stay as they are.
+
+    examples:
+      av2t weights import sam2-l run_mul_adapter_evf_sam2_s4_best.pth \\
+          open_clip_model.safetensors CLAP_weights_2023.pth merges.txt
+      av2t weights import sam2-l best.pth --feature mul --name mine-1
+      av2t weights import sam2-l model-00001-of-00002.safetensors model-00002-of-00002.safetensors
+    """
+    settings = load_settings(ModelSettings)
+    models_dir = settings.models_dir
+    given = _given(files, preset)
     model = next((each for each in given.values() if each.kind not in published.ENCODERS), None)
-    version = model and _version_to_import(args, model, models_dir)
+    version = model and _version_to_import(model, preset, feature, name, files, models_dir)
     with alone(models_dir):
-        parts = encoder_parts(models_dir, args.preset)
-        encoders = published.encoders(args.preset)
+        parts = encoder_parts(models_dir, preset)
+        encoders = published.encoders(preset)
         lacking = [published.ENCODERS[encoder] for encoder in encoders if encoder not in {*parts, *given}]
         if model and lacking:
             names = " and ".join(source.where for source in lacking)
-            raise WeightsError(f"{args.preset} needs its encoders, too: give {names} beside {model.label}")
-        require_space(models_dir, sum(path.stat().st_size for path in args.files), f"{args.preset}, converted,")
+            raise WeightsError(f"{preset} needs its encoders, too: give {names} beside {model.label}")
+        require_space(models_dir, sum(path.stat().st_size for path in files), f"{preset}, converted,")
         for each in given.values():
             note(f"converting {each.label}")
             if each is not model:
@@ -55,9 +75,10 @@ def take(args: argparse.Namespace, models_dir: Path) -> Version | None:
         if model and version:
             keep_model(models_dir, model.label, model.kind, model.state, version, parts)  # type: ignore[arg-type]
     if version:
-        return whole(models_dir, version.name, BARS)
-    print(f"{' and '.join(given)} of {args.preset} are in {models_dir}; import the model's own checkpoint next")
-    return None
+        finish(whole(models_dir, version.name, BARS), settings)
+        return 0
+    print(f"{' and '.join(given)} of {preset} are in {models_dir}; import the model's own checkpoint next")
+    return 0
 
 
 def _given(paths: Sequence[Path], preset: str) -> "dict[str, Given]":
@@ -107,22 +128,23 @@ def _grouped(paths: Sequence[Path]) -> list[list[Path]]:
     return list(groups.values())
 
 
-def _version_to_import(args: argparse.Namespace, model: Given, models_dir: Path) -> NewVersion:
+def _version_to_import(
+    model: Given, preset: str, feature: Feature | None, name: str | None, files: Sequence[Path], models_dir: Path
+) -> NewVersion:
     file = Path(model.label).name
     said = published.named(file)
-    feature: Feature | None = args.feature
     if model.kind == "evf-sam":
-        name = args.name or published.start_name(args.preset)
+        name = name or published.start_name(preset)
         feature = feature or "mul"
     else:
         feature = published.agreed("--feature", feature, said.feature if said else None)
         if feature is None:
             raise WeightsError(f"the name of {file} does not say which feature it was trained with: add --feature")
-        name = args.name or (published.version_name(args.preset, feature, said.dataset) if said else None)
+        name = name or (published.version_name(preset, feature, said.dataset) if said else None)
         if name is None:
             raise WeightsError(f"the name of {file} does not say what it was trained on: name the version with --name")
     check_name(name)
     if (models_dir / name).exists():
         raise WeightsError(f"{models_dir / name} exists; a model version is never changed, choose another --name")
-    command = f"av2t weights import {args.preset} {' '.join(map(str, args.files))} --feature {feature} --name {name}"
-    return NewVersion(name=name, preset=args.preset, feature=feature, source={"command": command, "file": file})
+    command = f"av2t weights import {preset} {' '.join(map(str, files))} --feature {feature} --name {name}"
+    return NewVersion(name=name, preset=preset, feature=feature, source={"command": command, "file": file})

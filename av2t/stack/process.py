@@ -113,6 +113,35 @@ class Process:
             os.killpg(self._popen.pid, number)
 
 
+class Supervisor(contextlib.ExitStack):
+    """Programs that are started one after another and watched together. When it is left, for whatever reason, all that
+    was added is stopped, the last one first, and nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._processes: list[Process] = []
+
+    def add(self, process: Process) -> Process:
+        """Watch it from now on."""
+        self._processes.append(process)
+        self.callback(process.stop)
+        return process
+
+    def check(self) -> None:
+        """ProcessDiedError if any has ended."""
+        for process in self._processes:
+            process.check()
+
+    def wait_until(self, process: Process, ready: Callable[[], bool], *, timeout: float) -> None:
+        """Until `ready`. ProcessDiedError if any process ends before, AV2TError if `process` takes too long."""
+
+        def all_run_and_ready() -> bool:
+            self.check()
+            return ready()
+
+        process.wait_until(all_run_and_ready, timeout=timeout)
+
+
 def die_with(starter: int) -> None:
     """Runs in the child before its program starts: SIGKILL when the starter's main thread ends."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

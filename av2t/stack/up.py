@@ -1,8 +1,5 @@
 """`av2t up`: Redis, the backend, a worker for tasks, one for trainings and Label Studio under one supervisor."""
 
-from __future__ import annotations
-
-import argparse
 import contextlib
 import os
 import shutil
@@ -10,16 +7,20 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 from redis import Redis
 
-from av2t.options import DEMO_CLIPS
+from av2t.options import DEMO_CLIPS, Port
+from av2t.signature import Arg
 from av2t.stack import label_studio_server
 from av2t.stack.demo import Demo
-from av2t.stack.process import Process, Terminated, answers, check_port, signals_raise
+from av2t.stack.process import Process, Supervisor, Terminated, answers, check_port, signals_raise
 from av2t.stack.redis_server import redis_url, start_redis
-from av2t.stack.supervisor import Supervisor
+from av2t.store import load_settings
 from av2t_core.errors import AV2TError
 from av2t_core.files import locked, read_plain
 from av2t_core.versions.version import resolve
@@ -32,65 +33,47 @@ from worker.settings import Settings
 DISK_SPACE_MB = 1500
 
 
-class Progress:
-    """One line for every stage, with the time since the start."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-
-    def __call__(self, line: str) -> None:
-        print(f"[{time.monotonic() - self._started:4.0f} s] {line}", flush=True)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--demo", action="store_true", help="make a project, upload the demo clips, wait for their masks"
-    )
-    parser.add_argument(
-        "--exit",
-        action="store_true",
-        help="end when all is ready; with --demo, with 0 only if every clip has its masks",
-    )
-    parser.add_argument("--data-dir", metavar="DIR", help="where everything is kept (default: AV2T_DATA_DIR, or .av2t)")
-    parser.add_argument(
-        "--label-studio-port", type=_port, default=8080, metavar="PORT", help="Label Studio's port (default: 8080)"
-    )
-    parser.add_argument(
-        "--backend-port", type=_port, metavar="PORT", help="the backend's port (default: AV2T_BACKEND_PORT, or 9090)"
-    )
-    parser.add_argument(
-        "--redis-port",
-        type=_port,
-        default=6379,
-        metavar="PORT",
-        help="the embedded Redis's port (default: 6379); with REDIS_URL set, that server is used and none started",
-    )
-    parser.add_argument(
-        "--no-label-studio",
-        action="store_true",
-        help="start none: LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY name one that already runs",
-    )
-    parser.add_argument(
-        "--demo-clips",
-        type=Path,
-        default=DEMO_CLIPS,
-        metavar="DIR",
-        help="other clips for the demo: *.mp4, and in labels.txt what can be heard in them, one on a line",
-    )
-
-
-def run(args: argparse.Namespace) -> int:
-    if args.demo and args.no_label_studio:
+def up(
+    *,
+    demo: Annotated[bool, Arg("make a project, upload the demo clips, wait for their masks")] = False,
+    exit: Annotated[bool, Arg("end when all is ready; with --demo, with 0 only if every clip has its masks")] = False,
+    data_dir: Annotated[str | None, Arg("where everything is kept (default: AV2T_DATA_DIR, or .av2t)", "DIR")] = None,
+    label_studio_port: Annotated[Port, Arg("Label Studio's port", "PORT")] = 8080,
+    backend_port: Annotated[
+        Port | None, Arg("the backend's port (default: AV2T_BACKEND_PORT, or 9090)", "PORT")
+    ] = None,
+    redis_port: Annotated[
+        Port,
+        Arg(
+            "the embedded Redis's port (default: 6379); with REDIS_URL set, that server is used and none started",
+            "PORT",
+        ),
+    ] = 6379,
+    no_label_studio: Annotated[
+        bool, Arg("start none: LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY name one that already runs")
+    ] = False,
+    demo_clips: Annotated[
+        Path | None,
+        Arg("other clips for the demo: *.mp4, and in labels.txt what can be heard in them, one on a line", "DIR"),
+    ] = None,
+) -> int:
+    """Start everything: queue, backend, worker and, if wanted, Label Studio with a demo."""
+    if demo and no_label_studio:
         raise AV2TError("--demo fills the Label Studio that it starts; leave out one of --demo and --no-label-studio")
-    settings = Settings.load(data_dir=args.data_dir, backend_port=args.backend_port, backend_host="127.0.0.1")
+    settings = load_settings(Settings, data_dir=data_dir, backend_port=backend_port, backend_host="127.0.0.1")
     resolve(settings.model, settings.models_dir).check()
     ready = False
     try:
-        with signals_raise(), _owned(Path(settings.data_dir)), Supervisor() as supervisor:
-            stack = Stack(args, settings, supervisor, Progress())
+        with signals_raise(), _owned(settings.data_dir), Supervisor() as supervisor:
+            stack = Stack(
+                settings=settings,
+                supervisor=supervisor,
+                redis_port=redis_port,
+                studio_port=None if no_label_studio else label_studio_port,
+            )
             stack.start()
-            missing = stack.demo().run(supervisor.check) if args.demo else []
-            if args.exit:
+            missing = stack.demo(demo_clips or DEMO_CLIPS) if demo else []
+            if exit:
                 return 1 if missing else 0
             print(f"\n{stack.welcome()}\n\nCtrl-C stops all of it; the data stays in {settings.data_dir}.", flush=True)
             ready = True
@@ -106,135 +89,153 @@ def run(args: argparse.Namespace) -> int:
         raise
 
 
+@dataclass(frozen=True, kw_only=True)
 class Stack:
-    """The programs of one `av2t up`, and what they are told of each other."""
+    """The programs of one `av2t up`, and what they are told of each other. `studio_port`: None starts no Label
+    Studio."""
 
-    def __init__(
-        self, args: argparse.Namespace, settings: Settings, supervisor: Supervisor, progress: Progress
-    ) -> None:
-        self._args = args
-        self._settings = settings
-        self._supervisor = supervisor
-        self._progress = progress
-        self._data_dir = Path(settings.data_dir)
-        self._logs = self._data_dir / "logs"
+    settings: Settings
+    supervisor: Supervisor
+    redis_port: int
+    studio_port: int | None
+    began: float = field(default_factory=time.monotonic)
+
+    @cached_property
+    def account(self) -> label_studio_server.Account | None:
+        """Of the Label Studio that is started."""
+        if self.studio_port is None:
+            return None
+        return label_studio_server.account(self.settings.data_dir / "label-studio-account.json")
+
+    @cached_property
+    def api_key(self) -> str:
+        return self.account.api_key if self.account else self.settings.require_api_key()
+
+    @cached_property
+    def own_redis(self) -> bool:
         # What `settings` have may be the address of an `av2t up` that was killed.
-        self._own_redis = "redis_url" not in Settings().model_fields_set
-        self._redis_dir = self._data_dir / "redis"
-        self._redis_url = redis_url(self._redis_dir, args.redis_port) if self._own_redis else settings.redis_url
-        self._backend_url = f"http://127.0.0.1:{settings.backend_port}"
-        self._studio_url = (
-            settings.label_studio_url if args.no_label_studio else label_studio_server.url(args.label_studio_port)
-        )
+        return "redis_url" not in Settings().model_fields_set
+
+    @cached_property
+    def redis_url(self) -> str:
+        return redis_url(self.redis_dir, self.redis_port) if self.own_redis else self.settings.redis_url
+
+    @property
+    def redis_dir(self) -> Path:
+        return self.settings.data_dir / "redis"
+
+    @property
+    def logs(self) -> Path:
+        return self.settings.data_dir / "logs"
+
+    @property
+    def backend_url(self) -> str:
+        return f"http://127.0.0.1:{self.settings.backend_port}"
+
+    @property
+    def studio_url(self) -> str:
+        return label_studio_server.url(self.studio_port) if self.studio_port else self.settings.label_studio_url
+
+    def say(self, line: str) -> None:
+        """One line for every stage, with the time since the start."""
+        print(f"[{time.monotonic() - self.began:4.0f} s] {line}", flush=True)
 
     def start(self) -> None:
         """Returns when all of it is ready. AV2TError otherwise."""
         self._check_ports()
-        if self._args.no_label_studio:
-            api_key = self._settings.require_api_key()
-        else:
-            self._account = label_studio_server.account(self._data_dir / "label-studio-account.json")
-            api_key = self._account.api_key
-        _keep_previous(self._logs)
-        self._progress(f"data in {self._data_dir}, logs in {self._logs}")
-        self._start_redis()
-        if not self._args.no_label_studio:
-            studio = self._start_label_studio()
         environment = {
-            "LABEL_STUDIO_URL": self._studio_url,
-            "LABEL_STUDIO_API_KEY": api_key,
-            "REDIS_URL": self._redis_url,
-            "AV2T_DATA_DIR": str(self._data_dir.absolute()),
-            "AV2T_BACKEND_HOST": self._settings.backend_host,
-            "AV2T_BACKEND_PORT": str(self._settings.backend_port),
+            "LABEL_STUDIO_URL": self.studio_url,
+            "LABEL_STUDIO_API_KEY": self.api_key,
+            "REDIS_URL": self.redis_url,
+            "AV2T_DATA_DIR": str(self.settings.data_dir.absolute()),
+            "AV2T_BACKEND_HOST": self.settings.backend_host,
+            "AV2T_BACKEND_PORT": str(self.settings.backend_port),
         }
+        _keep_previous(self.logs)
+        self.say(f"data in {self.settings.data_dir}, logs in {self.logs}")
+        self._start_redis()
+        studio = self._start_label_studio()
         backend = self._start_own("backend", environment)
         worker = self._start_own("worker", environment, "--queues", "preannotate")
         trainer = self._start_own("worker", environment, "--queues", "train", name="trainer")
-        self._wait(backend, lambda: answers(f"{self._backend_url}/health"), f"ready at {self._backend_url}")
-        if not self._args.no_label_studio:
-            self._wait(studio, lambda: answers(f"{self._studio_url}/health"), f"ready at {self._studio_url}")
-        with connect(self._redis_url) as redis:
+        self._wait(backend, lambda: answers(f"{self.backend_url}/health"), f"ready at {self.backend_url}")
+        if studio:
+            self._wait(studio, lambda: answers(f"{self.studio_url}/health"), f"ready at {self.studio_url}")
+        with connect(self.redis_url) as redis:
             self._wait(trainer, lambda: _listens(redis, TRAIN, trainer), "ready")
             self._wait(worker, lambda: _listens(redis, PREANNOTATE, worker), "ready")
 
-    def demo(self) -> Demo:
-        return Demo(
-            studio_url=self._studio_url,
-            api_key=self._account.api_key,
-            backend_url=self._backend_url,
-            redis_url=self._redis_url,
-            clips=self._args.demo_clips,
-            say=self._progress,
+    def demo(self, clips: Path) -> list[str]:
+        """The names of the clips that got no masks."""
+        demo = Demo(
+            studio_url=self.studio_url,
+            api_key=self.api_key,
+            backend_url=self.backend_url,
+            redis_url=self.redis_url,
+            clips=clips,
+            say=self.say,
         )
+        return demo.run(self.supervisor.check)
 
     def welcome(self) -> str:
         """How to get in."""
-        if self._args.no_label_studio:
-            return f"The backend is ready: connect {self._backend_url} in the Model settings of your project."
+        if self.account is None:
+            return f"The backend is ready: connect {self.backend_url} in the Model settings of your project."
         return (
-            f"Label Studio is ready at {self._studio_url}\n"
-            f"  user      {self._account.email}\n  password  {self._account.password}\n"
-            f"  {self._backend_url}/status shows what waits, runs and failed"
+            f"Label Studio is ready at {self.studio_url}\n"
+            f"  user      {self.account.email}\n  password  {self.account.password}\n"
+            f"  {self.backend_url}/status shows what waits, runs and failed"
         )
 
     def _check_ports(self) -> None:
-        if self._own_redis:
-            check_port(
-                self._args.redis_port, purpose="Redis", option="--redis-port (or set REDIS_URL to use that Redis)"
-            )
-        check_port(self._settings.backend_port, purpose="the backend", option="--backend-port")
-        if not self._args.no_label_studio:
+        if self.own_redis:
+            check_port(self.redis_port, purpose="Redis", option="--redis-port (or set REDIS_URL to use that Redis)")
+        check_port(self.settings.backend_port, purpose="the backend", option="--backend-port")
+        if self.studio_port:
             # Label Studio would silently take the next one.
-            check_port(self._args.label_studio_port, purpose="Label Studio", option="--label-studio-port")
+            check_port(self.studio_port, purpose="Label Studio", option="--label-studio-port")
 
     def _start_redis(self) -> None:
-        if self._own_redis:
-            port = self._args.redis_port
-            server = start_redis(self._redis_dir, port, self._logs / "redis.log")
-            self._supervisor.add(server)
-            self._progress(f"Redis: ready at 127.0.0.1:{port}, its password in {self._redis_dir} ({server.age:.1f} s)")
-        else:
-            with connect(self._redis_url) as redis:
+        if not self.own_redis:
+            with connect(self.redis_url) as redis:
                 overview(redis)
-            self._progress("Redis: the one of REDIS_URL answers")
+            self.say("Redis: the one of REDIS_URL answers")
+            return
+        server = start_redis(self.redis_dir, self.redis_port, self.logs / "redis.log")
+        self.supervisor.add(server)
+        where = f"127.0.0.1:{self.redis_port}, its password in {self.redis_dir}"
+        self.say(f"Redis: ready at {where} ({server.age:.1f} s)")
 
-    def _start_label_studio(self) -> Process:
-        environment = label_studio_server.environment_in(self._data_dir)
+    def _start_label_studio(self) -> Process | None:
+        if self.studio_port is None or self.account is None:
+            return None
+        environment = label_studio_server.environment_in(self.settings.data_dir)
         began = time.monotonic()
         if not label_studio_server.is_installed(environment):
-            self._progress(f"Label Studio: installing {label_studio_server.VERSION} into {environment} (once, 800 MB)")
-            label_studio_server.install(environment, self._logs / "label-studio-install.log")
-            self._progress(f"Label Studio: installed ({time.monotonic() - began:.1f} s)")
-        data_dir = self._data_dir / "label-studio-data"
+            self.say(f"Label Studio: installing {label_studio_server.VERSION} into {environment} (once, 800 MB)")
+            label_studio_server.install(environment, self.logs / "label-studio-install.log")
+            self.say(f"Label Studio: installed ({time.monotonic() - began:.1f} s)")
+        data_dir = self.settings.data_dir / "label-studio-data"
         if not data_dir.exists():
-            self._progress("Label Studio: making its database (once, about a minute)")
-        log = self._logs / "label-studio.log"
-        port = self._args.label_studio_port
-        return self._supervisor.add(label_studio_server.start(environment, data_dir, port, self._account, log))
+            self.say("Label Studio: making its database (once, about a minute)")
+        log = self.logs / "label-studio.log"
+        return self.supervisor.add(
+            label_studio_server.start(environment, data_dir, self.studio_port, self.account, log)
+        )
 
     def _start_own(self, command: str, environment: dict[str, str], *options: str, name: str | None = None) -> Process:
         name = name or command
         # -P: a folder of the same name where this was started is not what is meant.
         line = [sys.executable, "-P", "-m", "av2t", command, *options]
-        return self._supervisor.add(
-            Process(f"The {name}", line, log=self._logs / f"{name}.log", environment=environment)
-        )
+        return self.supervisor.add(Process(f"The {name}", line, log=self.logs / f"{name}.log", environment=environment))
 
     def _wait(self, process: Process, ready: Callable[[], bool], state: str) -> None:
-        self._supervisor.wait_until(process, ready, timeout=300)
-        self._progress(f"{process.name}: {state} ({process.age:.1f} s)")
+        self.supervisor.wait_until(process, ready, timeout=300)
+        self.say(f"{process.name}: {state} ({process.age:.1f} s)")
 
 
 def _listens(redis: Redis, queue: str, worker: Process) -> bool:
     return any(each.pid == worker.pid for each in workers(redis, queue))
-
-
-def _port(text: str) -> int:
-    port = int(text)
-    if not 1 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"{port} is not a port: it must be between 1 and 65535")
-    return port
 
 
 def _keep_previous(logs: Path) -> None:

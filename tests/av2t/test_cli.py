@@ -60,11 +60,8 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_every_command_that_is_there_explains_itself(command: str) -> None:
+def test_every_command_explains_itself(command: str) -> None:
     result = av2t(command, "--help")
-    if "this version has no" in result.stderr:
-        pytest.skip(result.stderr.strip())
-
     assert result.returncode == 0, result.stderr
     assert f"usage: av2t {command}" in result.stdout
 
