@@ -49,12 +49,11 @@ def how_to_get(name: str) -> str:
     if release.dataset:
         feature = f" --feature {release.feature}" if release.feature != "mul" else ""
         options = f"{feature} --dataset {release.dataset}"
-    size = published.gigabytes(preset, only_start=release.start)
-    return f"`av2t weights pull {preset}{options}` fetches them (about {size:.0f} GB), {by_hand}"
+    return f"`av2t weights pull {preset}{options}` fetches them, {by_hand}"
 
 
 def how_to_train(preset: str) -> str:
-    return f"`av2t weights pull {preset} --start` fetches {published.start(preset).what} to train one from"
+    return f"`av2t weights pull {preset} --start` fetches what a training starts from"
 
 
 def caution(version: Version) -> str | None:

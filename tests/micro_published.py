@@ -7,7 +7,6 @@ what presets and encoders are made with.
 import io
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -22,13 +21,13 @@ from transformers.models.clap.configuration_clap import ClapAudioConfig
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 
 from av2t_core.encoders import clip, gpt2, htsat, laion_clap, ms_clap
-from av2t_core.encoders.state import Source
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import Feature
-from av2t_core.model.presets import PRESETS, Preset
+from av2t_core.model.presets import PRESETS, segmenter
+from av2t_core.model.weights import Source
 from av2t_core.versions.state_file import read_state_file
 from tests.core.encoders.merges import made_up
-from tests.core.model.micro import MICRO, VOCABULARY, reference_weights
+from tests.core.model.micro import MICRO, SEGMENTERS, VOCABULARY, complete, reference_weights
 
 AUTHORS = "Kyungbok/AV2T-SAM"
 CLIP = "timm/vit_base_patch32_clip_224.openai"
@@ -37,23 +36,16 @@ GPT2 = "openai-community/gpt2"
 LAION_CLAP = "lukewys/laion_clap"
 EVF_SAM2 = "YxZhang/evf-sam2-multitask"
 
-SAM2, SAM1 = MICRO["evf_sam2"], MICRO["evf_sam"]
-MICRO_PRESETS = {
-    "sam2-l": Preset(model=SAM2),
-    "sam2-l-noadapter": Preset(model=replace(SAM2, adapter=False)),
-    "sam2-l-laion": Preset(model=replace(SAM2, audio_width=512), audio_encoder="laion-clap"),
-    "sam1-h": Preset(model=SAM1),
-    "sam1-h-noadapter": Preset(model=replace(SAM1, adapter=False)),
-}
+SAM2 = MICRO["evf_sam2"]
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, preset in MICRO_PRESETS.items():
-        monkeypatch.setitem(PRESETS, name, preset)
+    for name, backbone in (("evf-sam2", "evf_sam2"), ("evf-sam1", "evf_sam")):
+        monkeypatch.setitem(segmenter(name).sizes, "large", SEGMENTERS[backbone])  # type: ignore[index]
     small_vit = lambda **sizes: VisionTransformer(**{**sizes, "width": 32, "layers": 1, "heads": 2})  # noqa: E731
-    monkeypatch.setattr(clip, "VisionTransformer", small_vit)
+    monkeypatch.setattr("open_clip.transformer.VisionTransformer", small_vit)
     small_text = lambda **sizes: TextTransformer(**{**sizes, "width": 32, "layers": 1, "heads": 2})  # noqa: E731
-    monkeypatch.setattr(clip, "TextTransformer", small_text)
+    monkeypatch.setattr("open_clip.transformer.TextTransformer", small_text)
     small_htsat = partial(
         ClapAudioConfig,
         patch_embeds_hidden_size=8,
@@ -61,15 +53,17 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
         depths=[1, 1, 1, 1],
         num_attention_heads=[1, 1, 2, 2],
     )
-    monkeypatch.setattr(htsat, "ClapAudioConfig", small_htsat)
+    monkeypatch.setattr("transformers.models.clap.configuration_clap.ClapAudioConfig", small_htsat)
     monkeypatch.setattr(htsat, "WIDTH", 64)
-    monkeypatch.setattr(ms_clap, "GPT2Config", partial(GPT2Config, n_embd=8, n_layer=1, n_head=2))
+    monkeypatch.setattr(
+        "transformers.models.gpt2.configuration_gpt2.GPT2Config", partial(GPT2Config, n_embd=8, n_layer=1, n_head=2)
+    )
 
 
 @cache
 def av2t_sam(preset: str = "sam2-l", feature: Feature = "mul", seed: int = 0) -> dict[str, Tensor]:
     """The authors' state dict, complete; of another seed only what is trained differs."""
-    config = replace(MICRO_PRESETS[preset].model, feature=feature).complete(vocabulary=VOCABULARY)
+    config = complete(PRESETS[preset].config(feature), VOCABULARY)
     state = reference_weights(AV2TSam(config))
     return {key: tensor + seed if key.startswith("projector.") else tensor for key, tensor in state.items()}
 

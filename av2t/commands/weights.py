@@ -33,13 +33,13 @@ from av2t_core.settings import ModelSettings
 from av2t_core.versions import published
 from av2t_core.versions.folder import NewVersion, alone, encoder_parts, keep_encoder, keep_model, whole
 from av2t_core.versions.names import DOWNLOADS_FOLDER, PARTS_FOLDER
-from av2t_core.versions.published import Dataset, Published
+from av2t_core.versions.published import Dataset
 from av2t_core.versions.version import BUILT_IN, Version, damaged, installed
 
 if TYPE_CHECKING:  # they bring torch and an HTTP client, for which nobody who is refused should wait
     from torch import Tensor
 
-    from av2t_core.versions.conversion import ModelKind
+    from av2t_core.model.weights import Published
     from av2t_core.versions.hub import RemoteFile
 
 COMMANDS: Table = {
@@ -103,7 +103,7 @@ def pull(
         print(f"{version.name} is in {models_dir} already")
         return 0
     with alone(models_dir):
-        _fetch_and_convert(version, wanted, file, models_dir, "evf-sam" if start else "av2t-sam")
+        _fetch_and_convert(version, wanted, file, models_dir)
     finish(whole(models_dir, version.name, BARS), settings)
     return 0
 
@@ -120,13 +120,11 @@ def finish(made: Version | None, settings: ModelSettings) -> None:
     share(made, settings)
 
 
-def _fetch_and_convert(
-    version: NewVersion, wanted: Published, file: str | None, models_dir: Path, kind: "ModelKind"
-) -> None:
+def _fetch_and_convert(version: NewVersion, wanted: "Published", file: str | None, models_dir: Path) -> None:
     """Each file is converted before the next one is fetched, so an interruption costs no more than one conversion."""
     from av2t_core.versions import hub
 
-    sources = {encoder: published.ENCODERS[encoder] for encoder in published.encoders(version.preset)}
+    sources = published.encoders(version.preset)
     try:
         hub.connect()
     except WeightsError as error:
@@ -151,21 +149,21 @@ def _fetch_and_convert(
     try:
         for encoder, group in fetches.items():
             with _fetched(group, downloads, encoder) as (label, state):
-                parts[encoder] = keep_encoder(models_dir, label, encoder, state)  # type: ignore[arg-type]
-        with _fetched(checkpoint, downloads, kind) as (label, state):
+                parts[encoder] = keep_encoder(models_dir, label, encoder, state)
+        with _fetched(checkpoint, downloads, wanted.kind) as (label, state):
             if (models_dir / version.name).exists():
                 note(f"{version.name} lacks files, and is made again")
                 shutil.rmtree(models_dir / version.name)
             first = checkpoint[0]
             where = {"repository": first.repository, "revision": first.revision, "file": first.name}
             version = replace(version, source={**version.source, **where})
-            keep_model(models_dir, label, kind, state, version, parts)
+            keep_model(models_dir, label, wanted.kind, state, version, parts)
     except KeyboardInterrupt:
         note("what was fetched is kept: the same command goes on with it")
         raise
 
 
-def _choose(wanted: Published, name: str | None = None) -> "list[RemoteFile]":
+def _choose(wanted: "Published", name: str | None = None) -> "list[RemoteFile]":
     """What a repository holds of `wanted`, or its file of this name. WeightsError: not there, or not to be verified."""
     from av2t_core.versions import hub
 

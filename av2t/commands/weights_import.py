@@ -21,9 +21,8 @@ from av2t_core.versions.names import check_name
 if TYPE_CHECKING:  # they bring torch, for which nobody who is refused should wait
     from torch import Tensor
 
-    from av2t_core.versions.conversion import Kind
+    from av2t_core.model.weights import Published
 
-_MERGES: "Kind" = "gpt2-merges"
 _SHARD = re.compile(r"-\d+-of-(\d+)")
 
 
@@ -32,7 +31,7 @@ class Given:
     """A state dict that was given. `label`: its file, or the first of its shards."""
 
     label: str
-    kind: "Kind"
+    kind: str
     state: "Mapping[str, Tensor]"
 
 
@@ -57,13 +56,15 @@ def import_files(
     """
     settings = load_settings(ModelSettings)
     models_dir = settings.models_dir
+    from av2t_core.versions.conversion import is_model
+
     given = _given(files, preset)
-    model = next((each for each in given.values() if each.kind not in published.ENCODERS), None)
+    model = next((each for each in given.values() if is_model(each.kind)), None)
     version = model and _version_to_import(model, preset, feature, name, files, models_dir)
     with alone(models_dir):
         parts = encoder_parts(models_dir, preset)
         encoders = published.encoders(preset)
-        lacking = [published.ENCODERS[encoder] for encoder in encoders if encoder not in {*parts, *given}]
+        lacking = [source for encoder, source in encoders.items() if encoder not in {*parts, *given}]
         if model and lacking:
             names = " and ".join(source.where for source in lacking)
             raise WeightsError(f"{preset} needs its encoders, too: give {names} beside {model.label}")
@@ -71,9 +72,9 @@ def import_files(
         for each in given.values():
             note(f"converting {each.label}")
             if each is not model:
-                parts[each.kind] = keep_encoder(models_dir, each.label, each.kind, each.state)  # type: ignore[arg-type]
+                parts[each.kind] = keep_encoder(models_dir, each.label, each.kind, each.state)
         if model and version:
-            keep_model(models_dir, model.label, model.kind, model.state, version, parts)  # type: ignore[arg-type]
+            keep_model(models_dir, model.label, model.kind, model.state, version, parts)
     if version:
         finish(whole(models_dir, version.name, BARS), settings)
         return 0
@@ -83,37 +84,37 @@ def import_files(
 
 def _given(paths: Sequence[Path], preset: str) -> "dict[str, Given]":
     """What the files are, by kind: the encoders first. WeightsError: rivals, or what the preset has no use for."""
-    from av2t_core.versions.conversion import kind_of
+    from av2t_core.versions.conversion import is_model, kind_of
     from av2t_core.versions.state_file import read_state_file
 
     given: dict[str, Given] = {}
     encoders = published.encoders(preset)
-    usable = {*encoders, *([_MERGES] if "ms-clap" in encoders else [])}
+    usable = {*encoders, *(other.kind for source in encoders.values() for other in source.beside)}
     for group in _grouped(paths):
         state, label = read_state_file(*group), str(group[0])
         kind = kind_of(label, state)
-        if kind in {*published.ENCODERS, _MERGES} and kind not in usable:
+        if not is_model(kind) and kind not in usable:
             raise WeightsError(f"{label} is {kind}; {preset} works with {' and '.join(encoders)}, leave it out")
-        rival = given.get(kind) or next((g for g in given.values() if {g.kind, kind} == {"av2t-sam", "evf-sam"}), None)
-        if rival:
+        models = [each for each in given.values() if is_model(each.kind) and is_model(kind)]
+        if rival := given.get(kind) or next(iter(models), None):
             raise WeightsError(f"{rival.label} is {rival.kind} and {label} is {kind}: import one at a time")
         given[kind] = Given(label=label, kind=kind, state=state)
-    _join_merges(given)
+    for source in encoders.values():
+        _join(given, source)
     return dict(sorted(given.items(), key=lambda item: item[0] not in encoders))
 
 
-def _join_merges(given: "dict[str, Given]") -> None:
-    """GPT-2's merges go into the MS-CLAP that reads by them. WeightsError: one is there without the other."""
-    merges, clap = given.pop(_MERGES, None), given.get("ms-clap")
-    if clap and merges:
-        given["ms-clap"] = replace(clap, state={**clap.state, **merges.state})
-    elif clap:
-        [source] = published.ENCODERS["ms-clap"].beside
-        raise WeightsError(f"{clap.label} reads names by GPT-2's tokens: give {source.where} beside it")
-    elif merges:
-        source = published.ENCODERS["ms-clap"]
-        file = f"{source.example} of {source.repository}"
-        raise WeightsError(f"{merges.label} is what MS-CLAP reads by: give {file} beside it")
+def _join(given: "dict[str, Given]", source: "Published") -> None:
+    """What goes beside an encoder's weights into them. WeightsError: one is there without the other."""
+    for other in source.beside:
+        beside, encoder = given.pop(other.kind, None), given.get(source.kind)
+        if encoder and beside:
+            given[source.kind] = replace(encoder, state={**encoder.state, **beside.state})
+        elif encoder:
+            raise WeightsError(f"{encoder.label} needs {other.what}: give {other.where} beside it")
+        elif beside:
+            file = f"{source.example} of {source.repository}"
+            raise WeightsError(f"{beside.label} is {other.what}: give {file} beside it")
 
 
 def _grouped(paths: Sequence[Path]) -> list[list[Path]]:
@@ -133,7 +134,7 @@ def _version_to_import(
 ) -> NewVersion:
     file = Path(model.label).name
     said = published.named(file)
-    if model.kind == "evf-sam":
+    if model.kind != published.MODEL:
         name = name or published.start_name(preset)
         feature = feature or "mul"
     else:

@@ -1,15 +1,16 @@
-"""The frozen encoders in front of the model: their contracts, and one module for each that is known."""
+"""The frozen encoders in front of the model: their contracts, and one file for each that is known."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from av2t_core.media.sound import Sound
+from av2t_core.model.weights import Published
 
 
 class ImageEncoder(Protocol):
-    """Frames to embeddings v."""
+    """An `nn.Module` that makes embeddings v of frames. See `naming` for those that name what they see."""
 
     width: int
 
@@ -21,9 +22,28 @@ class ImageEncoder(Protocol):
 
 
 class AudioEncoder(Protocol):
-    """Seconds of sound to embeddings a."""
+    """An `nn.Module` that makes embeddings a of seconds of sound. See `naming` for those that name what they hear."""
 
     width: int
 
     def encode(self, sounds: Sequence[Sound]) -> Tensor:
         """Sounds of any rates and channels to (B, width), on the encoder's device; the length carries no meaning."""
+
+
+class EncoderClass(Protocol):
+    """What the class of an encoder offers, by which a preset finds it. Nothing here reaches a network.
+
+    `published`: where its weights are; None if they are a part of the model versions that use it.
+    """
+
+    width: int
+    published: Published | None
+
+    def build(self, labels: Sequence[str]) -> Any:
+        """The encoder, in a model whose own names for things are `labels`; its weights are random."""
+
+    def from_checkpoint(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A published state dict, with those beside it, to the encoder's own, no tensor copied.
+
+        WeightsError names every key that is missing, unknown or of another shape.
+        """

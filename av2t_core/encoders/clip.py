@@ -6,17 +6,17 @@ The model sees by its image half alone; the text's half gives what was found its
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import TYPE_CHECKING, Self
 
 import torch
-from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from open_clip.tokenizer import SimpleTokenizer
-from open_clip.transformer import QuickGELU, TextTransformer, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from av2t_core.encoders.state import Source, translate
-from av2t_core.model.empty import empty_weights
 from av2t_core.model.inputs import stack_frames
+from av2t_core.model.weights import Published, Source, empty_weights, translate
+
+if TYPE_CHECKING:
+    from open_clip.tokenizer import SimpleTokenizer
 
 SIZE = 224
 WIDTH = 512
@@ -28,17 +28,29 @@ _UNREAD = re.compile(r"logit_scale$")
 
 
 class ClipImageEncoder(nn.Module):
-    """See `av2t_core.encoders.ImageEncoder` and `av2t_core.encoders.naming.Reader`. Its weights are random;
-    `from_checkpoint` gives the published ones.
+    """See `av2t_core.encoders.ImageEncoder`, `.EncoderClass` and `.naming.Reader`.
 
     It is open_clip's `ViT-B-32-quickgelu`: `ViT-B-32` lacks the quick GELU that OpenAI trained with.
     """
 
     width = WIDTH
     slope = 100.0  # the bound at which its training ends (section 2.4)
+    published = Published(
+        kind="clip",
+        what="CLIP",
+        part="clip-vit-b-32",
+        repository="timm/vit_base_patch32_clip_224.openai",  # which open_clip itself names
+        names=(r"open_clip_model\.safetensors", r"open_clip_pytorch_model\.bin"),
+        example="open_clip_model.safetensors",
+        gigabytes=0.6,
+        licence="MIT",
+        marks=("visual.conv1.", "visual.transformer."),
+    )
 
     def __init__(self) -> None:
         super().__init__()
+        from open_clip.transformer import QuickGELU, TextTransformer, VisionTransformer  # its package takes seconds
+
         self.visual = VisionTransformer(
             image_size=SIZE,
             patch_size=32,
@@ -51,6 +63,17 @@ class ClipImageEncoder(nn.Module):
         )
         self.text = TextTransformer(width=512, heads=8, layers=12, output_dim=WIDTH, act_layer=QuickGELU)
         self.eval()
+
+    @classmethod
+    def build(cls, _labels: Sequence[str] = ()) -> Self:
+        return cls()
+
+    @classmethod
+    def from_checkpoint(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """open_clip's state dict of `ViT-B-32-quickgelu`."""
+        with empty_weights():
+            own = cls().state_dict()
+        return translate(state, own, lambda key: Source(key.removeprefix("text.")), _UNREAD)
 
     @torch.inference_mode()
     def encode(self, images: Tensor | Sequence[Tensor]) -> Tensor:
@@ -65,8 +88,10 @@ class ClipImageEncoder(nn.Module):
 
 
 @cache
-def _tokenizer() -> SimpleTokenizer:
+def _tokenizer() -> "SimpleTokenizer":
     """OpenAI's byte-pair encoding, which lies in open_clip's package."""
+    from open_clip.tokenizer import SimpleTokenizer
+
     return SimpleTokenizer()
 
 
@@ -75,17 +100,9 @@ def inputs(images: Tensor | Sequence[Tensor]) -> Tensor:
 
     Squeezed, where CLIP itself would crop: AVSBench's frames are squeezed to the square before anybody sees them.
     """
+    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
     frames = stack_frames(images, SIZE, "bicubic", antialias=True).clamp(0, 255)
     mean = torch.tensor(OPENAI_DATASET_MEAN, device=frames.device)[:, None, None]
     deviation = torch.tensor(OPENAI_DATASET_STD, device=frames.device)[:, None, None]
     return (frames / 255 - mean) / deviation
-
-
-def from_checkpoint(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """open_clip's state dict of `ViT-B-32-quickgelu` to that of `ClipImageEncoder`.
-
-    WeightsError names every key that is missing, unknown or of another shape.
-    """
-    with empty_weights():
-        own = ClipImageEncoder().state_dict()
-    return translate(state, own, lambda key: Source(key.removeprefix("text.")), _UNREAD)

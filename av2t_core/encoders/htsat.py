@@ -7,10 +7,8 @@ import re
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.models.clap.configuration_clap import ClapAudioConfig
-from transformers.models.clap.modeling_clap import ClapAudioEncoder
 
-from av2t_core.encoders.state import Source
+from av2t_core.model.weights import Source
 
 MELS = 64
 FRAMES = 1024
@@ -42,6 +40,9 @@ class Htsat(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        from transformers.models.clap.configuration_clap import ClapAudioConfig  # its package takes seconds
+        from transformers.models.clap.modeling_clap import ClapAudioEncoder
+
         self.encoder = ClapAudioEncoder(ClapAudioConfig())
         for module in self.encoder.modules():
             if hasattr(module, "relative_position_index"):  # follows from the architecture, so it is no weight

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import numpy as np
 import torch
@@ -10,9 +11,8 @@ from torch.nn import functional as F
 
 from av2t_core.encoders import htsat
 from av2t_core.encoders.melspectrogram import log_mel, mono
-from av2t_core.encoders.state import Source, translate
 from av2t_core.media.sound import Sound
-from av2t_core.model.empty import empty_weights
+from av2t_core.model.weights import Published, Source, empty_weights, translate
 
 SAMPLE_RATE = 48_000
 SECONDS = 10  # what the model hears at once; a second is repeated until they are full
@@ -26,18 +26,43 @@ _UNREAD = re.compile(
 
 
 class LaionClapAudioEncoder(nn.Module):
-    """See `av2t_core.encoders.AudioEncoder`. Its weights are random; `from_checkpoint` gives the published ones.
+    """See `av2t_core.encoders.AudioEncoder` and `av2t_core.encoders.EncoderClass`.
 
     The text's half is left out, so that it is no Reader: behind it things are named by what is seen alone.
     """
 
     width = WIDTH
+    published = Published(
+        kind="laion-clap",
+        what="LAION-CLAP",
+        part="laion-clap",
+        repository="lukewys/laion_clap",
+        names=(r"630k-audioset-best\.pt", r"630k-best\.pt"),  # without fusion; music's are of a larger HTSAT
+        example="630k-audioset-best.pt",
+        gigabytes=1.9,
+        licence="CC0-1.0",
+        marks=("audio_branch.", "audio_projection."),
+    )
 
     def __init__(self) -> None:
         super().__init__()
         self.htsat = htsat.Htsat()
         self.audio_projection = nn.Sequential(nn.Linear(htsat.WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH))
         self.eval()
+
+    @classmethod
+    def build(cls, _labels: Sequence[str] = ()) -> Self:
+        return cls()
+
+    @classmethod
+    def from_checkpoint(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """One of LAION's HTSAT-tiny checkpoints, whose keys may begin with `module.`, as in LAION's files.
+
+        The text's half, HTSAT's classifier and what follows from the architecture is left out.
+        """
+        with empty_weights():
+            own = cls().state_dict()
+        return translate({key.removeprefix("module."): tensor for key, tensor in state.items()}, own, _source, _UNREAD)
 
     @torch.inference_mode()
     def encode(self, sounds: Sequence[Sound]) -> Tensor:
@@ -50,17 +75,6 @@ class LaionClapAudioEncoder(nn.Module):
 def decibels(samples: Tensor) -> Tensor:
     """(B, N) at SAMPLE_RATE to (B, 64, 1 + N / 480)."""
     return log_mel(samples, sample_rate=SAMPLE_RATE, n_fft=1024, hop=480, mels=htsat.MELS, low=50, high=14_000)
-
-
-def from_checkpoint(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of one of LAION's HTSAT-tiny checkpoints to that of `LaionClapAudioEncoder`.
-
-    Its keys may begin with `module.`, as in LAION's files. The text's half, HTSAT's classifier and what follows from
-    the architecture is left out. WeightsError names every key that is missing, unknown or of another shape.
-    """
-    with empty_weights():
-        own = LaionClapAudioEncoder().state_dict()
-    return translate({key.removeprefix("module."): tensor for key, tensor in state.items()}, own, _source, _UNREAD)
 
 
 def _source(key: str) -> Source:

@@ -9,21 +9,19 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from math import ceil, log
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers.models.gpt2.configuration_gpt2 import GPT2Config
-from transformers.models.gpt2.modeling_gpt2 import GPT2Model
 
 from av2t_core.encoders import gpt2, htsat
 from av2t_core.encoders.melspectrogram import log_mel
 from av2t_core.encoders.resample import resample_second
-from av2t_core.encoders.state import Source, translate
 from av2t_core.media.sound import MARGIN, Sound
-from av2t_core.model.empty import empty_weights
+from av2t_core.model.weights import Published, Source, empty_weights, translate
 
 SAMPLE_RATE = 44_100
 WIDTH = 1024
@@ -34,6 +32,8 @@ LONGEST = 77
 """Tokens of a text, its end included."""
 
 _PAD = "!"
+# Without its captions' half the part was called ms-clap-2023, and such a one is not to be taken for it.
+_PART = "ms-clap-2023-captions"
 _TOWER = "audio_encoder.base.htsat."
 _NAMES = {  # what keys begin with, ours to the authors'; the others are the same
     "projection.": "audio_encoder.projection.",
@@ -66,6 +66,9 @@ class CaptionEncoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        from transformers.models.gpt2.configuration_gpt2 import GPT2Config  # its package takes seconds
+        from transformers.models.gpt2.modeling_gpt2 import GPT2Model
+
         config = GPT2Config()
         self.gpt2 = GPT2Model(config)
         self.projection = Projection(config.n_embd)
@@ -84,11 +87,33 @@ class CaptionEncoder(nn.Module):
 
 
 class MsClapAudioEncoder(nn.Module):
-    """See `av2t_core.encoders.AudioEncoder` and `av2t_core.encoders.naming.Reader`. Its weights are random;
-    `from_checkpoint` gives the published ones.
-    """
+    """See `av2t_core.encoders.AudioEncoder`, `.EncoderClass` and `.naming.Reader`."""
 
     width = WIDTH
+    published = Published(
+        kind="ms-clap",
+        what="MS-CLAP",
+        part=_PART,
+        repository="microsoft/msclap",
+        names=(r"CLAP_weights_2023\.pth",),
+        example="CLAP_weights_2023.pth",
+        gigabytes=0.7,
+        licence="MIT",
+        marks=("audio_encoder.base.htsat.", "audio_encoder.projection."),
+        beside=(
+            Published(
+                kind="gpt2-merges",
+                what="GPT-2's merges, by which MS-CLAP reads names",
+                part=_PART,
+                repository="openai-community/gpt2",
+                names=(r"merges\.txt",),
+                example=gpt2.FILE,
+                gigabytes=0.0005,
+                licence="MIT",
+                marks=(gpt2.FILE,),
+            ),
+        ),
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,6 +122,20 @@ class MsClapAudioEncoder(nn.Module):
         self.captions = CaptionEncoder()
         self.logit_scale = nn.Parameter(torch.tensor(log(1 / 0.07)))
         self.eval()
+
+    @classmethod
+    def build(cls, _labels: Sequence[str] = ()) -> Self:
+        return cls()
+
+    @classmethod
+    def from_checkpoint(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`CLAP_weights_2023.pth`, the dict under "model", and GPT-2's merges beside it.
+
+        HTSAT's classifier and what follows from the architecture is left out.
+        """
+        with empty_weights():
+            own = cls().state_dict()
+        return translate(state, own, _source, _UNREAD)
 
     @property
     def slope(self) -> float:
@@ -135,17 +174,6 @@ def segments(sounds: Sequence[Sound], device: torch.device) -> Tensor:
 def decibels(segments: Tensor) -> Tensor:
     """(B, N) to (B, 64, 1 + N / 320)."""
     return log_mel(segments, sample_rate=32_000, n_fft=1024, hop=320, mels=htsat.MELS, low=50, high=14_000)
-
-
-def from_checkpoint(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`CLAP_weights_2023.pth`, the dict under "model", and GPT-2's merges beside it to `MsClapAudioEncoder`'s own.
-
-    HTSAT's classifier and what follows from the architecture is left out. WeightsError names every key that is missing,
-    unknown or of another shape.
-    """
-    with empty_weights():
-        own = MsClapAudioEncoder().state_dict()
-    return translate(state, own, _source, _UNREAD)
 
 
 def _source(key: str) -> Source:

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class Namer(Protocol):
-    """Names what is heard and what is seen."""
+@runtime_checkable
+class Hearing(Protocol):
+    """An audio encoder that names what it hears."""
 
     labels: tuple[str, ...]
 
@@ -19,8 +20,19 @@ class Namer(Protocol):
     def heard(self, a: Tensor) -> Tensor:
         """(B, audio_width) to the probability (B, labels) that each label sounds."""
 
+
+@runtime_checkable
+class Sight(Protocol):
+    """An image encoder that names what it sees."""
+
+    labels: tuple[str, ...]
+
     def seen(self, v: Tensor) -> Tensor:
         """(B, image_width) to the probability (B, labels) that each label is in the picture."""
+
+
+class Namer(Hearing, Sight, Protocol):
+    """Names what is heard and what is seen."""
 
 
 @runtime_checkable
@@ -33,6 +45,15 @@ class Reader(Protocol):
 
     def read(self, names: Sequence[str]) -> Tensor:
         """What things of these names look or sound like: (names, width), of unit length."""
+
+
+class EncodersNamer:
+    """Each embedding is named by the encoder that it is of; both know the same names."""
+
+    def __init__(self, *, sight: Sight, hearing: Hearing) -> None:
+        assert sight.labels == hearing.labels
+        self.labels = hearing.labels
+        self.silence, self.heard, self.seen = hearing.silence, hearing.heard, sight.seen
 
 
 class ReadNamer:

@@ -4,8 +4,9 @@ They stand where CLIP and CLAP stand in the paper. Since they have no text tower
 what is heard and of what is seen.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -84,16 +85,29 @@ class Prototypes(nn.Module):
 
 
 class TinyImageEncoder(nn.Module):
-    """See `av2t_core.encoders.ImageEncoder`."""
+    """See `av2t_core.encoders.ImageEncoder`, `.EncoderClass` and `.naming.Sight`."""
+
+    width = TinyEncodersConfig.width
+    published = None
 
     def __init__(self, config: TinyEncodersConfig) -> None:
         super().__init__()
         self.width = config.width
+        self.labels = config.labels
         self.image_size = config.image_size
         self.trunk = EfficientNetLite()
         self.last = nn.Conv2d(self.trunk.channel_list[0], 1280, 1)
         self.head = nn.Linear(2 * 1280, config.width)
         self.prototypes = Prototypes(config.labels, config.width)
+
+    @classmethod
+    def build(cls, labels: Sequence[str] = ()) -> Self:
+        return cls(TinyEncodersConfig(labels=tuple(labels)))
+
+    @classmethod
+    def from_checkpoint(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """It is published with the model versions alone."""
+        raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) of 0..255 to (B, width)."""
@@ -103,15 +117,31 @@ class TinyImageEncoder(nn.Module):
     def encode(self, images: Tensor | Sequence[Tensor]) -> Tensor:
         return self(stack_frames(images, self.image_size, "bilinear", antialias=True))  # type: ignore[no-any-return]
 
+    def seen(self, v: Tensor) -> Tensor:
+        return self.prototypes(v)[:, :-1].sigmoid()  # type: ignore[no-any-return]
+
 
 class TinyAudioEncoder(nn.Module):
-    """See `av2t_core.encoders.AudioEncoder`."""
+    """See `av2t_core.encoders.AudioEncoder`, `.EncoderClass` and `.naming.Hearing`."""
+
+    width = TinyEncodersConfig.width
+    published = None
 
     def __init__(self, config: TinyEncodersConfig) -> None:
         super().__init__()
         self.width = config.width
+        self.labels = config.labels
         self.trunk = Trunk(1, config.audio_channels, config.width)
         self.prototypes = Prototypes(config.labels, config.width)
+
+    @classmethod
+    def build(cls, labels: Sequence[str] = ()) -> Self:
+        return cls(TinyEncodersConfig(labels=tuple(labels)))
+
+    @classmethod
+    def from_checkpoint(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """It is published with the model versions alone."""
+        raise NotImplementedError
 
     def forward(self, samples: Tensor) -> Tensor:
         """One second at 16 kHz, (B, 16000), to (B, width)."""
@@ -123,6 +153,12 @@ class TinyAudioEncoder(nn.Module):
     def encode(self, sounds: Sequence[Sound]) -> Tensor:
         samples = np.stack([mono(sound, SAMPLE_RATE) for sound in sounds])
         return self(torch.from_numpy(samples).to(self.prototypes.vectors.device))  # type: ignore[no-any-return]
+
+    def silence(self, a: Tensor) -> Tensor:
+        return self.prototypes(a)[:, -1].sigmoid()  # type: ignore[no-any-return]
+
+    def heard(self, a: Tensor) -> Tensor:
+        return self.prototypes(a)[:, :-1].sigmoid()  # type: ignore[no-any-return]
 
 
 def _masked(decibels: Tensor) -> Tensor:
@@ -137,20 +173,3 @@ def _masked(decibels: Tensor) -> Tensor:
             start = int(torch.randint(steps, ()))
             picture[:, start : start + int(torch.randint(3, 28, ()))] = level
     return kept
-
-
-class TinyNamer:
-    """See `av2t_core.encoders.naming.Namer`: each embedding against the prototypes of its own encoder."""
-
-    def __init__(self, image: TinyImageEncoder, audio: TinyAudioEncoder) -> None:
-        self.labels = audio.prototypes.labels
-        self._image, self._audio = image.prototypes, audio.prototypes
-
-    def silence(self, a: Tensor) -> Tensor:
-        return self._audio(a)[:, -1].sigmoid()  # type: ignore[no-any-return]
-
-    def heard(self, a: Tensor) -> Tensor:
-        return self._audio(a)[:, :-1].sigmoid()  # type: ignore[no-any-return]
-
-    def seen(self, v: Tensor) -> Tensor:
-        return self._image(v)[:, :-1].sigmoid()  # type: ignore[no-any-return]

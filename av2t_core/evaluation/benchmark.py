@@ -24,9 +24,6 @@ from av2t_core.memory import device_peak, resident, resident_files, resident_pea
 from av2t_core.prediction.predictor import SILENT, Predictor
 from av2t_core.versions.checkpoint import MODULES, Loaded
 
-STAGES = ("decoding", "clip", "clap", "beit3", "sam_image_encoder", "mask_decoder", "native_size", "rest")
-"""In their order. `native_size` are the masks' logits brought to the video's size; `rest` is all that has no name."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
@@ -39,11 +36,18 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """What one way of running took. Bytes; seconds for all `keyframes` together."""
+    """What one way of running took, in seconds for all `keyframes` together.
+
+    `stages`, in order: decoding, the encoders, the segmenter's, `native_size`, where the masks' logits are brought to
+    the video's size, and `rest`, all that has no name.
+    """
 
     keyframes: int
     seconds: float  # from the file to masks at native size
-    stages: Mapping[str, float]  # seconds of each of STAGES
+    stages: Mapping[
+        str, float
+    ]  # seconds of each, in order: decoding, the encoders, the segmenter's, `native_size`, where
+    # the masks' logits are brought to the video's size, and `rest`, all that has no name
     memory: Memory
 
 
@@ -112,13 +116,11 @@ def measure_plain(predictor: Predictor, path: Path, keyframes: int, on_keyframe:
     The predictor is to be of fp32 and of batches of one.
     """
 
-    from av2t_core.segmenters.eager import eager_attention
-
     def one_by_one(windows: Iterable[Window]) -> Iterator[object]:
         for window in windows:
             yield from predictor.predict([window])
 
-    with eager_attention(predictor.loaded.model.segmenter.sam):
+    with predictor.loaded.model.segmenter.plain_attention():
         return _measure(predictor, path, keyframes, one_by_one, on_keyframe)
 
 
@@ -197,17 +199,15 @@ def _warm_up(predictor: Predictor, keyframes: int) -> int:
 
 def _stages(predictor: Predictor, windows: Iterator[Window], on_keyframe: Callable[[], object]) -> dict[str, float]:
     loaded, segmenter = predictor.loaded, predictor.loaded.model.segmenter
-    seconds = dict.fromkeys(STAGES, 0.0)
+    encoders: dict[str, tuple[object, str]] = {
+        "clip": (loaded.image_encoder, "encode"),
+        "clap": (loaded.audio_encoder, "encode"),
+    }
+    stages = encoders | segmenter.stages() | {"native_size": (segmenter, "upsample")}
+    seconds = dict.fromkeys(("decoding", *stages), 0.0)
     began = time.perf_counter()
     with ExitStack() as timed:
-        for stage, owner, method in (
-            ("clip", loaded.image_encoder, "encode"),
-            ("clap", loaded.audio_encoder, "encode"),
-            ("beit3", segmenter.multimodal, "forward"),
-            ("sam_image_encoder", segmenter.sam.image_encoder, "forward"),
-            ("mask_decoder", segmenter, "decode"),
-            ("native_size", segmenter, "upsample"),
-        ):
+        for stage, (owner, method) in stages.items():
             timed.enter_context(_timed(owner, method, seconds, stage, loaded))
         while True:
             with _stopwatch(seconds, "decoding", loaded):

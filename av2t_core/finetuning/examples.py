@@ -7,7 +7,7 @@ then are they rounded to bytes, to be kept.
 import json
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, Self
@@ -24,7 +24,7 @@ from av2t_core.ahead import read_ahead
 from av2t_core.data.avsbench import SIZE
 from av2t_core.files import atomic_file
 from av2t_core.media.clip import Window
-from av2t_core.model.inputs import SAM_MEAN, SAM_STD, multimodal_images, sam_images, to_device
+from av2t_core.model.inputs import to_device
 from av2t_core.prediction.predictor import crop
 from av2t_core.versions.checkpoint import Loaded
 
@@ -38,8 +38,7 @@ _NOTHING = np.zeros((SIZE, SIZE), np.uint8)
 class Examples:
     """n keyframes, on the host. The first dimension of each tensor is n."""
 
-    sam: Tensor  # (n, 3, S, S) bytes, SAM's input before it is normalised
-    multimodal: Tensor  # (n, 3, M, M) bytes, BEiT-3's
+    images: Mapping[str, Tensor]  # the segmenter's squares, (n, 3, S, S) bytes each
     v: Tensor  # (n, 2, image_width), of the frame and of its mirror image
     a: Tensor  # (n, audio_width)
     target: Tensor  # (n, SIZE, SIZE) bytes of 0 and 1
@@ -47,14 +46,22 @@ class Examples:
     def __len__(self) -> int:
         return len(self.a)
 
-    def row(self, index: int) -> dict[str, Tensor]:
-        """One keyframe's, by the names above."""
-        return {f.name: getattr(self, f.name)[index] for f in fields(self)}
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All, by the names above and those of the squares."""
+        return {**self.images, "v": self.v, "a": self.a, "target": self.target}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """From `tensors`. KeyError: one of them is missing."""
+        images = dict(tensors)
+        return cls(v=images.pop("v"), a=images.pop("a"), target=images.pop("target"), images=images)
 
     @classmethod
     def together(cls, some: Sequence[Self]) -> Self:
         """One or more."""
-        return cls(**{f.name: torch.cat([getattr(each, f.name) for each in some]) for f in fields(cls)})
+        each = [examples.tensors for examples in some]
+        return cls.of({name: torch.cat([tensors[name] for tensors in each]) for name in each[0]})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +86,12 @@ class ClipExamples:
             tensors = load_file(path)
             things = tensors.pop("things")
             labels = tuple((number, tuple(names)) for number, names in notes["labels"])
-            return cls(sha256=notes["sha256"], keyframes=Examples(**tensors), things=things, labels=labels)
+            return cls(sha256=notes["sha256"], keyframes=Examples.of(tensors), things=things, labels=labels)
         except (OSError, SafetensorError, TypeError, KeyError, ValueError):
             return None
 
     def save(self, path: Path) -> None:
-        tensors = {f.name: getattr(self.keyframes, f.name).contiguous() for f in fields(Examples)}
+        tensors = {name: tensor.contiguous() for name, tensor in self.keyframes.tensors.items()}
         notes = json.dumps({"sha256": self.sha256, "labels": self.labels})
         with atomic_file(path) as aside:
             save_file(tensors | {"things": self.things.contiguous()}, aside, {"notes": notes})
@@ -143,33 +150,18 @@ def _batches(windows: Iterable[Window]) -> Generator[list[Window]]:
 
 
 def _examples(loaded: Loaded, windows: Sequence[Window], targets: NDArray[np.uint8]) -> Examples:
-    sam, multimodal, v = images_of(loaded, [window.image for window in windows])
-    a = loaded.audio_encoder.encode([window.sound for window in windows]).float().cpu().clone()
-    return Examples(sam=sam, multimodal=multimodal, v=v, a=a, target=torch.from_numpy(targets))
-
-
-@torch.inference_mode()
-def images_of(loaded: Loaded, frames: Sequence[NDArray[np.uint8]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Frames (H, W, 3) to what `Examples` holds of their pictures: sam, multimodal and v."""
-    config = loaded.model.config
-    images = to_device(frames, loaded.device)
+    frames, segmenter = [window.image for window in windows], loaded.model.segmenter
     mirrored = to_device([np.ascontiguousarray(frame[:, ::-1]) for frame in frames], loaded.device)
+    images = to_device(frames, loaded.device)
     v = torch.stack([loaded.image_encoder.encode(each) for each in (images, mirrored)], dim=1)
-    sam = sam_images(images, config.sam.image_size, config.antialias)
-    multimodal = multimodal_images(images, config.beit3.image_size, config.antialias)
-    return (
-        _bytes(sam * _column(SAM_STD, sam) + _column(SAM_MEAN, sam)),
-        _bytes((multimodal + 1) * 127.5),
-        v.float().cpu().clone(),
+    a = loaded.audio_encoder.encode([window.sound for window in windows])
+    squares = segmenter.squares(images).items()
+    return Examples(
+        images={name: square.round().clamp(0, 255).to(torch.uint8).cpu() for name, square in squares},
+        v=v.float().cpu().clone(),
+        a=a.float().cpu().clone(),
+        target=torch.from_numpy(targets),
     )
-
-
-def _column(values: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, device=like.device)[:, None, None]
-
-
-def _bytes(images: Tensor) -> Tensor:
-    return images.round().clamp(0, 255).to(torch.uint8).cpu()
 
 
 def shrunk(mask: Mask) -> NDArray[np.uint8]:

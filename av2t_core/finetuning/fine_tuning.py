@@ -21,9 +21,7 @@ from av2t_core.errors import MemoryShortError
 from av2t_core.evaluation.reliability import fit_lines
 from av2t_core.finetuning.examples import Examples
 from av2t_core.memory import is_out_of_memory
-from av2t_core.model.inputs import normalise_sam
-from av2t_core.model.trained import is_trained
-from av2t_core.segmenters.recomputing import recompute_blocks
+from av2t_core.model.av2t_sam import DRAWN, AV2TSam
 from av2t_core.training.loop import Loop, Progress
 from av2t_core.training.paper import Inputs, Objective
 from av2t_core.training.plan import TrainingError
@@ -60,9 +58,9 @@ class FineTuneRecipe:
     seed: int = 123
     also: tuple[str, ...] = ()
 
-    def learns(self, name: str) -> bool:
-        """Whether the tensor of this name in AV2TSam.state_dict() does."""
-        return name.startswith(("projector.", "adapters.")) or (MASK_DECODER in self.also and is_trained(name))
+    def learns(self, model: AV2TSam, name: str) -> bool:
+        """Whether the model's tensor of this name does."""
+        return name.startswith(DRAWN) or (MASK_DECODER in self.also and model.is_trained(name))
 
 
 class FineTuning:
@@ -85,13 +83,13 @@ class FineTuning:
         """
         self.loaded, self.recipe, self.folder = loaded, recipe, folder
         self.at_once = at_once or recipe.batch
-        if recipe.batch * loaded.model.config.sam.image_size**2 > PIXELS_KEPT:
-            recompute_blocks(loaded.model)
+        if recipe.batch * loaded.model.segmenter.image_size**2 > PIXELS_KEPT:
+            loaded.model.recompute()
         self._own = [(examples, index) for examples in own for index in range(len(examples))]
         parameters = dict(loaded.model.named_parameters())
         for name, parameter in parameters.items():
-            parameter.requires_grad_(recipe.learns(name))
-        self.learned = {name: p.detach() for name, p in parameters.items() if recipe.learns(name)}
+            parameter.requires_grad_(recipe.learns(loaded.model, name))
+        self.learned = {name: p.detach() for name, p in parameters.items() if p.requires_grad}
         self._drift = Drift(loaded.model, replay.to(loaded.device)) if replay is not None else None
         self._objective = Objective(loaded.model, bf16=loaded.precision == "bf16")
         learning = [p for p in parameters.values() if p.requires_grad]
@@ -163,15 +161,15 @@ class FineTuning:
 
     def _inputs(self, rows: Sequence[Row], mirrored: NDArray[np.bool_]) -> Inputs:
         """Some are mirrored, picture and mask, which sounds alike."""
-        read, device = [examples.row(index) for examples, index in rows], self.loaded.device
+        segmenter, device = self.loaded.model.segmenter, self.loaded.device
+        read = [{name: tensor[index] for name, tensor in examples.tensors.items()} for examples, index in rows]
 
         def stacked(name: str) -> Tensor:
             images = [row[name].flip(-1) if flip else row[name] for row, flip in zip(read, mirrored, strict=True)]
             return torch.stack(images).to(device).float()
 
         return Inputs(
-            images_sam=normalise_sam(stacked("sam")),
-            images_mm=stacked("multimodal") / 127.5 - 1,
+            images=segmenter.inputs({name: stacked(name) for name in rows[0][0].images}),
             v=torch.stack([row["v"][int(flip)] for row, flip in zip(read, mirrored, strict=True)]).to(device),
             a=torch.stack([row["a"] for row in read]).to(device),
             target=stacked("target"),

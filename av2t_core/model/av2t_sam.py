@@ -1,19 +1,19 @@
 """AV2T-SAM, the whole (paper, figure 1)."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from av2t_core.model.adapters import Adapters
-from av2t_core.model.config import AV2TSamConfig, Sam1Config
-from av2t_core.model.feature import Projector
-from av2t_core.segmenters.evf_sam import best_mask
-from av2t_core.segmenters.evf_sam2 import EvfSam2
+from av2t_core.model.config import AV2TSamConfig
+from av2t_core.model.feature import Projector, Prompter
+from av2t_core.segmenters import Candidates, Images, TextPromptedSegmenter
 
-if TYPE_CHECKING:
-    from av2t_core.segmenters.evf_sam1 import EvfSam1
+DRAWN = ("projector.", "adapters.")
+"""What the names of the modules begin with that the paper trains from nothing."""
 
 
 class AV2TSam(nn.Module):
@@ -26,43 +26,69 @@ class AV2TSam(nn.Module):
     def __init__(self, config: AV2TSamConfig) -> None:
         super().__init__()
         self.config = config
-        with_sam1 = isinstance(config.sam, Sam1Config)
         self.projector = Projector(config)
-        self.segmenter: EvfSam1 | EvfSam2 = _with_sam1(config) if with_sam1 else EvfSam2(config)
+        self.segmenter: TextPromptedSegmenter = config.segmenter.build()
         self.adapters: Adapters | None = None
         if config.adapter:
-            widths = self.segmenter.block_widths
-            self.adapters = Adapters(config.feature_width, config.adapter_width, widths, shared_output=with_sam1)
+            widths, shared = self.segmenter.block_widths, self.segmenter.shared_adapter
+            self.adapters = Adapters(config.feature_width, config.adapter_width, widths, shared_output=shared)
 
-    def forward(
-        self, images_sam: Tensor, images_mm: Tensor, v: Tensor, a: Tensor, features: Sequence[Tensor] | None = None
-    ) -> Tensor:
-        """images_sam (B, 3, S, S), images_mm (B, 3, M, M), v (B, image_width), a (B, audio_width).
+    @property
+    def prompter(self) -> Prompter[Tensor]:
+        """What makes a text prompt of f."""
+        return self.projector
 
-        Returns the logits (B, S/4, S/4) of the best candidate; above 0 means that the pixel belongs to what sounds.
-        `features`: see `candidates`.
-        """
-        return best_mask(*self.candidates(images_sam, images_mm, v, a, features))
+    def forward(self, images: Images, v: Tensor, a: Tensor, features: Sequence[Tensor] | None = None) -> Tensor:
+        """Arguments as for `candidates`. Returns the logits (B, h, w) of all masks that count, as one."""
+        return self.candidates(images, v, a, features).union
 
-    def candidates(
-        self, images_sam: Tensor, images_mm: Tensor, v: Tensor, a: Tensor, features: Sequence[Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """All candidates' logits (B, 3, S/4, S/4) and their expected IoU (B, 3).
+    def candidates(self, images: Images, v: Tensor, a: Tensor, features: Sequence[Tensor] | None = None) -> Candidates:
+        """`images`: the segmenter's inputs. v (B, image_width), a (B, audio_width). One prompt for each picture.
 
-        `features`: `segmenter.image_features(images_sam)`, if it was computed before; only for a model without
-        adapters, for with them it depends on f. `images_sam` is then not read.
+        `features`: `segmenter.encode(images)`, if it was computed before; only for a model without adapters, for with
+        them it depends on f.
         """
         assert features is None or self.adapters is None
+        text, additions = self.prompt(v, a)
+        if features is None:
+            features = self.segmenter.encode(images, additions)
+        return self.segmenter.decode(images, features, text)
+
+    def prompt(self, v: Tensor, a: Tensor) -> tuple[Tensor, list[Tensor] | None]:
+        """Text tokens (B, n, text_width), and what the adapters add to each block, (B, C_i)."""
         # What is trained is small and decides: always in fp32, also where autocast is on for the large encoders.
-        with torch.autocast(images_mm.device.type, enabled=False):
+        with torch.autocast(v.device.type, enabled=False):
             f = self.projector.feature(v.float(), a.float())
-            text = self.projector.tokens(f)
-            additions = self.adapters(f) if self.adapters is not None else None
-        return self.segmenter(images_sam, images_mm, text, additions, features)  # type: ignore[no-any-return]
+            return self.prompter.tokens(f), self.adapters(f) if self.adapters is not None else None
+
+    def recompute(self) -> None:
+        """Memory for time: from now on what a gradient needs is computed a second time instead of kept.
+
+        The segmenter's large modules keep their inputs alone. Nothing in them is random.
+        """
+        for module in self.segmenter.recomputed():
+            module.forward = partial(checkpoint, module.forward, use_reentrant=False, preserve_rng_state=False)
+
+    def is_trained(self, name: str) -> bool:
+        """Whether the paper trains the tensor of this name in `state_dict` (section 4.1); all others are frozen.
+
+        It is also what a model version stores of its own.
+        """
+        return name.startswith((*DRAWN, *(f"segmenter.{prefix}" for prefix in self.segmenter.trained)))
+
+    def matrices(self) -> Iterator[str]:
+        """The names of the weights that bf16 is for: the frozen encoders' matrices and convolutions."""
+        for encoder in self.segmenter.halved:
+            for name, module in self.get_submodule(f"segmenter.{encoder}").named_modules(prefix=f"segmenter.{encoder}"):
+                if isinstance(module, nn.Linear | nn.Conv2d):
+                    yield from (f"{name}.{parameter}" for parameter, _ in module.named_parameters())
 
 
-def _with_sam1(config: AV2TSamConfig) -> "EvfSam1":
-    """Its package brings torchvision, and that half of what a process needs to start."""
-    from av2t_core.segmenters.evf_sam1 import EvfSam1
+def lifted(logits: Tensor, reach: float) -> Tensor:
+    """Logits (B, h, w), raised where needed so that a mask above 0 holds all that is within `reach` of its peak.
 
-    return EvfSam1(config)
+    Of a thing that a model has not met it is less sure, and all the less of its edges: what counts is then how probable
+    a pixel is beside the most probable one. A picture with nothing above 0 stays as it is, without a mask.
+    """
+    peak = logits.amax(dim=(-2, -1), keepdim=True)
+    return logits + torch.where(peak > 0, (reach - peak).clamp(min=0), 0)

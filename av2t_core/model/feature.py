@@ -1,10 +1,21 @@
 """The semantically aligned feature and the projection module (paper, section 3.3)."""
 
+from typing import Protocol, TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from av2t_core.model.config import AV2TSamConfig
+
+Asked = TypeVar("Asked", contravariant=True)
+
+
+class Prompter(Protocol[Asked]):
+    """Makes text prompts of what a segmenter is asked for: of features f, or of words."""
+
+    def tokens(self, asked: Asked, /) -> Tensor:
+        """B of them to text tokens (B, n, text_width)."""
 
 
 class Projector(nn.Module):
@@ -18,7 +29,7 @@ class Projector(nn.Module):
         self.audio_proj = nn.Linear(config.audio_width, width)
         self.vision_proj = nn.Linear(config.image_width, width)
         self.to_text_space = nn.Sequential(
-            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.text_tokens * config.beit3.width)
+            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.text_tokens * config.segmenter.text_width)
         )
         self.reset_parameters()
 
@@ -43,5 +54,5 @@ class Projector(nn.Module):
         return self.audio_proj(F.normalize(a, dim=-1)) * self.vision_proj(F.normalize(v, dim=-1))  # type: ignore[no-any-return]
 
     def tokens(self, f: Tensor) -> Tensor:
-        """f (B, feature_width) to text tokens (B, text_tokens, BEiT-3's width)."""
+        """f (B, feature_width) to text tokens (B, text_tokens, text_width)."""
         return torch.unflatten(self.to_text_space(f), -1, (self.text_tokens, -1))

@@ -1,4 +1,4 @@
-"""From frames to the model's two image inputs, as the reference makes them: squeezed to the square, not padded."""
+"""From frames to what encoders read, as the reference makes it: squeezed to the square, not padded."""
 
 from collections.abc import Sequence
 
@@ -33,18 +33,8 @@ def stack_frames(images: Tensor | Sequence[Tensor], size: int, mode: str, antial
     return F.interpolate(images.float(), (size, size), mode=mode, align_corners=False, antialias=antialias)
 
 
-def sam_images(images: Tensor | Sequence[Tensor], size: int, antialias: bool) -> Tensor:
-    """SAM's input: bilinear, normalised by the mean and deviation that SAM was trained with."""
-    return normalise_sam(stack_frames(images, size, "bilinear", antialias))
-
-
 def normalise_sam(batch: Tensor) -> Tensor:
-    """(B, 3, S, S) of 0..255."""
+    """(B, 3, S, S) of 0..255 by the mean and deviation that SAM was trained with."""
     mean = torch.tensor(SAM_MEAN, device=batch.device)[:, None, None]
     std = torch.tensor(SAM_STD, device=batch.device)[:, None, None]
     return (batch - mean) / std
-
-
-def multimodal_images(images: Tensor | Sequence[Tensor], size: int, antialias: bool) -> Tensor:
-    """BEiT-3's input: bicubic, mean and deviation 0.5."""
-    return stack_frames(images, size, "bicubic", antialias) / 127.5 - 1

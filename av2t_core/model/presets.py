@@ -1,57 +1,119 @@
-"""The named models: a frozen config each, and the encoders in front of it."""
+"""The named models, and the parts that they are made of: one line for each encoder, segmenter and preset.
 
-from dataclasses import dataclass, replace
-from typing import Literal
+Nothing here imports a part before it is used, for their packages take seconds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from av2t_core.errors import WeightsError
-from av2t_core.model.config import AV2TSamConfig, Beit3Config, Sam1Config, Sam2Config
+from av2t_core.model.config import AV2TSamConfig, Feature
 
-ImageEncoderName = Literal["tiny", "clip"]
-AudioEncoderName = Literal["tiny", "ms-clap", "laion-clap"]
+if TYPE_CHECKING:
+    from av2t_core.encoders import EncoderClass
+    from av2t_core.segmenters import SegmenterClass
+
+IMAGE_ENCODERS = {
+    "tiny": "av2t_core.encoders.tiny:TinyImageEncoder",
+    "clip": "av2t_core.encoders.clip:ClipImageEncoder",
+}
+AUDIO_ENCODERS = {
+    "tiny": "av2t_core.encoders.tiny:TinyAudioEncoder",
+    "ms-clap": "av2t_core.encoders.ms_clap:MsClapAudioEncoder",
+    "laion-clap": "av2t_core.encoders.laion_clap:LaionClapAudioEncoder",
+}
+SEGMENTERS = {
+    "evf-sam2": "av2t_core.segmenters.evf_sam2:EvfSam2",
+    "evf-sam1": "av2t_core.segmenters.evf_sam1:EvfSam1",
+}
+"""Where the class of each stands."""
+
+
+def image_encoder(name: str) -> "EncoderClass":
+    """WeightsError: there is none of this name."""
+    return _class("image encoder", IMAGE_ENCODERS, name)  # type: ignore[no-any-return]
+
+
+def audio_encoder(name: str) -> "EncoderClass":
+    """WeightsError: there is none of this name."""
+    return _class("audio encoder", AUDIO_ENCODERS, name)  # type: ignore[no-any-return]
+
+
+def segmenter(name: str) -> "SegmenterClass":
+    """WeightsError: there is none of this name."""
+    return _class("segmenter", SEGMENTERS, name)  # type: ignore[no-any-return]
+
+
+def _class(what: str, known: Mapping[str, str], name: str) -> Any:
+    if name not in known:
+        raise WeightsError(f"there is no {what} {name!r}; there are {', '.join(known)}")
+    module, _, attribute = known[name].partition(":")
+    return getattr(import_module(module), attribute)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """`model.audio_width` and `model.image_width` are the widths of the encoders that are named here.
+    """The parts of a model by their names, and what AV2T-SAM itself is between them.
 
-    `gains_by_bf16`: its matrices are so large that to compute in bfloat16 is faster, where a device can.
+    `size`: of the segmenter, see its `sizes`. `gains_by_bf16`: its matrices are so large that to compute in bfloat16 is
+    faster, where a device can. `embedded`: its weights ship with the package.
     """
 
-    model: AV2TSamConfig
+    segmenter: str = "evf-sam2"
+    size: str = "large"
+    image_encoder: str = "clip"
+    audio_encoder: str = "ms-clap"
+    adapter: bool = True
+    feature_width: int = 512
+    adapter_width: int = 512
+    mask_reach: float | None = None
     gains_by_bf16: bool = True
-    image_encoder: ImageEncoderName = "clip"
-    audio_encoder: AudioEncoderName = "ms-clap"
+    embedded: bool = False
 
+    def config(self, feature: Feature = "mul") -> AV2TSamConfig:
+        """Imports its parts. WeightsError: one of them is not known."""
+        return AV2TSamConfig(
+            segmenter=segmenter(self.segmenter).sizes[self.size],
+            feature=feature,
+            adapter=self.adapter,
+            audio_width=audio_encoder(self.audio_encoder).width,
+            image_width=image_encoder(self.image_encoder).width,
+            feature_width=self.feature_width,
+            adapter_width=self.adapter_width,
+            mask_reach=self.mask_reach,
+        )
 
-# The embedded default: the paper's modules at sizes that a laptop's CPU runs, trained by this project alone. In place
-# of Hiera is a trunk that has seen ImageNet: composed frames alone do not teach what a thing looks like.
-TINY = AV2TSamConfig(
-    audio_width=256,
-    image_width=256,
-    feature_width=256,
-    adapter_width=64,
-    mask_reach=3.0,
-    antialias=True,
-    beit3=Beit3Config(image_size=128, width=192, layers=2, heads=6, ffn_width=768, max_text=8),
-    sam=Sam2Config(image_size=256, trunk="efficientnet-lite0", width=128),
-)
-# The paper's: Table 1 has both with and without adapters; Table 2's features are the config's `feature`.
-SAM2_L = AV2TSamConfig(sam=Sam2Config())
-SAM1_H = AV2TSamConfig(sam=Sam1Config())
 
 NO_ADAPTER = "-noadapter"
 """What ends the name of a preset that is another one without adapters."""
 
+
+def _tiny(adapter: bool) -> Preset:
+    """The embedded default: the paper's modules at sizes that a laptop's CPU runs, trained by this project alone."""
+    return Preset(
+        size="tiny",
+        image_encoder="tiny",
+        audio_encoder="tiny",
+        adapter=adapter,
+        feature_width=256,
+        adapter_width=64,
+        mask_reach=3.0,
+        gains_by_bf16=False,
+        embedded=True,
+    )
+
+
 PRESETS = {
-    "tiny": Preset(model=TINY, gains_by_bf16=False, image_encoder="tiny", audio_encoder="tiny"),
-    "tiny-noadapter": Preset(
-        model=replace(TINY, adapter=False), gains_by_bf16=False, image_encoder="tiny", audio_encoder="tiny"
-    ),
-    "sam2-l": Preset(model=SAM2_L),
-    "sam2-l-noadapter": Preset(model=replace(SAM2_L, adapter=False)),
-    "sam2-l-laion": Preset(model=replace(SAM2_L, audio_width=512), audio_encoder="laion-clap"),
-    "sam1-h": Preset(model=SAM1_H),
-    "sam1-h-noadapter": Preset(model=replace(SAM1_H, adapter=False)),
+    "tiny": _tiny(adapter=True),
+    "tiny-noadapter": _tiny(adapter=False),
+    # The paper's: Table 1 has both with and without adapters; Table 2's features are the config's `feature`.
+    "sam2-l": Preset(),
+    "sam2-l-noadapter": Preset(adapter=False),
+    "sam2-l-laion": Preset(audio_encoder="laion-clap"),
+    "sam1-h": Preset(segmenter="evf-sam1"),
+    "sam1-h-noadapter": Preset(segmenter="evf-sam1", adapter=False),
 }
 
 

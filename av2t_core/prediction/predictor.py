@@ -1,10 +1,10 @@
 """From windows to masks at native size: the one road that the command line, the worker and the evaluation share."""
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -19,11 +19,12 @@ from av2t_core.encoders.naming import Namer
 from av2t_core.errors import ConfigError, MemoryShortError
 from av2t_core.media.clip import Keyframe, Window
 from av2t_core.memory import device_peak, is_out_of_memory
-from av2t_core.model.inputs import multimodal_images, sam_images, to_device
+from av2t_core.model.av2t_sam import lifted
+from av2t_core.model.inputs import to_device
 from av2t_core.model.presets import PRESETS, check_preset
 from av2t_core.prediction.calibration import Calibration, Evidence
 from av2t_core.prediction.objects import Detection, Tracker, joined
-from av2t_core.segmenters.evf_sam import best_mask, lifted
+from av2t_core.segmenters import Candidates
 from av2t_core.versions.checkpoint import Loaded, Precision, build, load_version, randomise
 from av2t_core.versions.version import resolve
 
@@ -45,6 +46,7 @@ SMALLEST_PART = 0.001
 LEAST_LIKELY = 0.2
 
 T = TypeVar("T")
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ class KeyframePrediction:
     presence: float | None
     sounding: bool
     score: float
-    mask: NDArray[np.bool_]  # (H, W), the union of the objects
+    mask: Mask  # (H, W), the union of the objects
     objects: tuple[Detection, ...]
     evidence: Evidence | None  # None of a window in which nothing sounds, so that its frame is not looked at
 
@@ -205,8 +207,8 @@ class Predictor:
 
     @torch.inference_mode()
     def _logits_batch(self, windows: list[Window], size: tuple[int, int]) -> list[Tensor]:
-        best, *_ = self._segment(windows, self._hear(windows))
-        return list(self.loaded.model.segmenter.upsample(best, size).cpu())
+        union = self._lifted(self._segment(windows, self._hear(windows)).union)
+        return list(self.loaded.model.segmenter.upsample(union, size).cpu())
 
     @torch.inference_mode()
     def _predict_batch(self, windows: list[Window], namer: Namer | None) -> list[KeyframePrediction]:
@@ -223,19 +225,18 @@ class Predictor:
         self, windows: list[Window], levels: list[float], a: Tensor, namer: Namer | None
     ) -> list[KeyframePrediction]:
         """Of windows in which something sounds; `a`: their sounds' embeddings (B, audio_width)."""
-        best, ious, peaks = self._segment(windows, a)
-        parts = []
-        for index, window in enumerate(windows):
-            # One at a time, for at native size a frame may be large.
-            native = self.loaded.model.segmenter.upsample(best[index : index + 1], window.image.shape[:2])[0] > 0
-            parts.append(_parts(np.asarray(native.cpu().numpy(), np.bool_)))
-        names = self._names(windows, parts, a, namer)
+        found = self._segment(windows, a)
+        ious, peaks = found.scores.amax(dim=-1).clamp(0, 1), found.union.amax(dim=(-2, -1)).float()
+        # One after the other, for at native size a frame may be large.
+        masks = [self._masks(found, index, window.image.shape[:2]) for index, window in enumerate(windows)]
+        names = self._names(windows, [[part for parts, _ in some for part in parts] for some in masks], a, namer)
         surest = namer.heard(a).amax(dim=-1) if namer else torch.ones(len(windows))
         predictions = []
-        said = zip(ious.clamp(0, 1).tolist(), peaks.tolist(), surest.tolist(), strict=True)
-        each = zip(windows, levels, parts, names, said, strict=True)
-        for window, level, parts_, names_, (iou, peak, surest_) in each:
-            things = joined([Detection(names=n, score=iou, mask=part) for part, n in zip(parts_, names_, strict=True)])
+        said = zip(ious.tolist(), peaks.tolist(), surest.tolist(), strict=True)
+        for window, level, some, named, (iou, peak, surest_) in zip(windows, levels, masks, names, said, strict=True):
+            things: list[Detection] = []
+            for parts, score in some:
+                things += joined([Detection(names=next(named), score=score, mask=part) for part in parts])
             evidence = Evidence(
                 iou=iou,
                 peak=peak,
@@ -245,6 +246,15 @@ class Predictor:
             )
             predictions.append(self._judged(window, level, things, evidence))
         return predictions
+
+    def _masks(self, found: Candidates, index: int, size: tuple[int, int]) -> list[tuple[list[Mask], float]]:
+        """Of each mask that counts for a window: its parts (H, W) at `size`, and its score."""
+        counted = found.counts[index]
+        masks = []
+        for logits, score in zip(found.logits[index, counted], found.scores[index, counted], strict=True):
+            native = self.loaded.model.segmenter.upsample(self._lifted(logits[None]), size)[0] > 0
+            masks.append((_parts(np.asarray(native.cpu().numpy(), np.bool_)), float(score.clamp(0, 1))))
+        return masks
 
     def _judged(
         self, window: Window, level: float, things: Sequence[Detection], evidence: Evidence
@@ -267,30 +277,25 @@ class Predictor:
         """The sounds' embeddings (B, audio_width)."""
         return self.loaded.audio_encoder.encode([window.sound for window in windows])
 
-    def _segment(self, windows: list[Window], a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The best masks' logits (B, h, w), their expected IoU (B,), and the highest logit of each as the model gave
-        them (B,)."""
-        loaded, config = self.loaded, self.loaded.model.config
+    def _segment(self, windows: list[Window], a: Tensor) -> Candidates:
+        """One prompt for each window."""
+        loaded, segmenter = self.loaded, self.loaded.model.segmenter
         images = to_device([window.image for window in windows], loaded.device)
         v = loaded.image_encoder.encode(images)  # (B, image_width)
         with torch.autocast(loaded.device.type, torch.bfloat16, enabled=loaded.precision == "bf16"):
-            logits, ious = loaded.model.candidates(
-                sam_images(images, config.sam.image_size, config.antialias),
-                multimodal_images(images, config.beit3.image_size, config.antialias),
-                v,
-                a,
-            )
-        best = best_mask(logits, ious)
-        peaks = best.amax(dim=(-2, -1)).float()
-        return best if config.mask_reach is None else lifted(best, config.mask_reach), ious.amax(dim=-1), peaks
+            return loaded.model.candidates(segmenter.inputs(segmenter.squares(images)), v, a)
+
+    def _lifted(self, logits: Tensor) -> Tensor:
+        reach = self.loaded.model.config.mask_reach
+        return logits if reach is None else lifted(logits, reach)
 
     def _names(
-        self, windows: list[Window], parts: list[list[NDArray[np.bool_]]], a: Tensor, namer: Namer | None
-    ) -> list[list[dict[str, float]]]:
+        self, windows: list[Window], parts: list[list[Mask]], a: Tensor, namer: Namer | None
+    ) -> list[Iterator[dict[str, float]]]:
         """What the parts of each window's mask may be called, by what is heard and what is seen in them."""
         counts = [len(some) for some in parts]
         if namer is None or not any(counts):
-            return [[{}] * count for count in counts]
+            return [repeat({}, count) for count in counts]
         crops = [crop(window.image, part) for window, some in zip(windows, parts, strict=True) for part in some]
         v = torch.cat(
             [
@@ -300,7 +305,7 @@ class Predictor:
         )
         heard = namer.heard(a).repeat_interleave(torch.tensor(counts, device=a.device), 0)
         named = iter([_likeliest(row, namer.labels) for row in (heard * namer.seen(v)).tolist()])
-        return [list(islice(named, count)) for count in counts]
+        return [islice(named, count) for count in counts]
 
 
 def level_dbfs(audio: NDArray[np.float32]) -> float:
@@ -346,13 +351,13 @@ def _likeliest(probabilities: Sequence[float], labels: Sequence[str]) -> dict[st
     return dict(sorted(some, key=lambda item: -item[1]))
 
 
-def _parts(mask: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+def _parts(mask: Mask) -> list[Mask]:
     """The connected parts of a mask that are large enough to be something."""
     count, parts, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8))
     return [parts == i for i in range(1, count) if stats[i, cv2.CC_STAT_AREA] >= SMALLEST_PART * mask.size]
 
 
-def crop(image: NDArray[np.uint8], part: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def crop(image: NDArray[np.uint8], part: Mask) -> NDArray[np.uint8]:
     """The part's surroundings: its box with a fifth of it on every side."""
     x, y, width, height = cv2.boundingRect(part.view(np.uint8))
     margin = max(width, height) // 5
@@ -391,7 +396,7 @@ def computes_bf16(device: torch.device) -> bool:
 
 def _fitting_batch(loaded: Loaded) -> int:
     """How many keyframes a batch may have by the memory that is free, as far as that can be told beforehand."""
-    device, pixels = loaded.device, loaded.model.config.sam.image_size**2
+    device, pixels = loaded.device, loaded.model.segmenter.image_size**2
     if device.type == "cuda":
         free, largest, each = torch.cuda.mem_get_info(device)[0], LARGEST_BATCH, BYTES_PER_PIXEL * pixels
     else:

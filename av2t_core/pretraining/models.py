@@ -18,16 +18,16 @@ from av2t_core.encoders.efficientnet import EfficientNetLite, InvertedResidual
 from av2t_core.encoders.tiny import TinyEncodersConfig
 from av2t_core.errors import WeightsError
 from av2t_core.model.av2t_sam import AV2TSam
-from av2t_core.model.config import AV2TSamConfig, Sam2Config
 from av2t_core.model.inputs import SAM_MEAN, SAM_STD
-from av2t_core.segmenters.evf_sam2 import build_sam2
+from av2t_core.segmenters import Candidates, Images
+from av2t_core.segmenters.evf_sam2 import EvfSam2Config, build_sam2
 from av2t_core.training.paper import soft_iou
 
 
 class DenseHead(nn.Module):
     """Names every pixel by the levels of SAM2's neck."""
 
-    def __init__(self, config: AV2TSamConfig, encoders: TinyEncodersConfig) -> None:
+    def __init__(self, config: EvfSam2Config, encoders: TinyEncodersConfig) -> None:
         super().__init__()
         self.conv = nn.Conv2d(config.sam.width, len(encoders.labels) + 1, 1)
 
@@ -42,9 +42,8 @@ class DenseHead(nn.Module):
 class DenseTagger(nn.Module):
     """SAM2's image encoder alone, under that head."""
 
-    def __init__(self, config: AV2TSamConfig, encoders: TinyEncodersConfig) -> None:
+    def __init__(self, config: EvfSam2Config, encoders: TinyEncodersConfig) -> None:
         super().__init__()
-        assert isinstance(config.sam, Sam2Config)
         self.sam = build_sam2(config.sam)
         self.head = DenseHead(config, encoders)
 
@@ -64,19 +63,14 @@ class Tagger(nn.Module):
         super().__init__()
         self.model, self.head = model, head
 
-    def forward(self, images: Tensor, squares: Tensor, v: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Images, v: Tensor, a: Tensor) -> tuple[Candidates, Tensor]:
         """As AV2TSam.candidates; and the classes of the pixels (B, labels + 1, S/4, S/4) as adapters let them be.
 
-        `images` are as many fewer as the trunk repeats them.
+        What the image encoder reads are as many fewer images as its trunk repeats them.
         """
-        levels: list[Tensor] = []
-        encoder = self.model.segmenter.sam.image_encoder
-        hook = encoder.register_forward_hook(lambda _encoder, _images, out: levels.extend(out["backbone_fpn"]))
-        try:
-            logits, ious = self.model.candidates(images, squares, v, a)
-        finally:
-            hook.remove()
-        return logits, ious, self.head(levels)
+        text, additions = self.model.prompt(v, a)
+        levels = self.model.segmenter.encode(images, additions)
+        return self.model.segmenter.decode(images, levels, text), self.head(levels)
 
 
 def candidates_loss(logits: Tensor, ious: Tensor, target: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -31,8 +31,8 @@ from av2t_core.encoders.efficientnet import EfficientNetLite
 from av2t_core.encoders.tiny import TinyAudioEncoder, TinyEncodersConfig, TinyImageEncoder
 from av2t_core.evaluation.reliability import CLIPS, fit
 from av2t_core.model.av2t_sam import AV2TSam
-from av2t_core.model.inputs import multimodal_images, normalise_sam, to_device
-from av2t_core.model.presets import TINY
+from av2t_core.model.inputs import normalise_sam, to_device
+from av2t_core.model.presets import PRESETS
 from av2t_core.prediction.predictor import Predictor
 from av2t_core.pretraining.composed_scores import evaluate
 from av2t_core.pretraining.models import (
@@ -46,6 +46,7 @@ from av2t_core.pretraining.models import (
 )
 from av2t_core.pretraining.samples import draw_frames, draw_hearing, draw_sound, sounding_mask
 from av2t_core.pretraining.stages import StagesFolder
+from av2t_core.segmenters.evf_sam2 import EvfSam2, EvfSam2Config
 from av2t_core.training import replay
 from av2t_core.versions.checkpoint import Loaded, build, fill, read_tensors
 from av2t_core.versions.folder import save_version
@@ -55,6 +56,7 @@ from av2t_core.versions.version import resolve
 STAGES = ("audio", "image", "trunk", "joint", "settle")
 # The last blocks of the image encoder, at S/32, learn the classes; those before stay as ImageNet taught them.
 _FROZEN_BLOCKS = 7
+_TINY = EvfSam2.sizes["tiny"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +190,7 @@ class Run:
 
     def trunk(self) -> None:
         torch.manual_seed(self.recipe.seed)
-        model = DenseTagger(replace(TINY, sam=replace(TINY.sam, image_size=self.recipe.sizes[0])), self.encoders)
+        model = DenseTagger(_segmenter(self.recipe.sizes[0]), self.encoders)
         model.trunk.load_state_dict(imagenet_weights().trunk)
 
         def loss(rng: np.random.Generator) -> Tensor:
@@ -224,7 +226,7 @@ class Run:
         self._fit_audio("settle-audio", audio, self.everything, audio_steps, 5e-4)
         self._fit_image("settle-image", image, self.everything, image_steps, 3e-4)
         audio, image = self._encoders("settle-audio", "settle-image")
-        size = TINY.sam.image_size
+        size = _TINY.image_size
         self._fit_joint(f"settle{size}", weights, image, audio, self.everything, size, steps, 0.7)
         self._keep_whole("settle", self.folder.result(f"settle{size}"), image, audio)
 
@@ -252,7 +254,7 @@ class Run:
         return audio.eval(), image.eval()
 
     def _initial_weights(self) -> dict[str, Tensor]:
-        model = AV2TSam(TINY)
+        model = AV2TSam(PRESETS["tiny"].config())
         with torch.no_grad():
             # The product must start as the sound's code, gently changed by the picture: unit-length inputs through
             # kaiming weights would give a product near zero, and scramble the one by the other.
@@ -262,7 +264,7 @@ class Run:
             for name, parameter in model.named_parameters():
                 if name.startswith("adapters.") and name.endswith(".2.weight"):
                     nn.init.zeros_(parameter)
-        return Tagger(model, DenseHead(TINY, self.encoders)).state_dict()
+        return Tagger(model, DenseHead(_TINY, self.encoders)).state_dict()
 
     def _fit_joint(
         self,
@@ -277,10 +279,11 @@ class Run:
     ) -> None:
         """`scale`: of the learning rates."""
         recipe, labels = self.recipe, len(cutouts.labels)
-        config = replace(TINY, sam=replace(TINY.sam, image_size=size))
-        tagger = Tagger(AV2TSam(config), DenseHead(config, self.encoders))
+        model = AV2TSam(replace(PRESETS["tiny"].config(), segmenter=_segmenter(size)))
+        segmenter = cast(EvfSam2, model.segmenter)
+        tagger = Tagger(model, DenseHead(_TINY, self.encoders))
         tagger.load_state_dict(weights)
-        trunk = tagger.model.segmenter.sam.image_encoder.trunk
+        trunk = cast(EfficientNetLite, segmenter.trunk)
         trunk.repeats = recipe.draws
 
         def loss(rng: np.random.Generator) -> Tensor:
@@ -294,10 +297,11 @@ class Run:
                 v = image.encode(pixels).repeat_interleave(recipe.draws, 0)
                 a = F.normalize(a, dim=-1) + 0.02 * torch.randn_like(a)
                 v = F.normalize(v, dim=-1) + 0.02 * torch.randn_like(v)
-                squares = multimodal_images(pixels, config.beit3.image_size, config.antialias)
-                squares = squares.repeat_interleave(recipe.draws, 0)
-            logits, ious, tags = tagger(normalise_sam(pixels), squares, v, a)
-            return candidates_loss(logits.float(), ious.float(), _coverage(owners > 0)) + pixel_loss(tags, owners)
+                images = segmenter.inputs(segmenter.squares(pixels))
+                images["multimodal"] = images["multimodal"].repeat_interleave(recipe.draws, 0)
+            found, tags = tagger(images, v, a)
+            loss = candidates_loss(found.logits.float(), found.scores.float(), _coverage(owners > 0))
+            return loss + pixel_loss(tags, owners)
 
         self.folder.fit(name, tagger, loss, _groups(tagger, trunk, recipe.trunk_lr * scale, recipe.lr * scale), steps)
 
@@ -317,6 +321,10 @@ class Run:
         for part, encoder in (("image_encoder", image), ("audio_encoder", audio)):
             tensors |= {f"{part}.{key}": tensor for key, tensor in encoder.state_dict().items()}
         self.folder.keep(f"{name}.pt", **tensors)
+
+
+def _segmenter(size: int) -> EvfSam2Config:
+    return replace(_TINY, sam=replace(_TINY.sam, image_size=size))
 
 
 def _groups(

@@ -5,16 +5,29 @@ of its own (A for vision, B for text, the names of the published weights). Pre-n
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from av2t_core.model.config import Beit3Config
-
 EPS = 1e-5
 POSITION_OFFSET = 2  # rows 0 and 1 of the position tables belong to padding, as in fairseq
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beit3Config:
+    """As EVF-SAM has it (arXiv 2406.20076, section 3)."""
+
+    image_size: int = 224
+    patch_size: int = 16
+    width: int = 1024
+    layers: int = 24
+    heads: int = 16
+    ffn_width: int = 4096
+    max_text: int = 1024  # rows of the text position table
+    vocabulary: int = 0  # rows of the word table, which text tokens need not; 0 leaves it out
 
 
 class Multiway(nn.Module):

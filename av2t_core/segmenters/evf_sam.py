@@ -1,102 +1,182 @@
-"""The text-prompted segmenter: its contract, and EVF-SAM (arXiv 2406.20076) as far as it is one for either SAM.
+"""EVF-SAM (arXiv 2406.20076) as far as it is one for either SAM: BEiT-3 writes SAM's prompt.
 
-BEiT-3 writes SAM's prompt; evf_sam2.py and evf_sam1.py hold the two.
+evf_sam2.py and evf_sam1.py hold the two.
 """
 
-from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from av2t_core.encoders.efficientnet import InvertedResidual
 from av2t_core.model.adapters import adapted
-from av2t_core.model.config import AV2TSamConfig
-from av2t_core.segmenters.beit3 import Beit3
+from av2t_core.model.inputs import normalise_sam, stack_frames
+from av2t_core.model.weights import Published
+from av2t_core.segmenters import Candidates, Images
+from av2t_core.segmenters.beit3 import Beit3, Beit3Config
+
+_NORMALISE: dict[str, Callable[[Tensor], Tensor]] = {
+    "sam": normalise_sam,
+    "multimodal": lambda images: images / 127.5 - 1,
+}
 
 
-class TextPromptedSegmenter(Protocol):
-    """Masks from an image and text tokens.
+class SamConfig(Protocol):
+    """What the two SAMs' configs have in common. `width`: of the neck, the prompts and the mask decoder."""
 
-    `block_widths`: the input width C_i of each block of the image encoder that an adapter may add to.
-    """
+    @property
+    def image_size(self) -> int: ...
 
-    block_widths: tuple[int, ...]
+    @property
+    def width(self) -> int: ...
 
-    def __call__(
-        self,
-        images_sam: Tensor,
-        images_mm: Tensor,
-        text: Tensor,
-        additions: Sequence[Tensor] | None,
-        features: Sequence[Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """images_sam (B, 3, S, S), images_mm (B, 3, M, M), text (B, n, width), additions: (B, C_i) for each block.
 
-        Returns the mask logits of every candidate (B, candidates, h, w) and the IoU that the model expects of each
-        (B, candidates). `features`: what `image_features` gave for these images, which is then not computed again.
-        """
+@dataclass(frozen=True, kw_only=True)
+class EvfSamConfig:
+    """`antialias`: when frames are shrunk to the grid; the published checkpoints were trained without."""
 
-    def image_features(self, images: Tensor) -> list[Tensor]:
-        """images (B, 3, S, S) to the image encoder's results, all (B, ...); frozen, unless adapters add to it."""
+    sam: SamConfig
+    beit3: Beit3Config = field(default_factory=Beit3Config)
+    antialias: bool = False
 
-    def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        """Logits (B, h, w) of the square image to (B, H, W), the way on which the published weights were trained."""
+    @property
+    def image_size(self) -> int:
+        return self.sam.image_size
+
+    @property
+    def text_width(self) -> int:
+        return self.beit3.width
+
+    def complete(self, vocabulary: int = 64010) -> Self:
+        """The same with all that the published state dicts hold: the word table, too."""
+        return replace(self, beit3=replace(self.beit3, vocabulary=vocabulary))
+
+
+def evf_published(*, what: str, part: str, repository: str, gigabytes: float, marks: tuple[str, ...]) -> Published:
+    """Where EVF-SAM's own weights are, of one of the two. `marks`: of its SAM."""
+    return Published(
+        kind="evf-sam",
+        what=what,
+        part=part,
+        repository=repository,
+        names=(
+            r"model\.safetensors",
+            r"model-\d+-of-\d+\.safetensors",
+            r"pytorch_model\.bin",
+            r"pytorch_model-\d+-of-\d+\.bin",
+        ),
+        example="model.safetensors",
+        gigabytes=gigabytes,
+        licence="Apache-2.0",
+        marks=(*marks, "mm_extractor.beit3."),
+    )
 
 
 class EvfSam(nn.Module):
-    """BEiT-3 reads the image and the text tokens; its CLS output becomes the one sparse prompt of SAM.
+    """See `av2t_core.segmenters.TextPromptedSegmenter`. BEiT-3 reads the image and the text tokens; its CLS output
+    becomes the one sparse prompt of SAM.
 
-    Autocast, where it is on, is for the two large encoders; the mask decoder always computes in fp32, for its logits
-    and expected IoUs decide.
+    `inputs` are `sam` (B, 3, S, S) and `multimodal` (B, 3, M, M). Autocast, where it is on, is for the two large
+    encoders; the mask decoder always computes in fp32, for its logits and expected IoUs decide.
     """
 
-    def __init__(self, config: AV2TSamConfig, sam: nn.Module) -> None:
+    shared_adapter = False
+    halved: tuple[str, ...] = ("multimodal", "sam.image_encoder")
+    unread = r"multimodal\.text_embed\."  # the word table, which text tokens need not
+    published_names: tuple[tuple[str, str], ...] = (
+        ("visual_model.", "sam."),
+        ("mm_extractor.beit3.", "multimodal."),
+        ("text_hidden_fcs.0.", "to_prompt."),
+    )
+
+    def __init__(self, config: EvfSamConfig, sam: nn.Module) -> None:
         """`sam`: the stock package's model."""
         super().__init__()
+        self.config = config
+        self.image_size = config.sam.image_size
+        self.text_width = config.text_width
         self.multimodal = Beit3(config.beit3)
         self.to_prompt = nn.Sequential(
-            nn.Linear(config.beit3.width, config.beit3.width),
+            nn.Linear(config.text_width, config.text_width),
             nn.ReLU(),
-            nn.Linear(config.beit3.width, config.sam.width),
+            nn.Linear(config.text_width, config.sam.width),
         )
         self.sam: Any = sam
         self.block_widths: tuple[int, ...] = tuple(_width(block) for block in self.blocks)
         self.channel_axis = 1 if isinstance(self.blocks[0], InvertedResidual) else -1  # of what blocks read
 
     @property
+    def image_encoder(self) -> nn.Module:
+        return cast(nn.Module, self.sam.image_encoder)
+
+    @property
     def blocks(self) -> nn.ModuleList:
         """The blocks of SAM's image encoder, in order."""
         raise NotImplementedError
 
-    def forward(
-        self,
-        images_sam: Tensor,
-        images_mm: Tensor,
-        text: Tensor,
-        additions: Sequence[Tensor] | None,
-        features: Sequence[Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        prompt = self.prompt(images_mm, text)
-        if features is None:
-            with adapted(self.blocks, additions, self.channel_axis):
-                features = self.image_features(images_sam)
-        with torch.autocast(images_mm.device.type, enabled=False):
-            return self.decode([feature.float() for feature in features], prompt.float())
+    def squares(self, images: Tensor | Sequence[Tensor], *, encoded: bool = False) -> dict[str, Tensor]:
+        antialias = self.config.antialias
+        squares = {"multimodal": stack_frames(images, self.config.beit3.image_size, "bicubic", antialias)}
+        if not encoded:
+            squares["sam"] = stack_frames(images, self.image_size, "bilinear", antialias)
+        return squares
 
-    def prompt(self, images_mm: Tensor, text: Tensor) -> Tensor:
+    def inputs(self, squares: Images) -> dict[str, Tensor]:
+        return {name: _NORMALISE[name](images) for name, images in squares.items()}
+
+    def encode(self, images: Images, additions: Sequence[Tensor] | None = None) -> list[Tensor]:
+        with adapted(self.blocks, additions, self.channel_axis):
+            return self.image_features(images["sam"])
+
+    def decode(
+        self, images: Images, features: Sequence[Tensor], text: Tensor, pictures: Tensor | None = None
+    ) -> Candidates:
+        """Three candidates (P, 3, S/4, S/4) with the IoU that is expected of each; the best one counts."""
+        multimodal = images["multimodal"]
+        if pictures is not None:
+            multimodal, features = multimodal[pictures], [feature[pictures] for feature in features]
+        prompt = self.prompt(multimodal, text)
+        with torch.autocast(text.device.type, enabled=False):
+            logits, ious = self.masks([feature.float() for feature in features], prompt.float())
+        best = F.one_hot(ious.argmax(dim=-1), ious.shape[-1]).bool()
+        return Candidates(logits=logits, scores=ious, counts=best)
+
+    def prompt(self, images: Tensor, text: Tensor) -> Tensor:
         """The sparse prompt token (B, 1, width)."""
-        cls = self.multimodal(images_mm, text)[:, :1]
-        with torch.autocast(images_mm.device.type, enabled=False):  # it is trained
+        cls = self.multimodal(images, text)[:, :1]
+        with torch.autocast(images.device.type, enabled=False):  # it is trained
             return self.to_prompt(cls.float())  # type: ignore[no-any-return]
 
     def image_features(self, images: Tensor) -> list[Tensor]:
         """images (B, 3, S, S) to all that SAM's image encoder gives, the finest level first."""
         raise NotImplementedError
 
-    def decode(self, features: list[Tensor], prompt: Tensor) -> tuple[Tensor, Tensor]:
+    def masks(self, features: list[Tensor], prompt: Tensor) -> tuple[Tensor, Tensor]:
         """Three candidate masks (B, 3, S/4, S/4) as logits, and their expected IoU (B, 3)."""
         raise NotImplementedError
+
+    def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        raise NotImplementedError
+
+    def stages(self) -> dict[str, tuple[Any, str]]:
+        return {
+            "beit3": (self.multimodal, "forward"),
+            "sam_image_encoder": (self.image_encoder, "forward"),
+            "mask_decoder": (self, "masks"),
+        }
+
+    def recomputed(self) -> Iterator[nn.Module]:
+        """The blocks of both encoders. What an adapter adds to a block's input is added before it is kept."""
+        yield from self.blocks
+        yield from self.multimodal.encoder.layers
+
+    def plain_attention(self) -> AbstractContextManager[None]:
+        return sdpa_kernel(SDPBackend.MATH)
 
 
 def _width(block: nn.Module) -> int:
@@ -104,18 +184,3 @@ def _width(block: nn.Module) -> int:
     if isinstance(block, InvertedResidual):
         return block.channels_in
     return cast(nn.LayerNorm, block.norm1).normalized_shape[0]
-
-
-def best_mask(logits: Tensor, ious: Tensor) -> Tensor:
-    """Of the candidates (B, candidates, h, w) the one with the highest expected IoU: (B, h, w)."""
-    return logits[torch.arange(len(logits), device=logits.device), ious.argmax(dim=-1)]
-
-
-def lifted(logits: Tensor, reach: float) -> Tensor:
-    """Logits (B, h, w), raised where needed so that a mask above 0 holds all that is within `reach` of its peak.
-
-    Of a thing that a model has not met it is less sure, and all the less of its edges: what counts is then how probable
-    a pixel is beside the most probable one. A picture with nothing above 0 stays as it is, without a mask.
-    """
-    peak = logits.amax(dim=(-2, -1), keepdim=True)
-    return logits + torch.where(peak > 0, (reach - peak).clamp(min=0), 0)

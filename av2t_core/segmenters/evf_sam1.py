@@ -1,25 +1,62 @@
 """EVF-SAM: the text-prompted segmenter with SAM (arXiv 2304.02643) from the stock `segment-anything` package."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from av2t_core.model.config import AV2TSamConfig, Sam1Config
-from av2t_core.segmenters.evf_sam import EvfSam
+from av2t_core.model.weights import empty_weights
+from av2t_core.segmenters.evf_sam import EvfSam, EvfSamConfig, evf_published
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
+    from segment_anything.modeling.image_encoder import Attention
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sam1Config:
+    """The defaults are ViT-H's. `width`: of the neck, the prompts and the mask decoder."""
+
+    image_size: int = 1024
+    patch_size: int = 16
+    embed_dim: int = 1280
+    num_heads: int = 16
+    blocks: int = 32
+    global_att_blocks: tuple[int, ...] = (7, 15, 23, 31)
+    window_size: int = 14
+    width: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvfSam1Config(EvfSamConfig):
+    sam: Sam1Config = field(default_factory=Sam1Config)
+
+    def build(self) -> "EvfSam1":
+        return EvfSam1(self)
 
 
 class EvfSam1(EvfSam):
-    """See `av2t_core.segmenters.evf_sam.TextPromptedSegmenter`."""
+    """See `EvfSam`."""
 
-    def __init__(self, config: AV2TSamConfig) -> None:
-        assert isinstance(config.sam, Sam1Config)
+    shared_adapter = True
+    trained: tuple[str, ...] = ("to_prompt.", "sam.mask_decoder.", "sam.prompt_encoder.no_mask_embed.")
+    sizes: Mapping[str, EvfSam1Config] = {"large": EvfSam1Config()}
+    published = evf_published(
+        what="EVF-SAM",
+        part="evf-sam1",
+        repository="YxZhang/evf-sam-multitask",
+        gigabytes=2.6,
+        marks=("visual_model.mask_decoder.",),
+    )
+    checkpoint, checkpoint_gigabytes = "evf_sam", 5.3
+
+    def __init__(self, config: EvfSam1Config) -> None:
         super().__init__(config, build_sam1(config.sam))
-        self.image_size = config.sam.image_size
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -29,7 +66,7 @@ class EvfSam1(EvfSam):
         """images (B, 3, S, S) to the one level (B, width, S/16, S/16)."""
         return [self.sam.image_encoder(images)]
 
-    def decode(self, features: list[Tensor], prompt: Tensor) -> tuple[Tensor, Tensor]:
+    def masks(self, features: list[Tensor], prompt: Tensor) -> tuple[Tensor, Tensor]:
         encoder = self.sam.prompt_encoder
         positions = encoder.get_dense_pe()
         dense = encoder.no_mask_embed.weight[:, :, None, None].expand_as(features[0][:1])
@@ -51,6 +88,18 @@ class EvfSam1(EvfSam):
         square = (self.image_size, self.image_size)
         at_input = F.interpolate(logits[:, None], square, mode="bilinear", align_corners=False)
         return F.interpolate(at_input, size, mode="bilinear", align_corners=False)[:, 0]
+
+    @contextmanager
+    def plain_attention(self) -> Iterator[None]:
+        replaced = {name: each for name, each in self.named_modules() if isinstance(each, RelativeAttention)}
+        for name, module in replaced.items():
+            self.set_submodule(name, _stock_attention(module))
+        try:
+            with super().plain_attention():
+                yield
+        finally:
+            for name, module in replaced.items():
+                self.set_submodule(name, module)
 
 
 class RelativeAttention(nn.Module):
@@ -74,9 +123,7 @@ class RelativeAttention(nn.Module):
         batch, height, width, channels = x.shape
         qkv = self.qkv(x).reshape(batch, height * width, 3, self.num_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, H W, C / heads)
-        # Tables of differences to (H, H, c) and (W, W, c), in the queries' precision.
-        rows = get_rel_pos(height, height, self.rel_pos_h).to(q.dtype)
-        columns = get_rel_pos(width, width, self.rel_pos_w).to(q.dtype)
+        rows, columns = _of_pairs(self.rel_pos_h, height).to(q.dtype), _of_pairs(self.rel_pos_w, width).to(q.dtype)
         places = q.unflatten(2, (height, width))
         by_row = torch.einsum("bnhwc,hkc->bnhwk", places, rows).flatten(2, 3)
         by_column = torch.einsum("bnhwc,wkc->bnhwk", places, columns).flatten(2, 3)
@@ -93,8 +140,17 @@ class RelativeAttention(nn.Module):
         return self.proj(heads.reshape(batch, height, width, channels))  # type: ignore[no-any-return]
 
 
-def build_sam1(config: Sam1Config) -> Sam:
+def _of_pairs(table: Tensor, size: int) -> Tensor:
+    """A table of differences (2 * size - 1, c) to what belongs to each pair of places (size, size, c)."""
+    places = torch.arange(size, device=table.device)
+    return table[places[:, None] - places + size - 1]
+
+
+def build_sam1(config: Sam1Config) -> "Sam":
     """The stock package's model with the settings of its published sizes (build_sam.py), with RelativeAttention."""
+    # Its package brings torchvision, and that half of what a process needs to start.
+    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
     grid = config.image_size // config.patch_size
     encoder = ImageEncoderViT(
         img_size=config.image_size,
@@ -128,3 +184,17 @@ def build_sam1(config: Sam1Config) -> Sam:
             iou_head_hidden_dim=256,
         ),
     )
+
+
+def _stock_attention(module: RelativeAttention) -> "Attention":
+    """segment-anything's own, of the same parameters."""
+    from segment_anything.modeling.image_encoder import Attention
+
+    state = module.state_dict()
+    height, width = ((len(state[f"rel_pos_{side}"]) + 1) // 2 for side in "hw")
+    with empty_weights():
+        stock = Attention(
+            len(state["proj.bias"]), num_heads=module.num_heads, use_rel_pos=True, input_size=(height, width)
+        )
+    stock.load_state_dict(state, assign=True)
+    return stock

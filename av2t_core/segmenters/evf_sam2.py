@@ -1,6 +1,8 @@
 """EVF-SAM2: the text-prompted segmenter with SAM2 (arXiv 2408.00714) from the stock `sam2` package."""
 
-from typing import cast
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self, cast
 
 from sam2.modeling.backbones.hieradet import Hiera
 from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder
@@ -13,20 +15,85 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from av2t_core.encoders.efficientnet import EfficientNetLite
-from av2t_core.model.config import AV2TSamConfig, Sam2Config
-from av2t_core.segmenters.evf_sam import EvfSam
+from av2t_core.segmenters.beit3 import Beit3Config
+from av2t_core.segmenters.evf_sam import EvfSam, EvfSamConfig, evf_published
+
+_FUSER, _FUSER_LAYERS = "memory_encoder.fuser.layers", 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sam2Config:
+    """The defaults are those of SAM2's Hiera-L. `width`: of the neck, the prompts and the mask decoder.
+
+    `trunk`: the image encoder's; what follows up to `window_pos_embed` is of Hiera alone.
+    """
+
+    image_size: int = 1024
+    trunk: Literal["hiera", "efficientnet-lite0"] = "hiera"
+    embed_dim: int = 144
+    num_heads: int = 2
+    stages: tuple[int, ...] = (2, 6, 36, 4)
+    global_att_blocks: tuple[int, ...] = (23, 33, 43)
+    window_spec: tuple[int, ...] = (8, 4, 16, 8)
+    window_pos_embed: int = 7  # side of the position table that is shared by all windows
+    width: int = 256
+    memory: bool = False  # the video memory, which AV2T-SAM never runs but whose weights the checkpoints hold
+    memory_layers: int = 4
+    memory_ffn_width: int = 2048
+    memory_width: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvfSam2Config(EvfSamConfig):
+    sam: Sam2Config = field(default_factory=Sam2Config)
+
+    def build(self) -> "EvfSam2":
+        return EvfSam2(self)
+
+    def complete(self, vocabulary: int = 64010) -> Self:
+        """SAM2's video memory, too."""
+        return replace(super().complete(vocabulary), sam=replace(self.sam, memory=True))
 
 
 class EvfSam2(EvfSam):
-    """See `av2t_core.segmenters.evf_sam.TextPromptedSegmenter`."""
+    """See `EvfSam`."""
 
-    def __init__(self, config: AV2TSamConfig) -> None:
-        assert isinstance(config.sam, Sam2Config)
+    trained: tuple[str, ...] = ("to_prompt.", "sam.sam_mask_decoder.", "sam.sam_prompt_encoder.no_mask_embed.")
+    # And all that only the memory of earlier frames needs.
+    unread = rf"{EvfSam.unread}|sam\.(memory_|maskmem_|mask_downsample\.|no_mem_pos_enc$|no_obj_|obj_ptr_)"
+    sizes: Mapping[str, EvfSam2Config] = {
+        "large": EvfSam2Config(),
+        # A trunk that has seen ImageNet, in place of Hiera: composed frames alone do not teach what things look like.
+        "tiny": EvfSam2Config(
+            sam=Sam2Config(image_size=256, trunk="efficientnet-lite0", width=128),
+            beit3=Beit3Config(image_size=128, width=192, layers=2, heads=6, ffn_width=768, max_text=8),
+            antialias=True,
+        ),
+    }
+    published = evf_published(
+        what="EVF-SAM2",
+        part="evf-sam2",
+        repository="YxZhang/evf-sam2-multitask",
+        gigabytes=3.6,  # if it is in fp32
+        marks=("visual_model.sam_mask_decoder.",),
+    )
+    checkpoint, checkpoint_gigabytes = "evf_sam2", 3.7
+    published_names = (
+        # The authors' copy of SAM2 calls this `weight`, the published package `gamma`.
+        *((f"visual_model.{_FUSER}.{i}.weight", f"sam.{_FUSER}.{i}.gamma") for i in range(_FUSER_LAYERS)),
+        *EvfSam.published_names,
+    )
+
+    def __init__(self, config: EvfSam2Config) -> None:
         super().__init__(config, build_sam2(config.sam))
 
     @property
     def blocks(self) -> nn.ModuleList:
         return cast(nn.ModuleList, self.sam.image_encoder.trunk.blocks)
+
+    @property
+    def trunk(self) -> EfficientNetLite | Hiera:
+        return cast(EfficientNetLite | Hiera, self.sam.image_encoder.trunk)
 
     def image_features(self, images: Tensor) -> list[Tensor]:
         """images (B, 3, S, S) to the neck's levels, all of `width` channels, at S/4, S/8 and S/16."""
@@ -42,7 +109,7 @@ class EvfSam2(EvfSam):
         # A single frame has no past; SAM2 says so with an embedding of its own.
         return [decoder.conv_s0(fine), decoder.conv_s1(middle), coarse + self.sam.no_mem_embed[0, 0, :, None, None]]
 
-    def decode(self, features: list[Tensor], prompt: Tensor) -> tuple[Tensor, Tensor]:
+    def masks(self, features: list[Tensor], prompt: Tensor) -> tuple[Tensor, Tensor]:
         fine, middle, coarse = self.levels(features)
         encoder = self.sam.sam_prompt_encoder
         dense = encoder.no_mask_embed.weight[0, :, None, None].expand_as(coarse)
@@ -154,7 +221,7 @@ def _memory_encoder(config: Sam2Config) -> MemoryEncoder:
         mask_downsampler=MaskDownSampler(embed_dim=config.width, kernel_size=3, stride=2, padding=1),
         fuser=Fuser(
             CXBlock(dim=config.width, kernel_size=7, padding=3, layer_scale_init_value=1e-6, use_dwconv=True),
-            num_layers=2,
+            num_layers=_FUSER_LAYERS,
         ),
         position_encoding=_sine(config.memory_width),
         in_dim=config.width,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from av2t_core.data.avsbench import LabelledClip, read_frame, read_sounds, read_target
 from av2t_core.media.sound import Sound
-from av2t_core.model.inputs import multimodal_images, sam_images, to_device
+from av2t_core.model.inputs import to_device
 from av2t_core.training.frozen import Frozen, FrozenResults
 from av2t_core.training.paper import Inputs
 
@@ -93,14 +93,13 @@ def read_parts(parts: Iterable[Part], results: FrozenResults) -> Iterator[list[R
 @torch.no_grad()
 def inputs(reads: Sequence[Read], results: FrozenResults, *, counts: bool = True) -> Inputs:
     """What was read, on the model's device, with what is frozen."""
-    loaded, config = results.loaded, results.loaded.model.config
+    loaded, segmenter = results.loaded, results.loaded.model.segmenter
     frozen = [one.frozen or results.compute(one.clip, one.images, one.sounds) for one in reads]
     images = to_device([image for one in reads for image in one.images], loaded.device)
     targets = np.stack([target for one in reads for target in one.targets])
     features = [one.features for one in frozen if one.features is not None]
     return Inputs(
-        images_sam=None if features else sam_images(images, config.sam.image_size, config.antialias),
-        images_mm=multimodal_images(images, config.beit3.image_size, config.antialias),
+        images=segmenter.inputs(segmenter.squares(images, encoded=bool(features))),
         v=_together([one.v for one in frozen], loaded.device),
         a=_together([one.a for one in frozen], loaded.device),
         features=[_together(level, loaded.device) for level in zip(*features, strict=True)] or None,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from av2t_core.data.avsbench import DataError, LabelledClip
 from av2t_core.files import file_hash
 from av2t_core.media.sound import Sound
-from av2t_core.model.inputs import sam_images, to_device
+from av2t_core.model.inputs import to_device
 from av2t_core.training.tensor_store import TensorStore
 from av2t_core.versions.checkpoint import Loaded
 
@@ -43,9 +43,8 @@ class FrozenResults:
             return
         self._encoders = _fingerprint(loaded.image_encoder, loaded.audio_encoder)  # type: ignore[arg-type]
         if self._keeps_features:
-            config = loaded.model.config
-            trunk = _fingerprint(loaded.model.segmenter.sam.image_encoder)
-            self._trunk = f"{trunk} {config.sam} {config.antialias} {loaded.precision}"
+            encoder = _fingerprint(loaded.model.segmenter.image_encoder)
+            self._image_encoder = f"{encoder} {loaded.model.config.segmenter} {loaded.precision}"
 
     @property
     def _keeps_features(self) -> bool:
@@ -77,10 +76,9 @@ class FrozenResults:
         a = loaded.audio_encoder.encode(sounds).clone()
         features = None
         if self._keeps_features:
-            config = loaded.model.config
-            square = sam_images(images, config.sam.image_size, config.antialias)
+            segmenter = loaded.model.segmenter
             with torch.autocast(loaded.device.type, torch.bfloat16, enabled=loaded.precision == "bf16"):
-                features = loaded.model.segmenter.image_features(square)
+                features = segmenter.encode(segmenter.inputs(segmenter.squares(images)))
         if self.store is not None:
             entries = [{"v": v, "a": a}]
             if features is not None:
@@ -99,7 +97,7 @@ class FrozenResults:
             except OSError as error:
                 raise DataError(f"{error.filename} cannot be read ({error.strerror})") from None
             if self._keeps_features:
-                contents.append(f"{self._trunk} {frames}")
+                contents.append(f"{self._image_encoder} {frames}")
             self._keys_of[clip] = [hashlib.sha256(content.encode()).hexdigest() for content in contents]
         return self._keys_of[clip]
 

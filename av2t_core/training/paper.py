@@ -20,7 +20,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from av2t_core.model.av2t_sam import AV2TSam
-from av2t_core.model.trained import is_trained
+from av2t_core.segmenters import Images
 from av2t_core.training.plan import PaperRecipe, TrainingError
 
 
@@ -46,10 +46,9 @@ def frame_losses(logits: Tensor, target: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """B frames to learn from. The first four are AV2TSam's; `features` are `AV2TSam.candidates`'s."""
+    """B frames to learn from. `images`, `v`, `a` and `features` are `AV2TSam.candidates`'s."""
 
-    images_sam: Tensor | None  # not needed beside `features`
-    images_mm: Tensor
+    images: Images
     v: Tensor
     a: Tensor
     features: Sequence[Tensor] | None = None
@@ -80,8 +79,8 @@ class Objective(nn.Module):
 
     def logits(self, inputs: Inputs) -> Tensor:
         """(B, H, W) at the targets' size."""
-        with torch.autocast(inputs.images_mm.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = self.model(inputs.images_sam, inputs.images_mm, inputs.v, inputs.a, inputs.features)
+        with torch.autocast(inputs.v.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = self.model(inputs.images, inputs.v, inputs.a, inputs.features)
         height, width = inputs.target.shape[-2:]
         return self.model.segmenter.upsample(logits, (height, width))
 
@@ -91,7 +90,7 @@ class Objective(nn.Module):
 
 
 class PaperTraining:
-    """A model in training: the parameters of `is_trained` learn, all others are frozen.
+    """A model in training: the parameters of `AV2TSam.is_trained` learn, all others are frozen.
 
     The gradient of a batch is the same, however many processes share it and in how many parts they take it.
     """
@@ -100,7 +99,7 @@ class PaperTraining:
         """`bf16`: the frozen encoders compute in bfloat16; what learns always computes in fp32."""
         self.accelerator = accelerator
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(is_trained(name))
+            parameter.requires_grad_(model.is_trained(name))
         self.learned = trained_parameters(model)
         self.objective = Objective(model, bf16)
         self._shared = accelerator.prepare_model(self.objective)
@@ -175,4 +174,4 @@ def trained_parameters(model: AV2TSam) -> dict[str, nn.Parameter]:
     Two heads of SAM's mask decoder are among them although no gradient reaches them: the loss sees neither the
     expected IoU nor, with SAM2, the score of there being an object.
     """
-    return {name: parameter for name, parameter in model.named_parameters() if is_trained(name)}
+    return {name: parameter for name, parameter in model.named_parameters() if model.is_trained(name)}

@@ -14,9 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from av2t_core.files import writing
-from av2t_core.model.av2t_sam import AV2TSam
+from av2t_core.model.av2t_sam import DRAWN, AV2TSam
 from av2t_core.model.config import Feature
-from av2t_core.model.trained import is_trained
 from av2t_core.training.paper import accelerator
 from av2t_core.training.plan import Plan, TrainingError
 from av2t_core.training.replay import WINDOWS, keep
@@ -92,9 +91,6 @@ def _no_bar(what: str, total: int | None, unit: str) -> Any:
     return tqdm(desc=what, total=total, unit=unit, disable=True)
 
 
-_DRAWN = ("projector.", "adapters.")
-
-
 def load_start(
     version: Version, preset: str, feature: Feature, seed: int, device: torch.device, precision: Precision
 ) -> Loaded:
@@ -109,7 +105,7 @@ def load_start(
         (key, tensor)
         for path, _ in version.files
         for key, tensor in read_tensors(path, device)
-        if not key.removeprefix("model.").startswith(_DRAWN)
+        if not key.removeprefix("model.").startswith(DRAWN)
     )
     return fill_version(version, empty, chain(taken, _draw(empty.model, seed)), device, precision)
 
@@ -122,7 +118,8 @@ def keep_trained(
     trained: Mapping[str, Tensor],
     beside: Sequence[Path] = (),
 ) -> None:
-    """A model version of what was trained, by the names of `is_trained`, over what was not. WeightsError: it exists."""
+    """A model version of what was trained, over what was not. WeightsError: it exists."""
+    own = {f"model.{key}": tensor for key, tensor in trained.items()}
     parts = list(start.card.parts) if start.directory.parent == models_dir else []
     shared = {part.file for part in parts}
     frozen = {
@@ -130,7 +127,7 @@ def keep_trained(
         for path, _ in start.files
         if path.name not in shared
         for key, tensor in read_tensors(path, torch.device("cpu"))
-        if not is_trained(key.removeprefix("model."))
+        if key not in own and not key.removeprefix("model.").startswith(DRAWN)
     }
     with writing(models_dir):
         if frozen:
@@ -138,7 +135,7 @@ def keep_trained(
         save_version(
             models_dir / name,
             {**card, "labels": start.card.labels, "parent": start.name, "parts": parts},
-            {f"model.{key}": tensor for key, tensor in trained.items()},
+            own,
             beside,
         )
 

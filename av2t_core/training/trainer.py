@@ -17,7 +17,6 @@ from av2t_core.ahead import read_ahead
 from av2t_core.data.avsbench import LabelledClip
 from av2t_core.evaluation.metrics import avsbench_iou
 from av2t_core.memory import device_peak, resident_peak, start_peaks
-from av2t_core.segmenters.recomputing import recompute_blocks
 from av2t_core.training.batches import Part, Read, batches, inputs, read, read_parts
 from av2t_core.training.frozen import Frozen, FrozenResults
 from av2t_core.training.loop import Loop, Stateful
@@ -66,7 +65,7 @@ class Trainer:
         self.clips, self.validation = training, validation
         self.folder, self.accelerator, self.bar, self.say = folder, accelerator, bar, say
         if schedule.recompute:
-            recompute_blocks(loaded.model)
+            loaded.model.recompute()
         self.paper = PaperTraining(loaded.model, recipe, accelerator, bf16=loaded.precision == "bf16")
         self.results = FrozenResults(loaded, store)
         self._curves: SummaryWriter | None = None

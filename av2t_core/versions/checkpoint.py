@@ -9,22 +9,21 @@ share, and its own; the later ones go over the earlier ones:
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, assert_never
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from av2t_core.encoders import AudioEncoder, ImageEncoder
-from av2t_core.encoders.naming import LearnedNamer, Namer, Reader, ReadNamer
-from av2t_core.encoders.tiny import TinyAudioEncoder, TinyEncodersConfig, TinyImageEncoder, TinyNamer
+from av2t_core.encoders.naming import EncodersNamer, Hearing, LearnedNamer, Namer, Reader, ReadNamer, Sight
 from av2t_core.errors import MemoryShortError, WeightsError, misfit
 from av2t_core.memory import is_out_of_memory
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import Feature
-from av2t_core.model.empty import empty_weights
-from av2t_core.model.presets import PRESETS, Preset
-from av2t_core.segmenters.reference import UNREAD
+from av2t_core.model.presets import PRESETS, audio_encoder, image_encoder
+from av2t_core.model.reference import is_unread
+from av2t_core.model.weights import empty_weights
 from av2t_core.versions.store import fetch
 from av2t_core.versions.tensor_header import check_header
 from av2t_core.versions.version import NAMES, Version
@@ -110,13 +109,12 @@ def build(preset: str, feature: Feature = "mul", labels: Sequence[str] = ()) -> 
     """The modules of a preset, their parameters on the meta device: no memory, no time."""
     described = PRESETS[preset]
     with empty_weights():
-        model = AV2TSam(replace(described.model, feature=feature))
-        image, audio = _encoders(described, tuple(labels))
-    for encoder, width in ((image, described.model.image_width), (audio, described.model.audio_width)):
-        assert encoder.width == width, f"{preset}: {type(encoder).__name__} gives {encoder.width}, not {width}"
+        model = AV2TSam(described.config(feature))
+        image = image_encoder(described.image_encoder).build(labels)
+        audio = audio_encoder(described.audio_encoder).build(labels)
     namer: Namer | None = None
-    if isinstance(image, TinyImageEncoder) and isinstance(audio, TinyAudioEncoder):
-        namer = TinyNamer(image, audio)
+    if isinstance(image, Sight) and isinstance(audio, Hearing):
+        namer = EncodersNamer(sight=image, hearing=audio)
     return Loaded(
         model=model,
         image_encoder=image,
@@ -140,7 +138,7 @@ def fill(
 
     `names`: what it has learnt to call things, beside what it knows of itself.
     """
-    narrow = {f"model.{name}" for name in matrices(empty.model)} if precision == "bf16" else set()
+    narrow = {f"model.{name}" for name in empty.model.matrices()} if precision == "bf16" else set()
     tensors: dict[str, Tensor] = {}
     for key, tensor in weights:
         if tensor.is_floating_point():
@@ -151,7 +149,7 @@ def fill(
     for name in MODULES:
         module: nn.Module = getattr(empty, name)
         state = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
-        unread = [key for key in state if name == "model" and UNREAD.match(key)]
+        unread = [key for key in state if name == "model" and is_unread(empty.model, key)]
         _load(name, module, {key: t for key, t in state.items() if key not in unread})
         module.to(device).eval().requires_grad_(False)
     filled = replace(empty, device=device, precision=precision)
@@ -193,7 +191,7 @@ def with_names(loaded: Loaded, names: Sequence[str], tensors: Mapping[str, Tenso
 def randomise(empty: Loaded, device: torch.device, precision: Precision, seed: int = 0) -> Loaded:
     """The model with drawn weights: as fast and as large as the trained one, and its masks mean nothing."""
     generator = torch.Generator(device).manual_seed(seed)
-    narrow = set(matrices(empty.model)) if precision == "bf16" else set()
+    narrow = set(empty.model.matrices()) if precision == "bf16" else set()
     for name in MODULES:
         module: nn.Module = getattr(empty, name)
         drawn = {}
@@ -209,15 +207,6 @@ def randomise(empty: Loaded, device: torch.device, precision: Precision, seed: i
     return replace(empty, device=device, precision=precision)
 
 
-def matrices(model: AV2TSam) -> Iterator[str]:
-    """The names of the weights that bf16 is for: the two frozen encoders' matrices and convolutions."""
-    for name, module in model.named_modules():
-        if name.startswith(("segmenter.multimodal.", "segmenter.sam.image_encoder.")) and isinstance(
-            module, nn.Linear | nn.Conv2d
-        ):
-            yield from (f"{name}.{parameter}" for parameter, _ in module.named_parameters())
-
-
 def read_tensors(path: Path, device: torch.device) -> Iterator[tuple[str, Tensor]]:
     """All of a file, by name; on a CPU they are views of the mapped file. WeightsError: it names more than a model."""
     check_header(path)
@@ -227,33 +216,3 @@ def read_tensors(path: Path, device: torch.device) -> Iterator[tuple[str, Tensor
         with safe_open(path, "pt", device=str(device)) as file:
             for key in keys[first : first + _READ_AT_ONCE]:
                 yield key, file.get_tensor(key)
-
-
-def _encoders(preset: Preset, labels: tuple[str, ...]) -> tuple[Any, Any]:
-    """Imported when they are chosen, for their packages take seconds."""
-    image: Any
-    audio: Any
-    tiny = TinyEncodersConfig(labels=labels)
-    match preset.image_encoder:
-        case "tiny":
-            image = TinyImageEncoder(tiny)
-        case "clip":
-            from av2t_core.encoders.clip import ClipImageEncoder
-
-            image = ClipImageEncoder()
-        case other:
-            assert_never(other)
-    match preset.audio_encoder:
-        case "tiny":
-            audio = TinyAudioEncoder(tiny)
-        case "ms-clap":
-            from av2t_core.encoders.ms_clap import MsClapAudioEncoder
-
-            audio = MsClapAudioEncoder()
-        case "laion-clap":
-            from av2t_core.encoders.laion_clap import LaionClapAudioEncoder
-
-            audio = LaionClapAudioEncoder()
-        case unknown:
-            assert_never(unknown)
-    return image, audio

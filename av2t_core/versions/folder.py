@@ -23,8 +23,6 @@ from av2t_core.versions.version import Version, resolve
 if TYPE_CHECKING:  # it brings torch, and who has no weights should not wait for that
     from torch import Tensor
 
-    from av2t_core.versions.conversion import EncoderKind, ModelKind
-
 
 @dataclass(frozen=True, kw_only=True)
 class NewVersion:
@@ -70,30 +68,29 @@ def whole(models_dir: Path, name: str, progress: Progress = quiet) -> Version | 
 
 
 def encoder_parts(models_dir: Path, preset: str) -> dict[str, Part]:
-    """The preset's encoders that are in the folder, unharmed, by their names in `published.ENCODERS`."""
+    """The preset's encoders that are in the folder, unharmed, by their kinds."""
     found = {}
-    for encoder in published.encoders(preset):
-        name = published.ENCODERS[encoder].part
-        for path in sorted((models_dir / PARTS_FOLDER).glob(f"{name}-????????.safetensors")):
+    for encoder, source in published.encoders(preset).items():
+        for path in sorted((models_dir / PARTS_FOLDER).glob(f"{source.part}-????????.safetensors")):
             sha256 = file_hash(path)
-            if path.name == part_file(name, sha256):
+            if path.name == part_file(source.part, sha256):
                 found[encoder] = Part(file=path.name, sha256=sha256)
     return found
 
 
-def keep_encoder(models_dir: Path, file: str, kind: "EncoderKind", state: "Mapping[str, Tensor]") -> Part:
+def keep_encoder(models_dir: Path, file: str, kind: str, state: "Mapping[str, Tensor]") -> Part:
     """A published encoder as a part. `file` is what errors call it. WeightsError: it does not fit the encoder."""
     from av2t_core.versions.conversion import encoder_tensors
 
-    tensors = encoder_tensors(file, kind, state)
+    part, tensors = encoder_tensors(file, kind, state)
     with writing(models_dir):
-        return save_part(models_dir, published.ENCODERS[kind].part, tensors)
+        return save_part(models_dir, part, tensors)
 
 
 def keep_model(
     models_dir: Path,
     file: str,
-    kind: "ModelKind",
+    kind: str,
     state: "Mapping[str, Tensor]",
     version: NewVersion,
     encoders: Mapping[str, Part],
@@ -113,7 +110,7 @@ def keep_model(
         "labels": [],
         "parent": None,
         "parts": [part, *(encoders[encoder] for encoder in published.encoders(version.preset))],
-        "start": kind == "evf-sam",
+        "start": kind != published.MODEL,
         "source": dict(version.source),
     }
     with writing(models_dir):

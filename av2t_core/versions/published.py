@@ -9,47 +9,23 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from av2t_core.errors import Remedy, WeightsError
-from av2t_core.model.config import Feature, Sam2Config
-from av2t_core.model.presets import PRESETS, Preset
+from av2t_core.model.config import Feature
+from av2t_core.model.presets import PRESETS, audio_encoder, image_encoder, segmenter
+
+if TYPE_CHECKING:  # it brings torch
+    from av2t_core.model.weights import Published
 
 Text = TypeVar("Text")
 Dataset = Literal["ms3", "s4"]
-Sam = Literal["sam1", "sam2"]
 
 FEATURES: tuple[Feature, ...] = ("mul", "clap", "clip")
 DATASETS: tuple[Dataset, ...] = ("ms3", "s4")
+MODEL = "av2t-sam"
+"""The kind of the authors' state dicts."""
 DEFAULT_DATASET: Dataset = "ms3"  # AVSBench's clips in which several things sound, as in most video
-
-
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """One set of weights. `names`: patterns of its files' names, the best first; all that match one pattern are the
-    shards of one state dict if they are numbered, else rivals."""
-
-    what: str
-    part: str  # what its frozen tensors are called among the model versions' parts
-    repository: str
-    names: tuple[str, ...]
-    example: str
-    gigabytes: float
-    beside: tuple["Published", ...] = ()  # what goes into the same part from other repositories
-
-    @property
-    def sources(self) -> "tuple[Published, ...]":
-        """It, and what goes with it."""
-        return self, *self.beside
-
-    @property
-    def where(self) -> str:
-        """For a person who has to find it: the files' names, and their repositories."""
-        return " and ".join(f"{each.example} of {each.repository}" for each in self.sources)
-
-    @property
-    def page(self) -> str:
-        return f"https://huggingface.co/{self.repository}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +43,6 @@ class Named:
     """What the name of one of the authors' checkpoints says of it."""
 
     feature: Feature
-    adapter: bool
-    sam: Sam
     dataset: Dataset
 
 
@@ -76,107 +50,39 @@ class Named:
 _CHECKPOINT = r"(?:.*[/_])?{feature}{adapter}_{evf}_{dataset}(?:_best)?\.(?:pth|pt|bin|safetensors)"
 _ANY = re.compile(
     _CHECKPOINT.format(
-        feature="(?P<feature>mul|clap|clip)",
-        adapter="(?P<adapter>_adapter)?",
-        evf="(?P<evf>evf_sam2?)",
-        dataset="(?P<dataset>s4|ms?3)",
+        feature="(?P<feature>mul|clap|clip)", adapter="(?:_adapter)?", evf=r"evf_\w+?", dataset="(?P<dataset>s4|ms?3)"
     )
 )
-_OF_TRANSFORMERS = (
-    r"model\.safetensors",
-    r"model-\d+-of-\d+\.safetensors",
-    r"pytorch_model\.bin",
-    r"pytorch_model-\d+-of-\d+\.bin",
-)
 _SHARD = re.compile(r".*-\d+-of-(\d+)\.\w+")
-# Without its captions' half the part was called ms-clap-2023, and such a one is not to be taken for it.
-_MS_CLAP = "ms-clap-2023-captions"
-
-ENCODERS = {
-    # The repository that open_clip itself names for OpenAI's weights of ViT-B-32-quickgelu.
-    "clip": Published(
-        what="CLIP",
-        part="clip-vit-b-32",
-        repository="timm/vit_base_patch32_clip_224.openai",
-        names=(r"open_clip_model\.safetensors", r"open_clip_pytorch_model\.bin"),
-        example="open_clip_model.safetensors",
-        gigabytes=0.6,
-    ),
-    "ms-clap": Published(
-        what="MS-CLAP",
-        part=_MS_CLAP,
-        repository="microsoft/msclap",
-        names=(r"CLAP_weights_2023\.pth",),
-        example="CLAP_weights_2023.pth",
-        gigabytes=0.7,
-        beside=(
-            Published(
-                what="GPT-2's merges, by which it reads",
-                part=_MS_CLAP,
-                repository="openai-community/gpt2",
-                names=(r"merges\.txt",),
-                example="merges.txt",
-                gigabytes=0.0005,
-            ),
-        ),
-    ),
-    # HTSAT-tiny without fusion; the music checkpoints are of a larger HTSAT.
-    "laion-clap": Published(
-        what="LAION-CLAP",
-        part="laion-clap",
-        repository="lukewys/laion_clap",
-        names=(r"630k-audioset-best\.pt", r"630k-best\.pt"),
-        example="630k-audioset-best.pt",
-        gigabytes=1.9,
-    ),
-}
-_STARTS: dict[Sam, Published] = {
-    "sam2": Published(
-        what="EVF-SAM2",
-        part="evf-sam2",
-        repository="YxZhang/evf-sam2-multitask",
-        names=_OF_TRANSFORMERS,
-        example="model.safetensors",
-        gigabytes=3.6,  # if it is in fp32
-    ),
-    "sam1": Published(
-        what="EVF-SAM",
-        part="evf-sam1",
-        repository="YxZhang/evf-sam-multitask",
-        names=_OF_TRANSFORMERS,
-        example="model.safetensors",
-        gigabytes=2.6,
-    ),
-}
-_EVF: dict[Sam, str] = {"sam1": "evf_sam", "sam2": "evf_sam2"}
-_GIGABYTES: dict[Sam, float] = {"sam1": 5.3, "sam2": 3.7}  # the parameters in fp32
 
 
 def presets() -> list[str]:
-    """Those whose weights are published; `tiny` ships with the package."""
-    return [name for name, preset in PRESETS.items() if preset.image_encoder in ENCODERS]
+    """Those whose weights are published; the embedded ones ship with the package."""
+    return [name for name, preset in PRESETS.items() if not preset.embedded]
 
 
-def sam_of(preset: Preset) -> Sam:
-    return "sam2" if isinstance(preset.model.sam, Sam2Config) else "sam1"
+def model(preset: str, feature: Feature, dataset: Dataset) -> "Published":
+    """The authors' checkpoint, which holds the segmenter's weights, too."""
+    from av2t_core.model.weights import Published
 
-
-def model(preset: str, feature: Feature, dataset: Dataset) -> Published:
-    """The authors' checkpoint, which holds EVF-SAM's weights, too."""
     chosen = PRESETS[preset]
+    used = segmenter(chosen.segmenter)
     named = {
         "feature": feature,
-        "adapter": "_adapter" if chosen.model.adapter else "",
-        "evf": _EVF[sam_of(chosen)],
+        "adapter": "_adapter" if chosen.adapter else "",
+        "evf": used.checkpoint,
         "dataset": dataset,
     }
     return Published(
+        kind=MODEL,
         what="AV2T-SAM",
         part=start(preset).part,
         repository="Kyungbok/AV2T-SAM",
         names=(_CHECKPOINT.format(**{**named, "dataset": "ms?3" if dataset == "ms3" else dataset}),),
         example="…_{feature}{adapter}_{evf}_{dataset}_best.pth".format(**named),
-        gigabytes=_GIGABYTES[sam_of(chosen)],
+        gigabytes=used.checkpoint_gigabytes,
+        licence="",
+        marks=("projector.",),
     )
 
 
@@ -185,20 +91,25 @@ def is_known(preset: str) -> bool:
     return PRESETS[preset].audio_encoder == "ms-clap"
 
 
-def start(preset: str) -> Published:
-    """EVF-SAM alone, to which training adds the rest."""
-    return _STARTS[sam_of(PRESETS[preset])]
+def start(preset: str) -> "Published":
+    """The segmenter alone, to which training adds the rest."""
+    published = segmenter(PRESETS[preset].segmenter).published
+    assert published is not None, f"nothing is published of {preset}"
+    return published
 
 
-def encoders(preset: str) -> list[str]:
-    """The keys in ENCODERS of what stands in front of the model."""
-    return [PRESETS[preset].image_encoder, PRESETS[preset].audio_encoder]
+def encoders(preset: str) -> "dict[str, Published]":
+    """Of what stands in front of the model, by kind: the image encoder, then the audio encoder."""
+    chosen = PRESETS[preset]
+    found = (image_encoder(chosen.image_encoder).published, audio_encoder(chosen.audio_encoder).published)
+    return {published.kind: published for published in found if published is not None}
 
 
 def gigabytes(preset: str, *, only_start: bool = False) -> float:
     """To fetch for a model of this preset, or its start, where none of its parts is there yet."""
-    main = start(preset).gigabytes if only_start else _GIGABYTES[sam_of(PRESETS[preset])]
-    return main + sum(each.gigabytes for encoder in encoders(preset) for each in ENCODERS[encoder].sources)
+    used = segmenter(PRESETS[preset].segmenter)
+    main = start(preset).gigabytes if only_start else used.checkpoint_gigabytes
+    return main + sum(each.gigabytes for encoder in encoders(preset).values() for each in encoder.sources)
 
 
 def version_name(preset: str, feature: Feature, dataset: Dataset) -> str:
@@ -227,12 +138,7 @@ def named(file: str) -> Named | None:
     if found is None:
         return None
     feature: Feature = found["feature"]  # type: ignore[assignment]
-    return Named(
-        feature=feature,
-        adapter=found["adapter"] is not None,
-        sam="sam2" if found["evf"] == _EVF["sam2"] else "sam1",
-        dataset="s4" if found["dataset"] == "s4" else "ms3",
-    )
+    return Named(feature=feature, dataset="s4" if found["dataset"] == "s4" else "ms3")
 
 
 def agreed(option: str, asked: Text | None, said: Text | None) -> Text | None:
@@ -242,7 +148,7 @@ def agreed(option: str, asked: Text | None, said: Text | None) -> Text | None:
     return asked or said
 
 
-def find(wanted: Published, names: Sequence[str]) -> list[str]:
+def find(wanted: "Published", names: Sequence[str]) -> list[str]:
     """Of a repository's files the ones that are wanted. WeightsError: there are none, or several rivals."""
     for pattern in wanted.names:
         found = sorted(name for name in names if re.fullmatch(pattern, name))

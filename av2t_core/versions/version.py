@@ -252,9 +252,7 @@ def _is_of_preset(version: Version, preset: str) -> bool:
 
 def _stem(preset: str) -> object:
     """What two presets must share so that one can start from the other."""
-    described = PRESETS[preset]
-    model = described.model
-    return replace(described, model=replace(model, adapter=True, feature="mul"))
+    return replace(PRESETS[preset], adapter=True)
 
 
 def _directories(root: Path) -> list[Path]:

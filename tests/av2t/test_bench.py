@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from av2t.__main__ import main
-from av2t_core.evaluation.benchmark import STAGES
 from av2t_core.model import presets
+from av2t_core.segmenters.evf_sam1 import EvfSam1
 from tests.av2t.test_cli import assert_refused, av2t
 from tests.core.clips import Sound, at_rate, tone, write_clip
-from tests.core.model.micro import MICRO
+from tests.core.evaluation.test_benchmark import STAGES
+from tests.core.model.micro import SEGMENTERS
 
 
 def test_the_embedded_model_is_measured_both_ways() -> None:
@@ -40,7 +41,8 @@ def test_a_preset_is_measured_without_its_weights(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clip: Path
 ) -> None:
     """The paper's, with SAM at the micro model's size."""
-    monkeypatch.setitem(presets.PRESETS, "micro", presets.Preset(model=MICRO["evf_sam"]))
+    monkeypatch.setitem(EvfSam1.sizes, "micro", SEGMENTERS["evf_sam"])
+    monkeypatch.setitem(presets.PRESETS, "micro", presets.Preset(segmenter="evf-sam1", size="micro"))
     command = ["bench", str(clip), "--model", "micro", "--random-weights", "--keyframes", "2", "--device", "cpu"]
     assert main(command) == 0
     text = capsys.readouterr().out

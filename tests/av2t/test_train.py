@@ -16,7 +16,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from av2t.__main__ import main
-from av2t_core.model.trained import is_trained
 from av2t_core.prediction.predictor import Predictor
 from av2t_core.training.replay import replay_of
 from av2t_core.versions.checkpoint import build
@@ -90,7 +89,7 @@ def largest_difference(one: list[float], other: list[float]) -> float:
 
 def test_what_was_trained_is_a_model_version_that_predicts(root: Path, whole: Run) -> None:
     model = build("tiny").model
-    assert set(whole.weights) == {f"model.{key}" for key in model.state_dict() if is_trained(key)}
+    assert set(whole.weights) == {f"model.{key}" for key in model.state_dict() if model.is_trained(key)}
     version = resolve("mine", whole.data_dir / "models")
     card = version.card.as_json()
     assert (card["preset"], card["feature"], card["parent"]) == ("tiny", "mul", EMBEDDED)
@@ -101,7 +100,7 @@ def test_what_was_trained_is_a_model_version_that_predicts(root: Path, whole: Ru
     [part] = card["parts"]
     frozen = load_file(version.directory.parent / "parts" / part["file"])
     start = load_file(resolve(EMBEDDED).weights)
-    assert set(frozen) == {key for key in start if not is_trained(key.removeprefix("model."))}
+    assert set(frozen) == {key for key in start if not model.is_trained(key.removeprefix("model."))}
     assert all(torch.equal(tensor, start[key]) for key, tensor in frozen.items())
     predictor = Predictor.load("mine", "cpu", models_dir=whole.data_dir / "models")
     assert predictor.labels == tuple(resolve(EMBEDDED).card.labels)

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from av2t.__main__ import main
 from av2t_core.model.av2t_sam import AV2TSam
-from av2t_core.model.trained import is_trained
-from av2t_core.segmenters.reference import from_reference
+from av2t_core.model.reference import from_reference
 from av2t_core.versions.checkpoint import load_version
 from av2t_core.versions.version import resolve
 from tests import micro_published as published
@@ -121,8 +120,9 @@ def test_a_pulled_model_predicts(hub: Hub, av2t: Av2t, models_dir: Path, tmp_pat
         "file": CHECKPOINT,
     }
     own = load_file(models_dir / "sam2-l-ms3" / "weights.safetensors")
-    assert all(is_trained(key.removeprefix("model.")) for key in own)
-    assert same(model_of(models_dir, "sam2-l"), published.av2t_sam())
+    model = model_of(models_dir, "sam2-l")
+    assert all(model.is_trained(key.removeprefix("model.")) for key in own)
+    assert same(model, published.av2t_sam())
 
     clip = write_clip(tmp_path / "clip.mp4", at_rate(5, 2), sounds=[Sound(samples=tone(2))])
     said = av2t("predict", clip, "--out", tmp_path / "out", "--model", "sam2-l", "--json", "--no-overlay")

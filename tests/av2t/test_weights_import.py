@@ -125,9 +125,13 @@ def test_what_is_not_known_is_told(av2t: Av2t, tmp_path: Path) -> None:
     [
         ("sam2-l", "sam2-l-noadapter", "it has adapters: use preset sam2-l"),
         ("sam2-l-noadapter", "sam2-l", "it has no adapters: use preset sam2-l-noadapter"),
-        ("sam1-h", "sam2-l", "it holds SAM and not SAM2: use preset sam1-h"),
-        ("sam2-l", "sam1-h", "it holds SAM2 and not SAM: use preset sam2-l"),
-        ("sam2-l-noadapter", "sam1-h", "it holds SAM2 and not SAM and has no adapters: use preset sam2-l-noadapter"),
+        ("sam1-h", "sam2-l", "it holds EVF-SAM and not EVF-SAM2: use preset sam1-h"),
+        ("sam2-l", "sam1-h", "it holds EVF-SAM2 and not EVF-SAM: use preset sam2-l"),
+        (
+            "sam2-l-noadapter",
+            "sam1-h",
+            "it holds EVF-SAM2 and not EVF-SAM and has no adapters: use preset sam2-l-noadapter",
+        ),
         (
             "sam2-l-laion",
             "sam2-l",
@@ -145,7 +149,9 @@ def test_another_model_is_refused_by_name(
 
 def test_evf_sam_of_the_other_sam_is_refused(av2t: Av2t, tmp_path: Path, encoders: list[Path]) -> None:
     path = write(tmp_path, "model.safetensors", published.evf_sam("sam1-h"))
-    assert "holds SAM and not SAM2: use preset sam1-h" in refused(av2t("weights", "import", "sam2-l", path, *encoders))
+    assert "holds EVF-SAM and not EVF-SAM2: use preset sam1-h" in refused(
+        av2t("weights", "import", "sam2-l", path, *encoders)
+    )
 
 
 def test_keys_that_do_not_fit_are_named(av2t: Av2t, models_dir: Path, tmp_path: Path, encoders: list[Path]) -> None:
@@ -198,10 +204,11 @@ def test_ms_clap_and_the_merges_it_reads_by_belong_together(
 ) -> None:
     model = write(tmp_path, CHECKPOINT, published.av2t_sam())
     clip, clap, merges = encoders
-    assert f"{clap} reads names by GPT-2's tokens: give merges.txt of openai-community/gpt2 beside it" in refused(
+    what = "GPT-2's merges, by which MS-CLAP reads names"
+    assert f"{clap} needs {what}: give merges.txt of openai-community/gpt2 beside it" in refused(
         av2t("weights", "import", "sam2-l", model, clip, clap)
     )
-    assert f"{merges} is what MS-CLAP reads by: give CLAP_weights_2023.pth of microsoft/msclap beside it" in refused(
+    assert f"{merges} is {what}: give CLAP_weights_2023.pth of microsoft/msclap beside it" in refused(
         av2t("weights", "import", "sam2-l", merges)
     )
     assert "is gpt2-merges; sam2-l-laion works with clip and laion-clap, leave it out" in refused(

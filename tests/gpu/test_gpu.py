@@ -22,10 +22,8 @@ from av2t_core.errors import MemoryShortError
 from av2t_core.finetuning.fine_tuning import FineTuneRecipe, FineTuning
 from av2t_core.media.clip import Clip, Window
 from av2t_core.prediction.predictor import KeyframePrediction, Predictor
-from av2t_core.segmenters.eager import eager_attention
-from av2t_core.segmenters.evf_sam import best_mask
 from av2t_core.training.run_folder import RunFolder
-from av2t_core.versions.checkpoint import build, load_version, matrices, randomise
+from av2t_core.versions.checkpoint import build, load_version, randomise
 from av2t_core.versions.version import resolve
 from tests.conftest import wait_until
 from tests.core.finetuning.test_fine_tuning import examples, learn
@@ -60,7 +58,10 @@ def memory_bound() -> Iterator[None]:
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_the_reference_s_numbers(backbone: Backbone) -> None:
     """Convolutions round to TF32 on a GPU, as torch has it."""
-    found = results(micro(backbone).to(GPU), tuple(part.to(GPU) for part in inputs()))  # type: ignore[arg-type]
+    images, v, a = inputs()
+    found = results(
+        micro(backbone).to(GPU), ({name: image.to(GPU) for name, image in images.items()}, v.to(GPU), a.to(GPU))
+    )
     row = "mul_adapter/"
     differences = {
         name.removeprefix(row): difference(found[name.removeprefix(row)].cpu(), theirs)
@@ -94,18 +95,17 @@ def test_the_fast_road_gives_what_the_plain_one_gives(preset: str) -> None:
     def noise(*shape: int) -> torch.Tensor:
         return torch.randn(2, *shape, generator=generator).to(GPU)
 
-    images_sam = noise(3, config.sam.image_size, config.sam.image_size)
-    images_mm = noise(3, config.beit3.image_size, config.beit3.image_size)
+    images = {"sam": noise(3, 1024, 1024), "multimodal": noise(3, 224, 224)}
     v, a = noise(config.image_width), noise(config.audio_width)
 
     def logits() -> torch.Tensor:
-        return best_mask(*loaded.model.candidates(images_sam, images_mm, v, a)).float()
+        return loaded.model.candidates(images, v, a).union.float()
 
     with torch.inference_mode():
-        with eager_attention(loaded.model.segmenter.sam):
+        with loaded.model.segmenter.plain_attention():
             plain = logits()
         fused = logits()
-        for name in list(matrices(loaded.model)):
+        for name in list(loaded.model.matrices()):
             module = loaded.model.get_submodule(name.rpartition(".")[0])
             leaf = name.rpartition(".")[2]
             setattr(module, leaf, nn.Parameter(module.get_parameter(leaf).bfloat16(), requires_grad=False))

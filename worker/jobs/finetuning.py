@@ -265,7 +265,7 @@ class _FineTune:
 def _memory(base: Version, recipe: FineTuneRecipe) -> int:
     """Bytes that a training from this version takes on a GPU, with some to spare."""
     weights = sum(path.stat().st_size for path, _ in base.files)
-    pixels = PRESETS[base.card.preset].model.sam.image_size ** 2
+    pixels = PRESETS[base.card.preset].config().segmenter.image_size ** 2
     return weights + recipe.batch * pixels * TRAINING_BYTES_PER_PIXEL
 
 

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 from transformers.models.gpt2.modeling_gpt2 import GPT2Model
 
-from av2t_core.encoders import ms_clap
 from tests.core.encoders import laion
 
 
@@ -34,5 +33,5 @@ def captions() -> Iterator[dict[str, Tensor]]:
     }
     state |= {f"projection.{key}": torch.randn(shape) for key, shape in shapes.items()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ms_clap, "GPT2Config", lambda: config)
+        patch.setattr("transformers.models.gpt2.configuration_gpt2.GPT2Config", lambda: config)
         yield {f"caption_encoder.{key}": tensor for key, tensor in state.items()}

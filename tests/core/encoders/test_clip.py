@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from av2t_core.encoders.clip import PROMPTS, ClipImageEncoder, from_checkpoint, inputs
+from av2t_core.encoders.clip import PROMPTS, ClipImageEncoder, inputs
 from av2t_core.encoders.naming import ReadNamer
 from av2t_core.errors import WeightsError
 from av2t_core.model.inputs import to_device
@@ -38,7 +38,7 @@ def as_open_clip_does(frame: NDArray[np.uint8]) -> Tensor:
 
 def test_embeddings_are_open_clips(published: nn.Module) -> None:
     encoder = ClipImageEncoder()
-    encoder.load_state_dict(from_checkpoint(published.state_dict()))
+    encoder.load_state_dict(ClipImageEncoder.from_checkpoint(published.state_dict()))
     [frame] = frames((224, 224))
     with torch.no_grad():
         expected = published.encode_image(as_open_clip_does(frame)[None])  # type: ignore[operator]
@@ -48,7 +48,7 @@ def test_embeddings_are_open_clips(published: nn.Module) -> None:
 
 def test_names_are_read_as_open_clip_reads_them(published: nn.Module) -> None:
     encoder = ClipImageEncoder()
-    encoder.load_state_dict(from_checkpoint(published.state_dict()))
+    encoder.load_state_dict(ClipImageEncoder.from_checkpoint(published.state_dict()))
     looks = encoder.read(["electric_guitar", "dog"])
     assert looks.shape == (2, encoder.width)
     for name, look in zip(["electric guitar", "dog"], looks, strict=True):
@@ -60,7 +60,7 @@ def test_names_are_read_as_open_clip_reads_them(published: nn.Module) -> None:
 
 def test_what_looks_like_a_name_gets_it(published: nn.Module) -> None:
     encoder = ClipImageEncoder()
-    encoder.load_state_dict(from_checkpoint(published.state_dict()))
+    encoder.load_state_dict(ClipImageEncoder.from_checkpoint(published.state_dict()))
     names = ["dog", "violin", "steam train"]
     namer = ReadNamer(names, sight=encoder, hearing=None)
     assert namer.labels == tuple(names)
@@ -97,6 +97,6 @@ def test_frames_of_any_sizes() -> None:
 def test_every_key_is_accounted_for(published: nn.Module) -> None:
     state = published.state_dict()
     with pytest.raises(WeightsError, match=r"\(1 keys\): missing visual\.proj"):
-        from_checkpoint({key: tensor for key, tensor in state.items() if key != "visual.proj"})
+        ClipImageEncoder.from_checkpoint({key: tensor for key, tensor in state.items() if key != "visual.proj"})
     with pytest.raises(WeightsError, match=r"\(1 keys\): unknown visual\.head\.weight"):
-        from_checkpoint({**state, "visual.head.weight": torch.ones(1)})
+        ClipImageEncoder.from_checkpoint({**state, "visual.head.weight": torch.ones(1)})

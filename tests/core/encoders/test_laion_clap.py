@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from av2t_core.encoders.laion_clap import LaionClapAudioEncoder, from_checkpoint
+from av2t_core.encoders.laion_clap import LaionClapAudioEncoder
 from av2t_core.encoders.melspectrogram import mono
 from av2t_core.errors import WeightsError
 from av2t_core.media.sound import Sound
@@ -42,7 +42,7 @@ def checkpoint(laion_tower: nn.Module, projection: nn.Module) -> dict[str, Tenso
 @pytest.fixture(scope="module")
 def encoder(checkpoint: Mapping[str, Tensor]) -> LaionClapAudioEncoder:
     encoder = LaionClapAudioEncoder()
-    encoder.load_state_dict(from_checkpoint(checkpoint))
+    encoder.load_state_dict(LaionClapAudioEncoder.from_checkpoint(checkpoint))
     return encoder
 
 
@@ -67,7 +67,7 @@ def test_it_hears_what_laions_tower_hears(
 
 def test_keys_with_and_without_module(checkpoint: Mapping[str, Tensor]) -> None:
     plain = {key.removeprefix("module."): tensor for key, tensor in checkpoint.items()}
-    first, second = from_checkpoint(checkpoint), from_checkpoint(plain)
+    first, second = (LaionClapAudioEncoder.from_checkpoint(state) for state in (checkpoint, plain))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
 
@@ -75,6 +75,6 @@ def test_keys_with_and_without_module(checkpoint: Mapping[str, Tensor]) -> None:
 def test_every_key_is_accounted_for(checkpoint: Mapping[str, Tensor]) -> None:
     key = "audio_branch.bn0.running_mean"
     with pytest.raises(WeightsError, match=rf"\(1 keys\): missing {key}"):
-        from_checkpoint({k: tensor for k, tensor in checkpoint.items() if k != f"module.{key}"})
+        LaionClapAudioEncoder.from_checkpoint({k: tensor for k, tensor in checkpoint.items() if k != f"module.{key}"})
     with pytest.raises(WeightsError, match=r"\(1 keys\): unknown audio_branch\.bn1\.weight"):
-        from_checkpoint({**checkpoint, "module.audio_branch.bn1.weight": torch.ones(1)})
+        LaionClapAudioEncoder.from_checkpoint({**checkpoint, "module.audio_branch.bn1.weight": torch.ones(1)})

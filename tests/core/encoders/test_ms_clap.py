@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from av2t_core.encoders.gpt2 import FILE
-from av2t_core.encoders.ms_clap import SAMPLE_RATE, MsClapAudioEncoder, decibels, from_checkpoint, segments
+from av2t_core.encoders.ms_clap import SAMPLE_RATE, MsClapAudioEncoder, decibels, segments
 from av2t_core.errors import WeightsError
 from av2t_core.media.clip import Clip
 from av2t_core.media.sound import Sound
@@ -47,7 +47,7 @@ def checkpoint(laion_tower: nn.Module, captions: dict[str, Tensor]) -> dict[str,
 @pytest.fixture(scope="module")
 def encoder(checkpoint: Mapping[str, Tensor]) -> MsClapAudioEncoder:
     encoder = MsClapAudioEncoder()
-    encoder.load_state_dict(from_checkpoint(checkpoint))
+    encoder.load_state_dict(MsClapAudioEncoder.from_checkpoint(checkpoint))
     return encoder
 
 
@@ -121,12 +121,12 @@ def test_a_sound_does_not_depend_on_its_batch(encoder: MsClapAudioEncoder) -> No
 def test_every_key_is_accounted_for(checkpoint: Mapping[str, Tensor]) -> None:
     extra = {**checkpoint, "audio_encoder.base.htsat.layers.4.norm.weight": torch.ones(1)}
     with pytest.raises(WeightsError, match=r"\(1 keys\): unknown audio_encoder\.base\.htsat\.layers\.4\.norm\.weight"):
-        from_checkpoint(extra)
+        MsClapAudioEncoder.from_checkpoint(extra)
     key = "audio_encoder.base.htsat.layers.2.blocks.3.attn.qkv.bias"
     with pytest.raises(WeightsError, match=rf"\(1 keys\): missing {key}"):
-        from_checkpoint({k: tensor for k, tensor in checkpoint.items() if k != key})
+        MsClapAudioEncoder.from_checkpoint({k: tensor for k, tensor in checkpoint.items() if k != key})
     with pytest.raises(WeightsError, match=rf"\(1 keys\): {key} is \(3,\), the encoder has \(1152,\)"):
-        from_checkpoint({**checkpoint, key: torch.ones(3)})
+        MsClapAudioEncoder.from_checkpoint({**checkpoint, key: torch.ones(3)})
     for key in (
         "caption_encoder.base.h.1.attn.c_attn.bias",
         "caption_encoder.projection.linear2.weight",
@@ -134,14 +134,14 @@ def test_every_key_is_accounted_for(checkpoint: Mapping[str, Tensor]) -> None:
         FILE,
     ):
         with pytest.raises(WeightsError, match=rf"\(1 keys\): missing {key}"):
-            from_checkpoint({k: tensor for k, tensor in checkpoint.items() if k != key})
+            MsClapAudioEncoder.from_checkpoint({k: tensor for k, tensor in checkpoint.items() if k != key})
     with pytest.raises(WeightsError, match=r"\(1 keys\): unknown caption_encoder\.base\.h\.2\.ln_1\.bias"):
-        from_checkpoint({**checkpoint, "caption_encoder.base.h.2.ln_1.bias": torch.ones(32)})
+        MsClapAudioEncoder.from_checkpoint({**checkpoint, "caption_encoder.base.h.2.ln_1.bias": torch.ones(32)})
 
 
 def test_what_is_read_can_be_stored(checkpoint: Mapping[str, Tensor], tmp_path: Path) -> None:
     """safetensors refuses tensors that share memory, and the parts of qkv lie in one."""
-    tensors = from_checkpoint(checkpoint)
+    tensors = MsClapAudioEncoder.from_checkpoint(checkpoint)
     save_file(tensors, tmp_path / "part.safetensors")
     stored = load_file(tmp_path / "part.safetensors")
     assert all(torch.equal(stored[key], tensor) for key, tensor in tensors.items())

@@ -14,7 +14,7 @@ from av2t_core.encoders import ms_clap
 from av2t_core.encoders.gpt2 import END, read_merges
 from av2t_core.encoders.ms_clap import CaptionEncoder, MsClapAudioEncoder
 from av2t_core.encoders.naming import ReadNamer
-from av2t_core.model.empty import empty_weights
+from av2t_core.model.weights import empty_weights
 from tests.core.encoders.merges import made_up
 from tests.core.encoders.test_gpt2 import theirs
 
@@ -75,7 +75,7 @@ def test_what_sounds_like_a_name_gets_it_by_the_published_scale(encoder: MsClapA
 
 def test_gpt2_is_the_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """As openai-community/gpt2 is."""
-    monkeypatch.setattr(ms_clap, "GPT2Config", GPT2Config)
+    monkeypatch.setattr("transformers.models.gpt2.configuration_gpt2.GPT2Config", GPT2Config)
     with empty_weights():
         encoder = CaptionEncoder()
     assert sum(parameter.numel() for parameter in encoder.gpt2.parameters()) == 124_439_808

@@ -11,7 +11,7 @@ from av2t_core.encoders.clip import ClipImageEncoder
 from av2t_core.encoders.laion_clap import LaionClapAudioEncoder
 from av2t_core.encoders.ms_clap import MsClapAudioEncoder
 from av2t_core.media.sound import Sound
-from av2t_core.model.empty import empty_weights
+from av2t_core.model.weights import empty_weights
 
 ENCODERS = (ClipImageEncoder, MsClapAudioEncoder, LaionClapAudioEncoder)
 

@@ -11,7 +11,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from av2t_core.errors import MediaError
 from av2t_core.evaluation.benchmark import (
-    STAGES,
     Speed,
     audible_keyframes,
     loading,
@@ -22,10 +21,11 @@ from av2t_core.evaluation.benchmark import (
     steps,
 )
 from av2t_core.prediction.predictor import Predictor
-from av2t_core.segmenters.eager import eager_attention
 from av2t_core.versions.checkpoint import MODULES
 from tests.core.clips import Sound, at_rate, tone, write_clip
-from tests.core.model.micro import BACKBONES, Backbone, inputs, micro
+from tests.core.model.micro import BACKBONES, Backbone, evf, inputs, micro
+
+STAGES = ("decoding", "clip", "clap", "beit3", "sam_image_encoder", "mask_decoder", "native_size", "rest")
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_measuring_leaves_the_model_as_it_was(clip: Path, predictor: Predictor) 
 
 def test_the_plain_way_takes_one_keyframe_after_the_other(clip: Path) -> None:
     predictor, sizes = Predictor.load("tiny", "cpu", batch_size=4), []
-    beit3 = predictor.loaded.model.segmenter.multimodal
+    beit3 = evf(predictor.loaded.model).multimodal
     beit3.register_forward_pre_hook(lambda _module, args: sizes.append(len(args[0])))
     measure(predictor, clip, 4, int)
     assert sizes == [4, 4, 4]
@@ -101,7 +101,7 @@ def test_eager_attention_spells_out_what_else_is_fused(backbone: Backbone) -> No
     model = micro(backbone)
     with Seen() as fused:
         logits = model(*inputs())
-    with eager_attention(model.segmenter.sam), Seen() as plain:
+    with model.segmenter.plain_attention(), Seen() as plain:
         spelled_out = model(*inputs())
     assert any("flash_attention" in name for name in fused.operations)
     assert not any("flash_attention" in name for name in plain.operations)

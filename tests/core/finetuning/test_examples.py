@@ -10,7 +10,7 @@ from av2t_core.data.avsbench import SIZE
 from av2t_core.finetuning.examples import ClipExamples, examples_of
 from av2t_core.media.clip import Keyframe, Window
 from av2t_core.media.sound import Sound
-from av2t_core.model.inputs import multimodal_images, normalise_sam, sam_images, to_device
+from av2t_core.model.inputs import to_device
 from av2t_core.prediction.predictor import Predictor
 from av2t_core.versions.checkpoint import Loaded
 from tests.conftest import EMBEDDED
@@ -53,15 +53,14 @@ def examples(loaded: Loaded) -> ClipExamples:
 
 
 def test_what_is_learnt_from_is_what_is_predicted_from(loaded: Loaded, examples: ClipExamples) -> None:
-    config, kept = loaded.model.config, examples.keyframes
+    segmenter, kept = loaded.model.segmenter, examples.keyframes
     images = to_device([window.image for window in windows(10)], torch.device("cpu"))
-    sam = sam_images(images, config.sam.image_size, config.antialias)
-    multimodal = multimodal_images(images, config.beit3.image_size, config.antialias)
+    predicted, learnt = segmenter.inputs(segmenter.squares(images)), segmenter.inputs(kept.images)
     with torch.inference_mode():
         v, a = loaded.image_encoder.encode(images), loaded.audio_encoder.encode([w.sound for w in windows(10)])
     # Rounded to the steps of a byte; by its cubic curves BEiT-3's input overshoots black and white a little.
-    assert (normalise_sam(kept.sam.float()) - sam).abs().max() <= 0.51 / 57
-    assert (kept.multimodal / 127.5 - 1 - multimodal.clamp(-1, 1)).abs().max() <= 0.51 / 127.5
+    assert (learnt["sam"] - predicted["sam"]).abs().max() <= 0.51 / 57
+    assert (learnt["multimodal"] - predicted["multimodal"].clamp(-1, 1)).abs().max() <= 0.51 / 127.5
     torch.testing.assert_close(kept.v[:, 0], v, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(kept.a, a, atol=1e-4, rtol=1e-4)
     assert not kept.v[:, 1].equal(kept.v[:, 0])
@@ -84,6 +83,6 @@ def test_they_come_back_as_they_were_kept(examples: ClipExamples, tmp_path: Path
     assert again is not None
     assert (again.sha256, again.labels) == (examples.sha256, examples.labels)
     assert again.things.equal(examples.things)
-    assert all(tensor.equal(again.keyframes.row(8)[name]) for name, tensor in examples.keyframes.row(8).items())
+    assert all(tensor.equal(again.keyframes.tensors[name]) for name, tensor in examples.keyframes.tensors.items())
     path.write_bytes(path.read_bytes()[:-100])
     assert ClipExamples.load(path) is None

@@ -12,8 +12,6 @@ from av2t_core.data.avsbench import SIZE
 from av2t_core.errors import MemoryShortError
 from av2t_core.finetuning.examples import Examples
 from av2t_core.finetuning.fine_tuning import MASK_DECODER, FineTuneRecipe, FineTuning
-from av2t_core.model.trained import is_trained
-from av2t_core.segmenters.reference import to_reference_state_dict
 from av2t_core.training.loop import Progress
 from av2t_core.training.plan import TrainingError
 from av2t_core.training.replay import Drift, Replay, replay_of
@@ -21,6 +19,7 @@ from av2t_core.training.run_folder import RunFolder
 from av2t_core.versions.checkpoint import Loaded, build, load_version
 from av2t_core.versions.version import resolve
 from tests.conftest import EMBEDDED
+from tests.core.model.micro import to_reference_state_dict
 
 RECIPE = FineTuneRecipe(epochs=2, batch=2)
 
@@ -47,8 +46,10 @@ def examples(loaded: Loaded, count: int = 3) -> Examples:
     target = torch.zeros(count, SIZE, SIZE, dtype=torch.uint8)
     target[:, 60:160, 60:160] = 1
     return Examples(
-        sam=(255 * noise(count, 3, config.sam.image_size, config.sam.image_size)).byte(),
-        multimodal=(255 * noise(count, 3, config.beit3.image_size, config.beit3.image_size)).byte(),
+        images={
+            "sam": (255 * noise(count, 3, 256, 256)).byte(),
+            "multimodal": (255 * noise(count, 3, 128, 128)).byte(),
+        },
         v=noise(count, 2, config.image_width),
         a=noise(count, config.audio_width),
         target=target,
@@ -76,7 +77,7 @@ def test_nothing_learns_but_what_is_asked_for(loaded: Loaded, tmp_path: Path, al
     changed = {name for name, tensor in before.items() if not tensor.equal(after[name])}
     own = {name for name in before if name.startswith(("projector.", "adapters."))}
     assert own <= changed <= tuned.learned.keys()
-    assert tuned.learned.keys() == ({name for name in before if is_trained(name)} if also else own)
+    assert tuned.learned.keys() == ({name for name in before if loaded.model.is_trained(name)} if also else own)
 
 
 @pytest.mark.parametrize("preset", ["sam2-l", "sam1-h"])
@@ -84,11 +85,11 @@ def test_the_reference_has_its_names_for_what_learns(preset: str) -> None:
     """So that a version of the paper's models can be given back to its authors' code."""
     model = build(preset).model
     theirs = dict(zip(model.state_dict(), to_reference_state_dict(model), strict=True))
-    learned = {name for name in theirs if RECIPE.learns(name)}
+    learned = {name for name in theirs if RECIPE.learns(model, name)}
     assert {theirs[name] for name in learned} == {
         name for name in theirs.values() if name.startswith(("projector.", "audio_prompt_generator."))
     }
-    assert learned < {name for name in theirs if replace(RECIPE, also=(MASK_DECODER,)).learns(name)}
+    assert learned < {name for name in theirs if replace(RECIPE, also=(MASK_DECODER,)).learns(model, name)}
 
 
 def test_it_tells_how_far_it_is(loaded: Loaded, tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def bounded(loaded: Loaded, most: int) -> list[int]:
     sizes: list[int] = []
 
     def look(_: object, batch: tuple[Tensor, ...]) -> None:
-        sizes.append(len(batch[0]))
+        sizes.append(len(batch[1]))
         if sizes[-1] > most:
             torch.empty(1 << 50)
 

@@ -1,8 +1,9 @@
 """The reference's micro model with either SAM: config, weights by name, inputs and intermediate results."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor
 
 from av2t_core.model.adapters import adapted
 from av2t_core.model.av2t_sam import AV2TSam
-from av2t_core.model.config import AV2TSamConfig, Beit3Config, Feature, Sam1Config, Sam2Config
-from av2t_core.segmenters.evf_sam import best_mask
-from av2t_core.segmenters.evf_sam2 import EvfSam2
-from av2t_core.segmenters.reference import load_reference_state_dict, to_reference_state_dict
+from av2t_core.model.config import AV2TSamConfig, Feature
+from av2t_core.model.reference import from_reference, published_name
+from av2t_core.segmenters.beit3 import Beit3Config
+from av2t_core.segmenters.evf_sam import EvfSam, EvfSamConfig
+from av2t_core.segmenters.evf_sam1 import EvfSam1Config, Sam1Config
+from av2t_core.segmenters.evf_sam2 import EvfSam2, EvfSam2Config, Sam2Config
 from tests.data.golden import by_name
 
 Backbone = Literal["evf_sam2", "evf_sam"]
@@ -22,8 +25,8 @@ BACKBONES: tuple[Backbone, ...] = ("evf_sam2", "evf_sam")
 GOLDEN = Path(by_name.__file__).parent
 
 _BEIT3 = Beit3Config(image_size=224, width=32, layers=2, heads=4, ffn_width=64)
-MICRO: dict[Backbone, AV2TSamConfig] = {
-    "evf_sam2": AV2TSamConfig(
+SEGMENTERS: dict[Backbone, EvfSam1Config | EvfSam2Config] = {
+    "evf_sam2": EvfSam2Config(
         beit3=_BEIT3,
         sam=Sam2Config(
             image_size=128,
@@ -38,22 +41,44 @@ MICRO: dict[Backbone, AV2TSamConfig] = {
             memory_width=16,
         ),
     ),
-    "evf_sam": AV2TSamConfig(
+    "evf_sam": EvfSam1Config(
         beit3=_BEIT3,
         sam=Sam1Config(
             image_size=128, embed_dim=32, num_heads=4, blocks=4, global_att_blocks=(1, 3), window_size=5, width=32
         ),
     ),
 }
+MICRO = {backbone: AV2TSamConfig(segmenter=segmenter) for backbone, segmenter in SEGMENTERS.items()}
 VOCABULARY = 32  # rows of the micro model's word table
 
 
 def micro(backbone: Backbone = "evf_sam2", feature: Feature = "mul", adapter: bool = True) -> AV2TSam:
     """The complete model, as the reference's state dict has it."""
-    config = replace(MICRO[backbone], feature=feature, adapter=adapter).complete(vocabulary=VOCABULARY)
+    config = replace(complete(MICRO[backbone], VOCABULARY), feature=feature, adapter=adapter)
     model = AV2TSam(config).eval()
     load_reference_state_dict(model, reference_weights(model))
     return model
+
+
+def complete(config: AV2TSamConfig, vocabulary: int = 64010) -> AV2TSamConfig:
+    """The same with all that the authors' state dicts hold."""
+    return replace(config, segmenter=cast(EvfSamConfig, config.segmenter).complete(vocabulary))  # type: ignore[arg-type]
+
+
+def load_reference_state_dict(model: AV2TSam, state: Mapping[str, Tensor]) -> None:
+    """A model on the meta device takes the tensors themselves, any other one copies them."""
+    empty = any(parameter.is_meta for parameter in model.parameters())
+    model.load_state_dict(from_reference(model, state), assign=empty)
+
+
+def to_reference_state_dict(model: AV2TSam) -> dict[str, Tensor]:
+    """The model's weights under the authors' names; all of theirs if it is of a `complete` config."""
+    return {published_name(model, key): tensor for key, tensor in model.state_dict().items()}
+
+
+def evf(model: AV2TSam) -> EvfSam:
+    assert isinstance(model.segmenter, EvfSam)
+    return model.segmenter
 
 
 def reference_weights(model: AV2TSam) -> dict[str, Tensor]:
@@ -68,8 +93,12 @@ def golden(backbone: Backbone) -> dict[str, NDArray[np.float32]]:
         return dict(file)
 
 
-def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """images_sam, images_mm, v, a of 2 clips of 2 frames, as one batch of 4."""
+Batch = tuple[dict[str, Tensor], Tensor, Tensor]
+"""images, v, a."""
+
+
+def inputs() -> Batch:
+    """Of 2 clips of 2 frames, as one batch of 4."""
     embeddings = golden("evf_sam2")
     arrays = (
         by_name.tensor_input("micro.images_sam", (2, 2, 3, 128, 128)),
@@ -78,25 +107,30 @@ def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
         embeddings["clap_embeddings"],
     )
     first, second, third, fourth = (torch.from_numpy(array).flatten(0, 1) for array in arrays)
-    return first, second, third, fourth
+    return {"sam": first, "multimodal": second}, third, fourth
+
+
+def some(batch: Batch, frames: slice) -> Batch:
+    images, v, a = batch
+    return {name: image[frames] for name, image in images.items()}, v[frames], a[frames]
 
 
 @torch.inference_mode()
-def results(model: AV2TSam, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+def results(model: AV2TSam, batch: Batch) -> dict[str, Tensor]:
     """Every intermediate result under the golden files' name for it, (4, …)."""
-    images_sam, images_mm, v, a = batch
-    segmenter = model.segmenter
+    images, v, a = batch
+    segmenter = evf(model)
     f = model.projector.feature(v, a)
     text = model.projector.tokens(f)
     additions = model.adapters(f) if model.adapters is not None else None
-    sequence = segmenter.multimodal(images_mm, text)
-    prompt = segmenter.prompt(images_mm, text)
+    sequence = segmenter.multimodal(images["multimodal"], text)
+    prompt = segmenter.prompt(images["multimodal"], text)
     with adapted(segmenter.blocks, additions):
-        features = segmenter.image_features(images_sam)
+        features = segmenter.image_features(images["sam"])
         encoder = segmenter.sam.image_encoder
-        stages = encoder.trunk(images_sam) if isinstance(segmenter, EvfSam2) else []
-    logits, ious = model.candidates(*batch)
-    best = best_mask(logits, ious)
+        stages = encoder.trunk(images["sam"]) if isinstance(segmenter, EvfSam2) else []
+    candidates = model.candidates(*batch)
+    best = candidates.union
     found = {
         "projector_features": f,
         "text_embeddings": text.flatten(1),
@@ -104,8 +138,8 @@ def results(model: AV2TSam, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> dic
         "beit3_feat": sequence[:, :1],
         "text_hidden": prompt,
         "sparse_embeddings": prompt,
-        "low_res_masks": logits,
-        "iou_predictions": ious,
+        "low_res_masks": candidates.logits,
+        "iou_predictions": candidates.scores,
         "low_res_best": best,
         "masks": segmenter.upsample(best, (224, 224)),
     }

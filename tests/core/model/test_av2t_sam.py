@@ -10,25 +10,31 @@ from numpy.typing import NDArray
 
 from av2t_core.errors import WeightsError
 from av2t_core.model.av2t_sam import AV2TSam
-from av2t_core.model.config import AV2TSamConfig, Feature, Sam1Config, Sam2Config
-from av2t_core.model.empty import empty_weights
-from av2t_core.model.trained import is_trained
-from av2t_core.segmenters.reference import from_reference, load_reference_state_dict, to_reference_state_dict
+from av2t_core.model.config import AV2TSamConfig, Feature
+from av2t_core.model.reference import from_reference
+from av2t_core.model.weights import empty_weights
+from av2t_core.segmenters.evf_sam1 import EvfSam1Config
+from av2t_core.segmenters.evf_sam2 import EvfSam2Config
 from tests.core.model.micro import (
     BACKBONES,
     MICRO,
     Backbone,
+    complete,
     difference,
+    evf,
     golden,
     inputs,
+    load_reference_state_dict,
     micro,
     reference_weights,
     results,
+    some,
+    to_reference_state_dict,
 )
 
 TOLERANCE = 1e-4
 MASK_TOLERANCE = 2e-4
-FULL = {"evf_sam2": AV2TSamConfig(sam=Sam2Config()), "evf_sam": AV2TSamConfig(sam=Sam1Config())}
+FULL = {"evf_sam2": AV2TSamConfig(segmenter=EvfSam2Config()), "evf_sam": AV2TSamConfig(segmenter=EvfSam1Config())}
 
 both = pytest.mark.parametrize("backbone", BACKBONES)
 all_rows = [
@@ -75,13 +81,13 @@ def test_matches_all_that_the_reference_computed(
 @both
 @torch.inference_mode()
 def test_the_adapters_leave_no_trace_in_the_trunk(backbone: Backbone) -> None:
-    images_sam, images_mm, v, a = inputs()
+    images, v, a = inputs()
     model = micro(backbone)
-    first = model(images_sam, images_mm, v, a)
-    other = model(images_sam, images_mm, v, torch.roll(a, 1, 0))
+    first = model(images, v, a)
+    other = model(images, v, torch.roll(a, 1, 0))
     assert not torch.equal(first, other)
-    assert torch.equal(first, model(images_sam, images_mm, v, a))
-    assert not any(block._forward_pre_hooks for block in model.segmenter.blocks)
+    assert torch.equal(first, model(images, v, a))
+    assert not any(block._forward_pre_hooks for block in evf(model).blocks)
 
 
 @both
@@ -90,32 +96,34 @@ def test_frames_of_a_batch_do_not_see_each_other(backbone: Backbone) -> None:
     model = micro(backbone)
     batch = inputs()
     together = model(*batch)
-    alone = torch.cat([model(*(part[i : i + 1] for part in batch)) for i in range(4)])
+    alone = torch.cat([model(*some(batch, slice(i, i + 1))) for i in range(4)])
     assert torch.allclose(together, alone, atol=1e-5)
 
 
 @both
 @torch.inference_mode()
 def test_without_what_is_never_read_it_gives_the_same(backbone: Backbone) -> None:
-    complete, lean = micro(backbone), AV2TSam(MICRO[backbone]).eval()
-    load_reference_state_dict(lean, to_reference_state_dict(complete))
-    assert len(lean.state_dict()) < len(complete.state_dict())
-    assert torch.allclose(lean(*inputs()), complete(*inputs()), atol=1e-5)
+    whole, lean = micro(backbone), AV2TSam(MICRO[backbone]).eval()
+    load_reference_state_dict(lean, to_reference_state_dict(whole))
+    assert len(lean.state_dict()) < len(whole.state_dict())
+    assert torch.allclose(lean(*inputs()), whole(*inputs()), atol=1e-5)
 
 
 @both
 @torch.inference_mode()
 def test_autocast_is_for_the_large_encoders_alone(backbone: Backbone) -> None:
     model, seen = micro(backbone), {}
-    decoder = model.segmenter.sam.get_submodule("mask_decoder" if backbone == "evf_sam" else "sam_mask_decoder")
-    modules = {"blocks": model.segmenter.blocks[0].mlp, "adapters": model.adapters, "decoder": decoder}
+    decoder = evf(model).sam.get_submodule("mask_decoder" if backbone == "evf_sam" else "sam_mask_decoder")
+    modules = {"blocks": evf(model).blocks[0].mlp, "adapters": model.adapters, "decoder": decoder}
     for name, module in modules.items():
         assert module is not None
         module.register_forward_hook(lambda _m, _i, output, name=name: seen.update({name: output}))
     with torch.autocast("cpu", torch.bfloat16):
-        logits, ious = model.candidates(*inputs())
+        found = model.candidates(*inputs())
     assert seen["blocks"].dtype == torch.bfloat16
-    assert {logits.dtype, ious.dtype, seen["adapters"][0].dtype, seen["decoder"][0].dtype} == {torch.float32}
+    assert {found.logits.dtype, found.scores.dtype, seen["adapters"][0].dtype, seen["decoder"][0].dtype} == {
+        torch.float32
+    }
 
 
 @both
@@ -179,9 +187,9 @@ def test_what_is_absent_must_be_announced(backbone: Backbone) -> None:
 def test_the_full_size_has_the_published_keys(shared: Path, backbone: Backbone) -> None:
     listed = json.loads((shared / "golden" / f"keys_{backbone}.json").read_text())["entries"]
     with empty_weights():
-        model = AV2TSam(FULL[backbone].complete())
+        model = AV2TSam(complete(FULL[backbone]))
     ours = to_reference_state_dict(model)
     assert {key: list(tensor.shape) for key, tensor in ours.items()} == {e["key"]: e["shape"] for e in listed}
     assert {tensor.device.type for tensor in ours.values()} <= {"meta", "cpu"}
-    trained = [is_trained(key) for key in model.state_dict()]
+    trained = [model.is_trained(key) for key in model.state_dict()]
     assert dict(zip(ours, trained, strict=True)) == {e["key"]: bool(e.get("trainable")) for e in listed}

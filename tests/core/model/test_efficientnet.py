@@ -7,7 +7,8 @@ import torch
 from av2t_core.encoders.efficientnet import EfficientNetLite, InvertedResidual
 from av2t_core.model.adapters import adapted
 from av2t_core.model.av2t_sam import AV2TSam
-from av2t_core.model.presets import TINY
+from av2t_core.model.presets import PRESETS
+from av2t_core.segmenters.evf_sam2 import EvfSam2
 
 
 def test_the_levels_are_what_the_neck_asks_for() -> None:
@@ -33,12 +34,15 @@ def test_a_stride_begins_where_tensorflow_begins() -> None:
 
 
 def test_an_adapter_for_every_block_and_none_for_the_stem() -> None:
-    model = AV2TSam(TINY)
+    config = PRESETS["tiny"].config()
+    model = AV2TSam(config)
     assert model.segmenter.block_widths == (40, 40, 80, 80, 80, 112, 112, 112, 192, 192, 192, 192)
     assert model.adapters is not None
-    trunk = model.segmenter.sam.image_encoder.trunk
+    assert isinstance(model.segmenter, EvfSam2)
+    trunk = model.segmenter.trunk
+    assert isinstance(trunk, EfficientNetLite)
     images = torch.randn(2, 3, 64, 64)
-    additions = model.adapters(torch.randn(2, TINY.feature_width))
+    additions = model.adapters(torch.randn(2, config.feature_width))
     plain = trunk(images)
     with adapted(trunk.blocks, additions, channel_axis=1):
         shifted = trunk(images)

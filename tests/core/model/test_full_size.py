@@ -9,13 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from av2t_core.model.av2t_sam import AV2TSam
-from av2t_core.model.empty import empty_weights
 from av2t_core.model.presets import PRESETS
-from av2t_core.segmenters.eager import eager_attention
-from av2t_core.segmenters.evf_sam import best_mask
-from av2t_core.segmenters.reference import from_reference, load_reference_state_dict, to_reference_state_dict
-from av2t_core.versions.checkpoint import matrices
-from tests.core.model.micro import reference_weights
+from av2t_core.model.reference import from_reference
+from av2t_core.model.weights import empty_weights
+from tests.core.model.micro import (
+    Batch,
+    complete,
+    load_reference_state_dict,
+    reference_weights,
+    to_reference_state_dict,
+)
 from tests.data.golden import by_name
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(3600)]
@@ -27,19 +30,19 @@ MASK_TOLERANCE = 2e-4
     ("preset", "keys", "parameters"), [("sam2-l", 2075, 927_196_706), ("sam1-h", 1643, 1_326_792_752)]
 )
 def test_the_fast_road_gives_what_the_plain_one_gives(preset: str, keys: int, parameters: int) -> None:
-    config = PRESETS[preset].model
+    config = PRESETS[preset].config()
     with empty_weights():
-        complete, lean = AV2TSam(config.complete()), AV2TSam(config)
-    weights = reference_weights(complete)
+        whole, lean = AV2TSam(complete(config)), AV2TSam(config)
+    weights = reference_weights(whole)
     assert len(weights) == keys
-    assert sum(parameter.numel() for parameter in complete.parameters()) == parameters
-    load_reference_state_dict(complete, weights)
-    back = to_reference_state_dict(complete)
+    assert sum(parameter.numel() for parameter in whole.parameters()) == parameters
+    load_reference_state_dict(whole, weights)
+    back = to_reference_state_dict(whole)
     assert all(torch.equal(back[key], tensor) for key, tensor in weights.items())
     lean.load_state_dict(from_reference(lean, weights), assign=True)
     lean.eval()
 
-    batch = tuple(
+    sam, multimodal, v, a = (
         torch.from_numpy(by_name.tensor_input(f"full.{name}", shape))
         for name, shape in {
             "images_sam": (1, 3, 1024, 1024),
@@ -48,11 +51,12 @@ def test_the_fast_road_gives_what_the_plain_one_gives(preset: str, keys: int, pa
             "a": (1, config.audio_width),
         }.items()
     )
-    with torch.inference_mode(), eager_attention(complete.segmenter.sam):
-        plain = results(complete.eval(), batch)
+    batch = ({"sam": sam, "multimodal": multimodal}, v, a)
+    with torch.inference_mode(), whole.segmenter.plain_attention():
+        plain = results(whole.eval(), batch)
     with torch.inference_mode():
         fused = results(lean, batch)
-    for name in list(matrices(lean)):
+    for name in list(lean.matrices()):
         module = lean.get_submodule(name.rpartition(".")[0])
         leaf = name.rpartition(".")[2]
         setattr(module, leaf, nn.Parameter(module.get_parameter(leaf).bfloat16(), requires_grad=False))
@@ -69,11 +73,10 @@ def test_the_fast_road_gives_what_the_plain_one_gives(preset: str, keys: int, pa
     assert fused["iou"].argmax() == plain["iou"].argmax()
 
 
-def results(model: AV2TSam, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    images_sam, images_mm, v, a = batch
-    logits, iou = model.candidates(images_sam, images_mm, v, a)
-    best = best_mask(logits, iou)
-    return {"logits": logits, "iou": iou, "masks": model.segmenter.upsample(best, (224, 224))}
+def results(model: AV2TSam, batch: Batch) -> dict[str, Tensor]:
+    found = model.candidates(*batch)
+    masks = model.segmenter.upsample(found.union, (224, 224))
+    return {"logits": found.logits, "iou": found.scores, "masks": masks}
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:

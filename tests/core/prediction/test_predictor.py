@@ -21,9 +21,9 @@ from av2t_core.evaluation.metrics import mask_iou
 from av2t_core.media.clip import Clip, Keyframe, Window
 from av2t_core.media.sound import Sound
 from av2t_core.model import presets
+from av2t_core.model.av2t_sam import lifted
 from av2t_core.prediction.predictor import KeyframePrediction, Predictor, level_dbfs
-from av2t_core.segmenters.evf_sam import lifted
-from tests.core.model.micro import BACKBONES, MICRO
+from tests.core.model.micro import BACKBONES, SEGMENTERS
 
 ROOT = Path(__file__).parents[3]
 CUTOUTS = ROOT / "tests" / "data" / "cutouts"
@@ -231,7 +231,7 @@ def test_a_mask_reaches_down_from_a_low_peak_and_no_further_from_a_high_one() ->
 
 def test_only_the_embedded_model_s_masks_reach() -> None:
     """The published models' are those of the reference."""
-    assert {name for name, preset in presets.PRESETS.items() if preset.model.mask_reach} == {"tiny", "tiny-noadapter"}
+    assert {name for name, preset in presets.PRESETS.items() if preset.mask_reach} == {"tiny", "tiny-noadapter"}
 
 
 def test_logits_keep_within_memory_as_predictions_do(predictor: Predictor, windows: list[Window]) -> None:
@@ -253,8 +253,9 @@ def test_memory_that_is_too_small_for_one_keyframe_is_said(windows: list[Window]
 @pytest.fixture
 def micro_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     """The paper's presets at the micro model's size, behind CLIP and MS-CLAP of full size, all with drawn weights."""
-    for backbone, config in MICRO.items():
-        monkeypatch.setitem(presets.PRESETS, backbone, presets.Preset(model=config))
+    for backbone, name in (("evf_sam", "evf-sam1"), ("evf_sam2", "evf-sam2")):
+        monkeypatch.setitem(presets.segmenter(name).sizes, "micro", SEGMENTERS[backbone])  # type: ignore[index]
+        monkeypatch.setitem(presets.PRESETS, backbone, presets.Preset(segmenter=name, size="micro"))
 
 
 @pytest.mark.usefixtures("micro_presets")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from av2t_core.data.cutouts import Cutouts
-from av2t_core.model.presets import TINY
+from av2t_core.model.presets import PRESETS
 from av2t_core.prediction.calibration import Calibration
 from av2t_core.prediction.predictor import Predictor
 from av2t_core.pretraining.models import imagenet_weights
@@ -66,8 +66,8 @@ def test_the_result_becomes_a_model_version(run: Path) -> None:
     assert predictor.calibration == Calibration.of(card)
     replayed = replay_of(resolve("tiny-test", run))
     assert replayed is not None
-    assert replayed.v.shape == (5, TINY.image_width)
-    assert replayed.a.shape == (5, TINY.audio_width)
+    assert replayed.v.shape == (5, PRESETS["tiny"].config().image_width)
+    assert replayed.a.shape == (5, PRESETS["tiny"].config().audio_width)
 
 
 def test_the_stem_stays_as_imagenet_taught_it_and_the_rest_learns(run: Path) -> None:

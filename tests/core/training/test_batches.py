@@ -72,8 +72,7 @@ def test_the_first_frame_of_a_training_clip_of_s4_with_its_own_second(data: Path
     assert given.target.shape == (6, 224, 224)
     assert set(given.target.flatten().tolist()) == {0, 1}
     assert given.names == (training.video, *[validation.video] * 5)
-    assert given.images_sam is not None
-    assert given.images_sam.shape == (6, 3, 256, 256)
+    assert given.images["sam"].shape == (6, 3, 256, 256)
     assert (given.v.shape, given.a.shape) == ((6, 256), (6, 256))
     assert len(reads[1].sounds) == 5
 
@@ -95,7 +94,7 @@ def test_frozen_results_are_computed_once_and_named_by_content(data: Path, tmp_p
     if preset == "tiny":
         assert second.features is None
     else:
-        assert second.images_sam is None
+        assert "sam" not in second.images
         assert first.features is not None
         assert second.features is not None
         assert [feature.shape for feature in second.features] == [(5, 128, 64, 64), (5, 128, 32, 32), (5, 128, 16, 16)]

@@ -49,7 +49,7 @@ def claim(disk: Path) -> None:
 
 def examples(disk: Path) -> None:
     names = ("sam", "multimodal", "v", "a", "target")
-    some = Examples(**{name: torch.zeros(1000, 1000, dtype=torch.uint8) for name in names})
+    some = Examples.of({name: torch.zeros(1000, 1000, dtype=torch.uint8) for name in names})
     with writing(disk):
         ClipExamples(sha256="", keyframes=some, things=torch.zeros(0, 1), labels=()).save(disk / "clip.safetensors")
 

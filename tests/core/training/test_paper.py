@@ -12,14 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from av2t_core.model.av2t_sam import AV2TSam
-from av2t_core.model.config import AV2TSamConfig
-from av2t_core.model.empty import empty_weights
-from av2t_core.model.presets import SAM1_H, SAM2_L
-from av2t_core.segmenters.recomputing import recompute_blocks
-from av2t_core.segmenters.reference import to_reference_state_dict
+from av2t_core.model.presets import PRESETS
+from av2t_core.model.weights import empty_weights
 from av2t_core.training.paper import Inputs, PaperTraining, accelerator, trained_parameters
 from av2t_core.training.plan import PaperRecipe, TrainingError
-from tests.core.model.micro import BACKBONES, GOLDEN, Backbone, inputs, micro
+from tests.core.model.micro import BACKBONES, GOLDEN, Backbone, inputs, micro, some, to_reference_state_dict
 from tests.data.golden import by_name
 
 SIZE = (224, 224)
@@ -83,9 +80,9 @@ def target() -> Tensor:
 
 def batch(frames: slice = slice(None), **changes: Any) -> Inputs:
     """The golden batch, or some of its frames."""
-    images_sam, images_mm, v, a = (tensor[frames] for tensor in inputs())
+    images, v, a = some(inputs(), frames)
     names = tuple(f"clip {index // 2}" for index in range(FRAMES))[frames]
-    given = Inputs(images_sam=images_sam, images_mm=images_mm, v=v, a=a, target=target()[frames], names=names)
+    given = Inputs(images=images, v=v, a=a, target=target()[frames], names=names)
     return replace(given, **changes)
 
 
@@ -181,10 +178,12 @@ def test_what_the_loss_does_not_see_never_learns(runs: dict[Backbone, Run], back
     assert run.changed == run.first_gradients.keys() - untouched
 
 
-@pytest.mark.parametrize(("config", "tensors", "parameters"), [(SAM2_L, 336, 34_279_477), (SAM1_H, 199, 17_058_276)])
-def test_at_full_size_the_paper_trains_a_few_percent(config: AV2TSamConfig, tensors: int, parameters: int) -> None:
+@pytest.mark.parametrize(
+    ("preset", "tensors", "parameters"), [("sam2-l", 336, 34_279_477), ("sam1-h", 199, 17_058_276)]
+)
+def test_at_full_size_the_paper_trains_a_few_percent(preset: str, tensors: int, parameters: int) -> None:
     with empty_weights():
-        trained = trained_parameters(AV2TSam(config))
+        trained = trained_parameters(AV2TSam(PRESETS[preset].config()))
     assert (len(trained), sum(parameter.numel() for parameter in trained.values())) == (tensors, parameters)
 
 
@@ -202,7 +201,7 @@ def test_the_masks_are_those_of_the_reference(shared: Path, runs: dict[Backbone,
 def test_a_batch_in_parts_gives_the_same_gradients(runs: dict[Backbone, Run], backbone: Backbone) -> None:
     """Of unequal size, and with all but the blocks' inputs computed twice."""
     model = micro(backbone)
-    recompute_blocks(model)
+    model.recompute()
     training = PaperTraining(model, PaperRecipe(), accelerator(cpu=True))
     stand_in = batch(slice(0, 1), counts=False)
     parts = [batch(slice(0, 3)), batch(slice(3, 4)), stand_in]
@@ -233,9 +232,8 @@ def test_without_adapters_what_the_image_encoder_gave_is_not_computed_again() ->
     model = micro(adapter=False)
     training = PaperTraining(model, PaperRecipe(), accelerator(cpu=True))
     given = batch()
-    assert given.images_sam is not None
     with torch.no_grad():
         expected = training.objective.logits(given)
-        features = model.segmenter.image_features(given.images_sam)
-        kept = training.objective.logits(batch(images_sam=None, features=features))
+        features = model.segmenter.encode(given.images)
+        kept = training.objective.logits(batch(images={"multimodal": given.images["multimodal"]}, features=features))
     assert torch.equal(kept, expected)

@@ -18,12 +18,12 @@ EVERY_ROW = [(p, f, d) for p in published.presets() for f in published.FEATURES 
 
 def test_every_preset_but_the_embedded_one_is_published() -> None:
     assert published.presets() == [name for name in PRESETS if name not in ("tiny", "tiny-noadapter")]
-    assert all(encoder in published.ENCODERS for name in published.presets() for encoder in published.encoders(name))
+    assert all(len(published.encoders(name)) == 2 for name in published.presets())
 
 
 def test_clip_is_where_open_clip_says() -> None:
     openai = open_clip.get_pretrained_cfg("ViT-B-32-quickgelu", "openai")
-    assert openai["hf_hub"].rstrip("/") == published.ENCODERS["clip"].repository
+    assert openai["hf_hub"].rstrip("/") == published.encoders("sam2-l")["clip"].repository
 
 
 @pytest.mark.parametrize(("preset", "feature", "dataset"), EVERY_ROW)
@@ -40,12 +40,7 @@ def test_a_checkpoint_is_found_by_the_name_that_training_gives_it(
     }
     [found] = published.find(wanted, [*names, "README.md", ".gitattributes"])
     assert re.search(re.escape(wanted.example.removeprefix("…")) + "$", found)
-    assert published.named(found) == published.Named(
-        feature=feature,
-        adapter=PRESETS[preset].model.adapter,
-        sam=published.sam_of(PRESETS[preset]),
-        dataset=dataset,
-    )
+    assert published.named(found) == published.Named(feature=feature, dataset=dataset)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +49,7 @@ def test_a_checkpoint_is_found_by_the_name_that_training_gives_it(
 def test_other_forms_of_the_name(name: str) -> None:
     wanted = published.model("sam1-h-noadapter", "mul", "ms3")
     assert published.find(wanted, [name]) == [name]
-    assert published.named(name) == published.Named(feature="mul", adapter=False, sam="sam1", dataset="ms3")
+    assert published.named(name) == published.Named(feature="mul", dataset="ms3")
 
 
 @pytest.mark.parametrize("name", ["best.pth", "mul_evf_sam2_avss_best.pth", "mul_adapters_evf_sam2_s4_best.pth"])
@@ -69,7 +64,7 @@ def test_another_file_list_is_told() -> None:
         "Kyungbok/AV2T-SAM holds no file named like …_mul_adapter_evf_sam2_s4_best.pth; it holds README.md, beit3.pth"
     )
     with pytest.raises(WeightsError, match="it holds nothing"):
-        published.find(published.ENCODERS["ms-clap"], [])
+        published.find(published.encoders("sam2-l")["ms-clap"], [])
 
 
 def test_rivals_are_told() -> None:

@@ -5,8 +5,8 @@ import re
 import pytest
 import torch
 
-from av2t_core.encoders.state import Source, translate
 from av2t_core.errors import WeightsError
+from av2t_core.model.weights import Source, translate
 
 OWN = {"first": torch.empty(2, 3, device="meta"), "second": torch.empty(2, 3, device="meta")}
 UNREAD = re.compile(r"text\.")
