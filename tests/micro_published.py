@@ -8,6 +8,7 @@ import io
 from collections import defaultdict
 from collections.abc import Callable
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -40,6 +41,8 @@ SAM2 = MICRO["evf_sam2"]
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("clap.modeling_clap", "gpt2.modeling_gpt2"):
+        import_module(f"transformers.models.{module}")  # what is replaced below stands in its annotations
     for name, backbone in (("evf-sam2", "evf_sam2"), ("evf-sam1", "evf_sam")):
         monkeypatch.setitem(segmenter(name).sizes, "large", SEGMENTERS[backbone])  # type: ignore[index]
     small_vit = lambda **sizes: VisionTransformer(**{**sizes, "width": 32, "layers": 1, "heads": 2})  # noqa: E731
