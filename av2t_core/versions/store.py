@@ -15,10 +15,9 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from functools import cached_property
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from secrets import token_hex
 from typing import IO, Any
 
@@ -28,7 +27,6 @@ from av2t_core.files import (
     Progress,
     aside,
     atomic_file,
-    disk_error,
     file_hash,
     locked,
     read_blocks,
@@ -79,19 +77,17 @@ class Store:
 
     def listing(self) -> dict[str, Entry]:
         """All files, by their paths in it. StoreAwayError, or WeightsError: it cannot be used."""
-        files, root = self._place
-        with self._asking():
-            files.invalidate_cache()
-            found = files.find(root, detail=True)
-            files.invalidate_cache()
-        return {path.removeprefix(root).strip("/"): _entry(known) for path, known in found.items()}
+        with self._asking() as files:
+            files.fs.invalidate_cache()
+            found = files.find("", detail=True)
+            files.fs.invalidate_cache()
+        return {member: _entry(known) for member, known in found.items()}
 
     def read(self, member: str) -> bytes | None:
         """A text that is there, None if it is not. WeightsError: it is larger than a card ever is. StoreAwayError."""
-        files, _ = self._place
-        with self._asking():
+        with self._asking(member) as files:
             try:
-                with files.open(self._path(member), "rb") as file:
+                with files.open(member, "rb") as file:
                     text: bytes = file.read(LARGEST_CARD + 1)
             except FileNotFoundError:
                 return None
@@ -101,19 +97,18 @@ class Store:
 
     def write(self, member: str, content: IO[bytes], bar: Bar) -> None:
         """Have it there at once, in place of what may be there. StoreAwayError, WeightsError."""
-        files, _ = self._place
-        path = self._path(member)
-        folders = not files.async_impl  # of which there are none in an object store, where files appear at once
-        to = f"{files._parent(path)}/.{token_hex(8)}.part" if folders else path
-        with self._asking(member):
+        with self._asking(member) as files:
+            path = to = PurePosixPath(member)
+            folders = not files.fs.async_impl  # which an object store does not have; there files appear at once
             if folders:
-                files.makedirs(files._parent(path), exist_ok=True)
-            with files.open(to, "wb") as file:
+                to = path.with_name(f".{token_hex(8)}.part")
+                files.makedirs(str(path.parent), exist_ok=True)
+            with files.open(str(to), "wb") as file:
                 for block in read_blocks(content):
                     file.write(block)
                     bar.update(len(block))
             if folders:
-                files.mv(to, path)
+                files.mv(str(to), member)
 
     def write_text(self, member: str, text: bytes) -> None:
         """As `write`."""
@@ -121,10 +116,9 @@ class Store:
 
     def remove(self, members: Iterable[str]) -> None:
         """One after the other; some may be gone already. StoreAwayError, WeightsError."""
-        files, _ = self._place
         for member in members:
-            with self._asking(member), suppress(FileNotFoundError):
-                files.rm_file(self._path(member))
+            with self._asking(member) as files, suppress(FileNotFoundError):
+                files.rm_file(member)
 
     def has(self, version: Version) -> bool:
         """As far as it is known here. WeightsError: what notes it is damaged."""
@@ -181,58 +175,48 @@ class Store:
 
         The card gets the time that it has there, for the newest version of a preset is the same one on all machines.
         """
-        files, _ = self._place
-        path = self._path(f"{name}/{CARD_FILE}")
-        with self._asking(path):
-            entry = _entry(files.info(path))
-            modified: datetime | None = None
+        member, modified = f"{name}/{CARD_FILE}", None
+        with self._asking(member) as files:
+            entry = _entry(files.info(member))
             with suppress(NotImplementedError):
-                modified = files.modified(path)
-        try:
-            with atomic_file(directory / STORE_MARK) as aside:
-                aside.write_text(json.dumps(asdict(Mark(url=self.url, stamp=entry.stamp))))
-                if modified is not None:
-                    os.utime(directory / CARD_FILE, (modified.timestamp(), modified.timestamp()))
-        except OSError as error:
-            raise disk_error(error, directory) from None
+                modified = files.modified(member).timestamp()
+        with writing(directory), atomic_file(directory / STORE_MARK) as aside:
+            aside.write_text(json.dumps(asdict(Mark(url=self.url, stamp=entry.stamp))))
+            if modified is not None:
+                os.utime(directory / CARD_FILE, (modified, modified))
 
     def blocks(self, member: str, bar: Bar) -> Iterator[bytes]:
         """What is in a file. StoreAwayError, also where there is none."""
-        files, _ = self._place
-        with self._asking(member), files.open(self._path(member), "rb") as file:
+        with self._asking(member) as files, files.open(member, "rb") as file:
             for block in read_blocks(file):
                 bar.update(len(block))
                 yield block
 
     def size(self, member: str) -> int:
         """In bytes. StoreAwayError, also where there is no such file."""
-        files, _ = self._place
-        with self._asking(member):
-            return int(files.size(self._path(member)))
+        with self._asking(member) as files:
+            return int(files.size(member))
 
     @cached_property
-    def _place(self) -> tuple[Any, str]:
-        """The file system, and where in it the store is. WeightsError: there is no package for such a URL."""
-        with self._asking():
-            try:
-                from fsspec.core import url_to_fs
+    def _files(self) -> Any:
+        """The file system whose root is the store. WeightsError: there is no package for such a URL."""
+        try:
+            from fsspec.core import url_to_fs
+            from fsspec.implementations.dirfs import DirFileSystem
 
-                files, root = url_to_fs(self.url)
-            except (ImportError, ValueError) as error:
-                package = " (av2t-sam's extra [s3] brings it)" if self.url.startswith("s3:") else ""
-                raise WeightsError(
-                    f"the model store {self.url} cannot be opened: {error}{package}", Remedy.STORE_URL
-                ) from None
-        return files, root
-
-    def _path(self, member: str) -> str:
-        return f"{self._place[1]}/{member}"
+            files, root = url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            package = " (av2t-sam's extra [s3] brings it)" if self.url.startswith("s3:") else ""
+            raise WeightsError(
+                f"the model store {self.url} cannot be opened: {error}{package}", Remedy.STORE_URL
+            ) from None
+        return DirFileSystem(root, files)
 
     @contextmanager
-    def _asking(self, member: str = "") -> Iterator[None]:
-        """Within it, what a storage has against being used becomes a sentence, and whether that may pass."""
+    def _asking(self, member: str = "") -> Iterator[Any]:
+        """The file system. What it has against being used becomes a sentence, and whether that may pass."""
         try:
-            yield
+            yield self._files
         except AV2TError:
             raise
         except FileNotFoundError as error:
@@ -284,17 +268,12 @@ def fetch(version: Version, progress: Progress = quiet) -> None:
                         found = write_blocks(store.blocks(member, bar), file)
                         os.fsync(file.fileno())  # a rename may reach the disk before what it names
                     if found != sha256:
-                        raise _damaged(store, member, version)
+                        where = f"{member} is damaged in the model store {store.url}"
+                        raise WeightsError(
+                            f"{where}: its sha256 is not the one on the card", Remedy.PUSH_WHOLE, name=version.name
+                        )
                     path.parent.mkdir(exist_ok=True)
                     part.replace(path)
-
-
-def _damaged(store: Store, member: str, version: Version) -> WeightsError:
-    return WeightsError(
-        f"{member} is damaged in the model store {store.url}: its sha256 is not the one on the card",
-        Remedy.PUSH_WHOLE,
-        name=version.name,
-    )
 
 
 def _lacking(version: Version) -> list[tuple[Store, str, Path, str]]:
