@@ -1,14 +1,23 @@
 """What the commands say to a person: notes and progress on stderr, so that stdout stays what was asked for."""
 
-import json
+import errno
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
+from json import dumps
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from av2t_core.errors import AV2TError
 from av2t_core.text import one_line
 
+_REFUSALS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+}
 _BAR = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {unit} {elapsed}<{remaining}{postfix}"
 
 
@@ -16,8 +25,20 @@ def note(sentence: str) -> None:
     print(f"av2t: {one_line(sentence)}", file=sys.stderr, flush=True)
 
 
-def print_json(value: object, indent: int | None = None) -> None:
-    print(json.dumps(value, indent=indent, default=datetime.isoformat))
+def report(found: object, lines: Iterable[str], *, json: bool, indent: int | None = None) -> None:
+    """Print what was found, as JSON or in its lines."""
+    print(dumps(found, indent=indent, default=datetime.isoformat) if json else "\n".join(lines))
+
+
+@contextmanager
+def writing_into(folder: Path) -> Iterator[None]:
+    """AV2TError, which names the folder, where it cannot be written within."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        raise AV2TError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error
 
 
 def progress_bar(what: str, total: int | None, unit: str) -> Any:

@@ -46,7 +46,8 @@ class Parser(argparse.ArgumentParser):
 def choose(parser: Parser, table: Table, words: Sequence[str]) -> int:
     """Run the command of `table` that `words` begin with; its exit status. Without one the help is shown."""
     if not words or words[0].startswith("-"):
-        commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=argparse.ArgumentParser)
+        parser.usage = parser.usage or f"{parser.prog} [-h] COMMAND ..."
+        commands = parser.add_subparsers(title="commands", metavar="COMMAND ...", parser_class=argparse.ArgumentParser)
         for name, (_, line) in table.items():
             commands.add_parser(name, help=line)
         parser.parse_args(words)
@@ -64,7 +65,7 @@ def choose(parser: Parser, table: Table, words: Sequence[str]) -> int:
         return choose(Parser(prog, inspect.getdoc(sys.modules[module]) or ""), command, rest)
     own = Parser(prog, inspect.getdoc(command) or "")
     _add_options(own, command)
-    return int(_called(command, vars(own.parse_args(rest))))
+    return _called(command, vars(own.parse_args(rest))) or 0
 
 
 def _add_options(parser: Any, of: Any) -> None:

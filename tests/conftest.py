@@ -20,10 +20,11 @@ from rq import SimpleWorker
 from rq.job import Job
 
 from av2t.stack import label_studio_server
-from av2t.stack.process import answers, free_port
+from av2t.stack.process import answers
 from av2t.stack.redis_server import redis_url as url_of_redis
 from av2t.stack.redis_server import start_redis
 from av2t_core.versions.version import resolve
+from tests.ports import free_port
 from worker.queue.connection import connect
 from worker.queue.queue import PREANNOTATE, open_queue
 

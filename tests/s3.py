@@ -11,7 +11,8 @@ import httpx
 import pytest
 from uv import find_uv_bin
 
-from av2t.stack.process import Process, answers, free_port
+from av2t.stack.process import Process, answers
+from tests.ports import free_port
 
 MOTO = "moto[s3,server]==5.2.5"
 CREDENTIALS = {

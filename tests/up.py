@@ -16,8 +16,8 @@ from typing import Self
 import psutil
 
 from av2t.stack import label_studio_server
-from av2t.stack.process import free_port
 from tests.conftest import ROOT, wait_until
+from tests.ports import free_port
 
 
 class Up:

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from av2t.console import print_json, progress_bar
+from av2t.console import progress_bar, report
 from av2t.options import DEMO_CLIPS, Count, ModelOptions, load_predictor
 from av2t.signature import Arg
 from av2t_core.media.clip import Clip
@@ -48,7 +48,7 @@ def bench(
     random_weights: Annotated[bool, Arg("of the preset NAME; its masks mean nothing")] = False,
     keyframes: Annotated[Count, Arg("how many", "N")] = 32,
     json: Annotated[bool, Arg("print the numbers as JSON")] = False,
-) -> int:
+) -> None:
     """Measure how fast a model version is, and how much memory it takes.
 
     VIDEO is played again and again until --keyframes of it are masked; its silent seconds are left out, for the model
@@ -91,11 +91,7 @@ def bench(
     if plain:
         fast, slow = (numbers[way]["frames_per_second"]["whole"] for way in ways)
         numbers["ratio"] = _rounded(fast / slow)
-    if json:
-        print_json(numbers)
-    else:
-        print(_text(numbers, list(ways)))
-    return 0
+    report(numbers, _lines(numbers, list(ways)), json=json)
 
 
 def _loading(cost: "Cost") -> dict[str, float]:
@@ -140,7 +136,7 @@ def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _text(numbers: Mapping[str, Any], ways: Sequence[str]) -> str:
+def _lines(numbers: Mapping[str, Any], ways: Sequence[str]) -> list[str]:
     described, loading, (width, height) = numbers["machine"], numbers["loading"], numbers["size"]
     lines = [
         f"{numbers['model_version']} on {numbers['device']}, {numbers['keyframes']} keyframes of {width} x {height}",
@@ -171,7 +167,7 @@ def _text(numbers: Mapping[str, Any], ways: Sequence[str]) -> str:
         lines += ["", f"fine-tuning: {learning['frames_per_second']} frames a second; {told}"]
     if "ratio" in numbers:
         lines += ["", f"{numbers['ratio']} times as fast as plain"]
-    return "\n".join(lines)
+    return lines
 
 
 def _row(label: str, *values: object) -> str:

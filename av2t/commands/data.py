@@ -5,9 +5,9 @@ import os
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from av2t.console import counted, print_json, progress_bar, table
+from av2t.console import counted, progress_bar, report, table, writing_into
 from av2t.options import Count
 from av2t.signature import Arg, Table
 from av2t_core.data import avsbench_check
@@ -45,6 +45,11 @@ def _shares(text: str) -> tuple[int, int, int]:
     return train, val, test
 
 
+Part = Literal["s4", "ms3"]
+Shares = Annotated[tuple[int, int, int], _shares]
+Size = Annotated[tuple[int, int], _size]
+
+
 def compose(
     out: Annotated[Path, Arg("folder for the clips; made if it is missing", "OUT")],
     *,
@@ -57,23 +62,17 @@ def compose(
     later: Annotated[bool, Arg("the classes in CUTOUTS/later instead of sounding")] = False,
     jobs: Annotated[Count | None, Arg("processes (default: one for each core)", "N")] = None,
     seconds: Annotated[Count | None, Arg("length of a clip (default: 5)", group=_MP4)] = None,
-    size: Annotated[
-        tuple[int, int] | None, _size, Arg("default: one of several for each clip", "WxH", group=_MP4)
-    ] = None,
+    size: Annotated[Size | None, Arg("default: one of several for each clip", "WxH", group=_MP4)] = None,
     fps: Annotated[Count | None, Arg("frames a second (default: one of several for each clip)", group=_MP4)] = None,
     part: Annotated[Split | None, Arg("only what this split of a data set may use (default: all)", group=_MP4)] = None,
-    layout: Annotated[
-        Literal["s4", "ms3"] | None, Arg("s4: one thing sounds; ms3: two or more by turns", group=_SET)
-    ] = None,
+    layout: Annotated[Part | None, Arg("s4: one thing sounds; ms3: two or more by turns", group=_SET)] = None,
     split: Annotated[
-        tuple[int, int, int] | None,
-        _shares,
-        Arg("percent of train, val and test (default: 70,15,15)", "A,B,C", group=_SET),
+        Shares | None, Arg("percent of train, val and test (default: 70,15,15)", "A,B,C", group=_SET)
     ] = None,
     held_out: Annotated[
-        bool, Arg("val and test: only photographs and recordings that train never has", group=_SET)
+        bool, Arg("only photographs and recordings for val and test that train lacks", group=_SET)
     ] = False,
-) -> int:
+) -> None:
     """Compose clips in which things move over a background and sound by turns, with the exact mask of what sounds.
 
     CUTOUTS is a folder with sounding/<class>/image_*.png (with alpha) and sound_*.flac, and, if there are any,
@@ -116,30 +115,26 @@ def compose(
     # A process takes longer to start than a few clips take.
     processes = jobs or min(len(os.sched_getaffinity(0)), 1 + clips // 20)
     made = f"{clips} clips"
-    try:
-        with progress_bar("composing", clips, "clips") as bar:
-            if layout is None:
-                writer = ClipWriter(
-                    out=out,
-                    cutouts=replace(found.part(part) if part else found, labels=labels),
-                    seed=seed,
-                    most=min(things, len(labels)),
-                    seconds=seconds or 5,
-                    size=size,
-                    fps=fps,
-                )
-                in_order(writer, clips, processes, bar.update)
-            else:
-                recipe = SetRecipe(layout=layout, clips=clips, labels=labels, seed=seed, most=things, new=held_out)
-                if split:
-                    recipe = replace(recipe, shares=split)
-                write_set(out, found, recipe, bar.update, processes)
-                counts = Counter(recipe.splits)
-                made += f" ({', '.join(f'{name} {counts[name]}' for name in SPLITS)})"
-    except OSError as error:
-        raise AV2TError(f"{out}: cannot be written ({error.strerror or error}); choose another folder") from error
+    with writing_into(out), progress_bar("composing", clips, "clips") as bar:
+        if layout is None:
+            writer = ClipWriter(
+                out=out,
+                cutouts=replace(found.part(part) if part else found, labels=labels),
+                seed=seed,
+                most=min(things, len(labels)),
+                seconds=seconds or 5,
+                size=size,
+                fps=fps,
+            )
+            in_order(writer, clips, processes, bar.update)
+        else:
+            recipe = SetRecipe(layout=layout, clips=clips, labels=labels, seed=seed, most=things, new=held_out)
+            if split:
+                recipe = replace(recipe, shares=split)
+            write_set(out, found, recipe, bar.update, processes)
+            counts = Counter(recipe.splits)
+            made += f" ({', '.join(f'{name} {counts[name]}' for name in SPLITS)})"
     print(f"{made} in {out}")
-    return 0
 
 
 def check(
@@ -173,20 +168,15 @@ def check(
     notes = []
     if layout in ("s4", "ms3") and any(size != (SIZE, SIZE) for size in findings.frame_sizes):
         notes.append(f"Not all are {SIZE}x{SIZE}, as AVSBench's are: scores are compared at that size.")
-    if json:
-        print_json({"root": str(root), "layout": layout, "table": str(source), **_as_json(findings, notes)}, indent=2)
-    else:
-        print("\n".join([f"{source}, layout {layout}", *_lines(findings, notes)]))
-    return 1 if findings.problems else 0
-
-
-def _as_json(findings: Findings, notes: list[str]) -> dict[str, Any]:
-    return {
+    found = {
+        **{"root": str(root), "layout": layout, "table": str(source)},
         "splits": {split: asdict(counts) for split, counts in findings.splits.items()},
         "frame_sizes": {in_pixels(size): count for size, count in findings.frame_sizes.most_common()},
         "notes": notes,
         "problems": [asdict(problem) for problem in findings.problems],
     }
+    report(found, [f"{source}, layout {layout}", *_lines(findings, notes)], json=json, indent=2)
+    return 1 if findings.problems else 0
 
 
 def _lines(findings: Findings, notes: list[str]) -> list[str]:

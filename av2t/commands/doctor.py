@@ -10,12 +10,12 @@ import httpx
 from redis import Redis
 from redis.exceptions import RedisError
 
-from av2t.console import print_json
+from av2t.console import report
 from av2t.options import Count
 from av2t.remedies import caution, told
 from av2t.signature import Arg
 from av2t_core.errors import AV2TError
-from av2t_core.labelstudio.config import Targets, parse_label_config
+from av2t_core.labelstudio.config import parse_label_config
 from av2t_core.model.presets import PRESETS
 from av2t_core.text import one_line
 from av2t_core.versions.version import resolve
@@ -32,10 +32,20 @@ PACKAGES = ("torch", "sam2", "transformers", "open_clip_torch", "av", "redis", "
 MARKS = {"ok": "ok  ", "note": "note", "fail": "FAIL"}
 
 State = Literal["ok", "note", "fail"]
-
-
 Finding = tuple[State, str]
 """A note is worth knowing and stops nothing."""
+
+
+def ok(sentence: str) -> Finding:
+    return "ok", sentence
+
+
+def note(sentence: str) -> Finding:
+    return "note", sentence
+
+
+def fail(sentence: str) -> Finding:
+    return "fail", sentence
 
 
 def doctor(
@@ -59,10 +69,8 @@ def doctor(
         if not json:
             print(f"{MARKS[state]}  {what}: {one_line(sentence)}", flush=True)
     failed = sum(each["state"] == "fail" for each in found)
-    if json:
-        print_json(found, indent=2)
-    else:
-        print(f"\n{failed} of {len(found)} failed" if failed else f"\nAll {len(found)} are as they should be")
+    summary = f"{failed} of {len(found)} failed" if failed else f"All {len(found)} are as they should be"
+    report(found, ["", summary], json=json, indent=2)
     return 1 if failed else 0
 
 
@@ -82,7 +90,7 @@ def _examine(settings: Settings, project: int | None) -> Iterator[tuple[str, Fin
 
         client = LabelStudioClient.of(settings)
     except AV2TError as error:
-        yield "Label Studio", ("fail", f"{told(error)}.")
+        yield "Label Studio", fail(f"{told(error)}.")
         return
     with client:
         reached = list(_checked("Label Studio", _label_studio(settings, client)))
@@ -97,7 +105,7 @@ def _checked(what: str, findings: Iterator[Finding]) -> Iterator[tuple[str, Find
         for finding in findings:
             yield what, finding
     except (AV2TError, TransientError) as error:
-        yield what, ("fail", f"{told(error).rstrip('.')}.")
+        yield what, fail(f"{told(error).rstrip('.')}.")
 
 
 def _packages(_: Settings) -> Iterator[Finding]:
@@ -107,12 +115,11 @@ def _packages(_: Settings) -> Iterator[Finding]:
             there.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             missing.append(package)
-    yield "ok", ", ".join(there) + "."
+    yield ok(", ".join(there) + ".")
     if missing:
-        yield (
-            "note",
+        yield note(
             f"{', '.join(missing)} are not installed; a worker needs them, a backend does not: install av2t-sam with"
-            " its extras [model,embedded].",
+            " its extras [model,embedded]."
         )
 
 
@@ -120,29 +127,24 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     connection = connect(settings.redis_url, timeout=5)
     with reachable(connection):
         info = connection.info()
-    yield "ok", f"{redis_address(connection)} answers, version {info['redis_version']}."
+    yield ok(f"{redis_address(connection)} answers, version {info['redis_version']}.")
     if not info.get("aof_enabled") and not _config(connection, "save"):
-        yield "note", "it keeps nothing on disk: what is queued is lost when it stops. Start it with --appendonly yes."
+        yield note("it keeps nothing on disk: what is queued is lost when it stops. Start it with --appendonly yes.")
     policy = _config(connection, "maxmemory-policy")
     if info.get("maxmemory") and policy != "noeviction":
-        yield "fail", f"its maxmemory-policy is {policy}, which may throw jobs away; set it to noeviction."
+        yield fail(f"its maxmemory-policy is {policy}, which may throw jobs away; set it to noeviction.")
     if Memory(used=info["used_memory"], most=info.get("maxmemory", 0)).full:
-        yield "fail", f"{FullError(connection)}."
+        yield fail(f"{FullError(connection)}.")
     if info.get("role") == "slave":
-        yield (
-            "fail",
-            "it is a replica and takes nothing that is written; set REDIS_URL to the server that it copies.",
-        )
+        yield fail("it is a replica and takes nothing that is written; set REDIS_URL to the server that it copies.")
     state = overview(connection)
     if state.workers:
-        yield (
-            "ok",
-            f"workers that listen: {len(state.workers)}; tasks that wait: {state.queued}, that failed: {state.failed}.",
+        yield ok(
+            f"workers that listen: {len(state.workers)}; tasks that wait: {state.queued}, that failed: {state.failed}."
         )
     else:
-        yield (
-            "fail",
-            f"no worker listens, so nothing is done: start one with `av2t worker`. Tasks that wait: {state.queued}.",
+        yield fail(
+            f"no worker listens, so nothing is done: start one with `av2t worker`. Tasks that wait: {state.queued}."
         )
 
 
@@ -155,41 +157,40 @@ def _config(connection: Redis, name: str) -> str:
 
 
 def _store(settings: Settings) -> Iterator[Finding]:
-    if settings.store is None:
-        return
-    settings.store.check()
-    settings.mirror().refresh()
-    yield "ok", f"{settings.store.url} answers, and can be written."
+    if settings.store:
+        settings.store.check()
+        settings.mirror().refresh()
+        yield ok(f"{settings.store.url} answers, and can be written.")
 
 
 def _model(settings: Settings) -> Iterator[Finding]:
     found = resolve(settings.model, settings.models_dir)
     found.check()
-    if any(not path.is_file() for path, _ in found.files):
-        yield "ok", f"{found.name}, of the preset {found.card.preset}; its weights come from the store when wanted."
-        return
-    found.verify()
-    yield "ok", f"{found.name}, of the preset {found.card.preset}; its weights are whole."
+    whole = all(path.is_file() for path, _ in found.files)
+    if whole:
+        found.verify()
+    weights = "are whole" if whole else "come from the store when wanted"
+    yield ok(f"{found.name}, of the preset {found.card.preset}; its weights {weights}.")
     if remark := caution(found):
-        yield "note", f"{remark}."
+        yield note(f"{remark}.")
 
 
 def _device(settings: Settings) -> Iterator[Finding]:
     if find_spec("torch") is None:
-        yield "note", "torch is not installed, so no worker can run here."
+        yield note("torch is not installed, so no worker can run here.")
         return
     import torch  # seconds
 
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     preset = resolve(settings.model, settings.models_dir).card.preset
     if gpus:
-        yield "ok", f"AV2T_DEVICE is {settings.device}; torch sees {', '.join(gpus)}."
+        yield ok(f"AV2T_DEVICE is {settings.device}; torch sees {', '.join(gpus)}.")
     elif settings.device.startswith("cuda"):
-        yield "fail", f"AV2T_DEVICE is {settings.device} and torch sees no GPU; set it to auto or install the driver."
+        yield fail(f"AV2T_DEVICE is {settings.device} and torch sees no GPU; set it to auto or install the driver.")
     elif PRESETS[preset].gains_by_bf16:
-        yield "note", f"torch sees no GPU: {preset} takes seconds for each keyframe on a CPU."
+        yield note(f"torch sees no GPU: {preset} takes seconds for each keyframe on a CPU.")
     else:
-        yield "ok", f"no GPU, which {preset} does not need."
+        yield ok(f"no GPU, which {preset} does not need.")
 
 
 def _backend(settings: Settings) -> Iterator[Finding]:
@@ -199,27 +200,25 @@ def _backend(settings: Settings) -> Iterator[Finding]:
         response = httpx.get(f"{url}/health", timeout=5)
         answer: dict[str, Any] = response.json()
     except (httpx.HTTPError, ValueError):
-        yield "note", f"nothing of ours answers at {url}; it may run on another machine, else start `av2t backend`."
+        yield note(f"no backend answers at {url}; it may run on another machine, else start `av2t backend`.")
         return
     if response.is_error:
-        yield "fail", f"{url} answers {response.status_code}: {answer.get('error', 'no reason given')}."
+        yield fail(f"{url} answers {response.status_code}: {answer.get('error', 'no reason given')}.")
         return
     own = resolve(settings.model, settings.models_dir).name
     if answer.get("model_version") == own:
-        yield "ok", f"{url} answers and offers {own}."
+        yield ok(f"{url} answers and offers {own}.")
     else:
-        yield (
-            "fail",
+        yield fail(
             f"{url} offers {answer.get('model_version')}, and a worker with these settings would use {own}: give both"
-            " the same AV2T_MODEL and AV2T_DATA_DIR.",
+            " the same AV2T_MODEL and AV2T_DATA_DIR."
         )
 
 
 def _label_studio(settings: Settings, client: "LabelStudioClient") -> Iterator[Finding]:
     owner = client.check()
-    yield (
-        "ok",
-        f"{settings.label_studio_url} answers, version {client.version()}, and takes the {client.key_kind} of {owner}.",
+    yield ok(
+        f"{settings.label_studio_url} answers, version {client.version()}, and takes the {client.key_kind} of {owner}."
     )
 
 
@@ -227,67 +226,57 @@ def _project(settings: Settings, client: "LabelStudioClient", project: int) -> I
     state = client.project(project)
     targets = parse_label_config(state.label_config)
     held = ", ".join(f'{control.tag.name} "{control.name}"' for control in targets.controls)
-    yield "ok", f'"{state.title}" has a place for what sounds: {held}.'
+    yield ok(f'"{state.title}" has a place for what sounds: {held}.')
     yield from _connection(state, secured=settings.backend_password is not None)
     chosen = state.model_version if state.pinned else ""
     known = Project(id=project, label_config=state.label_config, chosen=chosen)
     own = known.model_version(settings)
     if state.model_version == own:
-        yield "ok", f"annotators are shown the predictions of {own}{', to which it is pinned' if state.pinned else ''}."
+        yield ok(f"annotators are shown the predictions of {own}{', to which it is pinned' if state.pinned else ''}.")
     else:
-        yield (
-            "fail",
+        yield fail(
             f"annotators are shown the predictions of {state.model_version or 'no model version'}, and the worker makes"
-            f" those of {own}: choose the backend, or {own}, in the project's Settings > Predictions.",
+            f" those of {own}: choose the backend, or {own}, in the project's Settings > Predictions."
         )
     if state.by_uncertainty and not state.pinned:
-        yield (
-            "note",
+        yield note(
             "its Uncertainty sampling is a random order, for no model version is chosen in its Settings > Predictions:"
-            f" choose {own} there, in place of the backend.",
+            f" choose {own} there, in place of the backend."
         )
     if not state.shows_predictions:
-        yield "fail", "it does not show predictions: switch them on in the project's Settings > Annotation."
-    yield from _clip(client, project, targets)
+        yield fail("it does not show predictions: switch them on in the project's Settings > Annotation.")
+    first = next(client.tasks(project), None)
+    if first is None:
+        yield note("it has no task yet.")
+        return
+    client.probe(client.task(first.id).clip_url(targets.video), first.id)
+    yield ok(f"the clip of task {first.id} can be fetched.")
 
 
 def _connection(state: "ProjectState", *, secured: bool) -> Iterator[Finding]:
     if not state.backends:
-        yield (
-            "note",
+        yield note(
             "no ML backend is connected, so tasks are pre-annotated by `av2t submit` alone; connect this project's in"
-            " Settings > Model.",
+            " Settings > Model."
         )
     for backend in state.backends:
         if not backend.connected:
-            yield (
-                "fail",
+            yield fail(
                 f"Label Studio cannot use the backend {backend.url} ({backend.error or 'it does not say why'}). If the"
                 " address is right, seen from Label Studio's machine, and a private one: start Label Studio with"
-                " ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false.",
+                " ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false."
             )
         elif not backend.hooked:
-            yield (
-                "fail",
+            yield fail(
                 f"Label Studio does not tell the backend {backend.url} of new tasks: its webhook is missing or switched"
                 " off. Remove the backend in Settings > Model and connect it again; if that does not help, start Label"
-                " Studio with SSRF_PROTECTION_ENABLED=false.",
+                " Studio with SSRF_PROTECTION_ENABLED=false."
             )
         elif secured and not backend.authorized:
-            yield (
-                "fail",
+            yield fail(
                 f"Label Studio's webhook to {backend.url} does not say who it is, so new tasks are refused: in Settings"
                 " > Webhooks give it the header Authorization, with the value Basic and then AV2T_BACKEND_USER, a colon"
-                " and AV2T_BACKEND_PASSWORD in base64.",
+                " and AV2T_BACKEND_PASSWORD in base64."
             )
         else:
-            yield "ok", f"Label Studio reaches the backend {backend.url} and tells it of new tasks."
-
-
-def _clip(client: "LabelStudioClient", project: int, targets: Targets) -> Iterator[Finding]:
-    first = next(client.tasks(project), None)
-    if first is None:
-        yield "note", "it has no task yet."
-        return
-    client.probe(client.task(first.id).clip_url(targets.video), first.id)
-    yield "ok", f"the clip of task {first.id} can be fetched."
+            yield ok(f"Label Studio reaches the backend {backend.url} and tells it of new tasks.")

@@ -2,12 +2,11 @@
 scores can be trusted."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from av2t.console import counted, print_json, progress_bar, table
+from av2t.console import counted, progress_bar, report, table, writing_into
 from av2t.options import Count, ModelOptions, load_predictor
 from av2t.signature import Arg
 from av2t_core.data.avsbench import LabelledClip, Layout, Split, missing_files, read_clips, refuse_missing
@@ -49,15 +48,11 @@ def evaluate(
     clips: Annotated[Count | None, Arg("only so many of the split's clips, evenly spread (default: all)", "N")] = None,
     options: ModelOptions,
     predictions: Annotated[Path | None, Arg("measure saved masks instead of a model's", "DIR")] = None,
-    shuffle_audio: Annotated[
-        bool, Arg("also with the sound of another clip, of another category where there are several")
-    ] = False,
+    shuffle_audio: Annotated[bool, Arg("also with another clip's sound, of another category if possible")] = False,
     mute: Annotated[bool, Arg("also with digital silence")] = False,
-    save_overlays: Annotated[
-        Path | None, Arg("a PNG for each clip: the masks as a tint, the truth as a contour", "DIR")
-    ] = None,
+    save_overlays: Annotated[Path | None, Arg("a PNG for each clip: tinted masks, the truth's contour", "DIR")] = None,
     json: Annotated[bool, Arg("print the numbers as JSON, every category among them")] = False,
-) -> int:
+) -> None:
     """Measure how right a model version is on a data set in AVSBench's layout: AVSBench itself, or what `av2t compose
     --layout` makes. `av2t bench` measures how fast it is.
 
@@ -110,28 +105,20 @@ def evaluate(
     if shuffle_audio:
         shuffled(chosen, SEED)  # refuses a single clip
     if save_overlays is not None:
-        with _written_to(save_overlays):
+        with writing_into(save_overlays):
             save_overlays.mkdir(parents=True, exist_ok=True)
     measured, evaluations = _measured(
         settings, chosen, predictions, [hearing for hearing, wanted in hearings.items() if wanted], save_overlays
     )
     categories = evaluations["own"].categories
     scores = {hearing: evaluation.scores for hearing, evaluation in evaluations.items()}
-    if json:
-        print_json(
-            {
-                "root": str(root),
-                "layout": layout,
-                "split": split,
-                **measured,
-                "sounds": {hearing: _numbers(its) for hearing, its in scores.items()},
-                "categories": {category: _numbers(its) for category, its in categories.items()},
-            }
-        )
-    else:
-        title = f"{measured['model_version'] or predictions} on {layout} {split} of {root}"
-        print("\n".join([title, *_table(scores), *_remarks(scores), *_category_table(categories)]))
-    return 0
+    found = {
+        **{"root": str(root), "layout": layout, "split": split, **measured},
+        "sounds": {hearing: _numbers(its) for hearing, its in scores.items()},
+        "categories": {category: _numbers(its) for category, its in categories.items()},
+    }
+    title = f"{measured['model_version'] or predictions} on {layout} {split} of {root}"
+    report(found, [title, *_table(scores), *_remarks(scores), *_category_table(categories)], json=json)
 
 
 def _refuse_with_predictions(options: Mapping[str, object]) -> None:
@@ -175,19 +162,11 @@ def _on_clip(overlays: Path | None, hearing: Hearing, done: Callable[[], object]
     def on_clip(scores: "ClipScores", masks: "NDArray[np.bool_]") -> None:
         if overlays is not None:
             name = scores.clip.video + ("" if hearing == "own" else f".{hearing}")
-            with _written_to(overlays):
+            with writing_into(overlays):
                 write_strip(overlays / f"{name}.png", scores, masks)
         done()
 
     return on_clip
-
-
-@contextmanager
-def _written_to(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise AV2TError(f"{directory}: cannot be written ({error.strerror or error}); choose another folder") from error
 
 
 def _numbers(scores: "Scores") -> dict[str, int | float | None]:
@@ -244,7 +223,7 @@ def scores(
     clips: Annotated[Count, Arg("of five seconds", "N")] = 200,
     seed: int = 2,
     json: Annotated[bool, Arg("print the numbers as JSON")] = False,
-) -> int:
+) -> None:
     """Measure how far the scores of a model version can be trusted: of all masks that it calls right with 80 %, are
     four of five right? On clips composed for it, of backgrounds and silent things that its training has not seen.
 
@@ -269,11 +248,8 @@ def scores(
         measured = measure(predictor, found, clips, seed, done=bar.update)
     if out is not None:
         write_diagram(out, measured)
-    if json:
-        print_json({name: asdict(reliability) for name, reliability in measured.items()})
-    else:
-        print("\n".join(_reliability(measured)))
-    return 0
+    found_scores = {name: asdict(reliability) for name, reliability in measured.items()}
+    report(found_scores, _reliability(measured), json=json)
 
 
 def _reliability(measured: "dict[str, Reliability]") -> Iterator[str]:

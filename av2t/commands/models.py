@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from av2t.console import counted, note, print_json, table
+from av2t.console import counted, note, report, table
 from av2t.options import Count, Json
 from av2t.remedies import told
 from av2t.signature import Arg, Table
@@ -63,7 +63,7 @@ def list_versions(
     *,
     project: Annotated[Count | None, Arg("those of project N and what it uses, alone", "N")] = None,
     json: Json = False,
-) -> int:
+) -> None:
     """List the model versions: what each loads onto, its project, when it was made, how large it is by itself, and its
     IoU where something sounds, on clips that it has not learnt from, beside that of the version that it was trained
     from. With a model store it says where each version is."""
@@ -72,9 +72,6 @@ def list_versions(
     if project is not None:
         versions = _of_project(project, versions, pointers, settings)
     found = [_summary(version, pointers, settings) for version in versions]
-    if json:
-        print_json(found, indent=2)
-        return 0
     columns = {
         "name": [each["name"] for each in found],
         "where": [_where(each) for each in found],
@@ -88,24 +85,20 @@ def list_versions(
     if settings.store is None:
         del columns["where"]
     rows = [list(columns), *map(list, zip(*columns.values(), strict=True))]
-    print("\n".join(table(f"Model versions in {settings.models_dir}", rows)[1:]))
-    for sentence in damaged(settings.models_dir).values():
+    report(found, table(f"Model versions in {settings.models_dir}", rows)[1:], json=json, indent=2)
+    for sentence in damaged(settings.models_dir).values() if not json else ():
         note(sentence)
-    return 0
 
 
 def show(
     name: Annotated[str, Arg("model version, or preset for its newest one", "NAME")], *, json: Json = False
-) -> int:
+) -> None:
     """Show what a model version's card says: what it was trained on and how, what that did to its masks, and why it was
     promoted or not."""
     settings = load_settings(ModelSettings)
     version = resolve(name, settings.models_dir)
     found = _summary(version, read_all(settings.models_dir), settings)
     card = version.card
-    if json:
-        print_json({**found, "card": card.as_json()}, indent=2)
-        return 0
     about = {
         "verdict": card.verdict and card.verdict.sentence,
         "used by": _used_by(found),
@@ -128,13 +121,12 @@ def show(
         lines += table("Metrics", _pairs(card.metrics.as_json() if card.metrics else None))
     lines += table("Clips", _uses(version))
     lines += table("Recipe", _pairs(card.recipe))
-    print("\n".join(lines))
-    return 0
+    report({**found, "card": card.as_json()}, lines, json=json, indent=2)
 
 
 def compare(
     first: Annotated[str, Arg(metavar="A")], second: Annotated[str, Arg(metavar="B")], *, json: Json = False
-) -> int:
+) -> None:
     """Show two model versions side by side: how good they are on clips that they have not learnt from, and what each
     was trained on. It says so where those clips are not the same."""
     settings = load_settings(ModelSettings)
@@ -143,9 +135,6 @@ def compare(
     found = [_summary(version, pointers, settings) for version in versions]
     one, other = (_sets(version) for version in versions)
     common = {use: len(one[use] & other[use]) for use in ("training", "held out")}
-    if json:
-        print_json({"versions": found, "clips_in_common": common}, indent=2)
-        return 0
     rows = [
         ["", *(version.name for version in versions)],
         *([text, *(_share(each["after"].get(key)) for each in found)] for key, text in METRICS.items()),
@@ -168,8 +157,7 @@ def compare(
         lines += ["", f"Clips that both were trained on: {common['training']}."]
     if leaked := len(one["training"] & other["held out"]) + len(one["held out"] & other["training"]):
         lines += [f"Clips that one of them was trained on and the other judged by: {leaked}."]
-    print("\n".join(lines))
-    return 0
+    report({"versions": found, "clips_in_common": common}, lines, json=json, indent=2)
 
 
 def _summary(version: Version, pointers: Pointers, settings: ModelSettings) -> dict[str, Any]:

@@ -28,7 +28,7 @@ Project = Annotated[Count, Arg(metavar="N")]
 File = Annotated[Path, Arg(metavar="FILE")]
 
 
-def promote(name: Name, *, project: Project) -> int:
+def promote(name: Name, *, project: Project) -> None:
     """Have a project use this model version. Label Studio is told, and tasks that nobody has touched are queued for it,
     those of the lowest score first, if AV2T_REPREDICT is always; if it is ask, you are asked. Earlier predictions stay.
 
@@ -43,10 +43,9 @@ def promote(name: Name, *, project: Project) -> int:
     back = f"; `av2t models rollback --project {project}` goes back to {before}" if before else ""
     print(f"Project {project} uses {name}{back}", flush=True)
     _follow(settings, project, name)
-    return 0
 
 
-def rollback(*, project: Project) -> int:
+def rollback(*, project: Project) -> None:
     """Have a project use the model version that it used before the current one. The current one stays, and can be
     promoted again. Tasks are queued as by `av2t models promote`."""
     settings = load_settings(Settings)
@@ -54,7 +53,6 @@ def rollback(*, project: Project) -> int:
     name = pointers.rollback(settings.models_dir, project, settings.store)
     print(f"Project {project} uses {name} again, and no longer {left}", flush=True)
     _follow(settings, project, name)
-    return 0
 
 
 def _follow(settings: Settings, project: int, name: str) -> None:
@@ -94,7 +92,7 @@ def _agrees(tasks: int) -> bool:
     return input(f"Predict {tasks} tasks that nobody has touched anew? [y/N] ").strip().lower() in {"y", "yes"}
 
 
-def delete(name: Name) -> int:
+def delete(name: Name) -> None:
     """Delete a model version, and the parts that no other one needs. One that a project uses, or that another version
     loads onto, is not deleted. Its predictions stay in Label Studio."""
     settings = load_settings(ModelSettings)
@@ -102,10 +100,9 @@ def delete(name: Name) -> int:
         raise WeightsError(f"AV2T_MODEL is {name}: set it to another one first")
     freed = pointers.delete(settings.models_dir, name, settings.store)
     print(f"{name} is gone, and {in_gigabytes(freed)} with it")
-    return 0
 
 
-def push(names: Annotated[Sequence[str], Arg(metavar="NAME")]) -> int:
+def push(names: Annotated[Sequence[str], Arg(metavar="NAME")]) -> None:
     """Bring model versions that are on this machine, and what they load onto, into the model store (AV2T_MODELS_URL).
     What is made while there is one gets there by itself; this is for what was there before, or could not be brought
     there."""
@@ -116,10 +113,9 @@ def push(names: Annotated[Sequence[str], Arg(metavar="NAME")]) -> int:
         if version.directory.parent == BUILT_IN:
             raise WeightsError(f"{version.name} ships with the package: whoever installs that has it")
         share(version, settings)
-    return 0
 
 
-def export(name: Name, file: Annotated[Path, Arg("that is made, for example barks.zip", "FILE")]) -> int:
+def export(name: Name, file: Annotated[Path, Arg("that is made, for example barks.zip", "FILE")]) -> None:
     """Write a model version into one file, for `av2t models import` on another machine. It holds what is the version's
     own: that machine needs what it loads onto, too.
 
@@ -131,10 +127,9 @@ def export(name: Name, file: Annotated[Path, Arg("that is made, for example bark
     export_version(version, file)
     needs = f"; the other machine needs {version.base.name}, too" if version.base else ""
     print(f"{file} holds {version.name}, {in_gigabytes(file.stat().st_size)}{needs}")
-    return 0
 
 
-def import_file(file: File) -> int:
+def import_file(file: File) -> None:
     """Take a model version out of a file that `av2t models export` wrote. Everything in it is checked: its hashes, its
     names, and that what it loads onto is here and is the same. Nothing that is here is replaced."""
     settings = load_settings(ModelSettings)
@@ -148,4 +143,3 @@ def import_file(file: File) -> int:
     else:
         print(f"{version.name} is in {settings.models_dir} already")
     share(version, settings)
-    return 0

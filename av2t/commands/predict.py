@@ -1,12 +1,11 @@
 """`av2t predict`: one video in, a folder with its masks out."""
 
 import argparse
-import errno
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
-from av2t.console import counted, note, progress_bar
+from av2t.console import counted, note, progress_bar, writing_into
 from av2t.options import DEMO_CLIPS, ModelOptions, load_predictor
 from av2t.remedies import caution
 from av2t.signature import Arg
@@ -16,8 +15,6 @@ from av2t_core.prediction.drawing import ContactSheet, write_overlay
 from av2t_core.prediction.folder import NAME, OVERLAY, SHEET, Prediction, PredictionWriter, check_directory, dumps
 from av2t_core.settings import ModelSettings
 from av2t_core.versions.version import resolve
-
-_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -40,7 +37,7 @@ def predict(
     ] = (),
     json: Annotated[bool, Arg("print prediction.json instead of a summary")] = False,
     no_overlay: Annotated[bool, Arg("leave out overlay.mp4, which takes most of the time")] = False,
-) -> int:
+) -> None:
     """Mask what sounds in one video, without Label Studio.
 
     example:
@@ -65,18 +62,13 @@ def predict(
         replaced = check_directory(out)
         if replaced is not None and replaced != str(video):
             note(f"note: {out} holds the prediction of {replaced}, which this one replaces")
-        try:
+        with writing_into(out):
             prediction = _predict(clip, video, out, names, settings, random=random_weights, overlay=not no_overlay)
-        except OSError as error:
-            if error.errno not in _REFUSALS:
-                raise
-            raise AV2TError(f"{out}: cannot be written ({error.strerror}); choose another folder") from error
     for sentence in prediction["remarks"]:
         note(f"note: {sentence}")
     if remark is not None and video.resolve().parent != DEMO_CLIPS:
         note(f"note: {remark}")
     print(dumps(prediction) if json else _summary(prediction, out))
-    return 0
 
 
 def _predict(

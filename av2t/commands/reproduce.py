@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from av2t.commands.train import Recipe, RecipeOptions, Running, RunOptions, run_folder, run_plan
-from av2t.console import note, print_json, progress_bar
+from av2t.console import note, progress_bar, report
 from av2t.signature import Arg
 from av2t.store import load_settings
 from av2t_core.data.avsbench import LabelledClip, Layout, missing_files, read_clips, refuse_missing
@@ -57,7 +57,7 @@ def reproduce(
     json: Annotated[bool, Arg("print the numbers as JSON")] = False,
     options: Recipe,
     running: Running,
-) -> int:
+) -> None:
     """Train the models of the paper's Table 1 (SAM and SAM2, with adapters and without) and Table 2 (what f is made of)
     on AVSBench, measure each on the test clips, and print what was measured beside what was published.
 
@@ -87,18 +87,14 @@ def reproduce(
             note(f"{number} of {len(cells)}, {cell.plan.name}: done")
             measured[cell.plan.name] = found
     if not measured:
-        return 0  # the first of several processes speaks
+        return  # the first of several processes speaks
     named = [(row, layout, _name(name, row, layout)) for row in rows for layout in roots]
-    if json:
-        print_json(
-            [
-                {**asdict(row), "layout": layout, "model_version": version, "measured": measured[version]}
-                for row, layout, version in named
-            ]
-        )
-    else:
-        print("\n".join([*_tables(named, measured), *_remarks(roots, cells, options.recipe, tiny=TINY in preset)]))
-    return 0
+    records = [
+        {**asdict(row), "layout": layout, "model_version": version, "measured": measured[version]}
+        for row, layout, version in named
+    ]
+    lines = [*_tables(named, measured), *_remarks(roots, cells, options.recipe, tiny=TINY in preset)]
+    report(records, lines, json=json)
 
 
 def _name(start: str, row: Row, layout: Layout) -> str:

@@ -25,7 +25,7 @@ def backend(
     *,
     host: Annotated[str | None, Arg("the address to listen on (AV2T_BACKEND_HOST, 127.0.0.1)")] = None,
     port: Annotated[int | None, Arg("the port to listen on (AV2T_BACKEND_PORT, 9090)")] = None,
-) -> int:
+) -> None:
     """Serve the ML backend that Label Studio connects to."""
     # Imported here, for they take a second that `--help` can do without.
     from backend.server import serve
@@ -35,7 +35,6 @@ def backend(
     settings = load_settings(Settings, backend_host=host, backend_port=port)
     log_to_stderr(settings)
     serve(settings, connect(settings.redis_url))
-    return 0
 
 
 def _queues(text: str) -> tuple[str, ...]:
@@ -53,16 +52,11 @@ def worker(
     queues: Annotated[
         tuple[str, ...],
         _queues,
-        Arg(
-            "what to take, separated by commas: preannotate, train (default: both, each in a process of its own)",
-            "NAMES",
-        ),
+        Arg("what to take: preannotate or train (default: both, each in a process of its own)", "NAMES"),
     ] = QUEUES,
     burst: Annotated[bool, Arg("end when the queues are empty")] = False,
     max_jobs: Annotated[Count | None, Arg("end after so many jobs of one of the queues", "N")] = None,
-    name: Annotated[
-        str | None, Arg("what the status page calls it; a suffix makes it unique (the host's name)")
-    ] = None,
+    name: Annotated[str | None, Arg("how the status page calls it, with a suffix (the host's name)")] = None,
 ) -> int:
     """Take tasks from the queue, predict what sounds in their clips, and write frames and predictions into Label
     Studio; take trainings, and make model versions of what people corrected.

@@ -45,7 +45,7 @@ class RunOptions:
     device: Annotated[str | None, Arg("auto, cpu or cuda (AV2T_DEVICE; default: auto)")] = None
     accumulate: Annotated[Count | None, Arg("take each batch in N parts (default: a clip a part; tiny: 1)", "N")] = None
     recompute: Annotated[
-        bool | None, Arg("keep only the input of each block and compute the rest twice (default: yes; tiny: no)")
+        bool | None, Arg("keep each block's input and compute the rest twice (default: yes; tiny: no)")
     ] = None
     cache_gb: Annotated[Number, Arg("of frozen results in AV2T_DATA_DIR/cache; 0 keeps none", "GB")] = 20.0
     checkpoint_steps: Annotated[Count, Arg("batches between two", "N")] = 50
@@ -63,12 +63,10 @@ def train(
     preset: Annotated[str, Arg(choices=BASE_PRESETS, group=_WHAT)] = "tiny",
     feature: Annotated[Feature, Arg("what f is made of", group=_WHAT)] = "mul",
     adapter: Annotated[bool, Arg("default: with adapters", group=_WHAT)] = True,
-    start: Annotated[
-        str | None, Arg("model version to start from (default: the preset's)", "VERSION", group=_WHAT)
-    ] = None,
+    start: Annotated[str | None, Arg("version to start from (default: the preset's)", "VERSION", group=_WHAT)] = None,
     options: Recipe,
     running: Running,
-) -> int:
+) -> None:
     """Train a model version on AVSBench, or on a data set in one of its layouts, by the paper's recipe: cross-entropy
     plus soft IoU, AdamW, a learning rate that falls along a cosine. Of all epochs the one with the best validation IoU
     is kept.
@@ -110,7 +108,6 @@ def train(
             flush=True,
         )
         share(resolve(plan.name, plan.models_dir), settings)
-    return 0
 
 
 def run_folder(plan: Plan, settings: ModelSettings) -> Path:
@@ -149,7 +146,7 @@ def pretrain(
     start: Annotated[str | None, Arg("an embedded version to go on from", "VERSION")] = None,
     seed: int = 7,
     processes: Annotated[int, Arg("that share the work; one for each core is best")] = 1,
-) -> int:
+) -> None:
     """Make a model version of the preset tiny: its encoders, its segmenter and all that is AV2T-SAM's own. It sees by
     EfficientNet-Lite0, which begins with what it learned on ImageNet; everything else begins with nothing.
 
@@ -188,4 +185,3 @@ def pretrain(
     for directory, settled in versions.items():
         keep_version(found, out, recipe=recipe, directory=directory, settled=settled)
         print(f"model version {directory.name} in {directory}")
-    return 0

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from av2t.console import note, print_json, table
+from av2t.console import note, report, table
 from av2t.options import Json
 from av2t.remedies import how_to_train, told
 from av2t.signature import Arg, Table
@@ -202,17 +202,13 @@ def _fetched(
         path.unlink()
 
 
-def list_weights(*, json: Json = False) -> int:
+def list_weights(*, json: Json = False) -> None:
     """Show which weights there are, and how to get the others."""
     models_dir = load_settings(ModelSettings).models_dir
     found = _overview(models_dir)
-    if json:
-        print_json(found, indent=2)
-    else:
-        print("\n".join(_lines(found)))
+    report(found, _lines(found), json=json, indent=2)
     for sentence in damaged(models_dir).values():
         note(sentence)
-    return 0
 
 
 def _overview(models_dir: Path) -> dict[str, Any]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import http.client
 import os
 import signal
 import socket
 import subprocess
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -23,10 +21,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 class Terminated(BaseException):
     """SIGTERM, or the terminal was closed. Not an Exception, so that nothing on the way takes it for a failure."""
-
-
-class ProcessDiedError(AV2TError):
-    """A program ended although it should have gone on; the message ends with the last lines of its log."""
 
 
 class Process:
@@ -69,14 +63,14 @@ class Process:
         return self._popen.poll()
 
     def check(self) -> None:
-        """Raise ProcessDiedError if the program has ended."""
+        """AV2TError, which ends with the last lines of the log, if the program has ended."""
         if (code := self.exit_code) is None:
             return
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        raise ProcessDiedError(f"{self.name} ended with {how}; the end of its log {self.log}:\n{self.log_tail()}")
+        raise AV2TError(f"{self.name} ended with {how}; the end of its log {self.log}:\n{self.log_tail()}")
 
     def wait_until(self, ready: Callable[[], bool], *, timeout: float) -> None:
-        """Ask `ready` until it says so. ProcessDiedError if the program ends before, AV2TError after `timeout` s."""
+        """Ask `ready` until it says so. AV2TError if the program ends before, or after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while not ready():
             self.check()
@@ -128,12 +122,12 @@ class Supervisor(contextlib.ExitStack):
         return process
 
     def check(self) -> None:
-        """ProcessDiedError if any has ended."""
+        """AV2TError if any has ended."""
         for process in self._processes:
             process.check()
 
     def wait_until(self, process: Process, ready: Callable[[], bool], *, timeout: float) -> None:
-        """Until `ready`. ProcessDiedError if any process ends before, AV2TError if `process` takes too long."""
+        """Until `ready`. AV2TError if any process ends before, or `process` takes too long."""
 
         def all_run_and_ready() -> bool:
             self.check()
@@ -181,20 +175,12 @@ def check_port(port: int, *, purpose: str, option: str) -> None:
             ) from None
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def answers(url: str) -> bool:
     """Whether an HTTP server on this machine answers `url` with 200 within 5 s."""
-    # Without the proxies of the environment, which do not reach this machine's own address.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    import httpx  # a tenth of a second, which no help text should take
+
     try:
-        with opener.open(url, timeout=5) as response:
-            return bool(response.status == http.HTTPStatus.OK)
-    except (OSError, http.client.HTTPException):
+        # Without the proxies of the environment, which do not reach this machine's own address.
+        return httpx.get(url, timeout=5, trust_env=False).status_code == httpx.codes.OK
+    except httpx.HTTPError:
         return False

@@ -7,8 +7,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -39,9 +37,7 @@ def up(
     exit: Annotated[bool, Arg("end when all is ready; with --demo, with 0 only if every clip has its masks")] = False,
     data_dir: Annotated[str | None, Arg("where everything is kept (default: AV2T_DATA_DIR, or .av2t)", "DIR")] = None,
     label_studio_port: Annotated[Port, Arg("Label Studio's port", "PORT")] = 8080,
-    backend_port: Annotated[
-        Port | None, Arg("the backend's port (default: AV2T_BACKEND_PORT, or 9090)", "PORT")
-    ] = None,
+    backend_port: Annotated[Port | None, Arg("the backend's (default: AV2T_BACKEND_PORT, or 9090)", "PORT")] = None,
     redis_port: Annotated[
         Port,
         Arg(
@@ -49,9 +45,7 @@ def up(
             "PORT",
         ),
     ] = 6379,
-    no_label_studio: Annotated[
-        bool, Arg("start none: LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY name one that already runs")
-    ] = False,
+    no_label_studio: Annotated[bool, Arg("start none: LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY name yours")] = False,
     demo_clips: Annotated[
         Path | None,
         Arg("other clips for the demo: *.mp4, and in labels.txt what can be heard in them, one on a line", "DIR"),
@@ -65,12 +59,7 @@ def up(
     ready = False
     try:
         with signals_raise(), _owned(settings.data_dir), Supervisor() as supervisor:
-            stack = Stack(
-                settings=settings,
-                supervisor=supervisor,
-                redis_port=redis_port,
-                studio_port=None if no_label_studio else label_studio_port,
-            )
+            stack = Stack(settings, supervisor, redis_port, None if no_label_studio else label_studio_port)
             stack.start()
             missing = stack.demo(demo_clips or DEMO_CLIPS) if demo else []
             if exit:
@@ -89,52 +78,22 @@ def up(
         raise
 
 
-@dataclass(frozen=True, kw_only=True)
 class Stack:
     """The programs of one `av2t up`, and what they are told of each other. `studio_port`: None starts no Label
     Studio."""
 
-    settings: Settings
-    supervisor: Supervisor
-    redis_port: int
-    studio_port: int | None
-    began: float = field(default_factory=time.monotonic)
-
-    @cached_property
-    def account(self) -> label_studio_server.Account | None:
-        """Of the Label Studio that is started."""
-        if self.studio_port is None:
-            return None
-        return label_studio_server.account(self.settings.data_dir / "label-studio-account.json")
-
-    @cached_property
-    def api_key(self) -> str:
-        return self.account.api_key if self.account else self.settings.require_api_key()
-
-    @cached_property
-    def own_redis(self) -> bool:
+    def __init__(self, settings: Settings, supervisor: Supervisor, redis_port: int, studio_port: int | None) -> None:
+        self.settings, self.supervisor = settings, supervisor
+        self.redis_port, self.studio_port = redis_port, studio_port
+        self.began = time.monotonic()
+        self.logs = settings.data_dir / "logs"
+        self.redis_dir = settings.data_dir / "redis"
         # What `settings` have may be the address of an `av2t up` that was killed.
-        return "redis_url" not in Settings().model_fields_set
-
-    @cached_property
-    def redis_url(self) -> str:
-        return redis_url(self.redis_dir, self.redis_port) if self.own_redis else self.settings.redis_url
-
-    @property
-    def redis_dir(self) -> Path:
-        return self.settings.data_dir / "redis"
-
-    @property
-    def logs(self) -> Path:
-        return self.settings.data_dir / "logs"
-
-    @property
-    def backend_url(self) -> str:
-        return f"http://127.0.0.1:{self.settings.backend_port}"
-
-    @property
-    def studio_url(self) -> str:
-        return label_studio_server.url(self.studio_port) if self.studio_port else self.settings.label_studio_url
+        self.own_redis = "redis_url" not in Settings().model_fields_set
+        self.redis_url = redis_url(self.redis_dir, redis_port) if self.own_redis else settings.redis_url
+        self.backend_url = f"http://127.0.0.1:{settings.backend_port}"
+        self.studio_url = label_studio_server.url(studio_port) if studio_port else settings.label_studio_url
+        self.account: label_studio_server.Account | None = None
 
     def say(self, line: str) -> None:
         """One line for every stage, with the time since the start."""
@@ -143,9 +102,11 @@ class Stack:
     def start(self) -> None:
         """Returns when all of it is ready. AV2TError otherwise."""
         self._check_ports()
+        if self.studio_port:
+            self.account = label_studio_server.account(self.settings.data_dir / "label-studio-account.json")
         environment = {
             "LABEL_STUDIO_URL": self.studio_url,
-            "LABEL_STUDIO_API_KEY": self.api_key,
+            "LABEL_STUDIO_API_KEY": self.account.api_key if self.account else self.settings.require_api_key(),
             "REDIS_URL": self.redis_url,
             "AV2T_DATA_DIR": str(self.settings.data_dir.absolute()),
             "AV2T_BACKEND_HOST": self.settings.backend_host,
@@ -169,7 +130,7 @@ class Stack:
         """The names of the clips that got no masks."""
         demo = Demo(
             studio_url=self.studio_url,
-            api_key=self.api_key,
+            api_key=self.account.api_key if self.account else self.settings.require_api_key(),
             backend_url=self.backend_url,
             redis_url=self.redis_url,
             clips=clips,

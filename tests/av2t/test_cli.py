@@ -77,6 +77,33 @@ def test_what_needs_no_model_does_not_load_torch(command: str) -> None:
     subprocess.run([sys.executable, "-c", program, command, "--help"], check=True, capture_output=True)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("predict", "evaluate", "scores", "bench", "train", "pretrain", "reproduce", "compose"),
+        *("data check", "models list", "models show", "models compare", "weights pull", "weights import"),
+    ],
+)
+def test_a_researchers_command_needs_no_queue(command: str) -> None:
+    run_without_worker(*command.split(), "--help")
+
+
+def test_a_prediction_needs_no_queue(clip: Path, tmp_path: Path) -> None:
+    run_without_worker("predict", str(clip), "--out", str(tmp_path / "out"))
+    assert (tmp_path / "out/prediction.json").exists()
+
+
+def run_without_worker(*arguments: str) -> None:
+    program = (
+        "import sys; from av2t.__main__ import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        # Without redis, which SAM2 brings by way of iopath and portalocker.
+        "assert not {'worker', 'backend', 'rq', 'label_studio_sdk'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program, *arguments], check=True, capture_output=True)
+
+
 def test_an_unknown_command() -> None:
     assert_refused(av2t("predcit"), "there is no command 'predcit'; did you mean `av2t predict`?")
     assert_refused(av2t("xyz"), "there are predict, up, ")

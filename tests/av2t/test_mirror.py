@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from av2t.__main__ import main
-from av2t.stack.process import free_port
 from av2t_core.versions import pointers
 from av2t_core.versions.store import Store
 from av2t_core.versions.version import find, resolve
 from tests.conftest import EMBEDDED, ROOT
 from tests.core.versions.test_bundle import NAME, tune
 from tests.core.versions.test_store import moved
+from tests.ports import free_port
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from av2t.stack.process import Process, ProcessDiedError, check_port, free_port
+from av2t.stack.process import Process, check_port
 from av2t_core.errors import AV2TError
 from tests.conftest import wait_until
+from tests.ports import free_port
 from tests.up import runs
 
 FOREVER = "import time; time.sleep(600)"
@@ -30,9 +31,7 @@ def test_an_early_end_is_told_with_its_code_and_the_log_of_this_run_only(tmp_pat
     (tmp_path / "thing.log").write_text("of an earlier run\n")
     process = start(tmp_path, "import sys; print('no room'); sys.exit(3)")
     process.wait()
-    with pytest.raises(
-        ProcessDiedError, match=r"(?s)The thing ended with exit code 3; .*thing\.log:\n  no room$"
-    ) as told:
+    with pytest.raises(AV2TError, match=r"(?s)The thing ended with exit code 3; .*thing\.log:\n  no room$") as told:
         process.check()
     assert "earlier" not in str(told.value)
 
@@ -40,7 +39,7 @@ def test_an_early_end_is_told_with_its_code_and_the_log_of_this_run_only(tmp_pat
 def test_an_end_by_a_signal_is_told_by_its_name(tmp_path: Path) -> None:
     process = start(tmp_path, "import os; os.abort()")
     process.wait()
-    with pytest.raises(ProcessDiedError, match="signal SIGABRT"):
+    with pytest.raises(AV2TError, match="signal SIGABRT"):
         process.check()
 
 

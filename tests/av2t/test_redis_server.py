@@ -8,8 +8,8 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError
 
-from av2t.stack.process import free_port
 from av2t.stack.redis_server import redis_url, start_redis
+from tests.ports import free_port
 from worker.settings import Settings
 
 

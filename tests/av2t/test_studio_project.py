@@ -5,10 +5,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from av2t.stack.process import Process, answers, free_port
+from av2t.stack.process import Process, answers
 from av2t.studio_project import StudioProject
 from av2t_core.errors import AV2TError
 from tests.conftest import LabelStudioServer
+from tests.ports import free_port
 from tests.up import python_m_av2t
 
 

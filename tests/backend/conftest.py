@@ -9,7 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from av2t.stack.process import Process, answers, free_port
+from av2t.stack.process import Process, answers
+from tests.ports import free_port
 
 CONFIG = """
 <View>

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from av2t.stack.process import free_port
 from av2t_core import limits
 from backend.door import Door
 from backend.server import listen
 from tests.conftest import wait_until
+from tests.ports import free_port
 from worker.settings import Settings
 
 if TYPE_CHECKING:

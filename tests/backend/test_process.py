@@ -11,13 +11,14 @@ import httpx
 import psutil
 import pytest
 
-from av2t.stack.process import answers, free_port
+from av2t.stack.process import answers
 from av2t.stack.redis_server import redis_url as url_of_redis
 from av2t.stack.redis_server import start_redis
 from av2t_core.versions.version import resolve
 from backend.app import create_app
 from tests.backend.conftest import CONFIG, Backend, running, start_backend
 from tests.conftest import EMBEDDED, wait_until
+from tests.ports import free_port
 from worker.queue.connection import connect
 from worker.settings import Settings
 

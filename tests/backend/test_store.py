@@ -6,7 +6,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from av2t.stack.process import free_port
 from av2t_core.versions import pointers
 from av2t_core.versions.store import FETCHING, Store
 from av2t_core.versions.version import resolve
@@ -15,6 +14,7 @@ from tests.backend.conftest import CONFIG, running
 from tests.backend.test_process import MAX_RSS
 from tests.conftest import EMBEDDED, wait_until
 from tests.core.versions.test_bundle import NAME, tune
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,11 @@ import psutil
 from redis import Redis
 from redis.exceptions import RedisError
 
-from av2t.stack.process import Process, free_port
+from av2t.stack.process import Process
 from av2t.stack.redis_server import redis_url, start_redis
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer
 from tests.faults.between import Between, Mode
+from tests.ports import free_port
 from worker.queue.connection import connect
 from worker.queue.queue import enqueue_preannotation, open_queue
 from worker.queue.views import failed_jobs, overview

@@ -9,10 +9,10 @@ import pytest
 from redis import Redis
 from rq.job import JobStatus
 
-from av2t.stack.process import free_port
 from av2t.stack.redis_server import redis_url as url_of_redis
 from av2t.stack.redis_server import start_redis
 from tests.conftest import wait_until
+from tests.ports import free_port
 from tests.worker.stub_worker import Start
 from worker.queue import queue
 from worker.queue.connection import SHARE, FullError, QueueError, check, connect, memory

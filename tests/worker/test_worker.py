@@ -15,10 +15,10 @@ from redis import Redis
 from rq import Queue, Retry
 from rq.job import Job, JobStatus
 
-from av2t.stack.process import free_port
 from av2t.stack.redis_server import redis_url as url_of_redis
 from av2t.stack.redis_server import start_redis
 from tests.conftest import ROOT, wait_until
+from tests.ports import free_port
 from tests.worker.stub import SECRET
 from tests.worker.stub_worker import Process, Start, done, names
 from worker.process.memory_limit import held_by, most_memory

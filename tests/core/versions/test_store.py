@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from av2t.remedies import told
-from av2t.stack.process import free_port
 from av2t_core.errors import StoreAwayError, WeightsError
 from av2t_core.versions import pointers
 from av2t_core.versions.bundle import export_version, import_version
@@ -27,6 +26,7 @@ from av2t_core.versions.version import Version, find, resolve
 from tests import s3
 from tests.conftest import EMBEDDED, wait_until
 from tests.core.versions.test_bundle import CPU, NAME, tune
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="session")
