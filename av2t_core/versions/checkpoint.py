@@ -113,7 +113,7 @@ def build(preset: str, feature: Feature = "mul", labels: Sequence[str] = ()) -> 
         image = image_encoder(described.image_encoder).build(labels)
         audio = audio_encoder(described.audio_encoder).build(labels)
     namer: Namer | None = None
-    if isinstance(image, Sight) and isinstance(audio, Hearing):
+    if labels and isinstance(image, Sight) and isinstance(audio, Hearing):
         namer = EncodersNamer(sight=image, hearing=audio)
     return Loaded(
         model=model,

@@ -32,14 +32,23 @@ def test_weights_can_be_put_into_an_empty_one(kind: type[nn.Module]) -> None:
     torch.testing.assert_close(*results)
 
 
-def test_they_ask_no_network() -> None:
+def test_no_network_is_asked_to_build_to_load_and_to_read() -> None:
     code = """
 import socket
 def refuse(*args, **kwargs): raise AssertionError("a connection was tried")
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+import torch
+from av2t_core.encoders import gpt2
 from av2t_core.encoders.clip import ClipImageEncoder
 from av2t_core.encoders.laion_clap import LaionClapAudioEncoder
 from av2t_core.encoders.ms_clap import MsClapAudioEncoder
-ClipImageEncoder(), LaionClapAudioEncoder(), MsClapAudioEncoder()
+from av2t_core.model.presets import PRESETS
+from av2t_core.prediction.predictor import Predictor
+from av2t_core.versions.checkpoint import build
+ClipImageEncoder().read(["dog"]), LaionClapAudioEncoder(), MsClapAudioEncoder()
+gpt2.tokenizer(torch.tensor([[0, 1]]), "!").encode("dog")
+for preset in PRESETS:
+    build(preset)
+Predictor.load("tiny", "cpu")
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
