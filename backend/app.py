@@ -26,7 +26,7 @@ from worker.queue.connection import QueueError, check
 from worker.queue.projects import reconcile_soon
 from worker.queue.queue import retry_job, stop_job
 from worker.queue.results import sheet
-from worker.queue.trainings import training
+from worker.queue.views import training
 from worker.settings import Settings
 
 log = logging.getLogger(__name__)

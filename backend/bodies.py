@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from av2t_core import limits
 from av2t_core.errors import AV2TError
 from av2t_core.text import sentence
-from worker.queue.trainings import MOST_EPOCHS, Extra
+from worker.queue.training import MOST_EPOCHS, Extra
 
 LARGEST_ID = 2**63 - 1
 Model = TypeVar("Model", bound=BaseModel)

@@ -19,7 +19,7 @@ from werkzeug.local import LocalProxy
 
 from backend import bodies
 from backend.manager import Manager, ProjectModel
-from worker.queue.trainings import is_training
+from worker.queue.queue import is_training
 
 here = cast(Manager, LocalProxy(lambda: current_app.extensions["manager"]))
 """The manager of the application that answers."""

@@ -20,10 +20,9 @@ from backend.door import exposure
 from backend.manager import Manager
 from worker.queue.connection import memory, reachable
 from worker.queue.projects import Project, with_damaged
-from worker.queue.queue import TRAIN
 from worker.queue.results import having_sheets, totals
-from worker.queue.trainings import trainings
-from worker.queue.views import counts, failed_jobs, finished_jobs, oldest_waiting, overview, workers
+from worker.queue.training import TRAIN
+from worker.queue.views import counts, failed_jobs, finished_jobs, oldest_waiting, overview, trainings, workers
 from worker.settings import Settings, web_address
 
 __all__ = ["METRICS_TYPE", "metrics", "page", "plain", "snapshot"]

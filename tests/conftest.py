@@ -26,7 +26,8 @@ from av2t.stack.redis_server import start_redis
 from av2t_core.versions.version import resolve
 from tests.ports import free_port
 from worker.queue.connection import connect
-from worker.queue.queue import PREANNOTATE, open_queue
+from worker.queue.job import open_queue
+from worker.queue.preannotation import PREANNOTATE
 
 ROOT = Path(__file__).parents[1]
 EMBEDDED = resolve("tiny").name  # the model version that ships with the package

@@ -12,7 +12,7 @@ import yaml
 from rq import SimpleWorker
 
 from worker.queue.connection import connect
-from worker.queue.queue import open_queue
+from worker.queue.job import open_queue
 from worker.settings import Settings
 
 ROOT = Path(__file__).parents[1]

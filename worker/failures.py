@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from rq.job import Job
 from rq.timeouts import BaseTimeoutException
 
 from av2t.remedies import told
@@ -50,8 +49,11 @@ class Verdict:
     expected: bool = True  # False: a defect of ours, whose traceback belongs into the log
 
 
-def judge(error: BaseException, job: Job, secret: str) -> Verdict:
-    """What to do about the failure of `job`, in words that do not repeat `secret`."""
+def judge(error: BaseException, secret: str, *, doubts: int = 0, timeout: float | None = None) -> Verdict:
+    """What to do about a job's failure, in words that do not repeat `secret`.
+
+    `doubts`: its earlier tries that ended with a DoubtfulError; `timeout`: the seconds that it had.
+    """
     match error:
         case DiskFullError() | MemoryShortError() | StoreAwayError():
             return Verdict(sentence=told(error), final=False)
@@ -64,10 +66,9 @@ def judge(error: BaseException, job: Job, secret: str) -> Verdict:
         case GoneError():
             return Verdict(sentence=f"There is no {error} in Label Studio any more.", final=True)
         case BaseTimeoutException():
-            return Verdict(sentence=f"The job took longer than {job.timeout} s and was ended.", final=True)
+            return Verdict(sentence=f"The job took longer than {timeout} s and was ended.", final=True)
         case DoubtfulError():
-            final = job.meta.get("doubts", 0) >= DOUBTS
-            return Verdict(sentence=str(error), final=final, doubtful=True)
+            return Verdict(sentence=str(error), final=doubts >= DOUBTS, doubtful=True)
         case TransientError():
             return Verdict(sentence=str(error), final=False, retry_after=error.retry_after)
         case _:

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
-from rq.job import Job
-
 from av2t_core.text import lines, one_line, redact
+from worker.queue.job import KnownJob
+from worker.queue.kind import Subject
 from worker.settings import Settings
 
 # What the lines are about, told in each line of JSON; for people the sentences say it.
@@ -18,10 +18,11 @@ _subject: ContextVar[dict[str, str | int]] = ContextVar("subject", default={})  
 
 
 @contextmanager
-def about(job: Job) -> Iterator[None]:
+def about(job: KnownJob) -> Iterator[None]:
     """Within it all lines are about this job, its project and its task."""
-    named = {name: job.kwargs[name] for name in ("project", "task") if name in job.kwargs}
-    token = _subject.set({"job": job.id, **named})
+    subject = job.payload.subject if job.payload else Subject()
+    named = {"job": job.id, "project": subject.project, "task": subject.task}
+    token = _subject.set({name: value for name, value in named.items() if value is not None})
     try:
         yield
     finally:

@@ -21,18 +21,20 @@ from av2t_core.labelstudio.config import parse_label_config
 from av2t_core.text import one_line
 from av2t_core.versions.version import resolve
 from worker.queue.connection import connect
+from worker.queue.kind import State
 from worker.queue.projects import Project
-from worker.queue.queue import TRAIN, enqueue_preannotation, retry_failed, stop_jobs
-from worker.queue.trainings import MOST_EPOCHS, Extra, Training, enqueue_training, stop_trainings, training, trainings
+from worker.queue.queue import enqueue_preannotation, enqueue_training, retry_failed, stop_jobs
+from worker.queue.training import MOST_EPOCHS, TRAIN, Extra, Training
 from worker.queue.views import (
     FailedJob,
     Overview,
     RunningJob,
-    State,
     WorkerState,
     failed_jobs,
     overview,
     states,
+    training,
+    trainings,
     workers,
 )
 from worker.settings import Settings
@@ -255,7 +257,7 @@ def cancel(
     a new training."""
     connection = _redis()
     if training is not None:
-        print(f"Trainings stopped: {stop_trainings(connection, training)}")
+        print(f"Trainings stopped: {stop_jobs(connection, training, queue=TRAIN)}")
     else:
         print(f"Tasks stopped: {stop_jobs(connection, project, task)}")
 
@@ -297,7 +299,7 @@ def _worker(worker: WorkerState) -> list[str]:
 
 def _running(job: RunningJob) -> list[str]:
     progress = "starting" if job.done is None else f"{job.done} of {job.total or '?'} keyframes"
-    return [f"project {job.project}", f"task {job.task}", job.model_version, progress]
+    return [f"project {job.project}", f"task {job.task}", job.model_version or "", progress]
 
 
 def _failed(job: FailedJob) -> list[str]:

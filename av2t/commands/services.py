@@ -15,9 +15,10 @@ from av2t.stack.process import Terminated, die_with, signals_raise
 from av2t.store import load_settings
 from av2t_core.errors import AV2TError
 from av2t_core.versions.version import resolve
+from worker.queue import queues
 from worker.settings import Settings
 
-QUEUES = ("preannotate", "train")
+QUEUES = {queue.option: queue for queue in queues()}
 GRACE = 20.0  # seconds; a worker is gone within 10
 
 
@@ -52,8 +53,8 @@ def worker(
     queues: Annotated[
         tuple[str, ...],
         _queues,
-        Arg("what to take: preannotate or train (default: both, each in a process of its own)", "NAMES"),
-    ] = QUEUES,
+        Arg(f"what to take: {' or '.join(QUEUES)} (default: both, each in a process of its own)", "NAMES"),
+    ] = tuple(QUEUES),
     burst: Annotated[bool, Arg("end when the queues are empty")] = False,
     max_jobs: Annotated[Count | None, Arg("end after so many jobs of one of the queues", "N")] = None,
     name: Annotated[str | None, Arg("how the status page calls it, with a suffix (the host's name)")] = None,
@@ -71,10 +72,10 @@ def worker(
         options = {"--model": model, "--device": device, "--max-jobs": max_jobs, "--name": name}
         given = [word for option, value in options.items() if value is not None for word in (option, str(value))]
         return _run_each(queues, [*given, *(["--burst"] if burst else [])], burst=burst)
-    from worker.process.worker import DUTIES, run_worker  # only now, so that --help is quick
+    from worker.process.worker import run_worker  # only now, so that --help is quick
 
     [queue] = queues
-    run_worker(settings, DUTIES[queue], name=name, burst=burst, max_jobs=max_jobs)
+    run_worker(settings, QUEUES[queue], name=name, burst=burst, max_jobs=max_jobs)
     return 0
 
 

@@ -140,6 +140,6 @@ class _Standing:
             at_work=", ".join(
                 f"{tasks[job.task]} {job.done}/{job.total} keyframes"
                 for job in queue.running
-                if job.task in tasks and job.total
+                if job.task is not None and job.task in tasks and job.total
             ),
         )

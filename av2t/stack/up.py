@@ -23,7 +23,8 @@ from av2t_core.errors import AV2TError
 from av2t_core.files import locked, read_plain
 from av2t_core.versions.version import resolve
 from worker.queue.connection import connect
-from worker.queue.queue import PREANNOTATE, TRAIN
+from worker.queue.preannotation import PREANNOTATE
+from worker.queue.training import TRAIN
 from worker.queue.views import overview, workers
 from worker.settings import Settings
 

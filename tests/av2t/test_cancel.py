@@ -2,8 +2,7 @@ import pytest
 from redis import Redis
 
 from av2t.__main__ import main
-from worker.queue.queue import enqueue_preannotation
-from worker.queue.trainings import enqueue_training, is_training
+from worker.queue.queue import enqueue_preannotation, enqueue_training, is_training
 from worker.queue.views import failed_jobs
 
 

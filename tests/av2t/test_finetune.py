@@ -13,8 +13,9 @@ from redis import Redis
 from tests.av2t.test_cli import assert_refused
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, wait_until
 from tests.worker.stub_worker import Process, done
-from worker.queue.queue import TRAIN, fetch, open_queue
-from worker.queue.trainings import trainings
+from worker.queue.job import fetch, open_queue
+from worker.queue.training import TRAIN
+from worker.queue.views import trainings
 
 CONFIG = """<View><Video name="video" value="$video"/>
 <BrushLabels name="mask" toName="frames"><Label value="dog"/></BrushLabels>
@@ -24,8 +25,8 @@ CONFIG = """<View><Video name="video" value="$video"/>
 # which a process inherits.
 PROGRAM = """import signal, sys
 from tests.worker import stub
-from worker.queue import trainings
-trainings.FUNCTION = "tests.worker.stub." + sys.argv.pop(1)
+from worker.queue import KINDS, queue
+queue.TRAINING = KINDS["tests.worker.stub." + sys.argv.pop(1)]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from av2t.__main__ import main
 sys.exit(main())"""

@@ -16,8 +16,9 @@ from av2t_core.versions.version import resolve
 from tests.av2t.test_cli import assert_refused
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, queued_tasks
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
+from worker.queue.kind import State
 from worker.queue.results import STAGES, scores_of, totals
-from worker.queue.views import State, states
+from worker.queue.views import states
 
 CONFIG = """<View><Video name="video" value="$video"/>
 <BrushLabels name="mask" toName="frames"><Label value="dog"/></BrushLabels>

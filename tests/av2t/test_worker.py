@@ -13,7 +13,8 @@ from av2t.stack.process import Process
 from tests.av2t.test_cli import assert_refused, av2t
 from tests.conftest import LabelStudioServer, wait_until
 from tests.up import runs
-from worker.queue.queue import PREANNOTATE, TRAIN
+from worker.queue.preannotation import PREANNOTATE
+from worker.queue.training import TRAIN
 from worker.queue.views import workers
 
 Start = Callable[..., Process]

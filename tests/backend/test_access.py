@@ -10,7 +10,7 @@ from redis import Redis
 
 from tests.backend.conftest import CONFIG, Backend, running
 from tests.conftest import LabelStudioServer, wait_until
-from worker.queue.queue import open_queue
+from worker.queue.job import open_queue
 
 USER, PASSWORD = "studio", "sesame: open"
 CALLS = [

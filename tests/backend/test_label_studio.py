@@ -9,8 +9,10 @@ from redis import Redis
 
 from tests.backend.conftest import CONFIG, Backend
 from tests.conftest import LabelStudioServer, wait_until
-from worker.queue.queue import TRAIN, job_id, open_queue
-from worker.queue.trainings import trainings
+from worker.queue.job import open_queue
+from worker.queue.preannotation import job_id
+from worker.queue.training import TRAIN
+from worker.queue.views import trainings
 
 
 def add_backend(label_studio: LabelStudioServer, backend: Backend, project: int) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from av2t_core import limits
 from av2t_core.versions.version import resolve
 from tests.backend.conftest import CONFIG, Backend, running
 from tests.conftest import EMBEDDED, queued_tasks
+from worker.queue.job import open_queue
+from worker.queue.kind import State
 from worker.queue.projects import KEY
-from worker.queue.queue import TRAIN, open_queue
-from worker.queue.trainings import stop_trainings
-from worker.queue.views import State, overview, states
+from worker.queue.queue import stop_jobs
+from worker.queue.training import TRAIN
+from worker.queue.views import overview, states
 
 PROJECT = {"id": 3, "label_config": CONFIG}
 
@@ -204,7 +206,7 @@ def test_is_training(backend: Backend, redis: Redis) -> None:
     assert says(project="3.17")
     assert says()
     assert not says(project="33.17")
-    stop_trainings(redis)
+    stop_jobs(redis, queue=TRAIN)
     assert not says()
     refused = backend.http.get("/is_training", params={"project": "x"})
     assert (refused.status_code, refused.json()["field"]) == (400, "project")

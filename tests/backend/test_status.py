@@ -18,10 +18,12 @@ from av2t_core.versions.version import resolve
 from tests.backend.conftest import CONFIG, Backend, running
 from tests.conftest import EMBEDDED, fail, work
 from worker.queue.connection import memory
+from worker.queue.job import open_queue
+from worker.queue.preannotation import job_id
 from worker.queue.projects import RECONCILED, REPREDICT
-from worker.queue.queue import TRAIN, enqueue_preannotation, job_id, open_queue
+from worker.queue.queue import enqueue_preannotation, enqueue_training
 from worker.queue.results import MOST_SHEETS, count_task, having_sheets, keep_sheet
-from worker.queue.trainings import enqueue_training
+from worker.queue.training import TRAIN
 
 SENTENCE = '<script>alert("clip.mp4")</script> has no video stream'
 

@@ -27,7 +27,8 @@ from tests.conftest import EMBEDDED, ROOT, LabelStudioServer
 from tests.faults.between import Between, Mode
 from tests.ports import free_port
 from worker.queue.connection import connect
-from worker.queue.queue import enqueue_preannotation, open_queue
+from worker.queue.job import open_queue
+from worker.queue.queue import enqueue_preannotation
 from worker.queue.views import failed_jobs, overview
 
 CLIPS = sorted((ROOT / "av2t" / "demo_clips").glob("*.mp4"))

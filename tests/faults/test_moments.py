@@ -15,7 +15,7 @@ from tests.conftest import EMBEDDED, LabelStudioServer, wait_until
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
 from tests.faults.between import Gate, When
 from tests.faults.plant import CLIPS, FAULTS, Plant
-from worker.queue.queue import job_id
+from worker.queue.preannotation import job_id
 
 pytestmark = pytest.mark.faults
 

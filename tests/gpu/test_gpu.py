@@ -28,7 +28,7 @@ from av2t_core.versions.version import resolve
 from tests.conftest import wait_until
 from tests.core.finetuning.test_fine_tuning import examples, learn
 from tests.core.model.micro import BACKBONES, Backbone, difference, golden, inputs, micro, results
-from worker.process.devices import gpu_of, lease_key, room
+from worker.process.devices import gpu_lease, gpu_of, lease_key
 
 pytestmark = pytest.mark.gpu
 
@@ -167,11 +167,11 @@ def test_a_training_waits_for_the_memory_that_another_process_holds(redis: Redis
     try:
         assert ready.wait(120)
         assert gpu.free() < 0.6 * free
-        with room(redis, gpu, needed=free // 4):
+        with gpu_lease(redis, gpu, needed=free // 4):
             assert not redis.exists(lease_key(gpu.uuid))  # there is room for both
         watcher = context.Process(target=leave_for_lease, args=(redis_address(redis), lease_key(gpu.uuid), leave))
         watcher.start()
-        with room(redis, gpu, needed=int(0.9 * free)):
+        with gpu_lease(redis, gpu, needed=int(0.9 * free)):
             assert redis.exists(lease_key(gpu.uuid))
             assert gpu.free() >= 0.9 * free
         watcher.join(60)

@@ -1,9 +1,9 @@
 """A stand-in for the model and its jobs, for tests of the processes alone: quick to start, and it does as it is told.
 
-`python -m tests.worker.stub REDIS_URL [--train] [--burst] [--one] [--repair] [--behind | --ahead]` is a worker with
-it. With --repair it looks at once for jobs that no list knows; with the last two, RQ's registries see a clock that is
-an hour behind or ahead. What the real model does in the same worker is
-tested in test_pipeline.py.
+`python -m tests.worker.stub REDIS_URL [--train] [--burst] [--one] [--repair] [--as-today] [--behind | --ahead]` is a
+worker with it. With --repair it looks at once for jobs that no list knows; with --as-today it also runs jobs of the
+real kinds; with the last two, RQ's registries see a clock that is an hour behind or ahead. What the real model does in
+the same worker is tested in test_pipeline.py.
 """
 
 import os
@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import rq.job
@@ -24,55 +25,74 @@ from rq.utils import current_timestamp, now
 
 from av2t_core.errors import AV2TError
 from worker.failures import Interrupted, TransientError
-from worker.process.devices import room
-from worker.process.worker import DUTIES, run_worker
-from worker.queue import heartbeat, repair
-from worker.queue.kinds import KINDS, PREANNOTATE, TRAIN, Arguments, Kind, ToPreannotate, ToTrain
+from worker.process.devices import gpu_lease
+from worker.process.worker import run_worker
+from worker.queue import KINDS, heartbeat, upkeep
+from worker.queue.job import KnownJob
+from worker.queue.kind import Kind, Payload, Result, Subject
+from worker.queue.preannotation import PREANNOTATION, Preannotated, ToPreannotate
+from worker.queue.training import TRAINING, ToTrain, Trained
 from worker.settings import Settings
 
 SECRET = "a-token-that-nobody-may-read"
 
 
-class _Told(Arguments):
-    """Of the stand-ins' functions, each of which takes some of these."""
+class Nothing(Payload):
+    """The arguments of a function that takes none."""
 
 
-class _Named(_Told):
+class Named(Payload):
     name: str
 
 
-class _OfFile(_Told):
+class OfFile(Payload):
     path: str
 
 
-class _Crashes(_Told):
+class OfTask(Payload):
     project: int | None = None
     task: int | None = None
 
+    @property
+    def subject(self) -> Subject:
+        return Subject(project=self.project, task=self.task)
 
-_ARGUMENTS: dict[str, type[Arguments]] = {
-    "note": _Named,
-    "hold": _Named,
-    "work": _Named,
-    "wait_for": _OfFile,
-    "die": _Told,
-    "refuse": _Told,
-    "crash": _Crashes,
-    "pass_later": _Told,
-}
-KINDS |= {
-    name: Kind(function=name, queue=PREANNOTATE, arguments=kind)
-    for name, kind in ((f"tests.worker.stub.{name}", kind) for name, kind in _ARGUMENTS.items())
-}
-KINDS["tests.worker.stub.predict"] = Kind(
-    function="tests.worker.stub.predict", queue=PREANNOTATE, arguments=ToPreannotate
-)
-KINDS |= {
-    name: Kind(function=name, queue=TRAIN, arguments=ToTrain)
-    for name in (
-        f"tests.worker.stub.{each}" for each in ("train", "train_on_gpu", "refuse_to_train", "crash_while_training")
+
+def _kind(function: str, payload: type[Payload]) -> Kind[Any, Any]:
+    """In the queue of the tasks."""
+    return Kind(
+        name=f"tests.worker.stub.{function}",
+        function=f"tests.worker.stub:{function}",
+        payload=payload,
+        result=Result,
+        queue=PREANNOTATION.queue,
+        prefix=function,
+        identity=None,
+        describe=str,
+        outcome=str,
+        timeout=3600,
     )
-}
+
+
+def _instead(kind: Kind[Any, Any], function: str) -> Kind[Any, Any]:
+    """As the kind, with a function of the stand-in."""
+    return replace(kind, name=f"tests.worker.stub.{function}", function=f"tests.worker.stub:{function}")
+
+
+_STUBS = [
+    *(_kind(function, Named) for function in ("note", "hold", "work")),
+    *(_kind(function, Nothing) for function in ("die", "refuse", "pass_later")),
+    _kind("wait_for", OfFile),
+    _kind("crash", OfTask),
+    _instead(PREANNOTATION, "predict"),
+    *(_instead(TRAINING, name) for name in ("train", "train_on_gpu", "refuse_to_train")),
+]
+KINDS |= {kind.name: kind for kind in _STUBS}
+if "--as-today" in sys.argv:
+    KINDS |= {
+        PREANNOTATION.name: replace(PREANNOTATION, function="tests.worker.stub:predict"),
+        TRAINING.name: replace(TRAINING, function="tests.worker.stub:train"),
+    }
 
 
 def _redis() -> "Redis":
@@ -96,41 +116,43 @@ def set_up(settings: Settings) -> str | None:
     return gpu.decode() if isinstance(gpu, bytes) else None
 
 
-def note(name: str) -> None:
-    _redis().rpush("done", f"{name} {os.getpid()}")
+def note(asked: Named) -> Result:
+    _redis().rpush("done", f"{asked.name} {os.getpid()}")
+    return Result()
 
 
-def hold(name: str) -> None:
+def hold(asked: Named) -> Result:
     """Be in the middle until the key `release` is there."""
     connection = _redis()
-    connection.rpush("begun", f"{name} {os.getpid()}")
+    connection.rpush("begun", f"{asked.name} {os.getpid()}")
     while not connection.exists("release"):
         time.sleep(0.02)
-    connection.rpush("done", f"{name} {os.getpid()}")
+    connection.rpush("done", f"{asked.name} {os.getpid()}")
+    return Result()
 
 
-def work(name: str) -> None:
+def work(asked: Named) -> Result:
     """As `hold`, but a job that sends heartbeats and can be asked to stop."""
     connection = _redis()
-    connection.rpush("begun", f"{name} {os.getpid()}")
+    connection.rpush("begun", f"{asked.name} {os.getpid()}")
     (Path(tempfile.gettempdir()) / "clip").touch()
     while not connection.exists("release"):
         heartbeat.beat()
         if heartbeat.cancelled():
-            connection.rpush("stopped", name)
+            connection.rpush("stopped", asked.name)
             raise Interrupted
         time.sleep(0.02)
-    connection.rpush("done", f"{name} {os.getpid()}")
+    connection.rpush("done", f"{asked.name} {os.getpid()}")
+    return Result()
 
 
-def train(*, project: int, **_: object) -> dict[str, object]:
+def train(asked: ToTrain) -> Trained:
     """As `work`, and it tells how far it is, as a training does."""
     job = get_current_job()
-    assert job is not None
-    job.meta |= {"stage": "training", "done": 3, "total": 10, "epoch": 1, "epochs": 5, "loss": 0.25, "eta": 40.0}
-    job.save_meta()
-    work(str(project))
-    return {"version": "tiny-1-p3-1", "promoted": True, "sentence": "It is better.", "metrics": {"iou": 0.5}}
+    assert isinstance(job, KnownJob)
+    job.note(stage="training", done=3, total=10, epoch=1, epochs=5, loss=0.25, eta=40.0)
+    work(Named(name=str(asked.project)))
+    return Trained(version="tiny-1-p3-1", promoted=True, sentence="It is better.", metrics={"iou": 0.5})
 
 
 @dataclass(frozen=True)
@@ -144,35 +166,37 @@ class FullGpu:
         return 0 if any(pid != os.getpid() and psutil.pid_exists(pid) for pid in loaded) else 100
 
 
-def train_on_gpu(*, project: int, **_: object) -> None:
+def train_on_gpu(asked: ToTrain) -> Trained:
     """As `train`, on a GPU that cannot hold it beside another model."""
     connection = _redis()
     gpu = connection.get("gpu")
     assert isinstance(gpu, bytes)
-    with room(connection, FullGpu(gpu.decode()), needed=50):
-        work(str(project))
+    with gpu_lease(connection, FullGpu(gpu.decode()), needed=50):
+        work(Named(name=str(asked.project)))
+    return Trained()
 
 
-def refuse_to_train(*, project: int, **_: object) -> None:
-    raise AV2TError(f"Project {project} has 3 annotated clips, and 2 more are needed.")
+def refuse_to_train(asked: ToTrain) -> Trained:
+    raise AV2TError(f"Project {asked.project} has 3 annotated clips, and 2 more are needed.")
 
 
-def wait_for(path: str) -> None:
+def wait_for(asked: OfFile) -> Result:
     """Until there is such a file, whatever becomes of Redis."""
-    _redis().rpush("begun", path)
-    while not Path(path).exists():
+    _redis().rpush("begun", asked.path)
+    while not Path(asked.path).exists():
         time.sleep(0.02)
+    return Result()
 
 
-def die() -> None:
+def die(_: Nothing) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def refuse() -> None:
+def refuse(_: Nothing) -> None:
     raise AV2TError("There is no sound in clip.mp4, and there is nothing to find.")
 
 
-def crash(**_: object) -> None:
+def crash(_: OfTask) -> None:
     raise RuntimeError(f"not foreseen, with {SECRET} in it")
 
 
@@ -181,14 +205,15 @@ def called(_job: object, connection: "Redis", *_: object) -> None:
     connection.rpush("called", 1)
 
 
-def predict(*, project: int, task: int, model_version: str) -> dict[str, object]:
+def predict(_: ToPreannotate) -> Preannotated:
     """As a task that is done at once."""
-    return {"outcome": "predicted", "keyframes": 5, "remarks": []}
+    return Preannotated(outcome="predicted", keyframes=5)
 
 
-def pass_later() -> None:
+def pass_later(_: Nothing) -> Result:
     if _redis().incr("tries") < 2:
         raise TransientError("Label Studio answers 502.", retry_after=1)
+    return Result()
 
 
 def main() -> None:
@@ -196,12 +221,12 @@ def main() -> None:
     if wrong := ("--ahead" in options) - ("--behind" in options):
         rq.registry.current_timestamp = lambda: current_timestamp() + 3600 * wrong
     if "--repair" in options:
-        repair.LOOK = 0
+        upkeep.REPAIR_LOOK = 0
     settings = Settings.load(redis_url=url, label_studio_api_key=SECRET)
     try:
         run_worker(
             settings,
-            replace(DUTIES["train" if "--train" in options else "preannotate"], set_up="tests.worker.stub:set_up"),
+            replace((TRAINING if "--train" in options else PREANNOTATION).queue, set_up="tests.worker.stub:set_up"),
             name="stub",
             burst="--burst" in options,
             max_jobs=1 if "--one" in options else None,

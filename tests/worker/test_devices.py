@@ -14,17 +14,18 @@ from av2t_core.errors import MemoryShortError
 from tests.conftest import wait_until
 from tests.worker.stub_worker import Process, Start, done, names
 from worker.process import devices
-from worker.process.devices import gpu_of, lease_key, room
-from worker.queue import trainings
-from worker.queue.queue import open_queue
-from worker.queue.trainings import enqueue_training, training
-from worker.queue.views import State, workers
+from worker.process.devices import gpu_lease, gpu_of, lease_key
+from worker.queue import KINDS
+from worker.queue.job import open_queue
+from worker.queue.kind import State
+from worker.queue.queue import enqueue_training
+from worker.queue.views import training, workers
 
 
 @pytest.fixture
 def annotator(redis: Redis, start: Start, monkeypatch: pytest.MonkeyPatch) -> Process:
     """A worker that pre-annotates with a model on a GPU, which has no room for a training beside it."""
-    monkeypatch.setattr(trainings, "FUNCTION", "tests.worker.stub.train_on_gpu")
+    monkeypatch.setattr("worker.queue.queue.TRAINING", KINDS["tests.worker.stub.train_on_gpu"])
     redis.set("gpu", "GPU-1")
     process = start()
     wait_until(lambda: "waits for jobs" in process.text(), what="the worker")
@@ -100,7 +101,7 @@ class Memory:
 
 @contextmanager
 def held(redis: Redis, device: Memory | None) -> Iterator[bool]:
-    with room(redis, device, needed=50):
+    with gpu_lease(redis, device, needed=50):
         yield bool(redis.exists(lease_key("GPU-1")))
 
 

@@ -1,7 +1,6 @@
 import errno
 
 import pytest
-from rq.job import Job
 from rq.timeouts import JobTimeoutException
 
 from av2t_core.errors import AV2TError, DiskFullError, MediaError, MemoryShortError, StoreAwayError
@@ -11,40 +10,29 @@ from worker.failures import DOUBTS, LONGEST_DELAY, DoubtfulError, GoneError, Tra
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJ0b2tlbl90eXBlIjoiYWNjZXNzIn0.c2lnbmF0dXJl"
 
 
-class Task(Job):  # type: ignore[misc]  # rq has no types
-    """A job as far as a verdict looks at it; none of these touches Redis."""
-
-    def __init__(self) -> None:
-        self.timeout = 60
-
-
 @pytest.mark.parametrize("error", [AV2TError("No."), MediaError("No.")])
 def test_what_a_person_has_to_mend_is_final(error: Exception) -> None:
-    assert judge(error, Task(), "") == Verdict(sentence="No.", final=True)
+    assert judge(error, "") == Verdict(sentence="No.", final=True)
 
 
 def test_what_is_gone_does_not_come_back() -> None:
-    verdict = judge(GoneError("project 3"), Task(), "")
+    verdict = judge(GoneError("project 3"), "")
     assert verdict == Verdict(sentence="There is no project 3 in Label Studio any more.", final=True)
 
 
 def test_a_job_that_took_too_long_would_do_so_again() -> None:
-    verdict = judge(JobTimeoutException("x"), Task(), "")
+    verdict = judge(JobTimeoutException("x"), "", timeout=60)
     assert verdict == Verdict(sentence="The job took longer than 60 s and was ended.", final=True)
 
 
 def test_what_may_be_a_proxys_word_is_believed_the_fourth_time() -> None:
-    task = Task()
-    task.meta = {"attempts": 5}
     for doubts in range(DOUBTS):
-        task.meta["doubts"] = doubts
-        assert judge(DoubtfulError("No."), task, "") == Verdict(sentence="No.", final=False, doubtful=True)
-    task.meta["doubts"] = DOUBTS
-    assert judge(DoubtfulError("No."), task, "") == Verdict(sentence="No.", final=True, doubtful=True)
+        assert judge(DoubtfulError("No."), "", doubts=doubts) == Verdict(sentence="No.", final=False, doubtful=True)
+    assert judge(DoubtfulError("No."), "", doubts=DOUBTS) == Verdict(sentence="No.", final=True, doubtful=True)
 
 
 def test_what_can_pass() -> None:
-    assert judge(TransientError("Later.", 7), Task(), "") == Verdict(sentence="Later.", final=False, retry_after=7)
+    assert judge(TransientError("Later.", 7), "") == Verdict(sentence="Later.", final=False, retry_after=7)
 
 
 @pytest.mark.parametrize(
@@ -61,11 +49,11 @@ def test_what_can_pass() -> None:
     ],
 )
 def test_what_is_lacking_may_be_there_later(error: Exception, sentence: str) -> None:
-    assert judge(error, Task(), "") == Verdict(sentence=sentence, final=False)
+    assert judge(error, "") == Verdict(sentence=sentence, final=False)
 
 
 def test_a_defect_is_tried_again_and_told_without_secrets() -> None:
-    verdict = judge(ValueError(f"Token s3cret, Bearer {JWT}"), Task(), "s3cret")
+    verdict = judge(ValueError(f"Token s3cret, Bearer {JWT}"), "s3cret")
     assert verdict == Verdict(sentence="Unexpected ValueError: Token ***, Bearer ***", final=False, expected=False)
 
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from redis import Redis
-from rq.job import Job
 from safetensors.torch import load_file
 
 from av2t_core.data.cutouts import Cutouts
@@ -34,9 +33,12 @@ from worker.failures import Interrupted, judge
 from worker.jobs import finetuning
 from worker.jobs import preannotation as jobs
 from worker.queue import heartbeat
-from worker.queue.queue import TRAIN, enqueue_preannotation, job_id, open_queue
-from worker.queue.trainings import enqueue_training, training
-from worker.queue.views import State
+from worker.queue.job import KnownJob, open_queue
+from worker.queue.kind import State
+from worker.queue.preannotation import job_id
+from worker.queue.queue import enqueue_preannotation, enqueue_training
+from worker.queue.training import TRAIN, Trained
+from worker.queue.views import training
 from worker.settings import Settings
 
 CONFIG = """<View><Video name="clip" value="$video"/>
@@ -94,13 +96,14 @@ class Annotated:
         self.tasks.append(int(task.id))
         return int(task.id)
 
-    def request(self, **options: Any) -> Job:
+    def request(self, **options: Any) -> KnownJob:
         id, _ = enqueue_training(self.redis, self.id, **options)
-        return Job.fetch(id, connection=self.redis, serializer="json")
+        job: KnownJob = KnownJob.fetch(id, connection=self.redis, serializer="json")
+        return job
 
-    def train(self, job: Job) -> dict[str, Any]:
+    def train(self, job: KnownJob) -> Trained:
         """As a worker does it, in this process."""
-        result: dict[str, Any] = job.perform()
+        result: Trained = job.perform()
         self.redis.lrem(open_queue(self.redis, TRAIN).key, 0, job.id)
         return result
 
@@ -144,7 +147,7 @@ def test_a_version_is_made_that_holds_what_was_trained_and_nothing_else(project:
     job = project.request(epochs=1)
     result = project.train(job)
 
-    version = of(project, result["version"])
+    version = of(project, result.version)
     assert version.name == f"{EMBEDDED}-p{project.id}-{job.id.rpartition('-')[2]}"
     own = load_file(version.weights)
     assert {name.split(".")[1] for name in own} == {"projector", "adapters"}
@@ -167,7 +170,7 @@ def test_the_card_says_what_became_of_each_clip(project: Annotated, clips: Seque
 
     project.server.sdk.tasks.update(id=str(gone), data={"stills": ["a", "b"]})
     result = project.train(project.request(epochs=1))
-    card = of(project, result["version"]).card.as_json()
+    card = of(project, result.version).card.as_json()
     use = {clip["task"]: clip["use"] for clip in card["data"]["clips"]}
     assert set(use) == {*project.tasks, skipped.id}
     assert use[skipped.id] == use[gone] == "left out"
@@ -194,7 +197,7 @@ def test_clips_of_which_a_proxy_says_no_are_asked_for_again(
     for task, name in zip(project.tasks[:2], ("back", "gone"), strict=True):
         data = {"video": f"{server.url}/{name}.mp4", "stills": ["a", "b"]}
         project.server.sdk.tasks.update(id=str(task), data=data)
-    card = of(project, project.train(project.request(epochs=1))["version"]).card.as_json()
+    card = of(project, project.train(project.request(epochs=1)).version).card.as_json()
     left_out = {clip["task"]: clip["reason"] for clip in card["data"]["clips"] if clip["use"] == "left out"}
     assert list(left_out) == [project.tasks[1]]
     assert "There is no clip at" in left_out[project.tasks[1]]
@@ -215,7 +218,7 @@ def test_a_label_that_the_model_did_not_know_is_learnt(
 ) -> None:
     for path, mask in clips:
         empty.annotate(path, mask, "sheet")
-    version = of(empty, empty.train(empty.request(epochs=1))["version"])
+    version = of(empty, empty.train(empty.request(epochs=1)).version)
     assert version.names == ("sheet",)
     assert {name for name in load_file(version.weights) if name.startswith("names.")}
     predictor = Predictor.load(version.name, "cpu", models_dir=empty.settings.models_dir)
@@ -223,12 +226,12 @@ def test_a_label_that_the_model_did_not_know_is_learnt(
         [first, *_] = predictor.predict(clip.windows())
     assert predictor.labels[-1] == "sheet"
     assert all(next(iter(thing.names)) == "sheet" for thing in first.objects)
-    again = of(empty, empty.train(empty.request(epochs=1, base_version=version.name))["version"])
+    again = of(empty, empty.train(empty.request(epochs=1, base_version=version.name)).version)
     assert again.names == ("sheet",)
 
 
 def test_what_was_interrupted_ends_as_if_it_had_not_been(project: Annotated, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = of(project, project.train(project.request(epochs=3))["version"])
+    whole = of(project, project.train(project.request(epochs=3)).version)
 
     job = project.request(epochs=3, base_version=EMBEDDED)
     folder = project.settings.data_dir / "finetune" / str(project.id)
@@ -237,7 +240,7 @@ def test_what_was_interrupted_ends_as_if_it_had_not_been(project: Annotated, mon
         patch.setattr(heartbeat, "cancelled", lambda: _steps(folder) == 2)
         with pytest.raises(Interrupted):
             project.train(job)
-    again = of(project, project.train(job)["version"])
+    again = of(project, project.train(job).version)
 
     assert again.name != whole.name
     assert again.card.as_json()["learning_curve"] == whole.card.as_json()["learning_curve"]
@@ -248,7 +251,7 @@ def test_what_was_interrupted_ends_as_if_it_had_not_been(project: Annotated, mon
 
 
 def test_killed_in_the_middle_it_ends_as_if_it_had_not_been(project: Annotated) -> None:
-    whole = of(project, project.train(project.request(epochs=4))["version"])
+    whole = of(project, project.train(project.request(epochs=4)).version)
 
     job = project.request(epochs=4, base_version=EMBEDDED)
     folder = project.settings.data_dir / "finetune" / str(project.id)
@@ -294,13 +297,13 @@ def test_a_version_that_is_there_is_not_made_again(project: Annotated, monkeypat
 
 def test_a_better_version_becomes_the_projects_own_and_the_next_one_starts_from_it(project: Annotated) -> None:
     first = project.train(project.request(epochs=12))
-    card = of(project, first["version"]).card.as_json()
-    assert first["promoted"] is card["verdict"]["better"] is True, first["sentence"]
+    card = of(project, first.version).card.as_json()
+    assert first.promoted is card["verdict"]["better"] is True, first.sentence
     models_dir = project.settings.models_dir
-    assert current(models_dir, project.id) == first["version"]
+    assert current(models_dir, project.id) == first.version
 
-    second = of(project, project.train(project.request(epochs=1))["version"])
-    assert second.card.parent == first["version"]
+    second = of(project, project.train(project.request(epochs=1)).version)
+    assert second.card.parent == first.version
     assert second.name.startswith(f"{EMBEDDED}-p{project.id}-")
     learnt, measured = (
         {clip["sha256"] for clip in card["data"]["clips"] if clip["use"] == use} for use in ("training", "held out")
@@ -312,10 +315,10 @@ def test_a_better_version_becomes_the_projects_own_and_the_next_one_starts_from_
 def test_a_version_that_is_not_better_is_kept_and_not_used(project: Annotated) -> None:
     promote(project.settings.models_dir, project.id, EMBEDDED)
     result = project.train(project.request(epochs=1))
-    assert result["promoted"] is False
-    assert result["sentence"]
+    assert result.promoted is False
+    assert result.sentence
     assert current(project.settings.models_dir, project.id) == EMBEDDED
-    assert of(project, result["version"]).card.as_json()["verdict"]["sentence"] == result["sentence"]
+    assert of(project, result.version).card.as_json()["verdict"]["sentence"] == result.sentence
 
 
 def test_progress_is_told(project: Annotated) -> None:
@@ -349,23 +352,23 @@ def test_another_machine_predicts_with_what_one_has_made(
     here, there = tmp_path / "here", tmp_path / "there"
     one = on(project, here)
     first = one.train(one.request(epochs=12))
-    assert first["promoted"], first["sentence"]
+    assert first.promoted, first.sentence
 
     other = on(project, there)
     monkeypatch.setattr(jobs, "_context", None)
     jobs.set_up(other.settings)
     assert jobs._context is not None
     task = int(project.server.upload(project.id, clips[0][0]).id)
-    enqueue_preannotation(project.redis, project.id, [task], first["version"])
-    job = Job.fetch(job_id(project.id, task, first["version"]), connection=project.redis, serializer="json")
-    assert job.perform()["outcome"] == "predicted"
+    enqueue_preannotation(project.redis, project.id, [task], first.version)
+    job = KnownJob.fetch(job_id(project.id, task, first.version), connection=project.redis, serializer="json")
+    assert job.perform().outcome == "predicted"
     jobs._context.client.close()
     [prediction] = project.server.sdk.predictions.list(task=task)
-    assert prediction.model_version == first["version"]
-    assert of(other, first["version"]).weights.read_bytes() == of(one, first["version"]).weights.read_bytes()
+    assert prediction.model_version == first.version
+    assert of(other, first.version).weights.read_bytes() == of(one, first.version).weights.read_bytes()
 
-    second = of(other, other.train(other.request(epochs=1))["version"])
-    assert second.card.parent == first["version"]
+    second = of(other, other.train(other.request(epochs=1)).version)
+    assert second.card.parent == first.version
 
 
 def test_a_push_that_fails_is_done_again_and_nothing_else(
@@ -377,13 +380,13 @@ def test_a_push_that_fails_is_done_again_and_nothing_else(
         patch.setattr(Store, "push", _away)
         with pytest.raises(StoreAwayError) as away:
             one.train(job)
-    assert not judge(away.value, job, "").final
+    assert not judge(away.value, "").final
     with monkeypatch.context() as patch:
         patch.setattr(finetuning._FineTune, "_make", lambda *_: pytest.fail("it was made again"))
         result = one.train(job)
         other = on(project, tmp_path / "there")
         assert other.train(job) == result  # which has it from the store
-    assert of(other, result["version"]).in_store
+    assert of(other, result.version).in_store
 
 
 def _away(*_: object) -> None:

@@ -12,21 +12,20 @@ from rq.webhook import Webhook
 
 from tests.conftest import wait_until
 from tests.worker.stub_worker import Start, done, names
+from worker.queue.job import open_queue
+from worker.queue.preannotation import PREANNOTATE, job_id
 from worker.queue.queue import (
-    PREANNOTATE,
-    TRAIN,
     enqueue_preannotation,
     forget_tasks,
-    job_id,
-    open_queue,
+    is_training,
     retry_failed,
     retry_job,
     stop_job,
     stop_jobs,
 )
 from worker.queue.results import TOTALS, count_task, note_score, scores_of, totals
-from worker.queue.trainings import is_training, stop_trainings, trainings
-from worker.queue.views import counts, failed_jobs, finished_jobs, oldest_waiting, overview, workers
+from worker.queue.training import TRAIN
+from worker.queue.views import counts, failed_jobs, finished_jobs, oldest_waiting, overview, trainings, workers
 
 CALLED = "tests.worker.stub.called"
 
@@ -178,7 +177,7 @@ def test_garbage_in_every_list_stops_nobody(redis: Redis, queue: Queue, start: S
     assert "Traceback" not in worker.text() + trainer.text()
     assert redis.llen(queue.intermediate_queue_key) == redis.llen(jobs.intermediate_queue_key) == 0
     look(redis)
-    assert stop_jobs(redis) == stop_trainings(redis) == 0
+    assert stop_jobs(redis) == stop_jobs(redis, queue=TRAIN) == 0
 
 
 def test_garbage_on_its_channel_stops_no_worker(redis: Redis, queue: Queue, start: Start) -> None:

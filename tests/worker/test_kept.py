@@ -10,8 +10,8 @@ from rq.job import Job
 from av2t_core.labelstudio.tracks import Sighting
 from tests.conftest import CutOff
 from worker.queue.connection import connect
+from worker.queue.job import open_queue
 from worker.queue.kept import Kept, Part, forget
-from worker.queue.queue import open_queue
 
 
 @pytest.fixture

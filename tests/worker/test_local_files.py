@@ -19,6 +19,7 @@ from worker.client.clip_cache import ClipCache
 from worker.client.label_studio import LabelStudioClient
 from worker.failures import DoubtfulError
 from worker.jobs import preannotation as jobs
+from worker.queue.preannotation import Preannotated, ToPreannotate
 from worker.settings import Settings
 
 CONFIG = """<View><Video name="clip" value="$video"/>
@@ -130,7 +131,8 @@ def test_a_whole_job(project: Project) -> None:
     context = jobs._context
     assert context is not None
     try:
-        assert jobs.preannotate(project.id, task, EMBEDDED) == {"outcome": "predicted", "keyframes": 5, "remarks": []}
+        asked = ToPreannotate(project=project.id, task=task, model_version=EMBEDDED)
+        assert jobs.preannotate(asked) == Preannotated(outcome="predicted", keyframes=5)
     finally:
         context.client.close()
         jobs._context = None

@@ -14,13 +14,13 @@ from av2t.stack.redis_server import start_redis
 from tests.conftest import wait_until
 from tests.ports import free_port
 from tests.worker.stub_worker import Start
-from worker.queue import queue
+from worker.queue import KINDS, queue
 from worker.queue.connection import SHARE, FullError, QueueError, check, connect, memory
+from worker.queue.job import RESULT, KnownJob, open_queue
 from worker.queue.kept import Kept, Part
-from worker.queue.known_job import RESULT, KnownJob
-from worker.queue.queue import enqueue_preannotation, forget_tasks, open_queue
+from worker.queue.preannotation import job_id
+from worker.queue.queue import enqueue_preannotation, enqueue_training, forget_tasks
 from worker.queue.results import keep_sheet, sheet
-from worker.queue.trainings import enqueue_training
 from worker.queue.views import finished_jobs, overview, workers
 
 VERSION = "tiny-1"
@@ -52,7 +52,7 @@ def test_a_full_redis_takes_no_more(full: Redis) -> None:
         with pytest.raises(FullError):
             refused()
     assert overview(full).queued == waiting
-    job = KnownJob.fetch(queue.job_id(3, 1, VERSION), connection=full, serializer="json")
+    job = KnownJob.fetch(job_id(3, 1, VERSION), connection=full, serializer="json")
     Kept(job, "a").keep(Part(first=0, scores=[], result="", sightings=[]))
     keep_sheet(full, job.id, b"a picture")
     assert (Kept(job, "a").parts(), sheet(full, job.id)) == ([], None)
@@ -62,7 +62,7 @@ def test_a_full_redis_takes_no_more(full: Redis) -> None:
 
 
 def test_workers_drain_it(redis: Redis, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "FUNCTION", "tests.worker.stub.predict")
+    monkeypatch.setattr(queue, "PREANNOTATION", KINDS["tests.worker.stub.predict"])
     worker = start()
     wait_until(lambda: "waits for jobs" in worker.text(), what="an idle worker")
     redis.set("hold", b"x" * 20_000_000)
@@ -73,7 +73,7 @@ def test_workers_drain_it(redis: Redis, start: Start, monkeypatch: pytest.Monkey
             enqueue_preannotation(redis, 3, [1000], VERSION)
         wait_until(lambda: workers(redis)[0].succeeded == 200, what="all of them")
         # What was done makes room soon.
-        assert redis.ttl(f"rq:job:{queue.job_id(3, 0, VERSION)}") <= 60
+        assert redis.ttl(f"rq:job:{job_id(3, 0, VERSION)}") <= 60
         assert "Redis cannot be used" not in worker.text()
     finally:
         redis.config_set("maxmemory", 0)
@@ -83,14 +83,14 @@ def test_one_that_is_full_to_the_brim_is_drained_too(
     redis: Redis, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis refuses whatever workers write; what is remembered of what they have done makes room."""
-    monkeypatch.setattr(queue, "FUNCTION", "tests.worker.stub.predict")
+    monkeypatch.setattr(queue, "PREANNOTATION", KINDS["tests.worker.stub.predict"])
     start()
     enqueue_preannotation(redis, 3, range(100), VERSION)
     wait_until(lambda: overview(redis).finished == 100, what="some that are done")
     keep_sheet(redis, "a", b"a picture")
     redis.setrange("av2t:sheet:a", 2_000_000, "of some size")
     arguments = {"project": 3, "task": 1000, "model_version": VERSION}
-    last = open_queue(redis).enqueue_in(timedelta(seconds=1), queue.FUNCTION, kwargs=arguments)
+    last = open_queue(redis).enqueue_in(timedelta(seconds=1), "tests.worker.stub.predict", kwargs=arguments)
     try:
         redis.config_set("maxmemory", memory(redis).used - 1_000_000)
         wait_until(lambda: last.get_status() == JobStatus.FINISHED, what="the last one")
@@ -102,9 +102,9 @@ def test_one_that_is_full_to_the_brim_is_drained_too(
 def test_what_is_done_takes_no_more_room_than_what_waits(
     redis: Redis, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "FUNCTION", "tests.worker.stub.predict")
+    monkeypatch.setattr(queue, "PREANNOTATION", KINDS["tests.worker.stub.predict"])
     enqueue_preannotation(redis, 3, [1], VERSION)
-    key = f"rq:job:{queue.job_id(3, 1, VERSION)}"
+    key = f"rq:job:{job_id(3, 1, VERSION)}"
     waits = redis.memory_usage(key)
     assert start("--burst").ended() == 0
     assert redis.keys("rq:results:*") == []

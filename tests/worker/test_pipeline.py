@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from label_studio_sdk.label_interface import LabelInterface
 from redis import Redis
-from rq.job import Job, JobStatus
+from rq.job import JobStatus
 
 from av2t.options import DEMO_CLIPS
 from av2t_core.data.cutouts import Cutouts
@@ -29,8 +29,10 @@ from worker.failures import Interrupted
 from worker.jobs import looking
 from worker.jobs import preannotation as jobs
 from worker.queue import heartbeat
+from worker.queue.job import PROTOCOL, KnownJob, fetch
 from worker.queue.kept import Kept, Part
-from worker.queue.queue import PROTOCOL, enqueue_preannotation, job_id
+from worker.queue.preannotation import Preannotated, job_id
+from worker.queue.queue import enqueue_preannotation
 from worker.settings import Settings
 
 KEYFRAMES = 2
@@ -75,8 +77,9 @@ class Task:
     id: int
 
     @property
-    def job(self) -> Job:
-        return Job.fetch(job_id(self.project, self.id, EMBEDDED), connection=self.redis, serializer="json")
+    def job(self) -> KnownJob:
+        [job] = fetch(self.redis, [job_id(self.project, self.id, EMBEDDED)])
+        return job
 
     @property
     def data(self) -> dict[str, Any]:
@@ -115,7 +118,7 @@ def test_a_task_gets_its_frames_its_rate_and_its_prediction(make: Make, clip: Pa
     task.set(note={"by": "somebody"})
     before = task.data
 
-    assert task.job.perform() == {"outcome": "predicted", "keyframes": KEYFRAMES, "remarks": []}
+    assert task.job.perform() == Preannotated(outcome="predicted", keyframes=KEYFRAMES)
 
     stills = task.data["stills"]
     assert [url.partition("-")[2] for url in stills] == [
@@ -144,8 +147,8 @@ def test_a_long_clip_gets_its_keyframes_spread_and_says_so(
     monkeypatch.setattr(jobs, "_context", replace(context, settings=settings))
     task = make(clip)
     result = task.job.perform()
-    assert (result["outcome"], result["keyframes"]) == ("predicted", 1)
-    assert result["remarks"] == [f"It is long: one keyframe every {KEYFRAMES:.1f} s, 1 in all."]
+    assert (result.outcome, result.keyframes) == ("predicted", 1)
+    assert result.remarks == [f"It is long: one keyframe every {KEYFRAMES:.1f} s, 1 in all."]
     assert len(task.data["stills"]) == 1
 
 
@@ -176,7 +179,7 @@ def test_each_control_alone_and_all_together(make: Make, context: jobs.Context, 
     config = f"""<View><Video name="clip" value="$video" framerate="$rate"/>{controls}
     <Image name="pages" valueList="$stills"/></View>"""
     task = make(DEMO_CLIPS / "dog.mp4", config)
-    assert task.job.perform()["outcome"] == "predicted"
+    assert task.job.perform().outcome == "predicted"
     [prediction] = task.predictions
     assert {(region["from_name"], region["type"]) for region in prediction.result} == {
         (tag, tag.lower()) for tag in tags
@@ -204,7 +207,7 @@ def test_every_control_gets_its_regions_on_the_frames_that_it_points_at(make: Ma
     <PolygonLabels name="outline" toName="again">{labels}</PolygonLabels>
     <Image name="again" valueList="$copies"/></View>"""
     task = make(DEMO_CLIPS / "dog.mp4", config)
-    assert task.job.perform()["outcome"] == "predicted"
+    assert task.job.perform().outcome == "predicted"
     assert task.data["stills"] == task.data["copies"]
     assert len(task.uploads) == len(task.data["stills"]) + 1  # and the clip
     [prediction] = task.predictions
@@ -220,7 +223,7 @@ def test_controls_of_the_video_need_no_frames(make: Make, context: jobs.Context)
     <Labels name="things" toName="clip"><Label value="dog"/></Labels><VideoRectangle name="box" toName="clip"/>
     <TimelineLabels name="times" toName="clip"><Label value="dog"/></TimelineLabels></View>"""
     task = make(DEMO_CLIPS / "dog.mp4", config)
-    assert task.job.perform()["outcome"] == "predicted"
+    assert task.job.perform().outcome == "predicted"
     assert task.data.keys() == {"video", "rate"}
     assert len(task.uploads) == 1  # the clip
     [prediction] = task.predictions
@@ -236,7 +239,7 @@ def test_doing_it_twice_changes_nothing(make: Make, clip: Path, context: jobs.Co
     data, uploads, [prediction] = task.data, task.uploads, task.predictions
     # What another worker kept that had the same job.
     Kept(task.job, "a").keep(Part(first=0, scores=[], result="", sightings=[]))
-    assert task.job.perform() == {"outcome": "predicted already", "keyframes": 0, "remarks": []}
+    assert task.job.perform() == Preannotated(outcome="predicted already", keyframes=0)
     assert (task.data, task.uploads, task.predictions) == (data, uploads, [prediction])
     assert task.redis.keys("av2t:kept:*") == []
 
@@ -339,7 +342,7 @@ def test_a_clip_that_is_called_as_one_of_its_frames(
     path = f"/av2t-task{task.id}-k000-f00004.jpg"
     server.answers[path] = (200, {"ETag": f'"{tmp_path}"'}, clip.read_bytes())
     task.set(video=server.url + path)
-    assert task.job.perform()["outcome"] == "predicted"
+    assert task.job.perform().outcome == "predicted"
     assert len(task.data["stills"]) == KEYFRAMES
     context.client.fetch(server.url + path, task.id, tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == clip.read_bytes()
@@ -358,7 +361,7 @@ def test_a_task_that_is_gone_ends_quietly(make: Make, clip: Path, context: jobs.
     task = make(clip)
     job = task.job
     task.server.sdk.tasks.delete(id=str(task.id))
-    assert job.perform() == {"outcome": "the task is gone", "keyframes": 0, "remarks": []}
+    assert job.perform() == Preannotated(outcome="the task is gone", keyframes=0)
 
 
 def test_a_task_deleted_in_the_middle_ends_quietly(
@@ -372,7 +375,7 @@ def test_a_task_deleted_in_the_middle_ends_quietly(
         return create(*args)
 
     monkeypatch.setattr(context.client, "create_prediction", delete_first)
-    assert task.job.perform() == {"outcome": "the task is gone", "keyframes": 0, "remarks": []}
+    assert task.job.perform() == Preannotated(outcome="the task is gone", keyframes=0)
 
 
 def test_told_to_stop_in_the_middle_it_goes_on_there(
@@ -394,7 +397,7 @@ def test_told_to_stop_in_the_middle_it_goes_on_there(
             task.job.perform()
     assert task.predictions == []
     before, looks[:] = list(looks), []
-    assert task.job.perform() == {"outcome": "predicted", "keyframes": 5, "remarks": []}
+    assert task.job.perform() == Preannotated(outcome="predicted", keyframes=5)
     # The first try had more in hand than it got to say, but no more than that was looked at twice.
     assert before[:3] == [0, 1, 2]
     assert looks == [3, 4]
@@ -432,8 +435,8 @@ def test_a_worker_killed_in_the_middle_of_a_clip_leaves_exactly_one_prediction(
     first = start(tmp_path / "first.log")
     second = None
     try:
-        wait_until(lambda: task.job.meta.get("done"), 180, "the middle of the clip")
-        assert task.job.meta["done"] < task.job.meta["total"]
+        wait_until(lambda: task.job.told.done, 180, "the middle of the clip")
+        assert (task.job.told.done or 0) < (task.job.told.total or 0)
         first.send_signal(signal.SIGKILL)
         second = start(tmp_path / "second.log")
         wait_until(lambda: task.job.get_status() == JobStatus.FINISHED, 180, "the end of the clip")

@@ -19,7 +19,8 @@ from rq.results import Result
 from tests.conftest import fail, work
 from worker.queue import queue
 from worker.queue.connection import QueueError, connect
-from worker.queue.known_job import KnownJob
+from worker.queue.job import PROTOCOL, KnownJob, open_queue
+from worker.queue.preannotation import job_id
 from worker.queue.queue import Enqueued, enqueue_preannotation, retry_failed
 from worker.queue.views import PAGE, failed_jobs, overview
 
@@ -27,7 +28,7 @@ VERSION = "tiny-1.2"
 
 
 def waiting(redis: Redis) -> list[str]:
-    return list(queue.open_queue(redis).get_job_ids())
+    return list(open_queue(redis).get_job_ids())
 
 
 def start(redis: Redis, job: Job) -> None:
@@ -38,18 +39,19 @@ def start(redis: Redis, job: Job) -> None:
         pipe.execute()
 
 
-def fetch(redis: Redis, task: int, project: int = 3) -> Job:
-    return KnownJob.fetch(queue.job_id(project, task, VERSION), connection=redis, serializer="json")
+def fetch(redis: Redis, task: int, project: int = 3) -> KnownJob:
+    job: KnownJob = KnownJob.fetch(job_id(project, task, VERSION), connection=redis, serializer="json")
+    return job
 
 
 def test_id_has_only_characters_that_rq_allows() -> None:
-    assert queue.job_id(3, 14, "tiny-1.2") == "preannotate-3-14-tiny-1_2"
+    assert job_id(3, 14, "tiny-1.2") == "preannotate-3-14-tiny-1_2"
 
 
 def test_enqueuing_twice_is_enqueuing_once(redis: Redis) -> None:
     assert enqueue_preannotation(redis, 3, range(1, 501), VERSION) == Enqueued(new=500, already=0)
     assert enqueue_preannotation(redis, 3, range(1, 501), VERSION) == Enqueued(new=0, already=500)
-    assert waiting(redis) == [queue.job_id(3, task, VERSION) for task in range(1, 501)]
+    assert waiting(redis) == [job_id(3, task, VERSION) for task in range(1, 501)]
 
 
 def test_identity_is_project_task_and_version(redis: Redis) -> None:
@@ -66,7 +68,7 @@ def test_what_a_person_waits_for_comes_first(redis: Redis) -> None:
     enqueue_preannotation(redis, 3, [1, 2, 3], VERSION)
     assert enqueue_preannotation(redis, 3, [9], VERSION, first=True) == Enqueued(new=1, already=0)
     assert enqueue_preannotation(redis, 3, [3], VERSION, first=True) == Enqueued(new=0, already=1)
-    assert waiting(redis) == [queue.job_id(3, task, VERSION) for task in (3, 9, 1, 2)]
+    assert waiting(redis) == [job_id(3, task, VERSION) for task in (3, 9, 1, 2)]
 
 
 def test_stopping_what_waits(redis: Redis) -> None:
@@ -74,7 +76,7 @@ def test_stopping_what_waits(redis: Redis) -> None:
         enqueue_preannotation(redis, project, [10 * project, 10 * project + 1], VERSION)
     assert queue.stop_jobs(redis, task=31) == 1
     assert queue.stop_jobs(redis, project=4) == 2
-    assert waiting(redis) == [queue.job_id(3, 30, VERSION)]
+    assert waiting(redis) == [job_id(3, 30, VERSION)]
     assert {(job.task, job.error) for job in failed_jobs(redis)} == {(t, queue.STOPPED) for t in (31, 40, 41)}
     assert queue.stop_jobs(redis) == 1
     assert queue.stop_jobs(redis) == 0
@@ -90,7 +92,7 @@ def test_job_is_plain_json(redis: Redis) -> None:
     arguments = {"project": 3, "task": 14, "model_version": VERSION}
     assert json.loads(zlib.decompress(data)) == ["worker.jobs.preannotate", None, [], arguments]
     assert fetch(redis, 14).description == "pre-annotate task 14 of project 3 with tiny-1.2"
-    assert fetch(redis, 14).meta == {"protocol": queue.PROTOCOL}
+    assert fetch(redis, 14).meta == {"protocol": PROTOCOL}
 
 
 def test_callers_at_the_same_moment(redis: Redis, redis_url: str) -> None:
@@ -108,12 +110,12 @@ def test_callers_at_the_same_moment(redis: Redis, redis_url: str) -> None:
         threads = pool.map(lambda _: enqueue_preannotation(redis, 3, range(200), VERSION).new, range(4))
         new = [*threads, *(int(process.communicate()[0]) for process in processes)]
     assert sum(new) == 200
-    assert sorted(waiting(redis)) == sorted(queue.job_id(3, task, VERSION) for task in range(200))
+    assert sorted(waiting(redis)) == sorted(job_id(3, task, VERSION) for task in range(200))
 
 
 def test_running_job_is_not_enqueued_again(redis: Redis) -> None:
     enqueue_preannotation(redis, 3, [1], VERSION)
-    taken = queue.open_queue(redis).dequeue_any([queue.open_queue(redis)], None, redis)
+    taken = open_queue(redis).dequeue_any([open_queue(redis)], None, redis)
     assert taken is not None
     start(redis, taken[0])
     assert enqueue_preannotation(redis, 3, [1], VERSION) == Enqueued(new=0, already=1)
@@ -142,7 +144,7 @@ def test_failed_job_waits_for_retry(redis: Redis) -> None:
 
     assert retry_failed(redis, project=3) == 1
     assert retry_failed(redis, project=3) == 0
-    assert waiting(redis) == [queue.job_id(3, 1, VERSION)]
+    assert waiting(redis) == [job_id(3, 1, VERSION)]
     assert fetch(redis, 1).retries_left == queue.RETRIES
     assert [job.project for job in failed_jobs(redis)] == [4]
     assert retry_failed(redis) == 1
@@ -155,8 +157,7 @@ def test_reason_of_a_failure(redis: Redis) -> None:
     enqueue_preannotation(redis, 3, [1, 2, 3], VERSION)
     work(redis, fail)
     said = fetch(redis, 1)
-    said.meta["error"] = "clip.mp4 has no video stream"
-    said.save_meta()
+    said.note(error="clip.mp4 has no video stream")
     abandoned = fetch(redis, 2)
     Result.create_failure(abandoned, 60, exc_string="Moved to FailedJobRegistry, due to AbandonedJobError, at now")
     reasons = {job.task: job.error for job in failed_jobs(redis)}
@@ -168,7 +169,7 @@ def test_reason_of_a_failure(redis: Redis) -> None:
 
 def put_off(redis: Redis, task: int) -> None:
     """As a worker does that is to try it again later."""
-    jobs, job = queue.open_queue(redis), fetch(redis, task)
+    jobs, job = open_queue(redis), fetch(redis, task)
     jobs.remove(job)
     jobs.schedule_job(job, datetime.now(UTC) + timedelta(minutes=1))
 
@@ -179,7 +180,7 @@ def test_jobs_of_deleted_tasks_go(redis: Redis) -> None:
     enqueue_preannotation(redis, 3, [2, 5, 12, 20], VERSION)
     put_off(redis, 5)
     assert queue.forget_tasks(redis, [1, 2, 5, 20, 99]) == 4
-    assert waiting(redis) == [queue.job_id(3, 12, VERSION)]
+    assert waiting(redis) == [job_id(3, 12, VERSION)]
     assert overview(redis).queued == 1
     assert failed_jobs(redis) == []
     assert enqueue_preannotation(redis, 3, [1], VERSION).new == 1
@@ -195,11 +196,10 @@ def test_what_is_tried_again_later_still_waits(redis: Redis) -> None:
 def test_overview_shows_progress_and_workers(redis: Redis) -> None:
     enqueue_preannotation(redis, 3, [1, 2], VERSION)
     job = fetch(redis, 1)
-    redis.lrem(queue.open_queue(redis).key, 1, job.id)
+    redis.lrem(open_queue(redis).key, 1, job.id)
     start(redis, job)
-    job.meta = {"done": 3, "total": 5}
-    job.save_meta()
-    worker = SimpleWorker([queue.open_queue(redis)], name="one", connection=redis, serializer="json")
+    job.note(done=3, total=5)
+    worker = SimpleWorker([open_queue(redis)], name="one", connection=redis, serializer="json")
     worker.register_birth()
     state = overview(redis)
     [running], [listening] = state.running, state.workers
@@ -221,7 +221,7 @@ def test_redis_down_is_one_sentence() -> None:
 def test_a_job_that_is_put_back_is_never_out_of_sight(redis: Redis, redis_url: str, project: int | None) -> None:
     """Taken and put back again and again, as by workers that die, it waits or runs whenever one looks."""
     enqueue_preannotation(redis, 3, [1], "tiny-1")
-    waiting, stopped = queue.open_queue(redis), Event()
+    waiting, stopped = open_queue(redis), Event()
     [id] = waiting.get_job_ids()
 
     def take_and_put_back() -> None:

@@ -22,8 +22,9 @@ from tests.worker.http_server import as_json, said
 from worker.client.label_studio import LabelStudioClient
 from worker.client.reconcile import outdated_tasks, reconcile, repredict
 from worker.failures import TransientError
+from worker.queue.job import open_queue
 from worker.queue.projects import ABSENT, Project, all_known, keep, reconcile_soon
-from worker.queue.queue import open_queue, stop_job
+from worker.queue.queue import stop_job
 from worker.queue.results import note_score
 from worker.settings import Settings
 

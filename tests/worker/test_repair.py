@@ -7,10 +7,12 @@ from redis import Redis
 
 from tests.conftest import CutOff, fail, wait_until, work
 from tests.worker.stub_worker import Start, done
-from worker.queue import queue, repair
+from worker.queue import queue, upkeep
 from worker.queue.connection import QueueError
-from worker.queue.queue import PREANNOTATE, TRAIN, Enqueued, enqueue_preannotation, forget_tasks, job_id, open_queue
-from worker.queue.trainings import enqueue_training
+from worker.queue.job import open_queue
+from worker.queue.preannotation import PREANNOTATE, job_id
+from worker.queue.queue import Enqueued, enqueue_preannotation, enqueue_training, forget_tasks
+from worker.queue.training import TRAIN
 from worker.queue.views import failed_jobs, overview
 
 VERSION = "tiny-1"
@@ -26,8 +28,8 @@ def kept_of(redis: Redis, what: str) -> list[str]:
 
 
 def put_right(redis: Redis, name: str = PREANNOTATE) -> int:
-    count = repair.repair(redis, name)
-    assert repair.repair(redis, name) == 0
+    count = upkeep.repair(redis, name)
+    assert upkeep.repair(redis, name) == 0
     return count
 
 

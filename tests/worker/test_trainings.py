@@ -17,26 +17,26 @@ from rq.job import Job
 
 from tests.conftest import wait_until
 from tests.worker.stub_worker import Start, done, names
-from worker.queue import trainings
-from worker.queue.known_job import KnownJob
+from worker.queue import KINDS
+from worker.queue.job import PROTOCOL, KnownJob, open_queue
+from worker.queue.kind import State
 from worker.queue.queue import (
-    PROTOCOL,
     STOPPED,
-    TRAIN,
     enqueue_preannotation,
-    open_queue,
+    enqueue_training,
+    is_training,
     retry_job,
     stop_job,
     stop_jobs,
 )
-from worker.queue.trainings import Training, duration, enqueue_training, is_training, stop_trainings, training
-from worker.queue.views import State, overview, workers
+from worker.queue.training import TRAIN, Training, duration
+from worker.queue.views import overview, training, trainings, workers
 
 
 @pytest.fixture
 def queue(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Queue:
     """Trainings that are enqueued in this process are the stand-in's."""
-    monkeypatch.setattr(trainings, "FUNCTION", "tests.worker.stub.train")
+    monkeypatch.setattr("worker.queue.queue.TRAINING", KINDS["tests.worker.stub.train"])
     return open_queue(redis, TRAIN)
 
 
@@ -92,7 +92,7 @@ def test_a_training_is_plain_json(redis: Redis) -> None:
 
 def test_callers_at_the_same_moment(redis: Redis, redis_url: str) -> None:
     script = (
-        "import sys; from worker.queue.connection import connect; from worker.queue.trainings import enqueue_training\n"
+        "import sys; from worker.queue.connection import connect; from worker.queue.queue import enqueue_training\n"
         "print([*enqueue_training(connect(sys.argv[1], timeout=30), 3)])"
     )
     processes = [
@@ -110,12 +110,11 @@ def test_what_will_be_tried_again_waits_too(redis: Redis) -> None:
     job = KnownJob.fetch(id, connection=redis, serializer="json")
     queue.remove(job)
     queue.schedule_job(job, datetime.now(UTC) + timedelta(minutes=1))
-    job.meta["error"] = "Label Studio answers 502."
-    job.save_meta()
+    job.note(error="Label Studio answers 502.")
     assert enqueue_training(redis, 3) == (id, False)
     assert is_training(redis, 3)
     assert state(redis, id).told == "Label Studio answers 502. It will be tried again."
-    assert stop_trainings(redis, 3) == 1
+    assert stop_jobs(redis, 3, queue=TRAIN) == 1
     assert not is_training(redis, 3)
     assert enqueue_training(redis, 3) == ("train-3-2", True)
 
@@ -126,15 +125,15 @@ def test_one_that_was_popped_and_not_begun_waits(redis: Redis) -> None:
     redis.lmove(queue.key, queue.intermediate_queue_key, "LEFT", "RIGHT")
     assert enqueue_training(redis, 3) == (id, False)
     assert is_training(redis, 3)
-    assert [each.job for each in trainings.trainings(redis)] == [id]
+    assert [each.job for each in trainings(redis)] == [id]
 
 
 def test_stopping_what_waits(redis: Redis) -> None:
     ids = [enqueue_training(redis, project)[0] for project in (3, 4, 5)]
     assert stop_job(redis, ids[0])
-    assert stop_trainings(redis, 4) == 1
-    assert stop_trainings(redis, 99) == 0
-    assert stop_trainings(redis) == 1
+    assert stop_jobs(redis, 4, queue=TRAIN) == 1
+    assert stop_jobs(redis, 99, queue=TRAIN) == 0
+    assert stop_jobs(redis, queue=TRAIN) == 1
     for id in ids:
         stopped = state(redis, id)
         assert (stopped.state, stopped.error, stopped.told) == (State.FAILED, STOPPED, STOPPED)
@@ -146,9 +145,9 @@ def test_stopping_what_waits(redis: Redis) -> None:
 def test_all_of_them_or_a_projects_own_the_newest_first(redis: Redis) -> None:
     for project in range(1, 12):
         enqueue_training(redis, project)
-    assert [each.project for each in trainings.trainings(redis, limit=3)] == [11, 10, 9]
-    assert [each.project for each in trainings.trainings(redis, 1)] == [1]
-    assert trainings.trainings(redis, 99) == []
+    assert [each.project for each in trainings(redis, limit=3)] == [11, 10, 9]
+    assert [each.project for each in trainings(redis, 1)] == [1]
+    assert trainings(redis, 99) == []
 
 
 def test_what_is_no_training(redis: Redis) -> None:

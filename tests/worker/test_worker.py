@@ -23,8 +23,9 @@ from tests.worker.stub import SECRET
 from tests.worker.stub_worker import Process, Start, done, names
 from worker.process.memory_limit import held_by, most_memory
 from worker.queue.connection import connect
-from worker.queue.known_job import EXCEPTION
-from worker.queue.queue import PROTOCOL, forget_tasks, job_id, open_queue, stop_job
+from worker.queue.job import EXCEPTION, PROTOCOL, open_queue
+from worker.queue.preannotation import job_id
+from worker.queue.queue import forget_tasks, stop_job
 
 
 @pytest.fixture

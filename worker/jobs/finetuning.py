@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from redis import Redis
 from rq import get_current_job
-from rq.job import Job
 
 from av2t_core.errors import AV2TError
 from av2t_core.files import writing
@@ -55,9 +54,11 @@ from worker.failures import Interrupted
 from worker.jobs.annotated_clips import AnnotatedClips, PulledClip
 from worker.jobs.preannotation import load_predictor
 from worker.jobs.progress import Progress
-from worker.process.devices import gpu_of, room
+from worker.process.devices import gpu_lease, gpu_of
 from worker.queue import heartbeat
+from worker.queue.job import KnownJob
 from worker.queue.projects import model_version
+from worker.queue.training import ToTrain, Trained
 from worker.settings import Settings
 
 log = logging.getLogger("av2t.worker")
@@ -83,28 +84,24 @@ def set_up(settings: Settings) -> None:
     _context = _Context(settings=settings, client=connected(settings))
 
 
-def finetune(
-    project: int, base_version: str | None = None, epochs: int | None = None, also: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Make a model version of the project's annotations: {"version", "promoted", "sentence", "metrics"}.
-
-    AV2TError: too few clips, or nothing that can be started from.
-    """
+def finetune(asked: ToTrain) -> Trained:
+    """Make a model version of the project's annotations. AV2TError: too few clips, or nothing that can be started
+    from."""
     if _context is None:
         raise RuntimeError("set_up comes first")
     job = get_current_job()
     assert job is not None, "the number of the version is that of the job"
-    recipe = FineTuneRecipe(also=tuple(also))
-    if epochs is not None:
-        recipe = replace(recipe, epochs=epochs)
-    training = _FineTune(_context, job, project, recipe)
-    return through_outages(training.client, lambda: training.run(base_version))
+    recipe = FineTuneRecipe(also=tuple(asked.also))
+    if asked.epochs is not None:
+        recipe = replace(recipe, epochs=asked.epochs)
+    training = _FineTune(_context, job, asked.project, recipe)
+    return through_outages(training.client, lambda: training.run(asked.base_version))
 
 
 class _FineTune:
     """One training of a project."""
 
-    def __init__(self, context: _Context, job: Job, project: int, recipe: FineTuneRecipe) -> None:
+    def __init__(self, context: _Context, job: KnownJob, project: int, recipe: FineTuneRecipe) -> None:
         self.settings, self.client = context.settings, context.client
         self.connection: Redis = job.connection
         self.project, self.recipe = project, recipe
@@ -112,14 +109,14 @@ class _FineTune:
         self.progress = Progress(job)
         self.folder = context.settings.data_dir / "finetune" / str(project)
 
-    def run(self, base_version: str | None) -> dict[str, Any]:
+    def run(self, base_version: str | None) -> Trained:
         self.settings.mirror().refresh()  # another machine may have made it, or what it is made from
         base = self._base(base_version)
         name = fine_tuned_name(base.chain[-1].name, self.project, self.number)
         version = find(name, self.settings.models_dir)
         if version is None:
             fetch(base, heartbeat.progress)
-            with room(self.connection, gpu_of(self.settings.device), _memory(base, self.recipe)):
+            with gpu_lease(self.connection, gpu_of(self.settings.device), _memory(base, self.recipe)):
                 version = self._make(base, name)
         else:
             log.info("project %d: %s is there already", self.project, name)
@@ -238,7 +235,7 @@ class _FineTune:
         self.progress.show(0, None, now=True, eta=None)
         return {key: tensor.cpu().clone() for key, tensor in tuning.learned.items()}, curve
 
-    def _adopt(self, version: Version) -> dict[str, Any]:
+    def _adopt(self, version: Version) -> Trained:
         """Have the project use it, if it is better; all of this may have been done before."""
         verdict, metrics = version.card.verdict, version.card.metrics
         assert verdict is not None, f"{version.name} is of no training"
@@ -249,12 +246,9 @@ class _FineTune:
             log.info("project %d uses %s from now on", self.project, version.name)
             if self.settings.repredict == "always":
                 repredict(self.connection, self.client, self.settings, self.project)
-        return {
-            "version": version.name,
-            "promoted": verdict.better,
-            "sentence": verdict.sentence,
-            "metrics": metrics.as_json(),
-        }
+        return Trained(
+            version=version.name, promoted=verdict.better, sentence=verdict.sentence, metrics=metrics.as_json()
+        )
 
     def _run_folder(self, name: str, base: Version, own: Sequence[PulledClip]) -> Path:
         """Of one training: what it is of is in its name, so that other annotations begin another one."""

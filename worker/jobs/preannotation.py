@@ -16,7 +16,6 @@ from urllib.parse import parse_qs, urlsplit
 
 from label_studio_sdk.label_interface import LabelInterface
 from rq import get_current_job
-from rq.job import Job
 
 from av2t.remedies import caution
 from av2t_core.errors import AV2TError, MediaError
@@ -34,9 +33,11 @@ from worker.jobs.progress import Progress, Stopwatch
 from worker.process.devices import gpu_of
 from worker.queue import heartbeat
 from worker.queue.connection import best_effort
+from worker.queue.job import KnownJob
 from worker.queue.kept import Kept, forget
-from worker.queue.queue import note_gpu_memory
+from worker.queue.preannotation import Preannotated, ToPreannotate
 from worker.queue.results import count_task
+from worker.queue.views import note_gpu_memory
 from worker.settings import Settings
 
 log = logging.getLogger("av2t.worker")
@@ -93,16 +94,17 @@ def load_predictor(name: str, settings: Settings) -> Predictor:
     return predictor
 
 
-def preannotate(project: int, task: int, model_version: str) -> dict[str, Any]:
-    """Give the task its prediction of this model version, unless it has one. {"outcome", "keyframes", "remarks"}."""
+def preannotate(asked: ToPreannotate) -> Preannotated:
+    """Give the task its prediction of this model version, unless it has one."""
     if _context is None:
         raise RuntimeError("set_up comes first")
     started, stopwatch, job = time.monotonic(), Stopwatch(), get_current_job()
+    project, task = asked.project, asked.task
     log.info("task %d of project %d: started", task, project)
     context, progress = _context, Progress(job)
     try:
         outcome, info = through_outages(
-            context.client, lambda: _preannotate(context, progress, stopwatch, project, task, model_version)
+            context.client, lambda: _preannotate(context, progress, stopwatch, project, task, asked.model_version)
         )
     except GoneError:
         outcome, info = "the task is gone", None
@@ -113,10 +115,10 @@ def preannotate(project: int, task: int, model_version: str) -> dict[str, Any]:
     if job is not None:
         forget(job)
         _count(job, _context.predictor, outcome, keyframes, stopwatch.seconds)
-    return {"outcome": outcome, "keyframes": keyframes, "remarks": list(info.remarks) if info else []}
+    return Preannotated(outcome=outcome, keyframes=keyframes, remarks=tuple(info.remarks) if info else ())
 
 
-def _count(job: Job, predictor: Predictor, outcome: str, keyframes: int, seconds: dict[str, float]) -> None:
+def _count(job: KnownJob, predictor: Predictor, outcome: str, keyframes: int, seconds: dict[str, float]) -> None:
     """For Prometheus; a Redis that is away does not undo the job."""
     with best_effort(f"{job.id} was not counted"):
         count_task(job.connection, outcome, keyframes, seconds)

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rq.job import Job
-
 from av2t_core.prediction.drawing import ContactSheet
 from worker.queue import heartbeat
 from worker.queue.connection import best_effort
+from worker.queue.job import KnownJob
 from worker.queue.results import keep_sheet, note_score
 
 INTERVAL = 0.3  # seconds
@@ -20,7 +19,7 @@ SHEET_QUALITY = 75
 class Progress:
     """In the job's meta; a Redis that is away does not stop the job."""
 
-    def __init__(self, job: Job | None) -> None:
+    def __init__(self, job: KnownJob | None) -> None:
         self.job = job
         self._shown = 0.0
 
@@ -33,7 +32,7 @@ class Progress:
 
     def mark(self, step: str) -> bool:
         """Note that a step begins; whether an earlier try of the job had begun it too."""
-        before = self.job is not None and bool(self.job.meta.get(step))
+        before = self.job is not None and bool(getattr(self.job.told, step))
         self._save(**{step: True})
         return before
 
@@ -51,9 +50,8 @@ class Progress:
 
     def _save(self, **values: Any) -> None:
         if self.job is not None:
-            self.job.meta.update(values)
             with best_effort(f"the progress of {self.job.id} was not noted"):
-                self.job.save_meta()
+                self.job.note(**values)
 
 
 class Stopwatch:

@@ -14,17 +14,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from redis import Redis
-from redis.exceptions import LockNotOwnedError, RedisError
-from redis.lock import Lock
+from redis.exceptions import RedisError
 
 from av2t_core.errors import MemoryShortError
 from worker.failures import Interrupted
 from worker.queue import heartbeat
+from worker.queue.connection import Lease
 
 log = logging.getLogger("av2t.worker")
-
-LEASE = 15
-"""Seconds after which a GPU is free again whose training has died."""
 
 RENEW = 4  # seconds between two renewals
 LOOK = 0.5  # seconds between two looks at the free memory
@@ -76,8 +73,8 @@ def lease_key(uuid: str) -> str:
 
 
 @contextmanager
-def room(connection: Redis, device: Device | None, needed: int) -> Iterator[None]:
-    """Within the block there is room for `needed` bytes, on a GPU: it is waited for, and kept free of others.
+def gpu_lease(connection: Redis, device: Device | None, needed: int) -> Iterator[None]:
+    """Within the block `needed` bytes of a GPU are free: they are waited for, and kept free of others.
 
     None is a CPU, which is not waited for. Interrupted: the worker is to stop. MemoryShortError: there is no room even
     without pre-annotation.
@@ -105,18 +102,15 @@ def _told(device: Device, needed: int) -> tuple[str, float, float]:
 
 @contextmanager
 def _lease(connection: Redis, uuid: str) -> Iterator[None]:
-    lock = Lock(connection, lease_key(uuid), timeout=LEASE, blocking=False, thread_local=False)
-    while not lock.acquire():  # another training has it
+    lease = Lease(connection, lease_key(uuid))
+    while not lease.acquire():  # another training has it
         _wait()
     ended = threading.Event()
 
     def renew() -> None:
         while not ended.wait(RENEW):
             try:
-                lock.reacquire()
-            except LockNotOwnedError:  # it ran out while this machine, or Redis, stood still
-                with suppress(RedisError):
-                    lock.acquire()
+                lease.renew()
             except RedisError as error:
                 log.warning("the lease of GPU %s was not renewed: %s", uuid, error)
 
@@ -128,7 +122,7 @@ def _lease(connection: Redis, uuid: str) -> Iterator[None]:
         ended.set()
         thread.join()
         with suppress(RedisError):  # then it runs out
-            lock.release()
+            lease.release()
 
 
 def _wait() -> None:

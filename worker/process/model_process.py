@@ -12,42 +12,27 @@ import signal
 import sys
 import tempfile
 import threading
-import traceback
 from contextlib import suppress
-from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
-from redis.exceptions import RedisError
-from rq import Queue
-from rq.exceptions import NoSuchJobError
 from rq.executions import Execution
 from rq.job import Job
-from rq.worker import BaseWorker
 
 from av2t.remedies import told
 from av2t_core.errors import AV2TError
-from av2t_core.text import redact
-from worker.failures import Interrupted, Verdict, delay, judge
-from worker.logs import about, log_to_stderr
+from worker.logs import log_to_stderr
+from worker.process.rq_worker import JobRunner
 from worker.queue import heartbeat
-from worker.queue.connection import connect, memory, redis_time
-from worker.queue.known_job import KnownJob, KnownQueue
-from worker.queue.queue import open_queue
+from worker.queue.connection import connect
+from worker.queue.job import imported, open_queue
+from worker.queue.kind import JobQueue
 from worker.settings import Settings
 
 log = logging.getLogger("av2t.worker")
 
-LEASE = 15
-"""Seconds after which a job whose worker has fallen silent is given to another."""
-
 REDIS_TIMEOUT = 10.0
-FULL_TTL = 60
-"""Seconds for which a job that ended well is remembered where Redis is full."""
-
-DEFECT_RETRIES = 2
-"""Of a failure that nobody foresaw: it may pass, but most do not."""
 
 Message = Literal["ready", "alive", "done", "interrupted", "dead"]
 
@@ -55,13 +40,12 @@ Message = Literal["ready", "alive", "done", "interrupted", "dead"]
 class ModelProcess:
     """The parent's end. At any time there is one such process or none."""
 
-    def __init__(self, settings: Settings, worker_name: str, queue: str, set_up: str, folder: Path) -> None:
-        """`queue`: the name of the one that its jobs are of. `set_up`: the function ("module:function") that makes the
-        process ready, given the settings, and returns the UUID of the GPU that its model is on, None for a CPU.
-        `folder`: what the process leaves there is removed when it ends.
+    def __init__(self, settings: Settings, worker_name: str, queue: JobQueue, folder: Path) -> None:
+        """`queue`: of its jobs; its `set_up` returns the UUID of the GPU that the model is on, None for a CPU. What the
+        process leaves in `folder` is removed when it ends.
         """
         self._files = folder / "files"
-        self._arguments = (settings, worker_name, queue, set_up, self._files)
+        self._arguments = (settings, worker_name, queue, self._files)
         self._process: multiprocessing.process.BaseProcess | None = None
         self._channel: Connection[Any, Any] | None = None
         self.ready = False
@@ -141,94 +125,12 @@ class ModelProcess:
         self.ready = False
 
 
-class _JobRunner(BaseWorker):  # type: ignore[misc]  # rq has no types
-    """RQ's own handling of a job, its registries and its retries, inside the process that holds the model."""
-
-    job_class, queue_class = KnownJob, KnownQueue
-
-    def __init__(self, queue: Queue, name: str, secret: str) -> None:
-        super().__init__([queue], name=name, connection=queue.connection, serializer="json", prepare_for_work=False)
-        self._secret = secret
-        self._verdict: Verdict | None = None
-        self._interrupted = False
-
-    def run(self, job_id: str, execution_id: str) -> Literal["done", "interrupted"]:
-        """`interrupted`: the job is as it was, and still in the hands of the worker."""
-        queue = self.queues[0]
-        try:
-            job = KnownJob.fetch(job_id, connection=self.connection, serializer=self.serializer)
-            self.execution = Execution.fetch(execution_id, job_id, connection=self.connection)
-            if job.refusal:  # it was changed meanwhile: once its lease has run out, it is popped and refused
-                raise ValueError(job.refusal)
-        except (NoSuchJobError, ValueError, KeyError):  # KeyError: RQ's, of an execution without all of its fields
-            log.info("job %s: taken back before it began", job_id)
-            return "done"
-        except RedisError as error:
-            log.warning("job %s: Redis cannot be used (%s); it will be looked at again", job_id, error)
-            return "done"
-        try:
-            if job.meta.pop("error", None):  # of an earlier try
-                job.save_meta()
-            with about(job):
-                self.perform_job(job, queue)
-        except RedisError as error:
-            # The effects of the job are in Label Studio; the lease runs out, and the next run finds them.
-            log.warning("job %s: its end could not be noted in Redis (%s); it will be looked at again", job_id, error)
-        return "interrupted" if self._interrupted else "done"
-
-    def get_heartbeat_ttl(self, job: Job) -> int:
-        return LEASE
-
-    def handle_job_success(self, job: Job, queue: Queue, started_job_registry: Any) -> None:
-        """Where Redis is full, what was done makes room for what waits."""
-        if memory(self.connection).full:
-            job.result_ttl = FULL_TTL
-        super().handle_job_success(job, queue, started_job_registry)
-
-    def handle_exception(self, job: Job, *exc_info: Any) -> None:
-        """Decide whether the job is tried again, and say why it was not done."""
-        self._interrupted = isinstance(exc_info[1], Interrupted)
-        if self._interrupted:
-            return
-        self._verdict = verdict = judge(exc_info[1], job, self._secret)
-        attempts = job.meta.get("attempts", 0)
-        if verdict.final or (not verdict.expected and attempts >= DEFECT_RETRIES):
-            job.retries_left = 0
-        if verdict.doubtful:
-            job.meta["doubts"] = job.meta.get("doubts", 0) + 1
-        if job.should_retry:
-            job.meta["attempts"] = attempts + 1
-            seconds = delay(attempts, verdict.retry_after)
-            job.retry_intervals = [seconds]
-            log.warning("job %s: %s Trying again in %d s.", job.id, verdict.sentence, seconds)
-        else:
-            log.error("job %s: %s", job.id, verdict.sentence)
-        if not verdict.expected:
-            log.error("%s", "".join(traceback.format_exception(*exc_info)))
-        job.meta["error"] = verdict.sentence
-        job.save_meta()
-
-    def handle_job_failure(
-        self, job: Job, queue: Queue, started_job_registry: Any = None, exc_string: str = ""
-    ) -> None:
-        if self._interrupted:
-            return
-        expected = self._verdict is not None and self._verdict.expected
-        reason = job.meta.get("error", "") if expected else redact(exc_string, self._secret)
-        super().handle_job_failure(job, queue, started_job_registry, reason)
-        if job.retry_intervals:
-            # RQ counts from this machine's clock, which may be an hour ahead of the others'; Redis's is one for all.
-            due = redis_time(self.connection) + job.retry_intervals[0]
-            self.connection.zadd(queue.scheduled_job_registry.key, {job.id: due}, xx=True)
-
-
 def _main(
     channel: "Connection[Any, Any]",
     parent: int,
     settings: Settings,
     worker_name: str,
-    queue: str,
-    set_up: str,
+    queue: JobQueue,
     files: Path,
 ) -> None:
     _end_with(parent)
@@ -237,14 +139,13 @@ def _main(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     log_to_stderr(settings)
-    module, _, function = set_up.partition(":")
     try:
-        gpu: str | None = getattr(import_module(module), function)(settings)
+        gpu: str | None = imported(queue.set_up)(settings)
     except AV2TError as error:
         channel.send(("refused", told(error)))
         return
     connection = connect(settings.redis_url, timeout=REDIS_TIMEOUT)
-    runner = _JobRunner(open_queue(connection, queue), worker_name, settings.secret)
+    runner = JobRunner(open_queue(connection, queue.name), worker_name, settings.secret)
     channel.send(("ready", gpu or ""))
     heartbeat.listen(channel)
     while True:

@@ -8,7 +8,8 @@ from typing import Any
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import LockNotOwnedError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.lock import Lock
 from redis.retry import Retry
 
 from av2t_core.errors import AV2TError
@@ -30,6 +31,24 @@ if type(memory) == "string" then
     end
 end
 """
+
+
+LEASE = 15
+"""Seconds after which what a worker that fell silent had taken is free for others: a job, a project, a GPU."""
+
+
+class Lease(Lock):
+    """What one at a time may hold, for `LEASE` seconds after it was last renewed."""
+
+    def __init__(self, connection: Redis, key: str) -> None:
+        super().__init__(connection, key, timeout=LEASE, blocking=False, thread_local=False)
+
+    def renew(self) -> None:
+        """RedisError."""
+        try:
+            self.reacquire()
+        except LockNotOwnedError:  # it ran out while this machine, or Redis, stood still
+            self.acquire()
 
 
 class QueueError(AV2TError):

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pydantic import TypeAdapter
-from rq.job import Job
 
 from av2t_core.labelstudio.tracks import Sighting
 from av2t_core.limits import KEPT_PART
 from av2t_core.prediction.objects import Known
 from worker.queue.connection import best_effort, memory
+from worker.queue.job import CHECKPOINT, KnownJob
 
 log = logging.getLogger("av2t.worker")
 
@@ -48,7 +48,7 @@ _PART = TypeAdapter(Part)
 class Kept:
     """The parts of one job. A Redis that is away costs no more than what they would have saved."""
 
-    def __init__(self, job: Job | None, identity: str) -> None:
+    def __init__(self, job: KnownJob | None, identity: str) -> None:
         """`identity`: all that the parts depend on; those of another one are dropped."""
         self._job, self._identity = job, identity.encode()
         self._key = _key(job) if job is not None else ""
@@ -82,14 +82,14 @@ class Kept:
                 keep(keys=[self._key], args=[self._identity, _packed(part), _LIVES])
 
 
-def forget(job: Job) -> None:
+def forget(job: KnownJob) -> None:
     """All that was kept of it."""
     with best_effort(f"what was kept of {job.id} stays for a day"):
         job.connection.delete(_key(job))
 
 
-def _key(job: Job) -> str:
-    return f"av2t:kept:{job.id}"
+def _key(job: KnownJob) -> str:
+    return f"{CHECKPOINT}{job.id}"
 
 
 def _packed(part: Part) -> bytes:

@@ -1,12 +1,9 @@
-"""The queues: their names, the identity of a job, and the few operations that the backend and the commands need.
+"""What is done with jobs: they are enqueued, tried again, stopped and dropped.
 
-Tasks to pre-annotate have one queue and trainings (`trainings`) another. A task's job is known by (project,
-task, model version). Enqueuing twice is enqueuing once, also for callers at the same moment: the check and the push are
-one script inside Redis.
+Enqueuing twice is enqueuing once, also for callers at the same moment: the check and the push are one script inside
+Redis.
 """
 
-import json
-import re
 import zlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,29 +14,33 @@ from redis import Redis
 from rq import Retry
 from rq.command import send_command
 from rq.job import Job, JobStatus
-from rq.utils import utcformat
-from rq.worker import BaseWorker
 
+from worker.queue import KINDS, queues, task_queues
 from worker.queue.connection import FULL, IF_ROOM, FullError, flat, reachable, redis_time
-from worker.queue.kinds import KINDS, ToPreannotate
-from worker.queue.kinds import PREANNOTATE as PREANNOTATE
-from worker.queue.kinds import TRAIN as TRAIN
-from worker.queue.known_job import AT_ONCE, KnownJob, KnownQueue
-from worker.queue.known_job import PROTOCOL as PROTOCOL
+from worker.queue.job import (
+    AT_ONCE,
+    CHECKPOINT,
+    FAILURE_TTL,
+    JOB,
+    OLD_RESULTS,
+    PROTOCOL,
+    KnownJob,
+    fetch,
+    id_in,
+    open_queue,
+)
+from worker.queue.kind import Kind, Payload
+from worker.queue.preannotation import PREANNOTATE, PREANNOTATION, ToPreannotate
+from worker.queue.results import SHEET
+from worker.queue.training import TRAIN, TRAINING, Extra, ToTrain
 
-FUNCTION = "worker.jobs.preannotate"
 RETRIES = 8  # of what can pass: a Label Studio may be away for a quarter of an hour
-# A worker listens on one of them: RQ takes a job from a single queue through an intermediate list, so a worker that
-# dies right after the pop loses nothing. From two queues it uses BLPOP, which does.
-QUEUES = tuple(dict.fromkeys(kind.queue for kind in KINDS.values()))
-# Only an upper bound for a worker that hangs: an hour of video takes minutes.
-JOB_TIMEOUT = 6 * 3600
-RESULT_TTL = 24 * 3600
-FAILURE_TTL = 30 * 24 * 3600
 
 # The states of an id in which it may be taken. "absent" is ours, the others are RQ's.
 _FOR_A_NEW_JOB = ("absent", JobStatus.FINISHED, JobStatus.CANCELED, JobStatus.STOPPED)
 _FOR_A_RETRY = (JobStatus.FAILED, JobStatus.STOPPED)
+
+_COUNTER = "av2t:trainings"
 
 # KEYS: the queue, the set of queues, then the registries that a job which has ended may be listed in.
 # ARGV: what the jobs' keys begin with, the states in which one may be taken as |a|b|, "first" for the front of the
@@ -71,6 +72,31 @@ return admitted
 """
 )
 
+# KEYS: the queue, its list of what was just popped, what will be tried again later, the set of queues, the counter.
+# ARGV: what a job's key begins with, what the project's ids begin with, then the fields and values of the job's hash.
+_ENQUEUE_NUMBERED = (
+    IF_ROOM
+    + """
+local waiting = {redis.call("LRANGE", KEYS[1], 0, -1), redis.call("LRANGE", KEYS[2], 0, -1),
+                 redis.call("ZRANGE", KEYS[3], 0, -1)}
+for _, ids in ipairs(waiting) do
+    for _, id in ipairs(ids) do
+        if string.sub(id, 1, #ARGV[2]) == ARGV[2] then
+            local state = redis.call("HGET", ARGV[1] .. id, "status")
+            if state == "queued" or state == "scheduled" then
+                return {id, 0}
+            end
+        end
+    end
+end
+local id = ARGV[2] .. redis.call("INCR", KEYS[5])
+redis.call("HSET", ARGV[1] .. id, unpack(ARGV, 3))
+redis.call("SADD", KEYS[4], KEYS[1])
+redis.call("RPUSH", KEYS[1], id)
+return {id, 1}
+"""
+)
+
 # KEYS: the job's hash, the queue, the scheduled and the failed jobs. ARGV: the job's id, for how many seconds and until
 # when it is remembered, then fields and values for its hash. Only what waits, now or for a further try, is in one of
 # the two lists.
@@ -88,12 +114,13 @@ DROP_AT_ONCE = 10_000
 """Entries of a list that one call looks at: some milliseconds, for which Redis serves nobody else."""
 
 # KEYS: a list of ids, or a registry. ARGV: what the jobs' keys begin with, how many entries were looked at and kept,
-# how many to look at now, and the tasks of which nothing is to be left; without tasks, it is the ids that have no job.
+# how many to look at now, the beginnings of the keys of what a job leaves as |a|b|, the pattern of a task in an id, and
+# the tasks of which nothing is to be left; without tasks, it is the ids that have no job.
 # A list is looked at from its end, so that what workers take meanwhile moves nothing, and what goes is marked and
 # removed in one go, for each LREM passes over the whole list.
 _DROP = """
 local tasks, looked, most = {}, tonumber(ARGV[2]), tonumber(ARGV[3])
-for i = 4, #ARGV do
+for i = 6, #ARGV do
     tasks[ARGV[i]] = true
 end
 local is_list = redis.call("TYPE", KEYS[1]).ok == "list"
@@ -106,14 +133,17 @@ end
 local dropped = 0
 for i, id in ipairs(ids) do
     local gone
-    if #ARGV > 3 then
-        gone = tasks[string.match(id, "^preannotate%-%d+%-(%d+)%-") or ""]
+    if #ARGV > 5 then
+        gone = tasks[string.match(id, ARGV[5]) or ""]
     else
         gone = redis.call("EXISTS", ARGV[1] .. id) == 0
     end
     if gone then
         dropped = dropped + 1
-        redis.call("DEL", ARGV[1] .. id, "rq:results:" .. id, "av2t:kept:" .. id, "av2t:sheet:" .. id)
+        redis.call("DEL", ARGV[1] .. id)
+        for start in string.gmatch(ARGV[4], "[^|]+") do
+            redis.call("DEL", start .. id)
+        end
         if is_list then
             redis.call("LSET", KEYS[1], i - 1 - #ids - looked, "")
         else
@@ -129,9 +159,6 @@ return {#ids, dropped}
 
 STOPPED = "Stopped by a person."
 
-GPU_MEMORY = "av2t_gpu_memory"
-"""A field of ours in RQ's hash of a worker."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Enqueued:
@@ -139,16 +166,6 @@ class Enqueued:
 
     new: int
     already: int
-
-
-def job_id(project: int, task: int, model_version: str) -> str:
-    """The id of the job; RQ allows letters, digits, '_' and '-' in it."""
-    return f"preannotate-{project}-{task}-{model_version.replace('.', '_')}"
-
-
-def open_queue(connection: Redis, name: str = PREANNOTATE) -> KnownQueue:
-    """The queue, with JSON for its serializer: a job is data, and reading one never runs code as a pickle would."""
-    return KnownQueue(name, connection=connection, serializer="json", default_timeout=JOB_TIMEOUT)
 
 
 def enqueue_preannotation(
@@ -160,24 +177,69 @@ def enqueue_preannotation(
     `retry_failed`, so that a bad clip is not tried again each time somebody opens its task. `first`: a person waits, so
     it goes to the front, also where it waited already.
     """
-    wanted = [(project, task, model_version) for task in dict.fromkeys(tasks)]
-    with reachable(connection):
-        new = _admit(connection, wanted, _FOR_A_NEW_JOB, first=first)
+    distinct = dict.fromkeys(tasks)
+    wanted = [ToPreannotate(project=project, task=task, model_version=model_version) for task in distinct]
+    new = enqueue(connection, PREANNOTATION, wanted, first=first)
     return Enqueued(new=new, already=len(tasks) - new)
+
+
+def enqueue_training(
+    connection: Redis,
+    project: int,
+    *,
+    base_version: str | None = None,
+    epochs: int | None = None,
+    also: Sequence[Extra] = (),
+) -> tuple[str, bool]:
+    """The id of the project's training that waits now, and whether it is new. Raises QueueError.
+
+    `base_version`: the model version to start from, the project's current one where None; `epochs`: how many at most;
+    `also`: what is trained beside the adapters and the projector. One that waits already stays as it was
+    asked for.
+    """
+    return enqueue_numbered(
+        connection, TRAINING, ToTrain(project=project, base_version=base_version, epochs=epochs, also=list(also))
+    )
+
+
+def enqueue(connection: Redis, kind: Kind[Any, Any], wanted: Sequence[Payload], *, first: bool = False) -> int:
+    """A job of this kind for each payload, unless there is one already; how many are new. Raises QueueError."""
+    with reachable(connection):
+        return _admit(connection, kind, wanted, _FOR_A_NEW_JOB, first=first or kind.first)
+
+
+def enqueue_numbered(connection: Redis, kind: Kind[Any, Any], payload: Payload) -> tuple[str, bool]:
+    """The id of the job of this kind that waits for the payload's project, and whether it is new. Raises QueueError."""
+    assert payload.subject.project is not None
+    with reachable(connection):
+        job = _blank(connection, kind)
+        _fill(job, kind, payload)
+        queue = open_queue(connection, kind.queue.name)
+        lists = queue.key, queue.intermediate_queue_key, queue.scheduled_job_registry.key
+        script = connection.register_script(_ENQUEUE_NUMBERED)
+        fields = flat(job.to_dict() | {"data": zlib.compress(job.data)})
+        taken = script(
+            keys=[*lists, queue.redis_queues_keys, _COUNTER],
+            args=[JOB, kind.ids_begin(payload.subject.project), *fields],
+        )
+        if taken == FULL:
+            raise FullError(connection)
+        id, new = taken
+    return id.decode(), bool(new)
 
 
 def retry_failed(connection: Redis, project: int | None = None) -> int:
     """Queue the tasks that failed (of one project, or all) again, with fresh retries; how many. Raises QueueError."""
     with reachable(connection):
-        failed = fetch(connection, open_queue(connection).failed_job_registry.get_job_ids(desc=True))
-        chosen = [task for task in _tasks(failed) if project in (None, task[0])]
-        return _admit(connection, chosen, _FOR_A_RETRY)
+        registries = [open_queue(connection, queue.name).failed_job_registry for queue in task_queues()]
+        ids = [id for registry in registries for id in registry.get_job_ids(desc=True)]
+        return _retry(connection, [job for job in fetch(connection, ids) if _is_of(job, project)])
 
 
 def retry_job(connection: Redis, id: str) -> bool:
     """Queue one task that has failed or was stopped again; False if it is neither. Raises QueueError."""
     with reachable(connection):
-        return bool(_admit(connection, _tasks(fetch(connection, [id])), _FOR_A_RETRY))
+        return bool(_retry(connection, fetch(connection, [id])))
 
 
 def stop_job(connection: Redis, id: str) -> bool:
@@ -187,10 +249,10 @@ def stop_job(connection: Redis, id: str) -> bool:
     """
     with reachable(connection):
         for job in fetch(connection, [id]):
-            if job.origin not in QUEUES:
+            if job.origin not in {queue.name for queue in queues()}:
                 return False
             queue = open_queue(connection, job.origin)
-            fields = flat(failed(job, STOPPED) | {"status": JobStatus.STOPPED.value})
+            fields = flat(job.failed_fields(STOPPED) | {"status": JobStatus.STOPPED.value})
             keys = [job.key, queue.key, queue.scheduled_job_registry.key, queue.failed_job_registry.key]
             script = connection.register_script(_STOP)
             if script(keys=keys, args=[job.id, FAILURE_TTL, redis_time(connection) + FAILURE_TTL, *fields]):
@@ -200,13 +262,19 @@ def stop_job(connection: Redis, id: str) -> bool:
         return False
 
 
-def stop_jobs(connection: Redis, project: int | None = None, task: int | None = None) -> int:
-    """Stop all tasks that wait or run (of one project, one, or all); how many. Raises QueueError."""
+def stop_jobs(
+    connection: Redis, project: int | None = None, task: int | None = None, *, queue: str = PREANNOTATE
+) -> int:
+    """Stop all jobs of a queue that wait or run (of one project, one task, or all); how many. Raises QueueError."""
     with reachable(connection):
-        jobs = under_way(connection, PREANNOTATE)
-    wanted = {"project": project, "task": task}
-    chosen = [job for job in jobs if all(n in (None, getattr(job.arguments, name, None)) for name, n in wanted.items())]
-    return sum(stop_job(connection, job.id) for job in chosen)
+        jobs = fetch(connection, job_ids(connection, queue))
+    return sum(stop_job(connection, job.id) for job in jobs if _is_of(job, project, task))
+
+
+def is_training(connection: Redis, project: int | None = None) -> bool:
+    """Whether a training of the project, or of any, waits or runs. Raises QueueError."""
+    with reachable(connection):
+        return any(job.payload and _is_of(job, project) for job in fetch(connection, job_ids(connection, TRAIN)))
 
 
 def forget_tasks(connection: Redis, tasks: Sequence[int]) -> int:
@@ -217,15 +285,20 @@ def forget_tasks(connection: Redis, tasks: Sequence[int]) -> int:
     QueueError.
     """
     gone_tasks = {str(task) for task in tasks}
+    if not gone_tasks:
+        return 0
+    gone = 0
     with reachable(connection):
-        queue = open_queue(connection)
-        keys = queue.key, queue.scheduled_job_registry.key, queue.failed_job_registry.key
-        gone = sum(drop(connection, key, gone_tasks) for key in keys) if gone_tasks else 0
-        started = map(id_in, connection.zrange(queue.started_job_registry.key, 0, -1))
-        running = fetch(connection, [each for each in started if _task_in(each) in gone_tasks])
-        for job in running:
-            connection.set(gone_key(job.id), 1, ex=60)
-        return gone + sum(_send_stop(connection, job) for job in running)
+        for kind in KINDS.values():
+            queue = open_queue(connection, kind.queue.name)
+            for key in (queue.key, queue.scheduled_job_registry.key, queue.failed_job_registry.key):
+                gone += drop(connection, key, gone_tasks, kind.task_pattern)
+            started = map(id_in, connection.zrange(queue.started_job_registry.key, 0, -1))
+            running = fetch(connection, [each for each in started if kind.task_in(each) in gone_tasks])
+            for job in running:
+                connection.set(gone_key(job.id), 1, ex=60)
+            gone += sum(_send_stop(connection, job) for job in running)
+    return gone
 
 
 def forget_finished(connection: Redis, name: str, most: int) -> int:
@@ -234,20 +307,21 @@ def forget_finished(connection: Redis, name: str, most: int) -> int:
     entries: list[Any] = list(connection.zrange(registry, 0, most - 1))
     with connection.pipeline() as pipe:
         for entry in entries:
-            pipe.delete(Job.key_for(id_in(entry)))
+            pipe.delete(JOB + id_in(entry))
             pipe.zrem(registry, entry)
         pipe.execute()
     return len(entries)
 
 
-def drop(connection: Redis, key: str, tasks: Collection[str] = ()) -> int:
+def drop(connection: Redis, key: str, tasks: Collection[str] = (), pattern: str = "") -> int:
     """Take the jobs of these tasks, or without tasks those that there are no more, out of a list or a registry,
-    together with all that is kept of them; how many. RedisError."""
+    together with all that they left; how many. `pattern`: `Kind.task_pattern`. RedisError."""
     script = connection.register_script(_DROP)
+    left = "|".join([OLD_RESULTS, CHECKPOINT, SHEET])
     seen, gone, dropped, kept = DROP_AT_ONCE, 0, 0, 0
     while seen == DROP_AT_ONCE:
         # Each call is atomic by itself, and between two of them other clients are served.
-        seen, gone = script(keys=[key], args=[Job.key_for(""), kept, DROP_AT_ONCE, *tasks])
+        seen, gone = script(keys=[key], args=[JOB, kept, DROP_AT_ONCE, left, pattern, *tasks])
         dropped, kept = dropped + gone, kept + seen - gone
     return dropped
 
@@ -255,29 +329,6 @@ def drop(connection: Redis, key: str, tasks: Collection[str] = ()) -> int:
 def gone_key(id: str) -> str:
     """Where it is noted that a job is stopped because its task is gone."""
     return f"av2t:gone:{id}"
-
-
-def note_gpu_memory(connection: Redis, worker: str, size: int) -> None:
-    """For the worker of this name. RedisError."""
-    connection.hset(f"{BaseWorker.redis_worker_namespace_prefix}{worker}", GPU_MEMORY, size)
-
-
-def fetch(connection: Redis, ids: Sequence[str]) -> list[KnownJob]:
-    """Those of these jobs that there are, in this order. RedisError."""
-    # A registry may name a job twice (one entry for each execution) or one that has expired since.
-    jobs = KnownJob.fetch_many(list(dict.fromkeys(ids)), connection=connection, serializer="json")
-    return [job for job in jobs if job is not None]
-
-
-def failed(job: KnownJob, sentence: str) -> dict[str, str]:
-    """What the hash of a job has once it has failed, and says why."""
-    meta = json.dumps(job.meta | {"error": sentence})
-    return {"status": JobStatus.FAILED.value, "meta": meta, "ended_at": utcformat(datetime.now(UTC))}
-
-
-def under_way(connection: Redis, name: str) -> list[KnownJob]:
-    """The jobs of the queue of this name that wait, also for a further try, or run. RedisError."""
-    return fetch(connection, job_ids(connection, name))
 
 
 def job_ids(connection: Redis, name: str, *, ended: bool = False) -> list[str]:
@@ -295,33 +346,10 @@ def job_ids(connection: Redis, name: str, *, ended: bool = False) -> list[str]:
     return [id_in(entry) for some in found for entry in some]
 
 
-def id_in(entry: Any) -> str:
-    """The job's id in an entry (bytes) of a list or a registry; behind those of jobs that run, an execution's is."""
-    return str(entry, errors="replace").partition(":")[0]
-
-
-def blank_job(
-    connection: Redis, queue: str, function: str, *, timeout: int = JOB_TIMEOUT, result_ttl: int = RESULT_TTL
-) -> Job:
-    """What all jobs of a queue have in common, to be written by a script of ours: a thousand of RQ's own would take a
-    second to make."""
-    job = open_queue(connection, queue).create_job(
-        function,
-        timeout=timeout,
-        result_ttl=result_ttl,
-        failure_ttl=FAILURE_TTL,
-        # No interval here: the worker that sees the failure decides how long to wait.
-        retry=Retry(max=RETRIES),
-        meta={"protocol": PROTOCOL},
-    )
-    job.enqueued_at = datetime.now(UTC)
-    return job
-
-
-def _task_in(id: str) -> str:
-    """The task of a job's id, "" if it has none."""
-    match = re.match(r"preannotate-\d+-(\d+)-", id)
-    return match[1] if match else ""
+def _is_of(job: KnownJob, project: int | None, task: int | None = None) -> bool:
+    """Whether it is about them; None is any."""
+    subject = (job.payload or Payload()).subject
+    return project in (None, subject.project) and task in (None, subject.task)
 
 
 def _send_stop(connection: Redis, job: KnownJob) -> bool:
@@ -331,30 +359,52 @@ def _send_stop(connection: Redis, job: KnownJob) -> bool:
     return bool(job.worker_name)
 
 
-def _tasks(jobs: Iterable[KnownJob]) -> list[tuple[int, int, str]]:
-    """Of those that pre-annotate one."""
-    asked = [job.arguments for job in jobs]
-    return [(each.project, each.task, each.model_version) for each in asked if isinstance(each, ToPreannotate)]
+def _blank(connection: Redis, kind: Kind[Any, Any]) -> Job:
+    """What all jobs of a kind have in common, to be written by a script: a thousand of RQ's own would take a second."""
+    job = open_queue(connection, kind.queue.name).create_job(
+        kind.name,
+        timeout=kind.timeout,
+        result_ttl=kind.result_ttl,
+        failure_ttl=FAILURE_TTL,
+        # No interval here: the worker that sees the failure decides how long to wait.
+        retry=Retry(max=RETRIES),
+        meta={"protocol": PROTOCOL},
+    )
+    job.enqueued_at = datetime.now(UTC)
+    return job
+
+
+def _fill(job: Job, kind: Kind[Any, Any], payload: Payload) -> None:
+    job.kwargs = payload.model_dump()
+    job.description = kind.describe(payload)
+
+
+def _retry(connection: Redis, jobs: Iterable[KnownJob]) -> int:
+    """Those whose id says what they do; a numbered job is asked for anew."""
+    wanted: dict[str, list[Payload]] = {}
+    for job in jobs:
+        if job.kind is not None and job.payload is not None and job.kind.identity is not None:
+            wanted.setdefault(job.kind.name, []).append(job.payload)
+    return sum(_admit(connection, KINDS[name], payloads, _FOR_A_RETRY) for name, payloads in wanted.items())
 
 
 def _admit(
-    connection: Redis, wanted: Sequence[tuple[int, int, str]], states: Sequence[str], *, first: bool = False
+    connection: Redis, kind: Kind[Any, Any], wanted: Sequence[Payload], states: Sequence[str], *, first: bool = False
 ) -> int:
-    queue = open_queue(connection)
+    queue = open_queue(connection, kind.queue.name)
     registries = [queue.finished_job_registry.key, queue.failed_job_registry.key, queue.canceled_job_registry.key]
     keys = [queue.key, queue.redis_queues_keys, *registries]
     script = connection.register_script(_ADMIT)
     admitted = 0
     # Each call is atomic by itself, and between two of them other clients are served.
     for start in range(0, len(wanted), AT_ONCE):
-        job = blank_job(connection, PREANNOTATE, FUNCTION)
+        job = _blank(connection, kind)
         own: list[Any] = []
-        for project, task, model_version in wanted[start : start + AT_ONCE]:
-            job.kwargs = {"project": project, "task": task, "model_version": model_version}
-            description = f"pre-annotate task {task} of project {project} with {model_version}"
-            own += [job_id(project, task, model_version), zlib.compress(job.data), description]
+        for payload in wanted[start : start + AT_ONCE]:
+            _fill(job, kind, payload)
+            own += [kind.id(payload), zlib.compress(job.data), job.description]
         shared = {name: value for name, value in job.to_dict().items() if name not in {"data", "description"}}
-        options: list[Any] = [Job.key_for(""), f"|{'|'.join(states)}|", "first" if first else "last"]
+        options: list[Any] = [JOB, f"|{'|'.join(states)}|", "first" if first else "last"]
         taken = script(keys=keys, args=[*options, 2 * len(shared), *flat(shared), *own])
         if taken == FULL:
             raise FullError(connection)

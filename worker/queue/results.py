@@ -15,6 +15,9 @@ TOTALS = "av2t:totals"
 STAGES = ("fetch", "predict", "upload", "push")
 """Of a task, in their order: the clip is fetched, decoded and predicted; its frames and its prediction are sent."""
 
+SHEET = "av2t:sheet:"
+"""What the keys of jobs' contact sheets begin with."""
+
 _SHEETS, _SHEET_SECONDS = "av2t:sheets", 24 * 3600
 _STAGE, _OUTCOME, _KEYFRAMES = "seconds:", "tasks:", "keyframes"
 
@@ -52,38 +55,34 @@ def keep_sheet(connection: Redis, id: str, jpeg: bytes) -> None:
     if memory(connection).full:
         return
     with connection.pipeline() as pipe:
-        pipe.set(sheet_key(id), jpeg, ex=_SHEET_SECONDS)
+        pipe.set(SHEET + id, jpeg, ex=_SHEET_SECONDS)
         pipe.lrem(_SHEETS, 0, id)
         pipe.rpush(_SHEETS, id)
         pipe.llen(_SHEETS)
         *_, count = pipe.execute()
     for _ in range(count - MOST_SHEETS):
         if oldest := connection.lpop(_SHEETS):
-            connection.delete(sheet_key(oldest.decode()))  # type: ignore[union-attr]  # nothing decodes for us
+            connection.delete(SHEET + oldest.decode())  # type: ignore[union-attr]  # nothing decodes for us
 
 
 def forget_sheets(connection: Redis) -> int:
     """All of them; how many. RedisError."""
     ids = [each for each in connection.lrange(_SHEETS, 0, -1) if isinstance(each, bytes)]  # nothing decodes for us
-    return connection.delete(_SHEETS, *(sheet_key(each.decode(errors="replace")) for each in ids)) - bool(ids)
+    return connection.delete(_SHEETS, *(SHEET + each.decode(errors="replace") for each in ids)) - bool(ids)
 
 
 def sheet(connection: Redis, id: str) -> bytes | None:
     """JPEG. QueueError."""
     with reachable(connection):
-        return connection.get(sheet_key(id))  # type: ignore[return-value]  # nothing decodes for us
+        return connection.get(SHEET + id)  # type: ignore[return-value]  # nothing decodes for us
 
 
 def having_sheets(connection: Redis, ids: Sequence[str]) -> set[str]:
     """Which of the jobs have one. QueueError."""
     with reachable(connection), connection.pipeline(transaction=False) as pipe:
         for id in ids:
-            pipe.exists(sheet_key(id))
+            pipe.exists(SHEET + id)
         return {id for id, there in zip(ids, pipe.execute(), strict=True) if there}
-
-
-def sheet_key(id: str) -> str:
-    return f"av2t:sheet:{id}"
 
 
 class Totals:

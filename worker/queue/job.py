@@ -1,27 +1,32 @@
-"""RQ's jobs and queues, of which only what is ours is read and run.
+"""RQ's jobs and queues, of which only the known kinds are read and run.
 
 What RQ would call by its name (another function, callbacks, webhooks, jobs that depend on a job) is never looked at,
-and what is of another type than it must be makes its job none of ours, which is said in one sentence.
+and a job with a value of a wrong type is refused, in one sentence.
 """
 
 import json
 import logging
 import zlib
-from collections.abc import Iterable, Mapping
+from base64 import b64decode
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, Json, ValidationError
+from pydantic import AwareDatetime, BaseModel, Field, Json, ValidationError
 from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import RedisError, ResponseError
 from rq import Queue
 from rq.exceptions import NoSuchJobError
 from rq.job import Job, JobStatus
-from rq.utils import import_attribute
+from rq.utils import utcformat
 
-from av2t_core.limits import JOB_DATA, JOB_META, JOB_SECONDS, JOB_TRIES
-from worker.queue.kinds import KINDS, Arguments
+from av2t_core.limits import JOB_DATA, JOB_META, JOB_SECONDS, JOB_TRIES, SENTENCE
+from worker.queue import KINDS
+from worker.queue.kind import Kind, Meta, Payload
+from worker.queue.preannotation import PREANNOTATE
 
 log = logging.getLogger("av2t.worker")
 
@@ -31,29 +36,15 @@ AT_ONCE = 500
 PROTOCOL = 1
 """What a job's arguments mean, and what workers keep of it in Redis. A worker of another one leaves the job alone."""
 
+FAILURE_TTL = 30 * 24 * 3600
+JOB = Job.key_for("")
+"""What the keys of jobs begin with."""
 
-class Told(BaseModel):
-    """What a job's meta may hold: what the worker notes of it, and what the job tells while it runs."""
+OLD_RESULTS = "rq:results:"
+"""What the keys begin with under which earlier releases stored what a job returned."""
 
-    model_config = ConfigDict(strict=True)
-
-    protocol: int | None = None
-    error: str | None = None
-    attempts: Annotated[int, Field(ge=0, le=JOB_TRIES)] | None = None
-    doubts: Annotated[int, Field(ge=0, le=JOB_TRIES)] | None = None
-    deaths: Annotated[int, Field(ge=0, le=JOB_TRIES)] | None = None
-    uploading: bool | None = None
-    stage: str | None = None
-    done: Annotated[int, Field(ge=0)] | None = None
-    total: Annotated[int, Field(ge=0)] | None = None
-    epoch: int | None = None
-    epochs: int | None = None
-    loss: float | None = None
-    eta: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    version: str | None = None
-    clips: int | None = None
-    held_out: int | None = None
-
+CHECKPOINT = "av2t:kept:"
+"""What the keys of jobs' checkpoints begin with."""
 
 Seconds = Annotated[int, Field(ge=1, le=JOB_SECONDS)]
 
@@ -83,10 +74,31 @@ RESULT, EXCEPTION = "av2t_result", "av2t_exception"
 
 
 class KnownJob(Job):  # type: ignore[misc]  # rq has no types
-    """`refusal`: a sentence why it is no job of ours, or "". `arguments`: those of its function, None if it is none."""
+    """`refusal`: a sentence why the job is not run, or "". `kind` and `payload` are None where they are not known."""
 
     refusal: str = ""
-    arguments: Arguments | None = None
+    kind: Kind[Any, Any] | None = None
+    payload: Payload | None = None
+    told = Meta()
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """For RQ, which stores it; here `told` is read, and `note` writes."""
+        return self.told.model_dump(exclude_defaults=True)
+
+    @meta.setter
+    def meta(self, values: Mapping[str, Any]) -> None:
+        self.told = checked(Meta, values)[0]
+
+    def note(self, **values: Any) -> None:
+        """Change fields of `Meta`, here and in Redis. RedisError."""
+        self.told = Meta.model_validate({**self.told.model_dump(), **values}, extra="forbid")
+        self.save_meta()
+
+    def failed_fields(self, sentence: str) -> dict[str, str]:
+        """What the hash of the job has once it has failed, and says why."""
+        meta = json.dumps(self.meta | {"error": sentence})
+        return {"status": JobStatus.FAILED.value, "meta": meta, "ended_at": utcformat(datetime.now(UTC))}
 
     def refresh(self) -> None:
         """Only the fields that are read. NoSuchJobError: there is no such hash, or it is no job's."""
@@ -133,20 +145,15 @@ class KnownJob(Job):  # type: ignore[misc]  # rq has no types
         self.meta = _meta(raw.get("meta", b""))
         data, whole = inflated(raw["data"])
         self.data = data
-        self.arguments, unknown = _arguments(data if whole else b"", self.origin)
+        self.kind, self.payload, unknown = _asked(data if whole else b"", self.origin)
         why = wrong or unknown
         self.refusal = f"This is no job of ours: {why}." if why else ""
-
-    def save_meta(self) -> None:
-        """What `Told` does not have would be gone when it is read again."""
-        assert self.meta.keys() <= Told.model_fields.keys(), self.meta
-        super().save_meta()
 
     def _handle_success(self, result_ttl: int, pipeline: Pipeline, *_: Any, **__: Any) -> None:
         """RQ's own keeps what the function returned in a stream of its own, which takes 4 KB of Redis's memory."""
         self.set_status(JobStatus.FINISHED, pipeline=pipeline)
         self.save(pipeline=pipeline, include_meta=False, include_result=False)
-        pipeline.hset(self.key, RESULT, json.dumps(self._result))
+        pipeline.hset(self.key, RESULT, self._result.model_dump_json())
         self.finished_job_registry.add(self, result_ttl, pipeline)
 
     def _handle_failure(self, exc_string: str, pipeline: Pipeline, *_: Any, **__: Any) -> None:
@@ -156,8 +163,8 @@ class KnownJob(Job):  # type: ignore[misc]  # rq has no types
 
     def _execute(self) -> Any:
         """RQ's own imports whatever the data names."""
-        assert self.arguments is not None, self.refusal
-        return import_attribute(KINDS[self.func_name].function)(**self.arguments.model_dump())
+        assert self.kind is not None, self.refusal
+        return imported(self.kind.function)(self.payload)
 
 
 class KnownQueue(Queue):  # type: ignore[misc]  # rq has no types
@@ -186,6 +193,79 @@ class KnownQueue(Queue):  # type: ignore[misc]  # rq has no types
         """No job of ours waits for another."""
 
 
+def open_queue(connection: Redis, name: str = PREANNOTATE) -> KnownQueue:
+    """The queue, with JSON for its serializer: a job is data, and reading one never runs code as a pickle would."""
+    return KnownQueue(name, connection=connection, serializer="json")
+
+
+def fetch(connection: Redis, ids: Iterable[str]) -> list[KnownJob]:
+    """Those of these jobs that there are, in this order. RedisError."""
+    # A registry may name a job twice (one entry for each execution) or one that has expired since.
+    jobs = KnownJob.fetch_many(dict.fromkeys(ids), connection=connection, serializer="json")
+    return [job for job in jobs if job is not None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What was recorded of a job's last end: what its function returned, or its exception with the traceback."""
+
+    value: Any = None
+    exception: str = ""
+
+
+NOTHING = Outcome()
+
+
+def outcomes(connection: Redis, jobs: Sequence[KnownJob]) -> dict[str, Outcome]:
+    """Of each of these jobs, NOTHING where nothing is recorded that can be read. RedisError."""
+    with connection.pipeline(transaction=False) as pipe:
+        for job in jobs:
+            pipe.hmget(job.key, RESULT, EXCEPTION)
+            pipe.xrevrange(OLD_RESULTS + job.id, count=1)
+        found = pipe.execute(raise_on_error=False)
+    ends = map(_outcome, found[::2], found[1::2])
+    return {job.id: outcome for job, outcome in zip(jobs, ends, strict=True)}
+
+
+def _outcome(fields: Any, entries: Any) -> Outcome:
+    """`entries`: where earlier releases stored it."""
+    try:
+        if not isinstance(fields, RedisError) and any(fields):
+            value, exception = fields
+            return Outcome(value=json.loads(value or b"null"), exception=(exception or b"").decode(errors="replace"))
+        if not entries or isinstance(entries, RedisError):
+            return NOTHING
+        [(_, recorded)] = entries
+        exception, _ = inflated(b64decode(recorded.get(b"exc_string", b"")))
+        return Outcome(
+            value=json.loads(b64decode(recorded.get(b"return_value", b"")) or b"null"),
+            exception=exception.decode(errors="replace"),
+        )
+    except (ValueError, RecursionError):
+        return NOTHING
+
+
+def reason(job: KnownJob, outcome: Outcome) -> str:
+    """Why it failed: the sentence that the worker left, or the last line of what was recorded."""
+    if job.told.error:
+        return job.told.error[:SENTENCE]
+    if "AbandonedJobError" in outcome.exception:
+        return "The worker died each time this was tried"
+    last = outcome.exception.strip().rpartition("\n")[2]
+    return last[:SENTENCE] or "Unknown: the worker left no reason"
+
+
+def id_in(entry: Any) -> str:
+    """The job's id in an entry (bytes) of a list or a registry; behind those of jobs that run, an execution's is."""
+    return str(entry, errors="replace").partition(":")[0]
+
+
+def imported(name: str) -> Any:
+    """What "module:name" names."""
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)
+
+
 def _present(values: Iterable[bytes | None]) -> dict[str, bytes]:
     return {name: value for name, value in zip(_FIELDS, values, strict=True) if value is not None}
 
@@ -204,20 +284,23 @@ def checked(model: type[Model], values: Mapping[str, Any]) -> tuple[Model, str]:
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False)
     bad = {fault["loc"][0] for fault in faults}
-    name, value = faults[0]["loc"][0], f"{faults[0]['input']!r:.60}"
     left = {name: value for name, value in values.items() if name not in bad}
-    return model.model_validate(left), f"its {name} is {value} ({faults[0]['msg']})"
+    return model.model_validate(left), _told(faults[0], faults[0]["loc"][:1])
+
+
+def _told(fault: Any, place: Iterable[Any]) -> str:
+    return f"its {'.'.join(map(str, place))} is {fault['input']!r:.60} ({fault['msg']})"
 
 
 def _meta(packed: bytes) -> dict[str, Any]:
-    """What in it is as it must be."""
+    """{} if it is none."""
     if len(packed) > JOB_META:
         return {}
     try:
         said = json.loads(packed or b"{}")
     except (ValueError, RecursionError):
         return {}
-    return checked(Told, said)[0].model_dump(exclude_unset=True) if isinstance(said, dict) else {}
+    return said if isinstance(said, dict) else {}
 
 
 def inflated(packed: bytes) -> tuple[bytes, bool]:
@@ -229,22 +312,21 @@ def inflated(packed: bytes) -> tuple[bytes, bool]:
         return b"", True
 
 
-def _arguments(data: bytes, queue: str) -> tuple[Arguments | None, str]:
-    """Those of a job's function, or None and why it has none that may be run."""
+def _asked(data: bytes, queue: str) -> tuple[Kind[Any, Any] | None, Payload | None, str]:
+    """The kind of a job and its payload, or why it may not be run."""
     if not data:
-        return None, f"its data cannot be read, or has more than {JOB_DATA} bytes"
+        return None, None, f"its data cannot be read, or has more than {JOB_DATA} bytes"
     try:
         function, instance, arguments, named = json.loads(data)
     except (ValueError, TypeError, RecursionError):
-        return None, "its data is not a function and its arguments"
+        return None, None, "its data is not a function and its arguments"
     kind = KINDS.get(function) if isinstance(function, str) else None
-    if kind is None or kind.queue != queue:
-        return None, f"it names the function {function!r:.60}"
+    if kind is None or kind.queue.name != queue:
+        return None, None, f"it names the function {function!r:.60}"
     if instance is not None or arguments != [] or not isinstance(named, dict):
-        return None, f"{function} takes named arguments alone"
+        return None, None, f"{function} takes named arguments alone"
     try:
-        return kind.arguments.model_validate(named), ""
+        return kind, kind.payload.model_validate(named), ""
     except ValidationError as error:
         fault = error.errors(include_url=False, include_context=False)[0]
-        name = ".".join(map(str, fault["loc"]))
-        return None, f"its {name} is {fault['input']!r:.60} ({fault['msg']})"
+        return None, None, _told(fault, fault["loc"])
