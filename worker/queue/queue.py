@@ -289,7 +289,7 @@ def forget_tasks(connection: Redis, tasks: Sequence[int]) -> int:
         return 0
     gone = 0
     with reachable(connection):
-        for kind in KINDS.values():
+        for kind in {(kind.queue.name, kind.prefix): kind for kind in KINDS.values()}.values():
             queue = open_queue(connection, kind.queue.name)
             for key in (queue.key, queue.scheduled_job_registry.key, queue.failed_job_registry.key):
                 gone += drop(connection, key, gone_tasks, kind.task_pattern)
