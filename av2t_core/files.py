@@ -13,6 +13,7 @@ from stat import S_ISREG
 from typing import IO, Protocol
 
 from av2t_core.errors import DiskFullError, Remedy, WeightsError
+from av2t_core.limits import TENSOR_HEADER
 
 _BLOCK = 2**20
 
@@ -56,8 +57,6 @@ def disk_error(error: OSError, folder: Path) -> WeightsError:
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Within it, what a disk has against being written becomes the sentence of `disk_error`."""
-    from safetensors import SafetensorError
-
     try:
         yield
     except OSError as error:
@@ -66,11 +65,23 @@ def writing(folder: Path) -> Iterator[None]:
         if not isinstance(error.__context__, OSError):
             raise
         raise disk_error(error.__context__, folder) from error
-    except SafetensorError as error:  # in whose text is the number of the OSError
-        number = re.search(r"os error (\d+)", str(error))
+    except Exception as error:
+        # SafetensorError, by its name since the backend lacks that package, has the OSError's number in its text.
+        number = re.search(r"os error (\d+)", str(error)) if type(error).__name__ == "SafetensorError" else None
         if number is None:
             raise
         raise disk_error(OSError(int(number[1]), os.strerror(int(number[1]))), folder) from None
+
+
+def check_header(path: Path) -> None:
+    """WeightsError: the header of a file of safetensors, which is read as a whole, is larger than that of any model."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > TENSOR_HEADER:
+        raise WeightsError(
+            f"{path} is damaged or no file of safetensors: its header has {length:,} bytes, and at most"
+            f" {TENSOR_HEADER:,} can be used; get it again"
+        )
 
 
 def read_blocks(file: IO[bytes]) -> Iterator[bytes]:

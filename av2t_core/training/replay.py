@@ -16,10 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from av2t_core.errors import WeightsError
-from av2t_core.files import file_hash
+from av2t_core.files import check_header, file_hash
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.versions.names import REPLAY_FILE
-from av2t_core.versions.tensor_header import check_header
 from av2t_core.versions.version import Version
 
 WINDOWS = 600

@@ -19,14 +19,22 @@ from pathlib import Path
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from av2t_core.errors import Remedy, WeightsError, misfit
-from av2t_core.files import atomic_file, atomic_folder, file_hash, read_blocks, require_space, write_blocks, writing
+from av2t_core.files import (
+    atomic_file,
+    atomic_folder,
+    check_header,
+    file_hash,
+    read_blocks,
+    require_space,
+    write_blocks,
+    writing,
+)
 from av2t_core.limits import LARGEST_CARD
 from av2t_core.model.presets import PRESETS
 from av2t_core.versions.card import Card
 from av2t_core.versions.folder import alone
 from av2t_core.versions.names import CARD_FILE, IMPORT_MARK, check_name, is_reserved_name
 from av2t_core.versions.store import fetch
-from av2t_core.versions.tensor_header import check_header
 from av2t_core.versions.version import BUILT_IN, NAMES, Version, find
 
 SUMS = "SHA256SUMS"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from av2t_core.encoders import AudioEncoder, ImageEncoder
 from av2t_core.encoders.naming import EncodersNamer, Hearing, LearnedNamer, Namer, Reader, ReadNamer, Sight
 from av2t_core.errors import MemoryShortError, WeightsError, misfit
+from av2t_core.files import check_header
 from av2t_core.memory import is_out_of_memory
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import Feature
@@ -25,7 +26,6 @@ from av2t_core.model.presets import PRESETS, audio_encoder, image_encoder
 from av2t_core.model.reference import is_unread
 from av2t_core.model.weights import empty_weights
 from av2t_core.versions.store import fetch
-from av2t_core.versions.tensor_header import check_header
 from av2t_core.versions.version import NAMES, Version
 
 Precision = Literal["fp32", "bf16"]

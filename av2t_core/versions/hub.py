@@ -1,8 +1,8 @@
 """Files from the model hub, verified, and resumed where an earlier try was cut off.
 
-huggingface_hub asks the hub what there is, and knows endpoint, proxies and the token. The bytes are taken here, over
-plain HTTP: its own `hf_hub_download` deletes what it has when it is interrupted (2.4), and xet, its other road, leaves
-nothing that could be resumed either.
+huggingface_hub asks the hub what there is, and knows endpoint, proxies and the token. The bytes are fetched here, over
+plain HTTP. Its own `hf_hub_download` (2.4) deletes what it has when it is interrupted, as does xet. Its `http_get` could
+resume, but gives up at once at a 502 or 503.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, but not in __all__
 
 from av2t_core.errors import WeightsError
-from av2t_core.files import Progress, disk_error
+from av2t_core.files import Progress, read_blocks, writing
 from av2t_core.statuses import may_pass
 
 FIRST_ANSWER = 2.5  # seconds that the hub has to answer at all, whatever keeps it from it
@@ -106,9 +106,8 @@ def download(file: RemoteFile, folder: Path, progress: Progress) -> Path:
     What an interruption leaves is `<checksum>.part`, with which the next try goes on. `progress` is called for each of
     the steps, with what it does and the number of bytes.
     """
-    path = folder / file.checksum
-    part = folder / f"{file.checksum}.part"
-    try:
+    path, part = folder / file.checksum, folder / f"{file.checksum}.part"
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
             return path
@@ -122,8 +121,6 @@ def download(file: RemoteFile, folder: Path, progress: Progress) -> Path:
                 " it was deleted, run the same command again"
             )
         return part.rename(path)
-    except OSError as error:
-        raise disk_error(error, folder) from error
 
 
 def address() -> str:
@@ -180,9 +177,9 @@ def _checksum(path: Path, file: RemoteFile, progress: Progress) -> str:
     if len(file.checksum) < 2 * digest.digest_size:
         digest = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
     with path.open("rb") as content, progress(f"check {file.name}", file.size) as bar:
-        while chunk := content.read(1 << 22):
-            digest.update(chunk)
-            bar.update(len(chunk))
+        for block in read_blocks(content):
+            digest.update(block)
+            bar.update(len(block))
     return digest.hexdigest()
 
 

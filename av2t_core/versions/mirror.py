@@ -17,12 +17,7 @@ from av2t_core.versions import pointers
 from av2t_core.versions.card import Card
 from av2t_core.versions.names import CARD_FILE, is_name, is_of_versions, project_of, set_aside_name
 from av2t_core.versions.store import Entry, Mark, Store, mark_of
-from av2t_core.versions.version import (
-    BUILT_IN,
-    Version,
-    find,
-    installed,
-)
+from av2t_core.versions.version import BUILT_IN, Version, find, installed
 
 log = logging.getLogger("av2t.store")
 
@@ -107,7 +102,7 @@ class Mirror:
     def _make_way(self, store: Store, here: Version, mark: Mark | None) -> None:
         """For another version of that name, which is what all other machines mean by it."""
         if mark is not None:  # it was deleted there, and another one made
-            self._take_away(here)
+            pointers.take_away(here)
             return
         aside = set_aside_name(here.name, here.card.sha256)
         log.warning(
@@ -123,11 +118,7 @@ class Mirror:
                 continue
             if store.read(f"{version.name}/{CARD_FILE}") is None:  # else it was pushed after the store was listed
                 log.info("model version %s was deleted from the model store %s, and here", version.name, store.url)
-                self._take_away(version)
-
-    def _take_away(self, version: Version) -> None:
-        others = [each for each in installed(self._models_dir) if each.name != version.name]
-        pointers.take_away(version, others)
+                pointers.take_away(version)
 
     def _take_pointer(self, store: Store, project: int, entry: Entry) -> None:
         if self._pointers.get(project) == entry:

@@ -1,9 +1,4 @@
-"""What model versions and the files of theirs are called: made and read here, and nowhere else.
-
-    <models folder>/<version>/card.json, weights.safetensors, replay.safetensors, .store, .imported
-    <models folder>/parts/<part>-<8 digits of its sha256>.safetensors
-    <models folder>/projects/<project>.json
-    <models folder>/downloads
+"""What model versions and their files are called: made and read here, and nowhere else.
 
 A version that a project's training made is called <root of its chain>-p<project>-<training>: tiny-6-p3-7.
 """

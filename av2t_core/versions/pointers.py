@@ -8,14 +8,14 @@ count: they are changed there first, and what lies here follows. Nothing here im
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 
 from av2t_core.errors import Remedy, StoreAwayError, WeightsError
-from av2t_core.files import atomic_file, disk_error, locked, read_plain
+from av2t_core.files import atomic_file, locked, read_plain, writing
 from av2t_core.limits import LARGEST_CARD
 from av2t_core.versions.names import CARD_FILE, PROJECTS_FOLDER, REPLAY_FILE, check_name, pointer_file
 from av2t_core.versions.store import Store
@@ -60,9 +60,8 @@ def take(models_dir: Path, project: int, store: Store) -> None:
     """Have the project's pointer as the store has it, if it has one. WeightsError: it is damaged. StoreAwayError."""
     text = store.read(pointer_file(project))
     if text is not None:
-        _write(
-            models_dir, project, _parsed(text, f"{pointer_file(project)} in the model store {store.url}", project), None
-        )
+        where = f"{pointer_file(project)} in the model store {store.url}"
+        _write(models_dir, project, _parsed(text, where, project), None)
 
 
 def promote(models_dir: Path, project: int, name: str, store: Store | None = None) -> str | None:
@@ -86,13 +85,8 @@ def promote(models_dir: Path, project: int, name: str, store: Store | None = Non
             raise
         except WeightsError:  # which says to do this
             before = None
-        if before is None:
-            root = version.chain[-1].name
-            history: tuple[str, ...] = () if root == name else (root,)
-        elif before.current == name:
-            history = before.history
-        else:
-            history = (*before.history, before.current)
+        before = before or Pointer(current=version.chain[-1].name)
+        history = before.history if before.current == name else (*before.history, before.current)
         _write(models_dir, project, Pointer(current=name, history=history), store)
     return history[-1] if history else None
 
@@ -136,22 +130,21 @@ def delete(models_dir: Path, name: str, store: Store | None = None) -> int:
                 Remedy.ROLLBACK,
                 project=projects[0],
             )
-        others = [each for each in installed(models_dir) if each.name != name]
-        if children := [each.name for each in others if each.card.loads_onto == name]:
+        if children := [each.name for each in installed(models_dir) if each.card.loads_onto == name]:
             verb = "loads" if len(children) == 1 else "load"
             raise WeightsError(f"{' and '.join(children)} {verb} onto {name}, and must be deleted first")
         for project, pointer in pointers.items():
             if name in pointer.history:
                 _write(models_dir, project, _without(pointer, name), store)
         if store and store.has(version):
-            files = [version.directory / CARD_FILE, *_own(version, others), version.directory / REPLAY_FILE]
+            files = [version.directory / CARD_FILE, *_own(version), version.directory / REPLAY_FILE]
             store.remove(version.member(path) for path in files)
-        return take_away(version, others)
+        return take_away(version)
 
 
-def take_away(version: Version, others: Sequence[Version]) -> int:
-    """Delete it here, and its parts that none of the others names; how many bytes that frees."""
-    own, models_dir = _own(version, others), version.directory.parent
+def take_away(version: Version) -> int:
+    """Delete it here, and its parts that no other version names; how many bytes that frees."""
+    own, models_dir = _own(version), version.directory.parent
     freed = sum(path.stat().st_size for path in own if path.exists())
     version.directory.rename(models_dir / f".{version.name}.deleted")  # gone at once, whenever this process ends
     for left in models_dir.glob(".*.deleted"):
@@ -161,10 +154,12 @@ def take_away(version: Version, others: Sequence[Version]) -> int:
     return freed
 
 
-def _own(version: Version, others: Sequence[Version]) -> list[Path]:
-    if damaged(version.directory.parent):  # whose cards may name any part
+def _own(version: Version) -> list[Path]:
+    """Its weights, and its parts that no other version names."""
+    models_dir = version.directory.parent
+    if damaged(models_dir):  # whose cards may name any part
         return [version.weights]
-    shared = {path for each in others for path, _ in each.own_files}
+    shared = {path for each in installed(models_dir) if each.name != version.name for path, _ in each.own_files}
     return [path for path, _ in version.own_files if path not in shared]
 
 
@@ -194,12 +189,10 @@ def _without(pointer: Pointer, name: str) -> Pointer:
 def changing(models_dir: Path) -> Iterator[None]:
     """Within it no other process changes a pointer, or deletes a version. WeightsError: the folder is not writable."""
     folder = models_dir / PROJECTS_FOLDER
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / ".lock"):
             yield
-    except OSError as error:
-        raise disk_error(error, folder) from error
 
 
 def _write(models_dir: Path, project: int, pointer: Pointer, store: Store | None) -> None:

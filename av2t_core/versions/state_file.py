@@ -19,8 +19,7 @@ from torch import Tensor
 
 from av2t_core.encoders import gpt2
 from av2t_core.errors import WeightsError
-from av2t_core.files import in_gigabytes
-from av2t_core.versions.tensor_header import check_header
+from av2t_core.files import check_header, in_gigabytes
 
 # LAION's checkpoints hold the state of their training, in which some numbers are numpy's. What rebuilds a number runs
 # nothing of the file's; files that are older than numpy 2 know it under another name.
