@@ -1,8 +1,8 @@
 """Files from the model hub, verified, and resumed where an earlier try was cut off.
 
 huggingface_hub asks the hub what there is, and knows endpoint, proxies and the token. The bytes are fetched here, over
-plain HTTP. Its own `hf_hub_download` (2.4) deletes what it has when it is interrupted, as does xet. Its `http_get` could
-resume, but gives up at once at a 502 or 503.
+plain HTTP. Its own `hf_hub_download` (2.4) deletes what it has when it is interrupted, as does xet. Its `http_get`
+could resume, but gives up at once at a 502 or 503.
 """
 
 import hashlib
