@@ -2,9 +2,11 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from av2t.console import note
 from av2t.signature import Arg
@@ -13,6 +15,8 @@ from av2t_core.settings import ModelSettings
 
 if TYPE_CHECKING:
     from av2t_core.prediction.predictor import Predictor
+
+T = TypeVar("T", int, float)
 
 DEMO_CLIPS = Path(__file__).with_name("demo_clips")
 
@@ -41,36 +45,23 @@ def load_predictor(settings: ModelSettings, *, random: bool = False, **options: 
     return Predictor.load(settings.model, settings.device, models_dir=settings.models_dir, **options)
 
 
-def count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 1 or more")
-    return int(text)
+def reading(kind: type[T], holds: Callable[[T], bool], must_be: str) -> Callable[[str], T]:
+    """What makes a value of the text of an option, and refuses one that does not hold."""
+
+    def read(text: str) -> T:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not holds(value):
+            raise argparse.ArgumentTypeError(f"{text!r} {must_be}")
+        return value
+
+    return read
 
 
-def number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number, 0 or more")
-    return value
-
-
-def positive(text: str) -> float:
-    if not (value := number(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0")
-    return value
-
-
-def port(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: it must be between 1 and 65535")
-    return int(text)
-
-
-Count = Annotated[int, count]
-Number = Annotated[float, number]
-Positive = Annotated[float, positive]
-Port = Annotated[int, port]
+Count = Annotated[int, reading(int, lambda value: value >= 1, "must be a whole number, 1 or more")]
+Number = Annotated[float, reading(float, lambda value: 0 <= value < inf, "must be a number, 0 or more")]
+Positive = Annotated[float, reading(float, lambda value: 0 < value < inf, "must be a number above 0")]
+Port = Annotated[int, reading(int, lambda value: 1 <= value <= 65535, "is not a port: it must be between 1 and 65535")]
 Json = Annotated[bool, Arg("print JSON")]

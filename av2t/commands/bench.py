@@ -13,7 +13,7 @@ from av2t_core.model.presets import check_preset
 from av2t_core.versions.version import resolve
 
 if TYPE_CHECKING:
-    from av2t_core.evaluation.benchmark import Cost, Memory, Speed
+    from av2t_core.evaluation.benchmark import Memory, Speed
     from av2t_core.prediction.predictor import Predictor
 
 DEMO_CLIP = DEMO_CLIPS / "violin-owl.mp4"
@@ -83,7 +83,9 @@ def bench(
         with progress_bar(f"{way} run", steps(predictor, keyframes), "keyframes") as bar:
             speed = measured(predictor, video, keyframes, bar.update)
         numbers |= {"model_version": predictor.model_version, "device": str(device), "machine": machine(device)}
-        numbers.setdefault("loading", _loading(cost))  # a second time, memory and files are at hand already
+        if way == "fast":  # a second time, memory and files are at hand already
+            peak, weights = round(cost.peak / 1e6), round(cost.weights / 1e6)
+            numbers["loading"] = {"seconds": _rounded(cost.seconds), "peak_mb": peak, "weights_mb": weights}
         numbers[way] = _numbers(predictor, speed)
         if fine_tune and way == "fast":
             numbers["fine_tuning"] = _fine_tuning(predictor, video, keyframes)
@@ -92,14 +94,6 @@ def bench(
         fast, slow = (numbers[way]["frames_per_second"]["whole"] for way in ways)
         numbers["ratio"] = _rounded(fast / slow)
     report(numbers, _lines(numbers, list(ways)), json=json)
-
-
-def _loading(cost: "Cost") -> dict[str, float]:
-    return {
-        "seconds": _rounded(cost.seconds),
-        "peak_mb": round(cost.peak / 1e6),
-        "weights_mb": round(cost.weights / 1e6),
-    }
 
 
 def _fine_tuning(predictor: "Predictor", video: Path, keyframes: int) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def check(
       av2t data check AVSBench-semantic --layout v1s --json
     """
     clips = read_table(root, layout)
-    with progress_bar("looking", len(clips), "clips") as bar:
+    with progress_bar("checking", len(clips), "clips") as bar:
         findings = avsbench_check.check(root, layout, clips, bar.update)
     source = table_of(root, layout)
     notes = []

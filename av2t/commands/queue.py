@@ -1,7 +1,6 @@
 """`av2t submit`, `finetune`, `status`, `cancel` and `retry`: what the queue is given, what it holds, and what of it is
 stopped or done again."""
 
-import argparse
 import sys
 import time
 from collections import Counter
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from redis import Redis
 
 from av2t.console import note, progress_bar, report, table
-from av2t.options import Count, count
+from av2t.options import Count, reading
 from av2t.signature import Arg
 from av2t.store import load_settings
 from av2t_core.labelstudio.config import parse_label_config
@@ -147,17 +146,14 @@ def _watch_tasks(connection: Redis, project: int, tasks: Sequence[int], model_ve
     return 1 if ended[State.FAILED] else 0
 
 
-def _epochs(text: str) -> int:
-    if (epochs := count(text)) > MOST_EPOCHS:
-        raise argparse.ArgumentTypeError(f"{text} are too many: at most {MOST_EPOCHS}")
-    return epochs
+Epochs = Annotated[int, reading(int, lambda value: 1 <= value <= MOST_EPOCHS, f"must be 1 to {MOST_EPOCHS}")]
 
 
 def finetune(
     *,
     project: ProjectNumber,
     base_version: Annotated[str | None, Arg("model version to start from (the project's current one)", "NAME")] = None,
-    epochs: Annotated[int | None, _epochs, Arg("how often each clip is looked at, at most", "N")] = None,
+    epochs: Annotated[Epochs | None, Arg("how often each clip is looked at, at most", "N")] = None,
     also: Annotated[list[Extra] | None, Arg("train this, too, beside the adapters and the projector")] = None,
     no_wait: Annotated[bool, Arg("queue it and do not watch")] = False,
 ) -> int:

@@ -227,18 +227,17 @@ def _overview(models_dir: Path) -> dict[str, Any]:
             {"file": file, "bytes": _size(models_dir / PARTS_FOLDER / file), "versions": names}
             for file, names in users.items()
         ],
-        "missing": [_missing(preset) for preset in published.presets() if preset not in models],
+        "missing": [
+            {
+                "preset": preset,
+                "published": (known := published.is_known(preset)),
+                "gigabytes": round(published.gigabytes(preset, only_start=not known), 1),
+                "command": f"av2t weights pull {preset}{'' if known else ' --start'}",
+            }
+            for preset in published.presets()
+            if preset not in models
+        ],
         "downloads": {"directory": str(models_dir / DOWNLOADS_FOLDER), "bytes": sum(map(_size, downloads))},
-    }
-
-
-def _missing(preset: str) -> dict[str, Any]:
-    known = published.is_known(preset)
-    return {
-        "preset": preset,
-        "published": known,
-        "gigabytes": round(published.gigabytes(preset, only_start=not known), 1),
-        "command": f"av2t weights pull {preset}{'' if known else ' --start'}",
     }
 
 
@@ -274,7 +273,10 @@ def _size(path: Path) -> int | None:
 def _lines(found: dict[str, Any]) -> list[str]:
     lines = [f"Weights in {found['directory']}"]
     lines += table("Model versions", [_row(version) for version in found["versions"]])
-    parts = [[part["file"], _shown(part["bytes"]), _users(part["versions"])] for part in found["parts"]]
+    parts = [
+        [part["file"], _shown(part["bytes"]), f"of {', '.join(part['versions']) or 'no version'}"]
+        for part in found["parts"]
+    ]
     lines += table("Parts that versions share", parts)
     missing = [
         [m["preset"], f"about {m['gigabytes']:.0f} GB", f"`{m['command']}`", "" if m["published"] else "to train from"]
@@ -282,8 +284,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
     ]
     lines += table("Not here yet", missing)
     if size := found["downloads"]["bytes"]:
-        kept = f"Fetched and not converted: {in_gigabytes(size)} in {found['downloads']['directory']}"
-        lines += ["", f"{kept}; the same pull goes on with it"]
+        where = f"{in_gigabytes(size)} in {found['downloads']['directory']}"
+        lines += ["", f"Fetched and not converted: {where}; the same pull goes on with it"]
     return lines
 
 
@@ -299,7 +301,3 @@ def _row(version: dict[str, Any]) -> list[str]:
 
 def _shown(size: int | None) -> str:
     return "missing" if size is None else in_gigabytes(size)
-
-
-def _users(versions: list[str]) -> str:
-    return f"of {', '.join(versions)}" if versions else "of no version"

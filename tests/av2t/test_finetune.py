@@ -129,6 +129,6 @@ def test_what_cannot_be_trained(environment: dict[str, str], project: int, label
     bare = label_studio.make_project('<View><Video name="video" value="$video"/></View>').id
     assert_refused(finetune(environment, "--project", bare), "The label config has none of")
     assert_refused(finetune(environment, "--project", project, "--base-version", "mine-7"), "'mine-7'")
-    assert_refused(finetune(environment, "--project", project, "--epochs", 5000), "5000 are too many: at most 1000")
+    assert_refused(finetune(environment, "--project", project, "--epochs", 5000), "'5000' must be 1 to 1000")
     away = {**environment, "REDIS_URL": "redis://127.0.0.1:9/0"}
     assert_refused(finetune(away, "--project", project), "Redis at 127.0.0.1:9/0 cannot be used")

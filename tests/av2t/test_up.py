@@ -76,7 +76,7 @@ def test_without_label_studio_a_key_is_asked_for(tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (["--demo", "--no-label-studio"], "leave out one of --demo and --no-label-studio"),
-        (["--redis-port", "70000"], "70000 is not a port"),
+        (["--redis-port", "70000"], "'70000' is not a port"),
         (["--data-dir", "/proc/here"], "the folder /proc/here cannot be used"),
     ],
 )
