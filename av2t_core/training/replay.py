@@ -49,7 +49,7 @@ def replay_of(version: Version) -> Replay | None:
             path = each.directory / REPLAY_FILE
             try:
                 if file_hash(path) != sha256:
-                    raise WeightsError(f"{path} is damaged: its sha256 is not the one on the card; {each.remedy}")
+                    raise each.damaged(path)
                 check_header(path)
                 return Replay(**{name: tensor.float() for name, tensor in load_file(path).items()})
             except (OSError, SafetensorError, TypeError) as error:

@@ -14,7 +14,6 @@ used before it is checked, and nothing that is there is replaced. Nothing here i
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
@@ -54,7 +53,7 @@ def export_version(version: Version, target: Path) -> None:
     fetch(version)
     for path, _ in version.kept_files:
         if not path.is_file():
-            raise WeightsError(f"{path} is missing; {version.remedy}")
+            raise version.missing(path)
     card = version.directory / CARD_FILE
     files = {card: hashlib.sha256(card.read_bytes()).hexdigest(), **dict(version.kept_files)}
     try:
@@ -62,14 +61,10 @@ def export_version(version: Version, target: Path) -> None:
             sums = "".join(f"{sha256}  {version.member(path)}\n" for path, sha256 in files.items())
             archive.writestr(_info(SUMS), sums)
             for path, sha256 in files.items():
-                with (
-                    path.open("rb") as source,
-                    archive.open(_info(version.member(path)), "w", force_zip64=True) as to,
-                ):
+                info = _info(version.member(path))
+                with path.open("rb") as source, archive.open(info, "w", force_zip64=True) as to:
                     if write_blocks(read_blocks(source), to) != sha256:
-                        raise WeightsError(
-                            f"{path} is damaged: its sha256 is not the one on the card; {version.remedy}"
-                        )
+                        raise version.damaged(path)
     except OSError as error:
         raise WeightsError(f"{target} cannot be written ({error.strerror}): name a file that can") from None
 
@@ -82,97 +77,75 @@ def import_version(file: Path, models_dir: Path) -> tuple[Version, bool]:
     """
     try:
         with ZipFile(file) as archive:
-            bundle = _Bundle.read(file, archive, models_dir)
-            return bundle.version, bundle.place(models_dir)
+            version, card = _read(file, archive, models_dir)
+            return version, _place(file, archive, version, card)
     except OSError as error:
         raise WeightsError(f"{file} cannot be read ({error.strerror or error})") from None
     except BadZipFile as error:
         raise WeightsError(f"{file} is damaged, or no exported model version ({error}): export it again") from None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Bundle:
-    """What is in a bundle, but for the weights. `version` is as it will be in the folder."""
+def _read(file: Path, archive: ZipFile, models_dir: Path) -> tuple[Version, bytes]:
+    """The version as it will be in the folder, and its card. WeightsError: the bundle is not as an export makes it."""
+    refused = WeightsError(f"{file} is no exported model version, or somebody has changed it: export it again")
+    members = archive.infolist()
+    if sum(member.file_size for member in members) > file.stat().st_size or not all(map(_is_plain, members)):
+        raise refused
+    sums = [_SUM.fullmatch(line) for line in (_text(archive, SUMS) or b"?").decode(errors="replace").splitlines()]
+    hashes = {found[2]: found[1] for found in sums if found}
+    names = [path.removesuffix(f"/{CARD_FILE}") for path in hashes if path.endswith(f"/{CARD_FILE}")]
+    if None in sums or sorted(member.filename for member in members) != sorted([SUMS, *hashes]) or len(names) != 1:
+        raise refused
+    name = check_name(names[0])
+    if is_reserved_name(name):
+        raise WeightsError(f"{file} is called {name}, as what this package brings itself: export it under another name")
+    text = _text(archive, f"{name}/{CARD_FILE}")
+    card = Card.parse_usable(text) if text else None
+    if not text or card is None or hashes.pop(f"{name}/{CARD_FILE}") != hashlib.sha256(text).hexdigest():
+        raise refused
+    version = Version(name=name, directory=models_dir / name, card=card)
+    if hashes != {version.member(path): sha256 for path, sha256 in version.kept_files}:
+        raise refused
+    return version, text
 
-    file: Path
-    archive: ZipFile
-    card: bytes
-    version: Version
 
-    @classmethod
-    def read(cls, file: Path, archive: ZipFile, models_dir: Path) -> "_Bundle":
-        """WeightsError: it is not as an export makes it."""
-        refused = WeightsError(f"{file} is no exported model version, or somebody has changed it: export it again")
-        members = archive.infolist()
-        if sum(member.file_size for member in members) > file.stat().st_size or not all(map(_is_plain, members)):
-            raise refused
-        sums = [_SUM.fullmatch(line) for line in (_text(archive, SUMS) or b"?").decode(errors="replace").splitlines()]
-        hashes = {found[2]: found[1] for found in sums if found}
-        names = [path.removesuffix(f"/{CARD_FILE}") for path in hashes if path.endswith(f"/{CARD_FILE}")]
-        if None in sums or sorted(member.filename for member in members) != sorted([SUMS, *hashes]) or len(names) != 1:
-            raise refused
-        name = check_name(names[0])
-        if is_reserved_name(name):
-            raise WeightsError(
-                f"{file} is called {name}, as what this package brings itself: export it under another name"
-            )
-        text = _text(archive, f"{name}/{CARD_FILE}")
-        card = Card.parse_usable(text) if text else None
-        if not text or card is None or hashes.pop(f"{name}/{CARD_FILE}") != hashlib.sha256(text).hexdigest():
-            raise refused
-        version = Version(name=name, directory=models_dir / name, card=card)
-        if hashes != {version.member(path): sha256 for path, sha256 in version.kept_files}:
-            raise refused
-        return cls(file=file, archive=archive, card=text, version=version)
-
-    def place(self, models_dir: Path) -> bool:
-        """Have the version in the folder; False if it is there already."""
-        version, name = self.version, self.version.name
-        if version.card.preset not in PRESETS:
-            raise WeightsError(
-                f"{name} is of the preset {version.card.preset!r}, which this release does not know: install a newer"
-                " one"
-            )
-        base = version.base
-        if base is not None:
-            base.check_files()
-            fetch(base)
-        with alone(models_dir):
-            if (there := find(name, models_dir)) is not None:
-                if there.card != version.card:
-                    raise WeightsError(
-                        f"there is another model version {name} already",
-                        Remedy.OTHER_FOLDER,
-                    )
-                return False
-            if version.directory.exists():
-                raise WeightsError(f"{version.directory} exists and is no model version: take it away")
-            new = [(path, sha256) for path, sha256 in version.kept_files if not path.exists()]
-            for path, sha256 in version.kept_files:
-                if (path, sha256) not in new and file_hash(path) != sha256:
-                    raise WeightsError(f"{path} is damaged, or another part of the same name, and stays as it is")
-            require_space(models_dir, sum(self._size(path) for path, _ in new), name)
-            with writing(models_dir), atomic_folder(version.directory) as aside:
-                (aside / CARD_FILE).write_bytes(self.card)
-                (aside / IMPORT_MARK).touch()
-                for path, sha256 in new:
-                    self._extract(path, sha256, aside / path.name)
-                shapes = {path: _shapes([aside / path.name]) for path, _ in new}
-                if base is not None:
-                    _require_fit(version, shapes[version.weights], _shapes(path for path, _ in base.files))
-                for path, _ in new:
-                    if path.parent != version.directory:
-                        (aside / path.name).rename(path)
-        return True
-
-    def _size(self, path: Path) -> int:
-        return self.archive.getinfo(self.version.member(path)).file_size
-
-    def _extract(self, path: Path, sha256: str, to: Path) -> None:
-        name = self.version.member(path)
-        with self.archive.open(name) as source, to.open("wb") as copy:
-            if write_blocks(read_blocks(source), copy) != sha256:
-                raise WeightsError(f"{name} in {self.file} is damaged: export it again")
+def _place(file: Path, archive: ZipFile, version: Version, card: bytes) -> bool:
+    """Have the version in its folder; False if it is there already."""
+    name, models_dir, base = version.name, version.directory.parent, version.base
+    if version.card.preset not in PRESETS:
+        raise WeightsError(
+            f"{name} is of the preset {version.card.preset!r}, which this release does not know: install a newer one"
+        )
+    if base is not None:
+        base.check_files()
+        fetch(base)
+    with alone(models_dir):
+        if (there := find(name, models_dir)) is not None:
+            if there.card != version.card:
+                raise WeightsError(f"there is another model version {name} already", Remedy.OTHER_FOLDER)
+            return False
+        if version.directory.exists():
+            raise WeightsError(f"{version.directory} exists and is no model version: take it away")
+        new = {path: sha256 for path, sha256 in version.kept_files if not path.exists()}
+        for path, sha256 in version.kept_files:
+            if path not in new and file_hash(path) != sha256:
+                raise WeightsError(f"{path} is damaged, or another part of the same name, and stays as it is")
+        require_space(models_dir, sum(archive.getinfo(version.member(path)).file_size for path in new), name)
+        with writing(models_dir), atomic_folder(version.directory) as aside:
+            (aside / CARD_FILE).write_bytes(card)
+            (aside / IMPORT_MARK).touch()
+            for path, sha256 in new.items():
+                member = version.member(path)
+                with archive.open(member) as source, (aside / path.name).open("wb") as copy:
+                    if write_blocks(read_blocks(source), copy) != sha256:
+                        raise WeightsError(f"{member} in {file} is damaged: export it again")
+            shapes = {path: _shapes([aside / path.name]) for path in new}
+            if base is not None:
+                _require_fit(version, shapes[version.weights], _shapes(path for path, _ in base.files))
+            for path in new:
+                if path.parent != version.directory:
+                    (aside / path.name).rename(path)
+    return True
 
 
 def _require_fit(version: Version, shapes: _Shapes, onto: _Shapes) -> None:

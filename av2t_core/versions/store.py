@@ -158,12 +158,12 @@ class Store:
             trusted = known is not None and (committed or path.parent.name == PARTS_FOLDER)
             if not path.is_file():
                 if not trusted:
-                    raise WeightsError(f"{path}, of model version {version.name}, is missing; {version.remedy}")
+                    raise version.missing(path)
             elif not trusted or known is None or known.size != path.stat().st_size:
                 lacking.append((path, sha256))
         for path, sha256 in lacking:
             if file_hash(path) != sha256:
-                raise WeightsError(f"{path} is damaged: its sha256 is not the one on the card; {version.remedy}")
+                raise version.damaged(path)
             with progress(f"push {version.member(path)}", path.stat().st_size) as bar, path.open("rb") as file:
                 self.write(version.member(path), file, bar)
         if not committed:

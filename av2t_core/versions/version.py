@@ -143,6 +143,12 @@ class Version:
         command = self.card.source.get("command")
         return f"delete {self.directory} and run `{command}`" if command else "bring it back from a copy"
 
+    def missing(self, path: Path) -> WeightsError:
+        return WeightsError(f"{path}, of model version {self.name}, is missing; {self.remedy}")
+
+    def damaged(self, path: Path) -> WeightsError:
+        return WeightsError(f"{path} is damaged: its sha256 is not the one on the card; {self.remedy}")
+
     def check(self) -> None:
         """WeightsError if it cannot predict, as far as that is seen without reading its weights."""
         if self.card.start:
@@ -158,7 +164,7 @@ class Version:
         for version in self.chain:
             for path, _ in version.own_files:
                 if not path.is_file() and not version.in_store:
-                    raise WeightsError(f"{path}, of model version {version.name}, is missing; {version.remedy}")
+                    raise version.missing(path)
 
     def verify(self) -> None:
         """WeightsError: a file of it is missing, or not the one that the card speaks of. Reads all of them, which
@@ -167,7 +173,7 @@ class Version:
         for version in self.chain:
             for path, sha256 in version.own_files:
                 if file_hash(path) != sha256:
-                    raise WeightsError(f"{path} is damaged: its sha256 is not the one on the card; {version.remedy}")
+                    raise version.damaged(path)
 
 
 def resolve(name: str, models_dir: Path | None = None) -> Version:

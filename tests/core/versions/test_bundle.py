@@ -128,7 +128,7 @@ def test_what_a_training_repeats_goes_along(here: Path, there: Path, tmp_path: P
     save_file({"frame": torch.ones(3)}, tmp_path / "replay.safetensors")
     card = {"preset": "tiny", "labels": [], "replay_sha256": file_hash(tmp_path / "replay.safetensors")}
     save_version(here / "mine-1", card, {"model.y": torch.ones(2)})
-    with pytest.raises(WeightsError, match=r"mine-1/replay\.safetensors is missing"):
+    with pytest.raises(WeightsError, match=r"mine-1/replay\.safetensors, of model version mine-1, is missing"):
         export_version(resolve("mine-1", here), tmp_path / "mine-1.zip")
     shutil.copy(tmp_path / "replay.safetensors", here / "mine-1")
     export_version(resolve("mine-1", here), tmp_path / "mine-1.zip")
