@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -10,8 +11,6 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import psutil
 
@@ -20,10 +19,11 @@ from tests.conftest import ROOT, wait_until
 from tests.ports import free_port
 
 
-class Up:
+class Up(contextlib.ExitStack):
     """Ports are free ones unless `arguments` name others. Left over at the end of the block, it is killed."""
 
     def __init__(self, data_dir: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+        super().__init__()
         self.data_dir = data_dir
         self.arguments = arguments
         self.environment = environment
@@ -44,13 +44,9 @@ class Up:
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
+        self.callback(self._end)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def _end(self) -> None:
         self._popen.kill()
         self.wait()
 

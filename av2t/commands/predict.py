@@ -13,7 +13,6 @@ from av2t_core.errors import AV2TError
 from av2t_core.media.clip import Clip
 from av2t_core.prediction.drawing import ContactSheet, write_overlay
 from av2t_core.prediction.folder import NAME, OVERLAY, SHEET, Prediction, PredictionWriter, check_directory, dumps
-from av2t_core.settings import ModelSettings
 from av2t_core.versions.version import resolve
 
 
@@ -52,46 +51,36 @@ def predict(
     # Clip, model name and folder come first: a mistake in one of them should not wait for the model to load.
     settings = options.settings(run_model=not random_weights)
     with Clip(video) as clip:
-        remark = None
-        if not random_weights:
+        remark: str | None
+        if random_weights:
+            remark = "the weights are drawn at random, so the masks mean nothing"
+        else:
             version = resolve(settings.model, settings.models_dir)
             version.check()
             if names and version.card.labels:
                 raise AV2TError(f"--names: {version.name} has names of its own for what it knows; leave the option out")
-            remark = caution(version)
+            remark = None if video.resolve().parent == DEMO_CLIPS else caution(version)
         replaced = check_directory(out)
         if replaced is not None and replaced != str(video):
             note(f"note: {out} holds the prediction of {replaced}, which this one replaces")
-        with writing_into(out):
-            prediction = _predict(clip, video, out, names, settings, random=random_weights, overlay=not no_overlay)
-    for sentence in prediction["remarks"]:
+        limits = {"silence_dbfs": settings.silence_dbfs, "least_score": settings.least_score}
+        predictor = load_predictor(settings, random=random_weights, **({} if random_weights else limits))
+        sheet = ContactSheet()
+        with writing_into(out), PredictionWriter(out) as writer:
+            with progress_bar("masks", clip.expected_windows, "keyframes") as bar:
+                for keyframe in predictor.predict_clip(sheet.listen(clip.windows()), names):
+                    writer.add(keyframe)
+                    sheet.add(keyframe)
+                    bar.update()
+            sheet.image().save(writer.staging / SHEET)
+            if not no_overlay:
+                with progress_bar("overlay", len(writer.keyframes), "s") as bar:
+                    overlay = writer.staging / OVERLAY
+                    write_overlay(video, writer.keyframes, writer.staging, overlay, on_second=bar.update)
+            prediction = writer.finish(str(video), clip.info, predictor.model_version)
+    for sentence in (*prediction["remarks"], *([remark] if remark else [])):
         note(f"note: {sentence}")
-    if remark is not None and video.resolve().parent != DEMO_CLIPS:
-        note(f"note: {remark}")
     print(dumps(prediction) if json else _summary(prediction, out))
-
-
-def _predict(
-    clip: Clip, video: Path, out: Path, names: tuple[str, ...], settings: ModelSettings, *, random: bool, overlay: bool
-) -> Prediction:
-    if random:
-        note("note: the weights are drawn at random, so the masks mean nothing")
-        predictor = load_predictor(settings, random=True)
-    else:
-        predictor = load_predictor(settings, silence_dbfs=settings.silence_dbfs, least_score=settings.least_score)
-    sheet = ContactSheet()
-    with PredictionWriter(out) as writer:
-        with progress_bar("masks", clip.expected_windows, "keyframes") as bar:
-            for keyframe in predictor.predict_clip(sheet.listen(clip.windows()), names):
-                writer.add(keyframe)
-                sheet.add(keyframe)
-                bar.update()
-        sheet.image().save(writer.staging / SHEET)
-        if overlay:
-            with progress_bar("overlay", len(writer.keyframes), "s") as bar:
-                file = writer.staging / OVERLAY
-                write_overlay(video, writer.keyframes, writer.staging, file, on_second=bar.update)
-        return writer.finish(str(video), clip.info, predictor.model_version)
 
 
 def _summary(prediction: Prediction, directory: Path) -> str:
