@@ -130,37 +130,32 @@ def _cells(
 
 
 def _measured(cell: Cell, settings: ModelSettings, running: RunOptions) -> Numbers | None:
-    """Trains the model unless that was done, and measures it unless that was done; None in all processes but one."""
-    if cell.plan.directory.exists():
-        cell.plan.require_same()
+    """Trains the model unless that was done, and measures it unless that was done, with the clips' own sound and with
+    that of others; None in all processes but one."""
+    plan = cell.plan
+    if plan.directory.exists():
+        plan.require_same()
     else:
-        run_plan(cell.plan, settings, running)
+        run_plan(plan, settings, running)
+    from av2t_core.evaluation.scores import evaluate_clips
+    from av2t_core.prediction.predictor import Predictor
     from av2t_core.training.train import is_first_process
 
     if not is_first_process(settings.device):
         return None
-    result = run_folder(cell.plan, settings) / "test.json"
+    result = run_folder(plan, settings) / "test.json"
     if not result.exists():
+        predictor = Predictor.load(plan.name, settings.device, models_dir=plan.models_dir, precision=plan.precision)
+        found: Numbers = {}
+        for sound in HEARINGS:
+            with progress_bar(f"measuring, {sound} sound", len(cell.test), "clips") as bar:
+                evaluation = evaluate_clips(predictor, cell.test, sound=sound, on_clip=lambda *_: bar.update())
+            found[sound] = asdict(evaluation.scores)
         result.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(result) as aside:
-            aside.write_text(json.dumps(_measure(cell, settings)) + "\n")
+            aside.write_text(json.dumps(found) + "\n")
     numbers: Numbers = json.loads(result.read_text())
     return numbers
-
-
-def _measure(cell: Cell, settings: ModelSettings) -> Numbers:
-    """On the test clips, with their own sound and with that of others."""
-    from av2t_core.evaluation.scores import evaluate_clips
-    from av2t_core.prediction.predictor import Predictor
-
-    plan = cell.plan
-    predictor = Predictor.load(plan.name, settings.device, models_dir=plan.models_dir, precision=plan.precision)
-    found = {}
-    for sound in HEARINGS:
-        with progress_bar(f"measuring, {sound} sound", len(cell.test), "clips") as bar:
-            evaluation = evaluate_clips(predictor, cell.test, sound=sound, on_clip=lambda *_: bar.update())
-        found[sound] = asdict(evaluation.scores)
-    return found
 
 
 def _tables(rows: Sequence[tuple[Row, Layout, str]], measured: Mapping[str, Numbers]) -> Iterator[str]:
