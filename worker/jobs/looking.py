@@ -9,14 +9,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from label_studio_sdk.label_interface import LabelInterface
 from numpy.typing import NDArray
 from PIL import Image
 
-from av2t_core.errors import AV2TError
 from av2t_core.labelstudio.config import Targets
 from av2t_core.labelstudio.regions import Region, clip_regions, keyframe_regions
 from av2t_core.labelstudio.tracks import Clock, Sighting
@@ -62,7 +59,6 @@ def look(
     clip: Clip,
     predictor: Predictor,
     targets: Targets,
-    interface: LabelInterface,
     task: int,
     progress: Progress,
     kept: Kept,
@@ -82,7 +78,7 @@ def look(
     sheet, tracker = ContactSheet(), Tracker(parts[-1].known if parts else None)
 
     def close(part: _Growing) -> None:
-        result = _json(interface, part.regions, task, predictor.model_version)
+        result = _json(part.regions)
         known = tracker.known
         parts.append(Part(first=part.first, scores=part.scores, result=result, sightings=part.sightings, known=known))
         kept.keep(parts[-1])
@@ -127,7 +123,7 @@ def look(
         size=(info.height, info.width),
         sightings=[sighting for part in parts for sighting in part.sightings],
     )
-    results = [part.result for part in parts] + [_json(interface, whole, task, predictor.model_version)]
+    results = [part.result for part in parts] + [_json(whole)]
     return Seen(
         info=info,
         frames=frames,
@@ -155,11 +151,8 @@ def _write(image: NDArray[np.uint8], keyframe: Keyframe, task: int, folder: Path
     return path
 
 
-def _json(interface: LabelInterface, regions: Sequence[Region], task: int, model_version: str) -> str:
-    """As a list without its brackets. AV2TError: the regions do not fit the label config."""
-    prediction: dict[str, Any] = {"model_version": model_version, "score": 0.0, "result": regions}
-    if errors := interface.validate_prediction(prediction, return_errors=True):
-        raise AV2TError(f"The prediction of task {task} does not fit the label config: {'; '.join(errors)}.")
+def _json(regions: Sequence[Region]) -> str:
+    """As a list without its brackets."""
     return json.dumps(regions, separators=(",", ":"))[1:-1]
 
 

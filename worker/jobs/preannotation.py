@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from label_studio_sdk.label_interface import LabelInterface
 from rq import get_current_job
 
 from av2t.remedies import caution
@@ -155,8 +154,7 @@ def _preannotate(
         settings, predictor = context.settings, context.predictor_of(model_version)
         kept = Kept(progress.job, _identity(settings, config, clip.stat().st_size))
         with stopwatch.stage("predict"), opened_clip(clip, settings) as video:
-            interface = LabelInterface(config)
-            seen = look(video, predictor, targets, interface, task, progress, kept, folder=wanted, rate=rate)
+            seen = look(video, predictor, targets, task, progress, kept, folder=wanted, rate=rate)
         count = len(seen.info.keyframes)
         for variable in filled:
             if len(data[variable]) != count:
