@@ -1,8 +1,4 @@
-"""A label config → the targets that a prediction can be written into.
-
-Every name is read from the config. Format: https://labelstud.io/tags; what a control of a clip can be in the Community
-edition is listed in the README.
-"""
+"""A label config → the targets that a prediction can be written into. Format: https://labelstud.io/tags."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -30,7 +26,7 @@ CONTROLS: dict[str, ImageTag | VideoTag] = {
 """All control tags that can hold what sounds. What is not here is passed over."""
 
 DEFAULT_RATE = 24.0
-"""Frames a second that the page of a Video counts by which is told nothing else."""
+"""Frames a second by which the page counts on a Video without a frame rate."""
 
 REMEDY = (
     '<BrushLabels name="mask" toName="frames"><Label value="dog"/></BrushLabels> '
@@ -41,7 +37,7 @@ REMEDY = (
 @dataclass(frozen=True, kw_only=True)
 class Label:
     name: str  # as regions carry it
-    predicted_values: tuple[str, ...] = ()  # names that a model may give to the same thing
+    predicted_values: tuple[str, ...] = ()  # names that a model may give to the same object
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,15 +81,12 @@ class Targets:
 
 
 def parse_label_config(xml: str) -> Targets:
-    """The targets of a project's label config; ConfigError names what is missing and shows the remedy.
-
-    It takes a time that grows as the config does, and no faster: anybody may have written it.
-    """
+    """The targets of a project's label config, in linear time. ConfigError names what is missing and what helps."""
     root = _parse(xml)
     controls = _controls(root)
     named = next((control.to_name for control in controls if control.frames is None), None)
     video = _video(root, named)
-    # One clip is looked at: the one that the first of its controls points at.
+    # There is one clip: the one that the first control of a Video points at.
     targets = Targets(video=video, controls=tuple(c for c in controls if c.frames or c.to_name == video.name))
     if len(targets.names) > limits.CONFIG_NAMES:
         raise ConfigError(
@@ -145,7 +138,7 @@ def _parse(xml: str) -> ElementTree.Element:
 
 
 def _controls(root: ElementTree.Element) -> tuple[Control, ...]:
-    """Of each kind the first that has labels and something to draw on; if there is none, the first's defect."""
+    """Of each kind the first that can be used; ConfigError of the first control if none can."""
     objects: dict[tuple[str, str], ElementTree.Element] = {}  # what controls may point at, by tag and name
     beside: dict[str, list[ElementTree.Element]] = {}  # the <Labels> for each of them
     elements = []

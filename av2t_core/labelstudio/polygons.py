@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from cv2.typing import MatLike
 from numpy.typing import NDArray
 
 TOLERANCE = 1 / 720
@@ -28,16 +27,17 @@ def polygons(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
     found, tree = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     if tree is None:
         return []
-    simple = [_simplified(contour, epsilon) for contour in found]
-    rings = []
-    for index, (_, _, child, parent) in enumerate(tree[0].tolist()):
-        if parent < 0:
-            holes = []
-            while child >= 0:
-                holes.append(simple[child])
-                child = int(tree[0][child][0])
-            rings.append(_keyhole(simple[index], [hole for hole in holes if len(hole) >= 3]))
-    return sorted((ring for ring in rings if len(ring) >= 3), key=_area, reverse=True)
+    # (n, 1, 2) of the fine mask to (m, 2), in pixels of the mask
+    simple = [(cv2.approxPolyDP(each, epsilon, closed=True)[:, 0].astype(np.float64) + 0.5) / _FINE for each in found]
+    parents = tree[0, :, 3].tolist()
+    holes: dict[int, list[NDArray[np.float64]]] = {}
+    for ring, parent in zip(simple, parents, strict=True):
+        if parent >= 0 and len(ring) >= 3:
+            holes.setdefault(parent, []).append(ring)
+    outer = [(index, ring) for index, ring in enumerate(simple) if parents[index] < 0]
+    rings = [_keyhole(ring, holes.get(index, ())) for index, ring in outer]
+    rings = [ring for ring in rings if len(ring) >= 3]
+    return sorted(rings, key=lambda ring: cv2.contourArea(ring.astype(np.float32)), reverse=True)
 
 
 def filled(ring: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -71,11 +71,6 @@ def numbers(rows: Sequence[Sequence[object]]) -> NDArray[np.float64]:
     return np.array(rows, np.float64)
 
 
-def _simplified(contour: MatLike, epsilon: float) -> NDArray[np.float64]:
-    """cv2's contour (n, 1, 2) to (m, 2), in pixels of the mask."""
-    return (cv2.approxPolyDP(contour, epsilon, closed=True)[:, 0].astype(np.float64) + 0.5) / _FINE
-
-
 def _keyhole(ring: NDArray[np.float64], holes: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     """Every hole is reached from the point of the ring that is nearest to it, the nearest hole first."""
     left = list(holes)
@@ -86,7 +81,3 @@ def _keyhole(ring: NDArray[np.float64], holes: Sequence[NDArray[np.float64]]) ->
         hole = left.pop(nearest)
         ring = np.concatenate([ring[: i + 1], np.roll(hole, -j, axis=0), hole[j : j + 1], ring[i:]])
     return ring
-
-
-def _area(ring: NDArray[np.float64]) -> float:
-    return float(cv2.contourArea(ring.astype(np.float32)))

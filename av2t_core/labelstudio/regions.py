@@ -17,28 +17,22 @@ Region = dict[str, Any]
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     name: str  # one of the project's labels
-    sure: bool = True  # False: a label had to be given, and this one says nothing about the thing
-    remark: str | None = None
+    remark: str | None = None  # where a label had to be given, and this one says nothing about the object
 
 
 def choose_label(detected: Sequence[str], labels: Sequence[Label]) -> Choice:
     """The first of the names that is a label's own or one of its `predicted_values`, both without regard to case.
 
     If none is, the only label there is, else the first of them. `labels` is never empty, and no other label is ever
-    returned. `detected`: what the thing may be called, the likeliest first.
+    returned. `detected`: what the object may be called, the likeliest first.
     """
     for wanted in (name.strip().casefold() for name in detected):
-        for label in labels:
-            if label.name.strip().casefold() == wanted:
-                return Choice(name=label.name)
-        for label in labels:
-            if wanted in (value.casefold() for value in label.predicted_values):
-                return Choice(name=label.name)
-    if len(labels) == 1:
-        return Choice(name=labels[0].name)
-    if not detected:
-        return Choice(name=labels[0].name, sure=False, remark="label not known")
-    return Choice(name=labels[0].name, sure=False, remark=f'heard "{detected[0]}", which is none of the labels')
+        own = [label for label in labels if label.name.strip().casefold() == wanted]
+        given = [label for label in labels if wanted in map(str.casefold, label.predicted_values)]
+        if own or given:
+            return Choice(name=(own or given)[0].name)
+    remark = f'heard "{detected[0]}", which is none of the labels' if detected else "label not known"
+    return Choice(name=labels[0].name, remark=remark if len(labels) > 1 else None)
 
 
 def keyframe_regions(
@@ -123,13 +117,12 @@ def _region(
     identity: tuple[object, ...],
 ) -> Region:
     objects = f"object{'s' if len(numbers) > 1 else ''} {' and '.join(map(str, sorted(numbers)))}"
-    remarks = [label.remark] if label.remark else []
     return {
         "id": hashlib.sha256("/".join(map(str, identity)).encode()).hexdigest()[:10],
         "from_name": control.name,
         "to_name": control.to_name,
         "type": control.tag.region_type,
-        "score": round(score, 4) if label.sure else 0.0,
+        "score": 0.0 if label.remark else round(score, 4),
         "value": {**value, control.tag.labels_key: [label.name]},
-        "meta": {"text": [", ".join([when, objects, *remarks])]},  # the page shows it beside the label
+        "meta": {"text": [", ".join(filter(None, [when, objects, label.remark]))]},  # shown beside the label
     }

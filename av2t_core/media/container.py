@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 from av2t_core.errors import MediaError
 from av2t_core.limits import CLIP_SAMPLES, CLIP_STREAMS, MP4_BOXES, MP4_HEADER, PICTURE_PIXELS
 
-# Containers that hold one clip. Playlists (hls, concat, dash, sdp) stay out: a clip comes from somebody else, and a
+# Containers that hold one clip. Playlists (hls, concat, dash, sdp) stay out: a clip is not trusted, and a
 # playlist that calls itself a clip would have this process read other files and addresses.
 _FORMATS = (
     "aac,ac3,aiff,apng,asf,avi,caf,dv,flac,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mp3,mpeg,mpegts,mpegvideo,mxf,"

@@ -68,7 +68,7 @@ class Frames(StreamReader):
     """The frames of the first video stream of a file, one by one."""
 
     def _open(self) -> None:
-        # A cover picture in a song is a video stream to FFmpeg, and to nobody else.
+        # To FFmpeg, the cover picture of a song is a video stream.
         streams = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:
             holds = "only sound" if self._container.streams.audio else "nothing to see"

@@ -1,1 +1,1 @@
-"""From windows to things with masks, names and scores, and what is written and drawn of them."""
+"""From windows to objects with masks, labels and scores, and how they are written and drawn."""

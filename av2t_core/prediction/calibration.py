@@ -1,6 +1,6 @@
-"""What a model says of its masks → probabilities, by two lines that were fitted where the truth is known.
+"""What a model says of its masks → probabilities, by two logistic regressions that were fitted on known masks.
 
-The fitting is in training/calibration.py; the lines lie on the model version's card.
+The weights are on the model version's card.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ class Evidence:
     match: float  # of the likeliest by sound and sight; of a mask the highest of its parts', 0 where it has none
     share: float  # of the picture
 
-    def of(self, thing: Detection) -> Self:
-        """The same of one thing in the mask."""
-        return replace(self, match=thing.likelihood, share=float(thing.mask.mean()))
+    def of(self, detection: Detection) -> Self:
+        """The same for one object of the mask."""
+        return replace(self, match=detection.likelihood, share=float(detection.mask.mean()))
 
     @property
     def features(self) -> tuple[float, ...]:
@@ -61,7 +61,7 @@ class Calibration:
         return probability(self.presence, mask.features)
 
     def right_of(self, part: Evidence) -> float:
-        """0..1, for one thing of it."""
+        """0..1, for one object of it."""
         return probability(self.right, part.features)
 
 

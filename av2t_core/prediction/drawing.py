@@ -128,7 +128,7 @@ def _shown(frames: Frames) -> Iterator[tuple[Frame, float, float]]:
             times += range(floor(frame.time) + 1, ceil(until))
         for time, end in pairwise([*times, until]):
             yield frame, time, end - time
-        if jumps:  # nobody waits for a clock that jumped
+        if jumps:  # the overlay would stand still for an hour or more
             break
 
 
@@ -197,7 +197,7 @@ def _cell(prediction: "KeyframePrediction", wave: NDArray[np.float32]) -> Image.
 
 
 def _wave(second: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A second (channels, samples) as _WIDTH loudnesses in 0..1, on a scale on which quiet things are seen."""
+    """A second (channels, samples) as _WIDTH loudnesses in 0..1, on a scale that shows quiet sounds."""
     if not second.size:
         return np.zeros(_WIDTH, np.float32)
     edges = np.linspace(0, second.shape[1], _WIDTH + 1).astype(int)[:-1]

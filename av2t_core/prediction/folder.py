@@ -31,7 +31,7 @@ _MASK_NAME = re.compile(r"\d{3,}\.png")
 
 
 class ObjectRecord(TypedDict):
-    number: int  # the same thing has the same one at every keyframe
+    number: int  # that of the object, at every keyframe
     label: str | None
     score: float
     box: list[int]  # x, y, w, h in pixels
@@ -41,7 +41,7 @@ class KeyframeRecord(TypedDict):
     index: int  # k of its window
     frame: int  # 0-based, presentation order
     time: float  # seconds, the clip's own timestamps
-    level: float | None  # of the window's sound, RMS in dBFS; None where there is none at all
+    level: float | None  # of the window's sound, RMS in dBFS; None without any sound
     presence: float | None  # the probability that something in view sounds, if the model version can tell
     sounding: bool
     score: float  # see KeyframePrediction

@@ -24,9 +24,8 @@ def test_the_single_label_is_for_everything(detected: list[str]) -> None:
 
 def test_what_the_project_has_no_label_for_is_said() -> None:
     choice = choose_label(["tram", "bus"], LABELS)
-    assert (choice.name, choice.sure) == ("Dog", False)
-    assert choice.remark == 'heard "tram", which is none of the labels'
+    assert choice == Choice(name="Dog", remark='heard "tram", which is none of the labels')
 
 
 def test_a_model_that_names_nothing_gives_the_first_label_unsurely() -> None:
-    assert choose_label([], LABELS) == Choice(name="Dog", sure=False, remark="label not known")
+    assert choose_label([], LABELS) == Choice(name="Dog", remark="label not known")
