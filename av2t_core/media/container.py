@@ -5,7 +5,6 @@ import struct
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -39,15 +38,6 @@ _TABLE = re.compile(rb"(stsz|stz2)|trun")
 _HANDLER = re.compile(rb"hdlr.{8}(....)", re.DOTALL)
 _TIMES = re.compile(rb"stts.{4}(.{4}).{4}(.{4})", re.DOTALL)
 _ONE = struct.pack(">I", 1)
-
-
-@dataclass
-class Faults:
-    """What went wrong while a stream was decoded."""
-
-    undecodable: int = 0  # packets that gave no frame
-    damaged: int = 0  # frames that the decoder could only guess in part
-    cut: bool = False  # reading ended in an error
 
 
 def open_container(path: Path) -> InputContainer:
@@ -90,7 +80,9 @@ class StreamReader(ABC):
 
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, path.name
-        self.faults = Faults()
+        self.undecodable = 0  # packets that gave no frame
+        self.damaged = 0  # frames that the decoder could only guess in part
+        self.cut = False  # reading ended in an error
         self._container = open_container(path)
         try:
             self._open()
@@ -110,28 +102,23 @@ class StreamReader(ABC):
 
     def _decoded(self, stream: VideoStream | AudioStream) -> Iterator[Any]:
         """All frames that can be decoded, in presentation order."""
-        packets = self._container.demux(stream)
-        while True:
+        packets: Iterator[Any] = self._container.demux(stream)
+        while not self.cut:
             try:
-                packet = next(packets, None)
+                packet = next(packets)
+            except StopIteration:
+                return
             except av.FFmpegError:
-                self.faults.cut = True
-                packet = None
-            if packet is None:
-                break
+                self.cut = True
             try:
-                frames: list[Any] = packet.decode()
+                # The demuxer ends with a flush of the decoder, but not after an error.
+                frames: list[Any] = stream.decode(None) if self.cut else packet.decode()
             except av.FFmpegError:
-                self.faults.undecodable += 1
+                self.undecodable += 1
                 continue
             for frame in frames:
-                self.faults.damaged += frame.is_corrupt
+                self.damaged += frame.is_corrupt
                 yield frame
-        if self.faults.cut:  # the demuxer ends with a flush of the decoder, but not after an error
-            try:
-                yield from stream.decode(None)
-            except av.FFmpegError:
-                self.faults.undecodable += 1
 
 
 def check_tables(path: Path) -> None:

@@ -177,15 +177,14 @@ class Frames(StreamReader):
 
     def remarks(self) -> Iterator[str]:
         """Sentences about what was left out or guessed, once all frames have been decoded."""
-        faults = self.faults
         if self.streams > 1:
             first = self._stream
             yield f"It has {self.streams} video streams: the first, {first.width}x{first.height}, is used."
-        if faults.undecodable:
-            yield f"Frames left out because they cannot be decoded: {faults.undecodable}."
-        if faults.damaged:
-            yield f"Frames that are damaged and used as far as they can be decoded: {faults.damaged}."
-        if faults.cut:
+        if self.undecodable:
+            yield f"Frames left out because they cannot be decoded: {self.undecodable}."
+        if self.damaged:
+            yield f"Frames that are damaged and used as far as they can be decoded: {self.damaged}."
+        if self.cut:
             yield f"The file is damaged at {self.end:.1f} s: what comes after cannot be read."
         if self._backward:
             yield f"Frames whose timestamp lies before the frame that they follow: {self._backward}."
@@ -195,7 +194,7 @@ class Frames(StreamReader):
             aspect = f"{float(self.pixel_aspect):.3f} to 1"
             yield f"Its pixels are not square, {aspect}: frames and masks have the stored pixels, unscaled."
         shortest, longest = self._gaps
-        if not faults.undecodable and longest - shortest > _UNEVEN / self.rate:
+        if not self.undecodable and longest - shortest > _UNEVEN / self.rate:
             yield "The frame rate varies: frames are named by their timestamps, and fps is the average."
 
     def _lasts(self, picture: "av.VideoFrame | av.Packet[Any]") -> float:

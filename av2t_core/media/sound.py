@@ -98,7 +98,7 @@ class Soundtrack(StreamReader):
             return
         if self.streams > 1:
             yield f"It has {self.streams} audio streams: the first, {self.rate} Hz, is used."
-        if self.faults.undecodable or self.faults.cut:
+        if self.undecodable or self.cut:
             yield "Parts of the sound cannot be decoded and count as silence."
         if self.peak < SILENCE:
             yield "The sound is digital silence throughout: nothing is heard in this clip."
