@@ -2,6 +2,8 @@ from av2t_core.labelstudio.controls import ImageTag, Mask, Region, Size, Value, 
 
 
 class BrushLabels(ImageTag):
+    """The mask as run lengths, see `rle`."""
+
     kind = "mask"
 
     def write(self, mask: Mask) -> list[Value]:
