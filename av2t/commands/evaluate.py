@@ -90,7 +90,11 @@ def evaluate(
     if predictions is None:
         resolve(settings.model, settings.models_dir).check()
     else:
-        _refuse_with_predictions({**asdict(options), "shuffle-audio": shuffle_audio, "mute": mute})
+        needing = {**asdict(options), "shuffle-audio": shuffle_audio, "mute": mute}
+        for option in (option for option, value in needing.items() if value):
+            raise AV2TError(
+                f"--{option} does not go with --predictions, which measures masks as they are, without a model"
+            )
     chosen = read_clips(root, layout, split)
     if clips is not None:
         count = min(clips, len(chosen))
@@ -119,14 +123,6 @@ def evaluate(
     }
     title = f"{measured['model_version'] or predictions} on {layout} {split} of {root}"
     report(found, [title, *_table(scores), *_remarks(scores), *_category_table(categories)], json=json)
-
-
-def _refuse_with_predictions(options: Mapping[str, object]) -> None:
-    for option, value in options.items():
-        if value:
-            raise AV2TError(
-                f"--{option} does not go with --predictions, which measures masks as they are, without a model"
-            )
 
 
 def _measured(

@@ -80,52 +80,40 @@ def worker(
 
 
 def _run_each(queues: Sequence[str], options: Sequence[str], *, burst: bool) -> int:
-    """A worker for each queue, until one of them ends; in a burst, until all have."""
-    started: dict[str, subprocess.Popen[bytes]] = {}
+    """A worker for each queue, until one of them ends; in a burst, until all have. The status of the one that failed,
+    which has said why, or 0. AV2TError: something has killed one."""
+    starter = os.getpid()
+    workers: dict[str, subprocess.Popen[bytes]] = {}
     try:
         with signals_raise():
             for queue in queues:
-                started[queue] = _start(queue, options)
-            while None in (codes := [worker.poll() for worker in started.values()]):
+                workers[queue] = subprocess.Popen(  # noqa: S603  # the command is a list of our own making, no shell
+                    # -P: a folder of the same name where this was started is not what is meant.
+                    [sys.executable, "-P", "-m", "av2t", "worker", "--queues", queue, *options],
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C is for this process, which tells the others
+                    preexec_fn=lambda: die_with(starter),
+                )
+            while None in (codes := [worker.poll() for worker in workers.values()]):
                 if any(codes) or (0 in codes and not burst):
                     break
                 time.sleep(0.2)
-            return _status(started)
+            for queue, worker in workers.items():
+                code = worker.returncode or 0
+                if code < 0:
+                    name = signal.Signals(-code).name
+                    raise AV2TError(f"the worker of the queue {queue} was ended by signal {name}")
+                if code:
+                    return code
+            return 0
     except (KeyboardInterrupt, Terminated):
         return 0
     finally:
-        _stop(list(started.values()))
-
-
-def _start(queue: str, options: Sequence[str]) -> subprocess.Popen[bytes]:
-    starter = os.getpid()
-    # -P: a folder of the same name where this was started is not what is meant.
-    return subprocess.Popen(  # noqa: S603  # the command is a list of our own making, no shell
-        [sys.executable, "-P", "-m", "av2t", "worker", "--queues", queue, *options],
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for this process, which tells the others
-        preexec_fn=lambda: die_with(starter),
-    )
-
-
-def _status(started: dict[str, subprocess.Popen[bytes]]) -> int:
-    """That of the worker that failed, which has said why, or 0. AV2TError: something has killed it."""
-    for queue, worker in started.items():
-        code = worker.returncode or 0
-        if code < 0:
-            raise AV2TError(f"the worker of the queue {queue} was ended by signal {signal.Signals(-code).name}")
-        if code:
-            return code
-    return 0
-
-
-def _stop(workers: Sequence[subprocess.Popen[bytes]]) -> None:
-    """All at once, for each puts down what it has in hand."""
-    for worker in workers:
-        worker.terminate()
-    for worker in workers:
-        try:
-            worker.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            worker.kill()
-            worker.wait()
+        for worker in workers.values():  # all at once, for each puts down what it has in hand
+            worker.terminate()
+        for worker in workers.values():
+            try:
+                worker.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()

@@ -47,10 +47,7 @@ class Process:
                 start_new_session=True,
                 preexec_fn=lambda: die_with(starter),
             )
-
-    @property
-    def pid(self) -> int:
-        return self._popen.pid
+        self.pid = self._popen.pid
 
     @property
     def age(self) -> float:
@@ -104,7 +101,7 @@ class Process:
 
     def _signal_group(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._popen.pid, number)
+            os.killpg(self.pid, number)
 
 
 class Supervisor(contextlib.ExitStack):
