@@ -6,7 +6,6 @@ could resume, but gives up at once at a 502 or 503.
 """
 
 import hashlib
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -52,24 +51,23 @@ def connect() -> None:
     Without a network the system may take minutes to say so, and each of the library's retries as long again.
     """
     if constants.is_offline_mode():
-        raise _error(OfflineModeIsEnabled(), "")
-    answers: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        raise _error(OfflineModeIsEnabled())
+    failures: list[Exception] = []
 
     def ask() -> None:
         try:
             get_session().head(constants.ENDPOINT, timeout=FIRST_ANSWER, follow_redirects=False)
-            answers.put(None)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            answers.put(error)
+            failures.append(error)
 
-    # A thread that nobody waits for: looking up a name cannot be interrupted.
-    threading.Thread(target=ask, daemon=True).start()
-    try:
-        failure = answers.get(timeout=FIRST_ANSWER)
-    except queue.Empty:
-        failure = httpx2.ConnectTimeout(f"no answer within {FIRST_ANSWER:g} s")
-    if failure is not None:
-        raise _error(failure, "")
+    # A daemon that nobody waits for any longer: looking up a name cannot be interrupted.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(FIRST_ANSWER)
+    if thread.is_alive():
+        failures.append(httpx2.ConnectTimeout(f"no answer within {FIRST_ANSWER:g} s"))
+    if failures:
+        raise _error(failures[0])
 
 
 def list_files(repository: str) -> list[RemoteFile]:
@@ -183,7 +181,7 @@ def _checksum(path: Path, file: RemoteFile, progress: Progress) -> str:
     return digest.hexdigest()
 
 
-def _error(error: Exception, repository: str, name: str = "") -> WeightsError:
+def _error(error: Exception, repository: str = "", name: str = "") -> WeightsError:
     """What a failed call means for the person who made it; the token is in none of these sentences."""
     hub, page = address(), f"{address()}/{repository}"
     wanted = f"{name} of {repository}" if name else repository

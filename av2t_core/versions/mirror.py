@@ -69,7 +69,14 @@ class Mirror:
         for name, entry in cards.items():
             self._take_card(store, name, Mark(url=store.url, stamp=entry.stamp))
         for project, entry in projects.items():  # now that what they name is here
-            self._take_pointer(store, project, entry)
+            if self._pointers.get(project) != entry:
+                try:
+                    pointers.take(self._models_dir, project, store)
+                except StoreAwayError:
+                    raise
+                except WeightsError as error:
+                    self._say(f"project {project}", str(error))
+                self._pointers[project] = entry
         if entries:  # else it is rather one that is not mounted, or was emptied by mistake
             self._drop(store, cards)
 
@@ -119,17 +126,6 @@ class Mirror:
             if store.read(f"{version.name}/{CARD_FILE}") is None:  # else it was pushed after the store was listed
                 log.info("model version %s was deleted from the model store %s, and here", version.name, store.url)
                 pointers.take_away(version)
-
-    def _take_pointer(self, store: Store, project: int, entry: Entry) -> None:
-        if self._pointers.get(project) == entry:
-            return
-        try:
-            pointers.take(self._models_dir, project, store)
-        except StoreAwayError:
-            raise
-        except WeightsError as error:
-            self._say(f"project {project}", str(error))
-        self._pointers[project] = entry
 
     def _say(self, about: str, sentence: str) -> None:
         """Once."""

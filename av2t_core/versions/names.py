@@ -21,9 +21,7 @@ DOWNLOADS_FOLDER = "downloads"
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
 _PART = re.compile(rf"({NAME.pattern})-[0-9a-f]{{8}}\.safetensors")
 _POINTER = re.compile(rf"{PROJECTS_FOLDER}/([1-9][0-9]{{0,17}})\.json")
-_BESIDE_CARDS = re.compile(
-    rf"{PARTS_FOLDER}/[^/]+\.safetensors|[^/]+/({re.escape(WEIGHTS_FILE)}|{re.escape(REPLAY_FILE)})"
-)
+_TENSORS = re.compile(rf"{PARTS_FOLDER}/[^/]+\.safetensors|[^/]+/({re.escape(WEIGHTS_FILE)}|{re.escape(REPLAY_FILE)})")
 
 
 def check_name(name: str) -> str:
@@ -86,4 +84,4 @@ def project_of(member: str) -> int | None:
 
 def is_of_versions(member: str) -> bool:
     """Whether a path in a model store is that of weights, a replay or a part."""
-    return bool(_BESIDE_CARDS.fullmatch(member))
+    return bool(_TENSORS.fullmatch(member))

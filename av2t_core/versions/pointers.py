@@ -71,9 +71,7 @@ def promote(models_dir: Path, project: int, name: str, store: Store | None = Non
     WeightsError: there is no such version, it cannot predict, or it is not in the store. StoreAwayError.
     """
     with changing(models_dir):
-        version = find(name, models_dir)
-        if version is None:
-            raise WeightsError(f"there is no model version {name!r}", Remedy.LIST_VERSIONS)
+        version = _existing(name, models_dir)
         version.check()
         if store and version.directory.parent != BUILT_IN and not store.has(version):
             raise WeightsError(f"{name} is not in the model store {store.url}", Remedy.PUSH, name=name)
@@ -118,9 +116,7 @@ def delete(models_dir: Path, name: str, store: Store | None = None) -> int:
     StoreAwayError.
     """
     with changing(models_dir):
-        version = find(name, models_dir)
-        if version is None:
-            raise WeightsError(f"there is no model version {name!r}", Remedy.LIST_VERSIONS)
+        version = _existing(name, models_dir)
         if version.directory.parent == BUILT_IN:
             raise WeightsError(f"{name} ships with the package and stays")
         pointers = read_all(models_dir)
@@ -140,6 +136,13 @@ def delete(models_dir: Path, name: str, store: Store | None = None) -> int:
             files = [version.directory / CARD_FILE, *_own(version), version.directory / REPLAY_FILE]
             store.remove(version.member(path) for path in files)
         return take_away(version)
+
+
+def _existing(name: str, models_dir: Path) -> Version:
+    version = find(name, models_dir)
+    if version is None:
+        raise WeightsError(f"there is no model version {name!r}", Remedy.LIST_VERSIONS)
+    return version
 
 
 def take_away(version: Version) -> int:

@@ -41,15 +41,11 @@ def read_state_file(*files: Path, labels: Sequence[str] = ()) -> dict[str, Tenso
     state: dict[str, Tensor] = {}
     for file, label in zip(files, labels or map(str, files), strict=True):
         try:
-            state |= _without_prefix(_read(file))
+            tensors = _read(file)
         except WeightsError as error:
             raise WeightsError(str(error).replace(str(file), label)) from None
-    return state
-
-
-def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    if all(key.startswith("module.") for key in state):
-        return {key.removeprefix("module."): tensor for key, tensor in state.items()}
+        prefix = "module." if all(key.startswith("module.") for key in tensors) else ""
+        state |= {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
     return state
 
 
@@ -63,18 +59,20 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path} is a pointer of Git LFS, not the file itself: fetch that with `git lfs pull`")
     if head.startswith(b"#version"):
         return {gpt2.FILE: gpt2.read_merges(path)}
-    state = _unwrapped(_safetensors(path) if head[8:9] == b"{" else _pickled(path))
-    if not state:
-        raise WeightsError(f"{path} holds no named tensors, so it is no state dict")
-    return state
-
-
-def _safetensors(path: Path) -> object:
-    check_header(path)
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise WeightsError(f"{path} is damaged ({error}): get it again") from None
+    content: object
+    if head[8:9] == b"{":
+        check_header(path)
+        try:
+            content = load_file(path)
+        except SafetensorError as error:
+            raise WeightsError(f"{path} is damaged ({error}): get it again") from None
+    else:
+        content = _pickled(path)
+    if isinstance(content, dict):
+        content = next((content[name] for name in _CONTAINERS if isinstance(content.get(name), dict)), content)
+        if state := {str(key): value for key, value in content.items() if isinstance(value, Tensor)}:
+            return state
+    raise WeightsError(f"{path} holds no named tensors, so it is no state dict")
 
 
 def _pickled(path: Path) -> object:
@@ -112,12 +110,3 @@ def _check_archive(path: Path) -> None:
             f"{path} is compressed, {in_gigabytes(size)} that say they unpack to {in_gigabytes(unpacked)}, which"
             " PyTorch never does: get it from who made it, or unpack and save it again with torch.save"
         )
-
-
-def _unwrapped(content: object) -> dict[str, Tensor]:
-    if not isinstance(content, dict):
-        return {}
-    inner: dict[object, object] = next(
-        (content[name] for name in _CONTAINERS if isinstance(content.get(name), dict)), content
-    )
-    return {str(key): value for key, value in inner.items() if isinstance(value, Tensor)}
