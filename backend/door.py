@@ -1,5 +1,6 @@
 """Who may come in, and with how much: decided from a request's header, before its body is read."""
 
+import json
 import logging
 import socket
 import time
@@ -43,6 +44,11 @@ class Refusal:
     code: HTTPStatus
     sentence: str
     headers: tuple[tuple[str, str], ...] = ()
+
+    def to_response(self, _ident: str | None = None) -> tuple[str, list[tuple[str, str]], bytes]:
+        """As waitress writes errors."""
+        headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store"), *self.headers]
+        return status_line(self.code, self.sentence), headers, json.dumps({"error": self.sentence}).encode()
 
 
 def status_line(code: int, sentence: str) -> str:

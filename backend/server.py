@@ -7,7 +7,6 @@ that has waited longest makes room for a new one.
 """
 
 import errno
-import json
 import logging
 import signal
 import socket
@@ -31,7 +30,7 @@ from av2t_core import limits
 from av2t_core.errors import AV2TError, ConfigError
 from av2t_core.versions.mirror import Mirror
 from backend.app import create_app
-from backend.door import Door, Refusal, body_limit, exposure, status_line, too_large
+from backend.door import Door, Refusal, body_limit, exposure, too_large
 from worker.queue.connection import QueueError, reachable, redis_address
 from worker.settings import Settings
 
@@ -122,18 +121,6 @@ def listen(app: "WSGIApplication", door: Door, host: str, port: int) -> MultiSoc
     return MultiSocketServer(sockets, adjustments, dispatcher=dispatcher)
 
 
-class Refused:
-    """A refusal as waitress writes errors."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        self._refusal = refusal
-
-    def to_response(self, _ident: str | None = None) -> tuple[str, list[tuple[str, str]], bytes]:
-        headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store"), *self._refusal.headers]
-        body = json.dumps({"error": self._refusal.sentence}).encode()
-        return status_line(self._refusal.code, self._refusal.sentence), headers, body
-
-
 class Request(HTTPRequestParser):  # type: ignore[misc]  # the package has no types
     """A request that is being received. `reserved`: bytes of its body that others have to leave room for."""
 
@@ -151,7 +138,7 @@ class Request(HTTPRequestParser):  # type: ignore[misc]  # the package has no ty
         self._route = "/" + self.path.lstrip("/")
         server, address = self._connection.server, self._connection.addr[0]
         if refusal := server.door.refusal(self._route, self.headers, address) or self._too_much(self.content_length):
-            self._refuse(Refused(refusal))
+            self._refuse(refusal)
 
     def received(self, data: bytes) -> int:
         consumed: int = super().received(data)
@@ -160,7 +147,7 @@ class Request(HTTPRequestParser):  # type: ignore[misc]  # the package has no ty
             if len(receiver.control_line) + len(receiver.trailer) > limits.CHUNK_LINE:
                 self._refuse(BadRequest(f"a chunk's line is longer than {limits.CHUNK_LINE} bytes"))
             elif refusal := self._too_much(self.body_bytes_received):
-                self._refuse(Refused(refusal))
+                self._refuse(refusal)
         if self.error:
             self._connection.refused = True
             return len(data)  # what follows is not looked at

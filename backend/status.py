@@ -1,7 +1,7 @@
 """What runs, what waits and what failed: as a page for people, as JSON for scripts, and as metrics for Prometheus."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +22,7 @@ from worker.queue.connection import memory, reachable
 from worker.queue.projects import Project, with_damaged
 from worker.queue.results import having_sheets, totals
 from worker.queue.training import TRAIN
-from worker.queue.views import counts, failed_jobs, finished_jobs, oldest_waiting, overview, trainings, workers
+from worker.queue.views import Counts, counts, failed_jobs, finished_jobs, oldest_waiting, overview, trainings, workers
 from worker.settings import Settings, web_address
 
 __all__ = ["METRICS_TYPE", "metrics", "page", "plain", "snapshot"]
@@ -136,9 +136,26 @@ def plain(value: Any) -> Any:
     return value.isoformat(timespec="seconds") if hasattr(value, "isoformat") else value
 
 
+_Family = GaugeMetricFamily | CounterMetricFamily | InfoMetricFamily
+
+
 class _Families(list[Metric]):
+    """Of metrics, as prometheus_client writes them."""
+
     def collect(self) -> Sequence[Metric]:
         return self
+
+    def add(
+        self, kind: Callable[..., _Family], name: str, description: str, values: Any, label: str | None = None
+    ) -> None:
+        """`values`: a number, or one for each value of the label."""
+        if label is None:
+            self.append(kind(f"av2t_{name}", description, value=values))
+            return
+        family = kind(f"av2t_{name}", description, labels=[label])
+        for value, number in values.items():
+            family.add_metric([value], number)
+        self.append(family)
 
 
 def metrics(manager: Manager) -> bytes:
@@ -146,52 +163,25 @@ def metrics(manager: Manager) -> bytes:
     connection = manager.connection
     with reachable(connection):
         counted = totals(connection)
-    state, oldest, training = overview(connection), oldest_waiting(connection), counts(connection, TRAIN)
-    tasks = {"waiting": state.queued, "running": len(state.running), "done": state.finished, "failed": state.failed}
-    asked = {
-        "waiting": training.queued,
-        "running": training.running,
-        "done": training.finished,
-        "failed": training.failed,
-    }
+    state, oldest = overview(connection), oldest_waiting(connection)
+    tasks = Counts(queued=state.queued, running=len(state.running), finished=state.finished, failed=state.failed)
     age = (datetime.now(UTC) - oldest).total_seconds() if oldest else 0.0
-    gpu_memory = {worker.name: worker.gpu_memory for worker in state.workers if worker.gpu_memory is not None}
-    gauge, counter = GaugeMetricFamily, CounterMetricFamily
-    families = _Families(
-        [
-            _labelled(gauge, "tasks", "Tasks by state; done ones of the last 24 hours.", "state", tasks),
-            gauge("av2t_oldest_waiting_seconds", "How long the task at the queue's head has waited.", value=age),
-            gauge("av2t_workers", "Workers that listen for tasks.", value=len(state.workers)),
-            _labelled(
-                gauge,
-                "worker_gpu_memory_bytes",
-                "The most that a worker's model has held of its GPU.",
-                "worker",
-                gpu_memory,
-            ),
-            InfoMetricFamily(
-                "av2t_model", "The model version that the backend offers.", {"version": manager.current_version()}
-            ),
-            _labelled(
-                gauge, "trainings", "Trainings by state; done and failed ones of the last 30 days.", "state", asked
-            ),
-            gauge("av2t_trainers", "Workers that listen for trainings.", value=len(workers(connection, TRAIN))),
-            _labelled(counter, "ended_tasks", "Tasks that ended well, by outcome.", "outcome", counted.outcomes),
-            counter("av2t_keyframes", "Keyframes that got their masks.", value=counted.keyframes),
-            _labelled(counter, "stage_seconds", "Seconds that the workers spent, by stage.", "stage", counted.seconds),
-        ]
-    )
-    return generate_latest(families)
+    gpus = {worker.name: worker.gpu_memory for worker in state.workers if worker.gpu_memory is not None}
+    found, gauge, counter = _Families(), GaugeMetricFamily, CounterMetricFamily
+    found.add(gauge, "tasks", "Tasks by state; done ones of the last 24 hours.", _by_state(tasks), "state")
+    found.add(gauge, "oldest_waiting_seconds", "How long the task at the queue's head has waited.", age)
+    found.add(gauge, "workers", "Workers that listen for tasks.", len(state.workers))
+    found.add(gauge, "worker_gpu_memory_bytes", "The most that a worker's model has held of its GPU.", gpus, "worker")
+    described = {"version": manager.current_version()}
+    found.add(InfoMetricFamily, "model", "The model version that the backend offers.", described)
+    training = _by_state(counts(connection, TRAIN))
+    found.add(gauge, "trainings", "Trainings by state; done and failed ones of the last 30 days.", training, "state")
+    found.add(gauge, "trainers", "Workers that listen for trainings.", len(workers(connection, TRAIN)))
+    found.add(counter, "ended_tasks", "Tasks that ended well, by outcome.", counted.outcomes, "outcome")
+    found.add(counter, "keyframes", "Keyframes that got their masks.", counted.keyframes)
+    found.add(counter, "stage_seconds", "Seconds that the workers spent, by stage.", counted.seconds, "stage")
+    return generate_latest(found)
 
 
-def _labelled(
-    kind: type[GaugeMetricFamily] | type[CounterMetricFamily],
-    name: str,
-    description: str,
-    label: str,
-    values: Mapping[str, float],
-) -> Metric:
-    family = kind(f"av2t_{name}", description, labels=[label])
-    for value, number in values.items():
-        family.add_metric([value], number)
-    return family
+def _by_state(jobs: Counts) -> dict[str, int]:
+    return {"waiting": jobs.queued, "running": jobs.running, "done": jobs.finished, "failed": jobs.failed}

@@ -4,7 +4,7 @@ import platform
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import httpx
 from redis import Redis
@@ -19,14 +19,14 @@ from av2t_core.labelstudio.config import parse_label_config
 from av2t_core.model.presets import PRESETS
 from av2t_core.text import one_line
 from av2t_core.versions.version import resolve
+from worker.client.label_studio import LabelStudioClient
+from worker.client.projects import ProjectState, project_state
+from worker.client.projects import version as label_studio_version
 from worker.failures import TransientError
 from worker.queue.connection import FullError, Memory, connect, reachable, redis_address
 from worker.queue.projects import Project
 from worker.queue.views import overview
 from worker.settings import Settings
-
-if TYPE_CHECKING:
-    from worker.client.label_studio import LabelStudioClient, ProjectState
 
 PACKAGES = ("torch", "sam2", "transformers", "open_clip_torch", "av", "redis", "rq", "label-studio-sdk")
 MARKS = {"ok": "ok  ", "note": "note", "fail": "FAIL"}
@@ -86,8 +86,6 @@ def _examine(settings: Settings, project: int | None) -> Iterator[tuple[str, Fin
     for what, check in checks.items():
         yield from _checked(what, check(settings))
     try:
-        from worker.client.label_studio import LabelStudioClient  # seconds, which no help text should take
-
         client = LabelStudioClient.of(settings)
     except AV2TError as error:
         yield "Label Studio", fail(f"{told(error)}.")
@@ -215,15 +213,14 @@ def _backend(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _label_studio(settings: Settings, client: "LabelStudioClient") -> Iterator[Finding]:
+def _label_studio(settings: Settings, client: LabelStudioClient) -> Iterator[Finding]:
     owner = client.check()
-    yield ok(
-        f"{settings.label_studio_url} answers, version {client.version()}, and takes the {client.key_kind} of {owner}."
-    )
+    release, kind = label_studio_version(client.api), client.api.key_kind
+    yield ok(f"{settings.label_studio_url} answers, version {release}, and takes the {kind} of {owner}.")
 
 
-def _project(settings: Settings, client: "LabelStudioClient", project: int) -> Iterator[Finding]:
-    state = client.project(project)
+def _project(settings: Settings, client: LabelStudioClient, project: int) -> Iterator[Finding]:
+    state = project_state(client.api, project)
     targets = parse_label_config(state.label_config)
     held = ", ".join(f'{control.tag.name} "{control.name}"' for control in targets.controls)
     yield ok(f'"{state.title}" has a place for what sounds: {held}.')
@@ -253,7 +250,7 @@ def _project(settings: Settings, client: "LabelStudioClient", project: int) -> I
     yield ok(f"the clip of task {first.id} can be fetched.")
 
 
-def _connection(state: "ProjectState", *, secured: bool) -> Iterator[Finding]:
+def _connection(state: ProjectState, *, secured: bool) -> Iterator[Finding]:
     if not state.backends:
         yield note(
             "no ML backend is connected, so tasks are pre-annotated by `av2t submit` alone; connect this project's in"
@@ -262,17 +259,17 @@ def _connection(state: "ProjectState", *, secured: bool) -> Iterator[Finding]:
     for backend in state.backends:
         if not backend.connected:
             yield fail(
-                f"Label Studio cannot use the backend {backend.url} ({backend.error or 'it does not say why'}). If the"
-                " address is right, seen from Label Studio's machine, and a private one: start Label Studio with"
+                f"Label Studio cannot use the backend {backend.url} ({backend.error_message or 'it does not say why'})."
+                " If the address is right, seen from Label Studio's machine, and a private one: start Label Studio with"
                 " ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false."
             )
-        elif not backend.hooked:
+        elif backend.webhook is None:
             yield fail(
                 f"Label Studio does not tell the backend {backend.url} of new tasks: its webhook is missing or switched"
                 " off. Remove the backend in Settings > Model and connect it again; if that does not help, start Label"
                 " Studio with SSRF_PROTECTION_ENABLED=false."
             )
-        elif secured and not backend.authorized:
+        elif secured and not backend.webhook.authorized:
             yield fail(
                 f"Label Studio's webhook to {backend.url} does not say who it is, so new tasks are refused: in Settings"
                 " > Webhooks give it the header Authorization, with the value Basic and then AV2T_BACKEND_USER, a colon"

@@ -16,6 +16,7 @@ from av2t_core.settings import ModelSettings
 from av2t_core.versions import pointers
 from av2t_core.versions.bundle import export_version, import_version
 from av2t_core.versions.version import BUILT_IN, resolve
+from worker.client.label_studio import LabelStudioClient
 from worker.client.reconcile import outdated_tasks
 from worker.failures import GoneError, TransientError
 from worker.queue.connection import connect
@@ -60,8 +61,6 @@ def _follow(settings: Settings, project: int, name: str) -> None:
     workers and Label Studio find out by themselves."""
     try:
         connection = connect(settings.redis_url, timeout=5)
-        from worker.client.label_studio import LabelStudioClient  # seconds, and most of these commands need none
-
         with LabelStudioClient.of(settings) as client:
             client.is_connected(project)  # by which Label Studio asks the backend what it has
             used = model_version(connection, project, settings)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from redis import Redis
 
@@ -19,6 +19,8 @@ from av2t.store import load_settings
 from av2t_core.labelstudio.config import parse_label_config
 from av2t_core.text import one_line
 from av2t_core.versions.version import resolve
+from worker.client.label_studio import LabelStudioClient
+from worker.client.projects import project_state
 from worker.queue.connection import connect
 from worker.queue.kind import State
 from worker.queue.projects import Project
@@ -37,9 +39,6 @@ from worker.queue.views import (
     workers,
 )
 from worker.settings import Settings
-
-if TYPE_CHECKING:
-    from worker.client.label_studio import LabelStudioClient
 
 MAX_FAILURES = 20
 MAX_TRAININGS = 5
@@ -76,10 +75,8 @@ def submit(
     version.check()
     connection = connect(settings.redis_url, timeout=5)
     overview(connection)  # a Redis that is away should not wait for Label Studio's list
-    from worker.client.label_studio import LabelStudioClient  # seconds, which no help text should take
-
     with LabelStudioClient.of(settings) as client:
-        state = client.project(project)
+        state = project_state(client.api, project)
         parse_label_config(state.label_config)
         chosen = Project(
             id=project, label_config=state.label_config, chosen=state.model_version if state.pinned else ""
@@ -102,13 +99,13 @@ def submit(
 
 
 def _missing(
-    client: "LabelStudioClient", project: int, model_version: str, found: Counter[str], *, only_unlabeled: bool
+    client: LabelStudioClient, project: int, model_version: str, found: Counter[str], *, only_unlabeled: bool
 ) -> Iterator[int]:
     """The tasks that are to have a prediction of this model version and have none; `found` counts the others."""
     with progress_bar("looking through the project", None, "tasks") as bar:
         for task in client.tasks(project):
             bar.update()
-            if model_version in task.model_versions:
+            if model_version in task.predictions_model_versions:
                 found["predicted already"] += 1
             elif only_unlabeled and task.labelled:
                 found["labelled"] += 1
@@ -177,8 +174,6 @@ def finetune(
         base = version.name
     connection = connect(settings.redis_url, timeout=5)
     listening = workers(connection, TRAIN)  # a Redis that is away should not wait for Label Studio
-    from worker.client.label_studio import LabelStudioClient  # seconds, which no help text should take
-
     with LabelStudioClient.of(settings) as client:
         parse_label_config(client.label_config(project))
     job, new = enqueue_training(connection, project, base_version=base, epochs=epochs, also=also or ())

@@ -22,6 +22,7 @@ from av2t.store import load_settings
 from av2t_core.errors import AV2TError
 from av2t_core.files import locked, read_plain
 from av2t_core.versions.version import resolve
+from worker.client.label_studio import LabelStudioClient
 from worker.queue.connection import connect
 from worker.queue.preannotation import PREANNOTATE
 from worker.queue.training import TRAIN
@@ -129,15 +130,12 @@ class Stack:
 
     def demo(self, clips: Path) -> list[str]:
         """The names of the clips that got no masks."""
-        demo = Demo(
-            studio_url=self.studio_url,
-            api_key=self.account.api_key if self.account else self.settings.require_api_key(),
-            backend_url=self.backend_url,
-            redis_url=self.redis_url,
-            clips=clips,
-            say=self.say,
-        )
-        return demo.run(self.supervisor.check)
+        api_key = self.account.api_key if self.account else self.settings.require_api_key()
+        with LabelStudioClient(self.studio_url, api_key, max_clip_mb=self.settings.max_clip_mb) as client:
+            demo = Demo(
+                client=client, backend_url=self.backend_url, redis_url=self.redis_url, clips=clips, say=self.say
+            )
+            return demo.run(self.supervisor.check)
 
     def welcome(self) -> str:
         """How to get in."""

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
-import httpx
 import pytest
 
 from av2t.__main__ import main
 from av2t.stack.process import Process
-from av2t.studio_project import StudioProject
 from tests.backend.conftest import running
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, wait_until
 from tests.core.clips import at_rate, write_clip
+from worker.client.label_studio import LabelStudioClient
+from worker.client.projects import connect_backend, find_or_make
 from worker.queue.connection import connect
 from worker.queue.views import overview
 
@@ -28,7 +28,7 @@ class Setting:
     """A project, its backend and the environment of a worker."""
 
     server: LabelStudioServer
-    project: StudioProject
+    project: int
     environment: dict[str, str]
 
     def examine(self, **changed: str) -> dict[str, list[tuple[str, str]]]:
@@ -36,7 +36,7 @@ class Setting:
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as out:
             for name, value in {**self.environment, **changed}.items():
                 patch.setenv(name, value)
-            status = main(["doctor", "--project", str(self.project.id), "--json"])
+            status = main(["doctor", "--project", str(self.project), "--json"])
         found: dict[str, list[tuple[str, str]]] = {}
         for finding in json.loads(out.getvalue()):
             found.setdefault(finding["what"], []).append((finding["state"], finding["sentence"]))
@@ -60,14 +60,12 @@ def setting(label_studio: LabelStudioServer, redis_url: str, tmp_path: Path) -> 
     worker = Process(
         "worker", [sys.executable, "-m", "tests.worker.stub", redis_url], log=tmp_path / "log", environment={}
     )
-    authorized = httpx.Client(
-        base_url=label_studio.url, headers={"Authorization": f"Token {label_studio.api_key}"}, timeout=60
-    )
+    client = LabelStudioClient(label_studio.url, label_studio.api_key, max_clip_mb=1)
     try:
-        with running(redis_url, tmp_path / "backend.log") as backend, authorized:
-            project = StudioProject.named(authorized, f"doctor {tmp_path.name}", ["dog"])
-            project.connect(backend.url)
-            project.upload(write_clip(tmp_path / "clip.mp4", at_rate(4, 1)))
+        with running(redis_url, tmp_path / "backend.log") as backend, client:
+            project = find_or_make(client.api, f"doctor {tmp_path.name}", ["dog"])
+            connect_backend(client.api, project, backend.url)
+            label_studio.upload(project, write_clip(tmp_path / "clip.mp4", at_rate(4, 1)))
             wait_until(lambda: overview(connect(redis_url)).workers)
             environment["AV2T_BACKEND_PORT"] = backend.url.rpartition(":")[2]
             yield Setting(server=label_studio, project=project, environment=environment)
@@ -84,15 +82,15 @@ def test_where_all_is_well(setting: Setting) -> None:
     assert f"{EMBEDDED}, of the preset tiny; its weights are whole" in sentences["model"]
     assert f"offers {EMBEDDED}" in sentences["backend"]
     assert f"the legacy token of {setting.server.email}" in sentences["Label Studio"]
-    of_project = sentences[f"project {setting.project.id}"]
+    of_project = sentences[f"project {setting.project}"]
     assert 'BrushLabels "mask"' in of_project
     assert "tells it of new tasks" in of_project
     assert "can be fetched" in of_project
 
 
 def test_what_a_person_can_have_set_wrong_in_the_project(setting: Setting) -> None:
-    path = f"/api/projects/{setting.project.id}/"
-    [task] = setting.project.clips()
+    path = f"/api/projects/{setting.project}/"
+    [task] = [each.id for each in setting.server.sdk.tasks.list(project=setting.project)]
     for model_version in ("another", EMBEDDED):  # Label Studio lets nobody choose what there is not
         setting.server.sdk.predictions.create(task=task, result=[], score=0.5, model_version=model_version)
     setting.server.request("PATCH", path, json={"model_version": "another", "show_collab_predictions": False})
@@ -110,7 +108,7 @@ def test_what_a_person_can_have_set_wrong_in_the_project(setting: Setting) -> No
         f"random order, for no model version is chosen in its Settings > Predictions: choose {EMBEDDED} there"
         in str(setting.examine())
     )
-    [hook] = setting.server.sdk.webhooks.list(project=str(setting.project.id))
+    [hook] = setting.server.sdk.webhooks.list(project=str(setting.project))
     setting.server.request("PATCH", f"/api/webhooks/{hook.id}/", json={"is_active": False})
     [unhooked] = setting.failures()
     assert "does not tell the backend" in unhooked

@@ -19,8 +19,8 @@ from av2t_core.errors import AV2TError, ConfigError, MediaError
 from tests.conftest import LabelStudioServer
 from tests.worker.conftest import LOOPBACK, Serve
 from tests.worker.http_server import Answer, as_json, said
-from worker.client.clip_cache import ClipCache
 from worker.client.label_studio import Annotation, LabelStudioClient
+from worker.client.media import ClipCache
 from worker.failures import DoubtfulError, GoneError, TransientError
 
 CONFIG = """<View><Video name="video" value="$video"/>
@@ -273,8 +273,6 @@ def test_keys_that_cannot_work_are_told_at_once(key: str, sentence: str) -> None
     assert key not in str(caught.value)
 
 
-# The SDK's own, when it exchanges the token.
-@pytest.mark.filterwarnings("ignore:The `parse_obj` method is deprecated")
 def test_both_kinds_of_key(label_studio: LabelStudioServer, project: int, task: int, clip: Path) -> None:
     pat = label_studio.request("POST", "/api/token/", json={}).json()["token"]
     for key in (label_studio.api_key, pat):
@@ -374,11 +372,12 @@ def test_a_second_prediction_that_a_broken_try_left_is_removed(
             label_studio.request("GET", f"/api/predictions/{other}/")
 
 
-def test_two_workers_that_remove_the_same_prediction(serve: Serve) -> None:
+def test_two_workers_that_remove_the_same_prediction(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """That it is gone by then is what was wanted; a proxy's 404 does not say so."""
+    monkeypatch.setattr("worker.client.api.GONE_PAUSE", 0)
     server = serve()
     server.answers["/api/predictions/"] = as_json([{"id": 1, "model_version": "a"}, {"id": 2, "model_version": "a"}])
-    server.answers["/api/predictions/2/"] = [said(404, "No Prediction matches the given query."), (404, {}, b"")]
+    server.answers["/api/predictions/2/"] = [*[said(404, "No Prediction matches the given query.")] * 2, (404, {}, b"")]
     with client_of(server.url) as client:
         assert client.prediction(1, "a") == 1
         with pytest.raises(TransientError, match="answers 404 for prediction 2, and not in its own words"):
@@ -438,9 +437,9 @@ def test_a_projects_tasks_come_page_by_page(
     assert [task.id for task in tasks] == ids
     assert [task.labelled for task in tasks] == [False, True, False, True, True, True, False]
     assert [task.touched for task in tasks] == [False, True, True, True, True, True, False]
-    assert [set(task.model_versions) for task in tasks] == [{"tiny-1", "tiny-2"}, *[set()] * 6]
+    assert [set(task.predictions_model_versions) for task in tasks] == [{"tiny-1", "tiny-2"}, *[set()] * 6]
     labelled = list(client.labelled_tasks(project))
-    assert [(task.id, task.annotations, task.skipped) for task in labelled] == [
+    assert [(task.id, task.total_annotations, task.cancelled_annotations) for task in labelled] == [
         (ids[1], 1, 0),
         (ids[2], 0, 1),
         (ids[3], 1, 0),
@@ -519,11 +518,11 @@ def test_versions_as_label_studio_lists_them_on_postgresql(serve: Serve) -> None
     body = json.dumps({"total": 1, "tasks": [{**LISTED, "predictions_model_versions": "tiny-2, tiny-1"}]}).encode()
     server.answers["/api/tasks"] = (200, {"Content-Type": "application/json"}, body)
     with client_of(server.url) as client:
-        assert [task.model_versions for task in client.tasks(1)] == [{"tiny-1", "tiny-2"}]
+        assert [task.predictions_model_versions for task in client.tasks(1)] == [{"tiny-1", "tiny-2"}]
 
 
 def test_a_page_that_does_not_come_in_time_is_asked_for_smaller(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.client.label_studio.TIMEOUT", httpx.Timeout(1.0))
+    monkeypatch.setattr("worker.client.api.TIMEOUT", httpx.Timeout(1.0))
     server = serve()
     body = json.dumps({"total": 1, "tasks": [{**LISTED, "predictions_model_versions": ""}]}).encode()
     server.answers["/api/tasks"] = (200, {"Content-Type": "application/json"}, body)
@@ -580,7 +579,7 @@ def test_what_a_proxy_says_is_not_label_studios_word(serve: Serve, status: int) 
 
 
 def test_a_task_is_gone_when_label_studio_says_so_twice(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.client.label_studio.GONE_PAUSE", 0)
+    monkeypatch.setattr("worker.client.api.GONE_PAUSE", 0)
     server = serve()
     server.answers["/api/tasks/1/"] = [GONE, as_json(TASK), GONE, (404, {}, b""), GONE]
     with client_of(server.url) as client:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.client.clip_cache import ClipCache, content_key
+from worker.client.media import ClipCache, content_key
 
 
 def clip(folder: Path, name: str, size: int) -> Path:

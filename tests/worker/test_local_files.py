@@ -15,8 +15,8 @@ import pytest
 from av2t.__main__ import main
 from av2t.options import DEMO_CLIPS
 from tests.conftest import EMBEDDED, LabelStudioServer, running_label_studio
-from worker.client.clip_cache import ClipCache
 from worker.client.label_studio import LabelStudioClient
+from worker.client.media import ClipCache
 from worker.failures import DoubtfulError
 from worker.jobs import preannotation as jobs
 from worker.queue.preannotation import Preannotated, ToPreannotate

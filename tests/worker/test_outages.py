@@ -4,8 +4,8 @@ import pytest
 
 from tests.worker.conftest import Serve
 from tests.worker.http_server import Answer, as_json, said
+from worker.client.connection import through_outages
 from worker.client.label_studio import LabelStudioClient
-from worker.client.outages import through_outages
 from worker.failures import Interrupted, TransientError
 from worker.queue import heartbeat
 
@@ -43,7 +43,7 @@ def test_where_label_studio_answers_the_failure_is_the_tasks_own(serve: Serve) -
 
 
 def test_an_outage_without_an_end_is_a_failure_like_another(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.client.outages.LONGEST_OUTAGE", -1)
+    monkeypatch.setattr("worker.client.connection.LONGEST_OUTAGE", -1)
     server = serve()
     with LabelStudioClient(server.url, KEY, max_clip_mb=1) as client, pytest.raises(TransientError, match="account"):
         through_outages(client, lambda: client.label_config(1))

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,6 @@ import pytest
 from redis import Redis
 
 from av2t.stack.process import answers
-from av2t.studio_project import StudioProject
 from av2t_core.errors import ConfigError
 from av2t_core.versions.pointers import promote
 from av2t_core.versions.version import resolve
@@ -20,6 +20,7 @@ from tests.conftest import EMBEDDED, LabelStudioServer, queued_tasks
 from tests.worker.conftest import Serve
 from tests.worker.http_server import as_json, said
 from worker.client.label_studio import LabelStudioClient
+from worker.client.projects import connect_backend, find_or_make
 from worker.client.reconcile import outdated_tasks, reconcile, repredict
 from worker.failures import TransientError
 from worker.queue.job import open_queue
@@ -46,17 +47,16 @@ def client(settings: Settings) -> Iterator[LabelStudioClient]:
 
 
 @pytest.fixture
-def project(label_studio: LabelStudioServer, redis_url: str, tmp_path: Path) -> Iterator[int]:
+def project(
+    client: LabelStudioClient, label_studio: LabelStudioServer, redis_url: str, tmp_path: Path
+) -> Iterator[int]:
     """Connected to a backend, which is gone at the start of the test: nothing hears of what happens then."""
-    http = httpx.Client(
-        base_url=label_studio.url, headers={"Authorization": f"Token {label_studio.api_key}"}, timeout=60
-    )
-    with http:
-        project = StudioProject.named(http, f"missed {tmp_path.name}", ["dog"])
-        with running(redis_url, tmp_path / "backend.log") as backend:
-            project.connect(backend.url)
-        yield project.id
-        http.delete(f"/api/projects/{project.id}")
+    project = find_or_make(client.api, f"missed {tmp_path.name}", ["dog"])
+    with running(redis_url, tmp_path / "backend.log") as backend:
+        connect_backend(client.api, project, backend.url)
+    yield project
+    with suppress(httpx.HTTPStatusError):  # a test may have deleted it
+        label_studio.request("DELETE", f"/api/projects/{project}")
 
 
 def test_tasks_that_were_missed_are_queued_once(
@@ -223,7 +223,7 @@ def test_a_project_that_refuses_leaves_the_others_theirs(redis: Redis, settings:
     server = serve()
     server.answers["/api/projects/1/"] = said(403, "You do not have permission to perform this action.")
     server.answers["/api/projects/2/"] = as_json({"label_config": "<View/>"})
-    server.answers["/api/ml/"] = as_json([])
+    server.answers["/api/ml"] = as_json([])
     for id in (1, 2):
         keep(redis, Project(id=id, label_config="<View/>"))
     elsewhere = settings.model_copy(update={"label_studio_url": server.url})

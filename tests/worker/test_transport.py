@@ -203,7 +203,7 @@ def test_of_an_error_no_more_than_its_sentence_is_read(serve: Serve, tmp_path: P
 
 
 def test_an_answer_has_an_end(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.client.label_studio.API_ANSWER", 10**6)
+    monkeypatch.setattr("worker.client.api.API_ANSWER", 10**6)
     server = serve()
     server.answers["/api/projects/1/"] = (200, {"Connection": "close"}, endless)
     with client_of(server) as client, pytest.raises(TransientError, match="is larger than 1 MB"):

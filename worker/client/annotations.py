@@ -83,9 +83,11 @@ def annotated_tasks(
 
 def _annotated(client: LabelStudioClient, task: LabelledTask, targets: Targets, settings: Settings) -> AnnotatedTask:
     url = task.clip_url(targets.video)
-    annotation = chosen(client.annotations(task.id), settings.annotations_by) if task.annotations else None
+    annotation = chosen(client.annotations(task.id), settings.annotations_by) if task.total_annotations else None
     if annotation is None:
-        raise AnnotationError("It was skipped." if task.skipped else "Its annotation was deleted meanwhile.")
+        raise AnnotationError(
+            "It was skipped." if task.cancelled_annotations else "Its annotation was deleted meanwhile."
+        )
     return AnnotatedTask(
         task=task.id,
         url=url,

@@ -1,20 +1,25 @@
-"""What a process needs from outside before its first job: it waits for it, however long that takes."""
+"""Label Studio may be away: a process waits for it before its first job, and a job waits for the end of an outage.
+
+An outage is no fault of a task and takes none of its tries. Else a worker would take one task after the other off the
+queue, to fail each, and all would be given up in an outage that lasts longer than a task's tries do.
+"""
 
 import logging
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
 from av2t.remedies import told
 from av2t_core.errors import StoreAwayError
-from worker.client.clip_cache import ClipCache
 from worker.client.label_studio import LabelStudioClient
-from worker.failures import TransientError
+from worker.client.media import ClipCache
+from worker.failures import Interrupted, TransientError, wait_for
+from worker.queue import heartbeat
 from worker.settings import Settings
 
 log = logging.getLogger("av2t.worker")
 
-LONGEST_WAIT = 30  # seconds between two looks for what is not there yet
+LONGEST_WAIT = 30.0  # seconds between two tries
+LONGEST_OUTAGE = 3600.0  # seconds, after which the job is tried again later as for any other reason
 Answer = TypeVar("Answer")
 
 
@@ -28,11 +33,42 @@ def connected(settings: Settings) -> LabelStudioClient:
 
 def awaited(ask: Callable[[], Answer]) -> Answer:
     """What `ask` returns once Label Studio, or the model store, is not away. Its other errors are raised."""
-    wait = 1
+
+    def report(error: Exception, wait: float) -> None:
+        log.warning("%s; looking again in %.0f s", told(error).rstrip("."), wait)
+
+    return wait_for(ask, (TransientError, StoreAwayError), longest=LONGEST_WAIT, report=report)
+
+
+def through_outages(client: LabelStudioClient, work: Callable[[], Answer]) -> Answer:
+    """What `work` returns, which is done again when Label Studio was away meanwhile.
+
+    TransientError: Label Studio answers, so that the failure is of the task; or it is away for too long. Interrupted:
+    the worker has to stop.
+    """
     while True:
         try:
-            return ask()
-        except (TransientError, StoreAwayError) as error:
-            log.warning("%s; looking again in %d s", told(error).rstrip("."), wait)
-            time.sleep(wait)
-            wait = min(2 * wait, LONGEST_WAIT)
+            return work()
+        except TransientError as error:
+            if not _was_away(client):
+                raise
+            log.info("Label Studio is back; what failed is done again (%s)", error)
+
+
+def _was_away(client: LabelStudioClient) -> bool:
+    """Wait until Label Studio answers; whether it did not at first. The same errors."""
+    failures: list[Exception] = []
+
+    def report(error: Exception, _wait: float) -> None:
+        if not failures:
+            log.warning("%s Waiting until it answers.", error)
+        failures.append(error)
+
+    def pause(seconds: float) -> None:
+        heartbeat.pause(seconds)
+        if heartbeat.cancelled():
+            raise Interrupted
+
+    patience = LONGEST_OUTAGE
+    wait_for(client.check, TransientError, longest=LONGEST_WAIT, report=report, pause=pause, patience=patience)
+    return bool(failures)

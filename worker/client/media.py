@@ -1,23 +1,26 @@
-"""A task's clip from wherever its data say that it is: Label Studio, a storage of the project, or any web server.
+"""A task's clip from wherever its data say that it is: Label Studio, a storage of the project, any web server, a cache.
 
 Failures are AV2TError, mostly MediaError, or TransientError where they may pass. No message carries a token, a header
 or the query of a URL, which may hold a signature.
 """
 
 import base64
+import hashlib
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import parse_qs, urljoin, urlsplit
 
 import httpx
 
 from av2t_core.errors import MediaError
+from av2t_core.files import atomic_file
 from av2t_core.limits import FETCH_SECONDS, SHOWN_URL
 from av2t_core.statuses import may_pass
-from worker.client.answers import TIMEOUT, detail, is_label_studios, json_of, reason, retry_after
-from worker.client.clip_cache import ClipCache, content_key
+from worker.client.api import TIMEOUT, Api, detail, is_label_studios, json_of, reason, retry_after
 from worker.client.transport import PORTS, Bounds, ForbiddenAddressError, Network, Places, transport
 from worker.failures import DoubtfulError, TransientError
 from worker.queue import heartbeat
@@ -26,25 +29,56 @@ CLOUD_SCHEMES = {"s3", "gs", "azure-blob"}
 REDIRECTS = 5
 
 
+class ClipCache:
+    """Files below `folder`, `limit` bytes together; several processes may share one."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self._folder = folder
+        self._limit = limit
+
+    def take(self, key: str, target: Path) -> bool:
+        """Whether it holds that clip; then it is at `target`, and stays there whatever is dropped here."""
+        path = self._folder / key
+        try:
+            _link(path, target)
+            os.utime(path)
+        except OSError:
+            return False
+        return True
+
+    def put(self, key: str, clip: Path) -> None:
+        """Keep a copy, and drop what was not used for longest until all fits. A disk that is full keeps nothing."""
+        if clip.stat().st_size > self._limit:
+            return
+        with suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with atomic_file(self._folder / key, several=True) as copy:
+                _link(clip, copy)
+        self._drop()
+
+    def _drop(self) -> None:
+        found = []
+        for path in self._folder.glob("*"):
+            with suppress(FileNotFoundError):  # another process may have dropped it
+                status = path.stat()
+                found.append((status.st_mtime, status.st_size, path))
+        room = self._limit - sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if room >= 0:
+                return
+            path.unlink(missing_ok=True)
+            room += size
+
+
 class Media:
     """Streams clips to disk. Label Studio's key goes to Label Studio alone."""
 
-    def __init__(
-        self,
-        studio: str,
-        authorization: Callable[[], str],
-        refused: Callable[[str], Exception],
-        *,
-        max_clip_mb: int,
-        networks: Sequence[Network],
-        cache: ClipCache | None,
-    ) -> None:
-        """`studio`: Label Studio's URL; `refused` makes the error of its reason for not taking the key; `networks`:
-        from which clips may come beside Label Studio and the public internet."""
-        self._studio, self._authorization, self._refused = studio, authorization, refused
+    def __init__(self, api: Api, *, max_clip_mb: int, networks: Sequence[Network], cache: ClipCache | None) -> None:
+        """`networks`: from which clips may come beside Label Studio and the public internet."""
+        self._api = api
         self._max_clip = max_clip_mb * 10**6
         self._bounds = Bounds(seconds=FETCH_SECONDS, size=self._max_clip + 10**6)
-        _, host, port = _origin(studio)
+        _, host, port = _origin(api.url)
         self._places = Places(own=(host, port), networks=networks)
         self._cache = cache
 
@@ -75,7 +109,7 @@ class Media:
             # A redirect that comes back to Label Studio may be another server's wish to have its key used.
             own = True
             for _ in range(REDIRECTS):
-                own = own and _origin(address) == _origin(self._studio)
+                own = own and _origin(address) == _origin(self._api.url)
                 with self._get(address, own) as response:
                     if not response.has_redirect_location:
                         self._check(response, shown, own)
@@ -99,7 +133,7 @@ class Media:
     def _get(self, address: str, own: bool) -> Iterator[httpx.Response]:
         headers = {"Accept-Encoding": "identity"}
         if own:
-            headers["Authorization"] = self._authorization()
+            headers["Authorization"] = self._api.authorization()
             # Label Studio tells the length of a range alone, and without it a file that is cut off looks whole. What it
             # hands on from a storage comes with its length, and as a range would be cut at 8 MB.
             if "/data/" in urlsplit(address).path:
@@ -117,11 +151,11 @@ class Media:
             return url
         if scheme in CLOUD_SCHEMES:
             uri = base64.urlsafe_b64encode(url.encode()).decode()
-            return f"{self._studio}/tasks/{task}/presign/?fileuri={uri}"
+            return f"{self._api.url}/tasks/{task}/presign/?fileuri={uri}"
         if url.startswith("/"):
             # Below a path prefix Label Studio writes its own URLs with the prefix.
-            prefix = urlsplit(self._studio).path
-            return self._studio + url.removeprefix(prefix)
+            prefix = urlsplit(self._api.url).path
+            return self._api.url + url.removeprefix(prefix)
         raise MediaError(
             f'The clip of task {task} is given as "{_shown(url)}"; upload it, or give an http(s) URL or the '
             "URI of a storage that the project has."
@@ -159,7 +193,7 @@ class Media:
         status, body = response.status_code, json_of(response)
         known = own and is_label_studios(status, body)
         if known and status == 401:
-            return self._refused(detail(body))
+            return self._api.key_refused(detail(body))
         # Label Studio 1.23 answers 500 for an upload that it does not know.
         if known and (status in {404, 410} or (status == 500 and "has_permission" in detail(body))):
             return MediaError(f"There is no clip at {shown}; bring it there again or correct the task's URL.")
@@ -216,3 +250,25 @@ def _shown(url: str) -> str:
     """For a sentence."""
     name = _named(url)
     return name if len(name) <= SHOWN_URL else f"{name[:SHOWN_URL]}…"
+
+
+def content_key(address: str, headers: Mapping[str, str]) -> str | None:
+    """What names the content behind an address, by the headers of its server; None where they do not say enough.
+
+    Another content has another time or tag. `address` comes without what is another one each time, as a signature.
+    """
+    seen = {name.lower(): value for name, value in headers.items()}
+    mark = seen.get("etag") or seen.get("last-modified")
+    if not mark or "content-length" not in seen:
+        return None
+    return hashlib.sha256("\n".join([address, mark, seen["content-length"]]).encode()).hexdigest()
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under a second name; a copy where the folders are on two disks."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(source, target)

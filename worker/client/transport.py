@@ -76,7 +76,7 @@ def transport(url: str, bounds: Bounds, places: Places | None = None) -> httpx.H
     """
     parts, proxy = urlsplit(url), _proxy_for(url)
     host = parts.hostname or ""
-    if proxy is not None and places is not None and (host == "localhost" or _is_address(host)):
+    if proxy is not None and places is not None and _address(host):
         places.addresses_of(host, parts.port or PORTS[parts.scheme])
     return _Transport(_Backend(bounds, None if proxy else places), proxy)
 
@@ -142,9 +142,6 @@ class _Backend(httpcore.NetworkBackend):
     def _connected(self, host: str, port: int, *options: Any) -> httpcore.NetworkStream:
         return _Stream(self._plain.connect_tcp(host, port, *options), self._bounds)
 
-    def sleep(self, seconds: float) -> None:
-        self._plain.sleep(seconds)
-
 
 class _Stream(httpcore.NetworkStream):
     """A connection that is given up when an answer takes too long, comes too slowly, or becomes too large."""
@@ -190,13 +187,16 @@ def _proxy_for(url: str) -> str | None:
     parts = urlsplit(url)
     proxies = getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if proxy is None or proxy_bypass(parts.hostname or ""):
+    host = parts.hostname or ""
+    address = _address(host)
+    # No proxy leads back to this machine.
+    if proxy is None or host == "localhost" or (address and address.is_loopback) or proxy_bypass(host):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
 
 
-def _is_address(host: str) -> bool:
+def _address(host: str) -> Address | None:
     try:
-        return bool(ip_address(host))
+        return ip_address(host)
     except ValueError:
-        return False
+        return None

@@ -46,9 +46,8 @@ from av2t_core.versions.pointers import promote
 from av2t_core.versions.store import fetch
 from av2t_core.versions.version import NAMES, Version, find, resolve
 from worker.client.annotations import AnnotatedTask, Skipped, annotated_tasks
-from worker.client.connection import connected
+from worker.client.connection import connected, through_outages
 from worker.client.label_studio import LabelStudioClient
-from worker.client.outages import through_outages
 from worker.client.reconcile import repredict
 from worker.failures import Interrupted
 from worker.jobs.annotated_clips import AnnotatedClips, PulledClip

@@ -23,9 +23,8 @@ from av2t_core.media.clip import Clip, ClipInfo
 from av2t_core.prediction.predictor import Predictor
 from av2t_core.versions.store import fetch
 from av2t_core.versions.version import find, resolve
-from worker.client.connection import awaited, connected
+from worker.client.connection import awaited, connected, through_outages
 from worker.client.label_studio import LabelStudioClient
-from worker.client.outages import through_outages
 from worker.failures import GoneError
 from worker.jobs.looking import RATE_DIGITS, look
 from worker.jobs.progress import Progress, Stopwatch
