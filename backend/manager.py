@@ -18,8 +18,9 @@ from av2t_core.text import sentence
 from av2t_core.versions.version import installed, resolve
 from backend import bodies
 from worker.queue.projects import Project, keep, known
-from worker.queue.queue import Enqueued, enqueue_preannotation, enqueue_training, forget_tasks
+from worker.queue.queue import Enqueued, enqueue_preannotation, enqueue_training
 from worker.queue.training import Extra
+from worker.queue.upkeep import forget_tasks
 from worker.settings import Settings, web_address
 
 log = logging.getLogger(__name__)

@@ -14,17 +14,10 @@ from tests.conftest import wait_until
 from tests.worker.stub_worker import Start, done, names
 from worker.queue.job import open_queue
 from worker.queue.preannotation import PREANNOTATE, job_id
-from worker.queue.queue import (
-    enqueue_preannotation,
-    forget_tasks,
-    is_training,
-    retry_failed,
-    retry_job,
-    stop_job,
-    stop_jobs,
-)
+from worker.queue.queue import enqueue_preannotation, is_training, retry_failed, retry_job, stop_job, stop_jobs
 from worker.queue.results import TOTALS, count_task, note_score, scores_of, totals
 from worker.queue.training import TRAIN
+from worker.queue.upkeep import forget_tasks
 from worker.queue.views import counts, failed_jobs, finished_jobs, oldest_waiting, overview, trainings, workers
 
 CALLED = "tests.worker.stub.called"

@@ -19,8 +19,9 @@ from worker.queue.connection import SHARE, FullError, QueueError, check, connect
 from worker.queue.job import RESULT, KnownJob, open_queue
 from worker.queue.kept import Kept, Part
 from worker.queue.preannotation import job_id
-from worker.queue.queue import enqueue_preannotation, enqueue_training, forget_tasks
+from worker.queue.queue import enqueue_preannotation, enqueue_training
 from worker.queue.results import keep_sheet, sheet
+from worker.queue.upkeep import forget_tasks
 from worker.queue.views import finished_jobs, overview, workers
 
 VERSION = "tiny-1"

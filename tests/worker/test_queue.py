@@ -22,6 +22,7 @@ from worker.queue.connection import QueueError, connect
 from worker.queue.job import PROTOCOL, KnownJob, open_queue
 from worker.queue.preannotation import job_id
 from worker.queue.queue import Enqueued, enqueue_preannotation, retry_failed
+from worker.queue.upkeep import forget_tasks
 from worker.queue.views import PAGE, failed_jobs, overview
 
 VERSION = "tiny-1.2"
@@ -179,7 +180,7 @@ def test_jobs_of_deleted_tasks_go(redis: Redis) -> None:
     work(redis, fail)
     enqueue_preannotation(redis, 3, [2, 5, 12, 20], VERSION)
     put_off(redis, 5)
-    assert queue.forget_tasks(redis, [1, 2, 5, 20, 99]) == 4
+    assert forget_tasks(redis, [1, 2, 5, 20, 99]) == 4
     assert waiting(redis) == [job_id(3, 12, VERSION)]
     assert overview(redis).queued == 1
     assert failed_jobs(redis) == []

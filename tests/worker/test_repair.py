@@ -7,12 +7,13 @@ from redis import Redis
 
 from tests.conftest import CutOff, fail, wait_until, work
 from tests.worker.stub_worker import Start, done
-from worker.queue import queue, upkeep
+from worker.queue import upkeep
 from worker.queue.connection import QueueError
 from worker.queue.job import open_queue
 from worker.queue.preannotation import PREANNOTATE, job_id
-from worker.queue.queue import Enqueued, enqueue_preannotation, enqueue_training, forget_tasks
+from worker.queue.queue import Enqueued, enqueue_preannotation, enqueue_training
 from worker.queue.training import TRAIN
+from worker.queue.upkeep import forget_tasks
 from worker.queue.views import failed_jobs, overview
 
 VERSION = "tiny-1"
@@ -115,7 +116,7 @@ def test_a_worker_repairs_beside_its_jobs(redis: Redis, start: Start, monkeypatc
 
 
 def test_many_jobs_of_deleted_tasks_go_in_steps(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "DROP_AT_ONCE", 100)
+    monkeypatch.setattr(upkeep, "DROP_AT_ONCE", 100)
     enqueue_preannotation(redis, 3, range(1050), VERSION)
     gone = [task for task in range(1050) if task % 3 == 0 or 300 < task < 620]
     for task in gone[:5]:
@@ -132,7 +133,7 @@ def test_many_jobs_of_deleted_tasks_go_in_steps(redis: Redis, monkeypatch: pytes
 def test_a_call_that_is_cut_off_leaves_no_job_without_a_list(
     redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "DROP_AT_ONCE", 10)
+    monkeypatch.setattr(upkeep, "DROP_AT_ONCE", 10)
     with CutOff.from_url(redis_url) as broken:
         for commands in range(6):
             enqueue_preannotation(redis, 3, range(60), VERSION)

@@ -25,7 +25,8 @@ from worker.process.memory_limit import held_by, most_memory
 from worker.queue.connection import connect
 from worker.queue.job import EXCEPTION, PROTOCOL, open_queue
 from worker.queue.preannotation import job_id
-from worker.queue.queue import forget_tasks, stop_job
+from worker.queue.queue import stop_job
+from worker.queue.upkeep import forget_tasks
 
 
 @pytest.fixture

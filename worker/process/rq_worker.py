@@ -20,9 +20,8 @@ from worker.failures import Interrupted, Verdict, delay, judge, wait_for
 from worker.logs import about
 from worker.queue.connection import LEASE, best_effort, memory, redis_time
 from worker.queue.job import AT_ONCE, KnownJob, KnownQueue
-from worker.queue.queue import forget_finished
 from worker.queue.results import forget_sheets
-from worker.queue.upkeep import Housekeeping
+from worker.queue.upkeep import Housekeeping, forget_finished
 
 log = logging.getLogger("av2t.worker")
 

@@ -38,8 +38,8 @@ from worker.queue.connection import LEASE, Lease, connect, reachable, redis_addr
 from worker.queue.job import FAILURE_TTL, PROTOCOL, KnownJob, open_queue
 from worker.queue.kind import JobQueue
 from worker.queue.preannotation import PREANNOTATE, PREANNOTATION
-from worker.queue.queue import STOPPED, gone_key
-from worker.queue.upkeep import Repairer
+from worker.queue.queue import STOPPED
+from worker.queue.upkeep import Repairer, gone_key
 from worker.settings import Settings
 
 log = logging.getLogger("av2t.worker")

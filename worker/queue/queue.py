@@ -5,7 +5,7 @@ Redis.
 """
 
 import zlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,10 +19,8 @@ from worker.queue import KINDS, queues, task_queues
 from worker.queue.connection import FULL, IF_ROOM, FullError, flat, reachable, redis_time
 from worker.queue.job import (
     AT_ONCE,
-    CHECKPOINT,
     FAILURE_TTL,
     JOB,
-    OLD_RESULTS,
     PROTOCOL,
     KnownJob,
     fetch,
@@ -31,7 +29,6 @@ from worker.queue.job import (
 )
 from worker.queue.kind import Kind, Payload
 from worker.queue.preannotation import PREANNOTATE, PREANNOTATION, ToPreannotate
-from worker.queue.results import SHEET
 from worker.queue.training import TRAIN, TRAINING, Extra, ToTrain
 
 RETRIES = 8  # of what can pass: a Label Studio may be away for a quarter of an hour
@@ -108,53 +105,6 @@ redis.call("HSET", KEYS[1], unpack(ARGV, 4))
 redis.call("EXPIRE", KEYS[1], ARGV[2])
 redis.call("ZADD", KEYS[4], ARGV[3], ARGV[1])
 return 1
-"""
-
-DROP_AT_ONCE = 10_000
-"""Entries of a list that one call looks at: some milliseconds, for which Redis serves nobody else."""
-
-# KEYS: a list of ids, or a registry. ARGV: what the jobs' keys begin with, how many entries were looked at and kept,
-# how many to look at now, the beginnings of the keys of what a job leaves as |a|b|, the pattern of a task in an id, and
-# the tasks of which nothing is to be left; without tasks, it is the ids that have no job.
-# A list is looked at from its end, so that what workers take meanwhile moves nothing, and what goes is marked and
-# removed in one go, for each LREM passes over the whole list.
-_DROP = """
-local tasks, looked, most = {}, tonumber(ARGV[2]), tonumber(ARGV[3])
-for i = 6, #ARGV do
-    tasks[ARGV[i]] = true
-end
-local is_list = redis.call("TYPE", KEYS[1]).ok == "list"
-local ids
-if is_list then
-    ids = redis.call("LRANGE", KEYS[1], -looked - most, -looked - 1)
-else
-    ids = redis.call("ZRANGE", KEYS[1], looked, looked + most - 1)
-end
-local dropped = 0
-for i, id in ipairs(ids) do
-    local gone
-    if #ARGV > 5 then
-        gone = tasks[string.match(id, ARGV[5]) or ""]
-    else
-        gone = redis.call("EXISTS", ARGV[1] .. id) == 0
-    end
-    if gone then
-        dropped = dropped + 1
-        redis.call("DEL", ARGV[1] .. id)
-        for start in string.gmatch(ARGV[4], "[^|]+") do
-            redis.call("DEL", start .. id)
-        end
-        if is_list then
-            redis.call("LSET", KEYS[1], i - 1 - #ids - looked, "")
-        else
-            redis.call("ZREM", KEYS[1], id)
-        end
-    end
-end
-if is_list and dropped > 0 then
-    redis.call("LREM", KEYS[1], -dropped, "")
-end
-return {#ids, dropped}
 """
 
 STOPPED = "Stopped by a person."
@@ -258,7 +208,7 @@ def stop_job(connection: Redis, id: str) -> bool:
             if script(keys=keys, args=[job.id, FAILURE_TTL, redis_time(connection) + FAILURE_TTL, *fields]):
                 return True
             if any(now.get_status(refresh=False) == JobStatus.STARTED for now in fetch(connection, [id])):
-                return _send_stop(connection, job)
+                return send_stop(connection, job)
         return False
 
 
@@ -275,60 +225,6 @@ def is_training(connection: Redis, project: int | None = None) -> bool:
     """Whether a training of the project, or of any, waits or runs. Raises QueueError."""
     with reachable(connection):
         return any(job.payload and _is_of(job, project) for job in fetch(connection, job_ids(connection, TRAIN)))
-
-
-def forget_tasks(connection: Redis, tasks: Sequence[int]) -> int:
-    """Drop the jobs of tasks that are gone, whether they wait, run or have failed; how many. Of a running one nothing
-    is left once its worker has ended it, within seconds.
-
-    A task's id is unique in all of Label Studio, and where several are deleted at once no project is named. Raises
-    QueueError.
-    """
-    gone_tasks = {str(task) for task in tasks}
-    if not gone_tasks:
-        return 0
-    gone = 0
-    with reachable(connection):
-        for kind in {(kind.queue.name, kind.prefix): kind for kind in KINDS.values()}.values():
-            queue = open_queue(connection, kind.queue.name)
-            for key in (queue.key, queue.scheduled_job_registry.key, queue.failed_job_registry.key):
-                gone += drop(connection, key, gone_tasks, kind.task_pattern)
-            started = map(id_in, connection.zrange(queue.started_job_registry.key, 0, -1))
-            running = fetch(connection, [each for each in started if kind.task_in(each) in gone_tasks])
-            for job in running:
-                connection.set(gone_key(job.id), 1, ex=60)
-            gone += sum(_send_stop(connection, job) for job in running)
-    return gone
-
-
-def forget_finished(connection: Redis, name: str, most: int) -> int:
-    """So many jobs of the queue of this name that ended well, the oldest first; how many there were. RedisError."""
-    registry = open_queue(connection, name).finished_job_registry.key
-    entries: list[Any] = list(connection.zrange(registry, 0, most - 1))
-    with connection.pipeline() as pipe:
-        for entry in entries:
-            pipe.delete(JOB + id_in(entry))
-            pipe.zrem(registry, entry)
-        pipe.execute()
-    return len(entries)
-
-
-def drop(connection: Redis, key: str, tasks: Collection[str] = (), pattern: str = "") -> int:
-    """Take the jobs of these tasks, or without tasks those that there are no more, out of a list or a registry,
-    together with all that they left; how many. `pattern`: `Kind.task_pattern`. RedisError."""
-    script = connection.register_script(_DROP)
-    left = "|".join([OLD_RESULTS, CHECKPOINT, SHEET])
-    seen, gone, dropped, kept = DROP_AT_ONCE, 0, 0, 0
-    while seen == DROP_AT_ONCE:
-        # Each call is atomic by itself, and between two of them other clients are served.
-        seen, gone = script(keys=[key], args=[JOB, kept, DROP_AT_ONCE, left, pattern, *tasks])
-        dropped, kept = dropped + gone, kept + seen - gone
-    return dropped
-
-
-def gone_key(id: str) -> str:
-    """Where it is noted that a job is stopped because its task is gone."""
-    return f"av2t:gone:{id}"
 
 
 def job_ids(connection: Redis, name: str, *, ended: bool = False) -> list[str]:
@@ -352,7 +248,7 @@ def _is_of(job: KnownJob, project: int | None, task: int | None = None) -> bool:
     return project in (None, subject.project) and task in (None, subject.task)
 
 
-def _send_stop(connection: Redis, job: KnownJob) -> bool:
+def send_stop(connection: Redis, job: KnownJob) -> bool:
     """Tell the worker that runs it; False if none does."""
     if job.worker_name:
         send_command(connection, job.worker_name, "stop-job", job_id=job.id)

@@ -1,5 +1,5 @@
-"""A queue in order: the jobs of workers that fell silent, those that nobody began, those that are due again, and those
-that no list knows.
+"""A queue in order: the jobs of workers that fell silent, those that nobody began, those that are due again, those that
+no list knows, and those of deleted tasks.
 
 RQ has the first three, too. But its own holds a lock for 15 minutes if the worker dies in between, returns what nobody
 began only after a minute, takes each machine's clock for all machines', and has a process for what is due that outlives
@@ -9,7 +9,7 @@ a killed worker.
 import logging
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from threading import Event, Thread
 from typing import Any
 
@@ -22,9 +22,9 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 from av2t_core.errors import AV2TError
 from worker.queue import KINDS
 from worker.queue.connection import LEASE, connect, reachable, redis_time
-from worker.queue.job import CHECKPOINT, FAILURE_TTL, JOB, OLD_RESULTS, KnownJob, KnownQueue, id_in, open_queue
+from worker.queue.job import CHECKPOINT, FAILURE_TTL, JOB, OLD_RESULTS, KnownJob, KnownQueue, fetch, id_in, open_queue
 from worker.queue.kind import DAY
-from worker.queue.queue import drop, job_ids
+from worker.queue.queue import job_ids, send_stop
 from worker.queue.results import SHEET
 
 log = logging.getLogger("av2t.worker")
@@ -72,6 +72,53 @@ for i = 2, #ARGV do
     end
 end
 return returned
+"""
+
+DROP_AT_ONCE = 10_000
+"""Entries of a list that one call looks at: some milliseconds, for which Redis serves nobody else."""
+
+# KEYS: a list of ids, or a registry. ARGV: what the jobs' keys begin with, how many entries were looked at and kept,
+# how many to look at now, the beginnings of the keys of what a job leaves as |a|b|, the pattern of a task in an id, and
+# the tasks of which nothing is to be left; without tasks, it is the ids that have no job.
+# A list is looked at from its end, so that what workers take meanwhile moves nothing, and what goes is marked and
+# removed in one go, for each LREM passes over the whole list.
+_DROP = """
+local tasks, looked, most = {}, tonumber(ARGV[2]), tonumber(ARGV[3])
+for i = 6, #ARGV do
+    tasks[ARGV[i]] = true
+end
+local is_list = redis.call("TYPE", KEYS[1]).ok == "list"
+local ids
+if is_list then
+    ids = redis.call("LRANGE", KEYS[1], -looked - most, -looked - 1)
+else
+    ids = redis.call("ZRANGE", KEYS[1], looked, looked + most - 1)
+end
+local dropped = 0
+for i, id in ipairs(ids) do
+    local gone
+    if #ARGV > 5 then
+        gone = tasks[string.match(id, ARGV[5]) or ""]
+    else
+        gone = redis.call("EXISTS", ARGV[1] .. id) == 0
+    end
+    if gone then
+        dropped = dropped + 1
+        redis.call("DEL", ARGV[1] .. id)
+        for start in string.gmatch(ARGV[4], "[^|]+") do
+            redis.call("DEL", start .. id)
+        end
+        if is_list then
+            redis.call("LSET", KEYS[1], i - 1 - #ids - looked, "")
+        else
+            redis.call("ZREM", KEYS[1], id)
+        end
+    end
+end
+if is_list and dropped > 0 then
+    redis.call("LREM", KEYS[1], -dropped, "")
+end
+return {#ids, dropped}
 """
 
 
@@ -241,3 +288,57 @@ def _suspects(connection: Redis, name: str, keys: Collection[bytes], listed: Col
     if ends:
         connection.register_script(_END)(keys=list(ends), args=list(ends.values()))
     return suspects
+
+
+def forget_tasks(connection: Redis, tasks: Sequence[int]) -> int:
+    """Drop the jobs of tasks that are gone, whether they wait, run or have failed; how many. Of a running one nothing
+    is left once its worker has ended it, within seconds.
+
+    A task's id is unique in all of Label Studio, and where several are deleted at once no project is named. Raises
+    QueueError.
+    """
+    gone_tasks = {str(task) for task in tasks}
+    if not gone_tasks:
+        return 0
+    gone = 0
+    with reachable(connection):
+        for kind in {(kind.queue.name, kind.prefix): kind for kind in KINDS.values()}.values():
+            queue = open_queue(connection, kind.queue.name)
+            for key in (queue.key, queue.scheduled_job_registry.key, queue.failed_job_registry.key):
+                gone += drop(connection, key, gone_tasks, kind.task_pattern)
+            started = map(id_in, connection.zrange(queue.started_job_registry.key, 0, -1))
+            running = fetch(connection, [each for each in started if kind.task_in(each) in gone_tasks])
+            for job in running:
+                connection.set(gone_key(job.id), 1, ex=60)
+            gone += sum(send_stop(connection, job) for job in running)
+    return gone
+
+
+def forget_finished(connection: Redis, name: str, most: int) -> int:
+    """So many jobs of the queue of this name that ended well, the oldest first; how many there were. RedisError."""
+    registry = open_queue(connection, name).finished_job_registry.key
+    entries: list[Any] = list(connection.zrange(registry, 0, most - 1))
+    with connection.pipeline() as pipe:
+        for entry in entries:
+            pipe.delete(JOB + id_in(entry))
+            pipe.zrem(registry, entry)
+        pipe.execute()
+    return len(entries)
+
+
+def drop(connection: Redis, key: str, tasks: Collection[str] = (), pattern: str = "") -> int:
+    """Take the jobs of these tasks, or without tasks those that there are no more, out of a list or a registry,
+    together with all that they left; how many. `pattern`: `Kind.task_pattern`. RedisError."""
+    script = connection.register_script(_DROP)
+    left = "|".join([OLD_RESULTS, CHECKPOINT, SHEET])
+    seen, gone, dropped, kept = DROP_AT_ONCE, 0, 0, 0
+    while seen == DROP_AT_ONCE:
+        # Each call is atomic by itself, and between two of them other clients are served.
+        seen, gone = script(keys=[key], args=[JOB, kept, DROP_AT_ONCE, left, pattern, *tasks])
+        dropped, kept = dropped + gone, kept + seen - gone
+    return dropped
+
+
+def gone_key(id: str) -> str:
+    """Where it is noted that a job is stopped because its task is gone."""
+    return f"av2t:gone:{id}"
