@@ -19,7 +19,7 @@ from av2t_core.versions.pointers import changing, read
 from av2t_core.versions.store import fetch, mark_of
 from av2t_core.versions.version import damaged, find, installed, resolve
 from tests.conftest import EMBEDDED
-from worker.process.work_folder import work_folder
+from worker.process.model_process import work_folder
 
 
 def test_space_is_looked_for_before_the_folder_is_made(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from shutil import copyfile
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
+from redis import Redis
 
 from av2t.__main__ import main
 from av2t.options import DEMO_CLIPS
@@ -19,7 +20,9 @@ from worker.client.label_studio import LabelStudioClient
 from worker.client.media import ClipCache
 from worker.failures import DoubtfulError
 from worker.jobs import preannotation as jobs
-from worker.queue.preannotation import Preannotated, ToPreannotate
+from worker.queue.job import fetch
+from worker.queue.preannotation import Preannotated, job_id
+from worker.queue.queue import enqueue_preannotation
 from worker.settings import Settings
 
 CONFIG = """<View><Video name="clip" value="$video"/>
@@ -123,7 +126,7 @@ def test_a_file_of_ours_can_be_called_so(tmp_path: Path, name: str) -> None:
     assert name.endswith(own)
 
 
-def test_a_whole_job(project: Project) -> None:
+def test_a_whole_job(project: Project, redis: Redis) -> None:
     copyfile(DEMO_CLIPS / "dog.mp4", project.folder / NAMES[-1])
     [task] = project.synced().values()
     settings = {"label_studio_url": project.server.url, "label_studio_api_key": project.server.api_key}
@@ -131,8 +134,9 @@ def test_a_whole_job(project: Project) -> None:
     context = jobs._context
     assert context is not None
     try:
-        asked = ToPreannotate(project=project.id, task=task, model_version=EMBEDDED)
-        assert jobs.preannotate(asked) == Preannotated(outcome="predicted", keyframes=5)
+        enqueue_preannotation(redis, project.id, [task], EMBEDDED)
+        [job] = fetch(redis, [job_id(project.id, task, EMBEDDED)])
+        assert job.perform() == Preannotated(outcome="predicted", keyframes=5)
     finally:
         context.client.close()
         jobs._context = None

@@ -14,10 +14,10 @@ from av2t.stack.redis_server import start_redis
 from tests.conftest import wait_until
 from tests.ports import free_port
 from tests.worker.stub_worker import Start
+from worker.jobs.prediction_pass import Checkpoint, Part
 from worker.queue import KINDS, queue
 from worker.queue.connection import SHARE, FullError, QueueError, check, connect, memory
 from worker.queue.job import RESULT, KnownJob, open_queue
-from worker.queue.kept import Kept, Part
 from worker.queue.preannotation import job_id
 from worker.queue.queue import enqueue_preannotation, enqueue_training
 from worker.queue.results import keep_sheet, sheet
@@ -54,9 +54,9 @@ def test_a_full_redis_takes_no_more(full: Redis) -> None:
             refused()
     assert overview(full).queued == waiting
     job = KnownJob.fetch(job_id(3, 1, VERSION), connection=full, serializer="json")
-    Kept(job, "a").keep(Part(first=0, scores=[], result="", sightings=[]))
+    Checkpoint(job, "a").add(Part(first=0, scores=[], result="", sightings=[]))
     keep_sheet(full, job.id, b"a picture")
-    assert (Kept(job, "a").parts(), sheet(full, job.id)) == ([], None)
+    assert (Checkpoint(job, "a").parts(), sheet(full, job.id)) == ([], None)
     assert forget_tasks(full, range(waiting)) == waiting
     check(full)
     assert enqueue_preannotation(full, 3, [1], VERSION).new == 1

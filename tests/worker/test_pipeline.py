@@ -26,11 +26,11 @@ from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
 from tests.core.labelstudio.test_toy_tag import EllipseLabels
 from tests.worker.conftest import LOOPBACK, Serve
 from worker.failures import Interrupted
-from worker.jobs import looking
 from worker.jobs import preannotation as jobs
+from worker.jobs import prediction_pass
+from worker.jobs.prediction_pass import Checkpoint, Part
 from worker.queue import heartbeat
 from worker.queue.job import PROTOCOL, KnownJob, fetch
-from worker.queue.kept import Kept, Part
 from worker.queue.preannotation import Preannotated, job_id
 from worker.queue.queue import enqueue_preannotation
 from worker.settings import Settings
@@ -238,7 +238,7 @@ def test_doing_it_twice_changes_nothing(make: Make, clip: Path, context: jobs.Co
     task.job.perform()
     data, uploads, [prediction] = task.data, task.uploads, task.predictions
     # What another worker kept that had the same job.
-    Kept(task.job, "a").keep(Part(first=0, scores=[], result="", sightings=[]))
+    Checkpoint(task.job, "a").add(Part(first=0, scores=[], result="", sightings=[]))
     assert task.job.perform() == Preannotated(outcome="predicted already", keyframes=0)
     assert (task.data, task.uploads, task.predictions) == (data, uploads, [prediction])
     assert task.redis.keys("av2t:kept:*") == []
@@ -406,7 +406,7 @@ def test_told_to_stop_in_the_middle_it_goes_on_there(
 
     task.server.sdk.predictions.delete(id=in_two.id)
     looks[:] = []
-    monkeypatch.setattr(looking, "KEEP_INTERVAL", 0)  # what is kept on the way does not stop the job
+    monkeypatch.setattr(prediction_pass, "CHECKPOINT_INTERVAL", 0)  # what is kept on the way does not stop the job
     task.job.perform()
     [at_once] = task.predictions
     assert looks == list(range(5))  # nothing is left of what was kept

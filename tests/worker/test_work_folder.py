@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.process.work_folder import work_folder
+from worker.process.model_process import work_folder
 
 
 def _enter(temporary: Path) -> None:

@@ -23,8 +23,8 @@ from worker.client.annotations import AnnotatedTask, Skipped
 from worker.client.label_studio import LabelStudioClient
 from worker.failures import DOUBTS, DoubtfulError, GoneError, Interrupted, delay
 from worker.jobs.preannotation import file_name, opened_clip
-from worker.jobs.progress import Progress
 from worker.queue import heartbeat
+from worker.queue.heartbeat import Progress
 from worker.settings import Settings
 
 log = logging.getLogger("av2t.worker")

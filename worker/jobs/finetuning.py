@@ -52,9 +52,9 @@ from worker.client.reconcile import repredict
 from worker.failures import Interrupted
 from worker.jobs.annotated_clips import AnnotatedClips, PulledClip
 from worker.jobs.preannotation import load_predictor
-from worker.jobs.progress import Progress
 from worker.process.devices import gpu_lease, gpu_of
 from worker.queue import heartbeat
+from worker.queue.heartbeat import Progress
 from worker.queue.job import KnownJob
 from worker.queue.projects import model_version
 from worker.queue.training import ToTrain, Trained

@@ -4,6 +4,7 @@ Whatever a job does can be done again: it looks for its own result first, and a 
 """
 
 import hashlib
+import io
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,19 +27,20 @@ from av2t_core.versions.version import find, resolve
 from worker.client.connection import awaited, connected, through_outages
 from worker.client.label_studio import LabelStudioClient
 from worker.failures import GoneError
-from worker.jobs.looking import RATE_DIGITS, look
-from worker.jobs.progress import Progress, Stopwatch
+from worker.jobs.prediction_pass import RATE_DIGITS, Checkpoint, delete_checkpoint, predict
 from worker.process.devices import gpu_of
 from worker.queue import heartbeat
 from worker.queue.connection import best_effort
+from worker.queue.heartbeat import Progress
 from worker.queue.job import KnownJob
-from worker.queue.kept import Kept, forget
 from worker.queue.preannotation import Preannotated, ToPreannotate
-from worker.queue.results import count_task
+from worker.queue.results import count_task, keep_sheet, note_score
 from worker.queue.views import note_gpu_memory
 from worker.settings import Settings
 
 log = logging.getLogger("av2t.worker")
+
+SHEET_QUALITY = 75
 
 
 @dataclass
@@ -92,11 +94,27 @@ def load_predictor(name: str, settings: Settings) -> Predictor:
     return predictor
 
 
+class Stopwatch:
+    """The seconds of a task's stages."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Counted only if it ends well."""
+        started = time.monotonic()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+
+
 def preannotate(asked: ToPreannotate) -> Preannotated:
     """Give the task its prediction of this model version, unless it has one."""
     if _context is None:
         raise RuntimeError("set_up comes first")
-    started, stopwatch, job = time.monotonic(), Stopwatch(), get_current_job()
+    job = get_current_job()
+    assert isinstance(job, KnownJob)
+    started, stopwatch = time.monotonic(), Stopwatch()
     project, task = asked.project, asked.task
     log.info("task %d of project %d: started", task, project)
     context, progress = _context, Progress(job)
@@ -110,18 +128,12 @@ def preannotate(asked: ToPreannotate) -> Preannotated:
     log.info(
         "task %d of project %d: %s, %d keyframes, %.1f s", task, project, outcome, keyframes, time.monotonic() - started
     )
-    if job is not None:
-        forget(job)
-        _count(job, _context.predictor, outcome, keyframes, stopwatch.seconds)
-    return Preannotated(outcome=outcome, keyframes=keyframes, remarks=tuple(info.remarks) if info else ())
-
-
-def _count(job: KnownJob, predictor: Predictor, outcome: str, keyframes: int, seconds: dict[str, float]) -> None:
-    """For Prometheus; a Redis that is away does not undo the job."""
+    delete_checkpoint(job)
     with best_effort(f"{job.id} was not counted"):
-        count_task(job.connection, outcome, keyframes, seconds)
-        if job.worker_name and (memory := predictor.gpu_memory) is not None:
+        count_task(job.connection, outcome, keyframes, stopwatch.seconds)
+        if job.worker_name and (memory := context.predictor.gpu_memory) is not None:
             note_gpu_memory(job.connection, job.worker_name, memory)
+    return Preannotated(outcome=outcome, keyframes=keyframes, remarks=tuple(info.remarks) if info else ())
 
 
 def _preannotate(
@@ -151,10 +163,10 @@ def _preannotate(
         wanted = folder if targets.frame_variables and not present else None
         rate = data.get(targets.video.fps_variable) if targets.video.fps_variable else targets.video.fps
         settings, predictor = context.settings, context.predictor_of(model_version)
-        kept = Kept(progress.job, _identity(settings, config, clip.stat().st_size))
+        checkpoint = Checkpoint(progress.job, _identity(settings, config, clip.stat().st_size))
         with stopwatch.stage("predict"), opened_clip(clip, settings) as video:
-            seen = look(video, predictor, targets, task, progress, kept, folder=wanted, rate=rate)
-        count = len(seen.info.keyframes)
+            predicted = predict(video, predictor, targets, task, progress, checkpoint, folder=wanted, rate=rate)
+        count = len(predicted.info.keyframes)
         for variable in filled:
             if len(data[variable]) != count:
                 raise AV2TError(
@@ -162,14 +174,18 @@ def _preannotate(
                     f' empty "{variable}" in the task\'s data to get those.'
                 )
         with stopwatch.stage("upload"):
-            frames = _bring(client, project, seen.frames, progress) if wanted else present
-        client.set_task_data(task, _additions(targets, frames, seen.info))
+            frames = _bring(client, project, predicted.frames, progress) if wanted else present
+        client.set_task_data(task, _additions(targets, frames, predicted.info))
     with stopwatch.stage("push"):
-        client.create_prediction(task, model_version, seen.score, seen.result)
-    progress.note_score(project, task, seen.score)
-    if seen.sheet is not None:
-        progress.keep(seen.sheet)
-    return "predicted", seen.info
+        client.create_prediction(task, model_version, predicted.score, predicted.result)
+    connection = progress.job.connection
+    with best_effort(f"the score and the contact sheet of {progress.job.id} were not stored"):
+        note_score(connection, project, task, predicted.score)
+        if predicted.sheet is not None:
+            jpeg = io.BytesIO()
+            predicted.sheet.image().save(jpeg, "JPEG", quality=SHEET_QUALITY)
+            keep_sheet(connection, progress.job.id, jpeg.getvalue())
+    return "predicted", predicted.info
 
 
 def _identity(settings: Settings, config: str, size: int) -> str:
@@ -181,8 +197,7 @@ def _identity(settings: Settings, config: str, size: int) -> str:
 def _bring(client: LabelStudioClient, project: int, frames: list[Path], progress: Progress) -> list[str]:
     """Upload the frames. Looking for those of an earlier try takes Label Studio long in a large project, so it is done
     only where there was one."""
-    reuse = progress.mark("uploading")
-    return client.upload_frames(project, frames, reuse=reuse)
+    return client.upload_frames(project, frames, reuse=progress.begin_upload())
 
 
 def _additions(targets: Targets, frames: list[str], info: ClipInfo) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:

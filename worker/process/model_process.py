@@ -1,27 +1,32 @@
-"""The process that holds the model: spawned once, warm from the second job on, and gone when its parent is gone.
+"""The process that holds the model: spawned once, warm from the second job on, and gone when its parent is gone; so is
+the folder of the clips in hand.
 
 A forked process cannot use CUDA once its parent has, and one spawned for each job would load the model each time.
 """
 
 import ctypes
+import errno
 import logging
 import multiprocessing
 import os
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from rq.executions import Execution
 from rq.job import Job
 
 from av2t.remedies import told
 from av2t_core.errors import AV2TError
+from av2t_core.files import locked
 from worker.logs import log_to_stderr
 from worker.process.rq_worker import JobRunner
 from worker.queue import heartbeat
@@ -34,6 +39,7 @@ log = logging.getLogger("av2t.worker")
 
 REDIS_TIMEOUT = 10.0
 
+_FOLDERS = "av2t-worker-"
 Message = Literal["ready", "alive", "done", "interrupted", "dead"]
 
 
@@ -169,3 +175,36 @@ def _end_with(parent: int) -> None:
     process = multiprocessing.parent_process()
     assert process is not None
     threading.Thread(target=lambda: (wait([process.sentinel]), os._exit(1)), daemon=True).start()
+
+
+@contextmanager
+def work_folder() -> Iterator[Path]:
+    """A folder of this worker's own. Those of workers that were killed are removed before and after."""
+    _remove_forsaken()
+    made = Path(tempfile.mkdtemp(prefix=".av2t-"))
+    with locked(made / "lock"):
+        # Only now by the name by which others look for what is forsaken.
+        folder = made.rename(made.with_name(_FOLDERS + made.name.rpartition("-")[2]))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            _remove_forsaken()
+
+
+def _remove_forsaken() -> None:
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDERS}*"):
+        # The system unlocks what a dead process had locked, also beyond the borders of containers.
+        with suppress(OSError), _lock_in(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock_in(folder: Path) -> IO[bytes]:
+    """Its lock file, locked. OSError: its worker lives, or no worker of this user made it.
+
+    Anybody may put a folder of that name among the temporary files.
+    """
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise OSError(errno.EPERM, "not a folder of this user", str(folder))
+    return locked(folder / "lock", wait=False, make=False)

@@ -3,7 +3,7 @@
 import json
 import logging
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
@@ -53,7 +53,12 @@ class RQWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
         self._told_to_stop = False
         self._lost_redis = False
 
-    def work_through_outages(self, *, burst: bool, is_over: Callable[[], bool]) -> bool:
+    @property
+    def is_over(self) -> bool:
+        """Whether all is done that was to be done."""
+        return False
+
+    def work_through_outages(self, *, burst: bool) -> bool:
         """RQ's `work`, and again whenever Redis was lost and is back, until `is_over`. False: it ended for another
         reason than its own.
 
@@ -66,7 +71,7 @@ class RQWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
             except RedisError as error:  # while RQ registers the worker
                 log.warning("Redis cannot be used (%s)", error)
                 self._lost_redis = True
-            if self._told_to_stop or is_over():
+            if self._told_to_stop or self.is_over:
                 return True
             if not self._lost_redis:
                 return burst

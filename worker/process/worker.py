@@ -31,9 +31,8 @@ from worker.client.reconcile import Reconciler
 from worker.logs import about, log_to_stderr
 from worker.process.devices import lease_key
 from worker.process.memory_limit import held_by, most_memory
-from worker.process.model_process import REDIS_TIMEOUT, ModelProcess
-from worker.process.rq_worker import RQWorker
-from worker.process.work_folder import work_folder
+from worker.process.model_process import REDIS_TIMEOUT, ModelProcess, work_folder
+from worker.process.rq_worker import BEAT, RQWorker
 from worker.queue.connection import LEASE, Lease, connect, reachable, redis_address, redis_time
 from worker.queue.job import FAILURE_TTL, PROTOCOL, KnownJob, open_queue
 from worker.queue.kind import JobQueue
@@ -44,11 +43,9 @@ from worker.settings import Settings
 
 log = logging.getLogger("av2t.worker")
 
-BEAT = 3  # seconds between two heartbeats of a running job
 GRACE = 8  # seconds that a running job has to end, or to keep what it has, when the worker is told to stop
 DEATHS = 3  # of the model's process in one job, after which the job is given up
 LEAVE = 2  # seconds between two looks at jobs that are left to others
-LONGEST_WAIT = 15  # seconds between two looks for a Redis that is away
 
 
 class ModelDiedError(AV2TError):
@@ -85,7 +82,9 @@ def run_worker(
         model, reconciler = ModelProcess(settings, name, queue, folder), Reconciler(settings)
         repairer = Repairer(settings.redis_url, queue.name)
         memory = most_memory(settings.memory_mb)
-        worker = WarmWorker(connection, name, queue, model, hang_seconds=settings.hang_seconds, most_memory=memory)
+        worker = WarmWorker(
+            connection, name, queue, model, max_jobs, hang_seconds=settings.hang_seconds, most_memory=memory
+        )
         try:
             if queue.warm:
                 worker.wait_for_model(lambda: None)
@@ -93,7 +92,7 @@ def run_worker(
                 reconciler.start()
             if not burst:
                 repairer.start()
-            ended = worker.work_on(burst=burst, max_jobs=max_jobs)
+            ended = worker.work_through_outages(burst=burst)
         finally:
             reconciler.stop()
             repairer.stop()
@@ -117,6 +116,7 @@ class WarmWorker(RQWorker):
         name: str,
         queue: JobQueue,
         model: ModelProcess,
+        max_jobs: int | None,
         *,
         hang_seconds: int,
         most_memory: int | None,
@@ -127,16 +127,13 @@ class WarmWorker(RQWorker):
         self._hang_seconds = hang_seconds  # without a sign of life, after which a job's process is ended
         self._most_memory = most_memory  # bytes of a job's process, beyond which it is ended
         self.fault: AV2TError | None = None  # why the worker cannot go on
-        self._done = 0  # jobs
-        self._most: int | None = None  # jobs
+        self._done, self._most = 0, max_jobs  # RQ would count those that are left to others
         self._project_lease: Lease | None = None  # while a job runs that is its project's only one
         self._left: set[object] = set()  # why jobs were left to others, as far as that was said
 
-    def work_on(self, *, burst: bool, max_jobs: int | None) -> bool:
-        """Until told to stop, or `max_jobs` are done; the model stays warm in an outage of Redis. False: it ended for
-        another reason than its own."""
-        self._most = max_jobs  # RQ would count those that are left to others
-        return self.work_through_outages(burst=burst, is_over=lambda: self._done == self._most)
+    @property
+    def is_over(self) -> bool:
+        return self._done == self._most
 
     def dequeue_job_and_maintain_ttl(self, timeout: int | None, max_idle_time: int | None = None) -> Any:
         """RQ's own waits for a Redis that refuses it, but not for one that answers too late; and as long as no job
@@ -191,7 +188,7 @@ class WarmWorker(RQWorker):
                     return
                 self._execute(job, queue)
         self._done += 1
-        if self._done == self._most:
+        if self.is_over:
             raise StopRequested
 
     @contextmanager
@@ -292,16 +289,12 @@ class WarmWorker(RQWorker):
             if message == "dead":
                 self._after_death(job, queue, self._model.exit_reason())
                 return
-            if message == "interrupted":
+            if self._stop_requested and stop_at is None:
+                self._model.ask_to_stop()
+                stop_at = clock + GRACE
+            if message == "interrupted" or (stop_at is not None and clock >= stop_at):
                 self._put_back(job, queue)
                 return
-            if self._stop_requested:
-                if stop_at is None:
-                    self._model.ask_to_stop()
-                    stop_at = clock + GRACE
-                if clock >= stop_at:
-                    self._put_back(job, queue)
-                    return
             if clock - heard > self._hang_seconds:
                 self._after_death(job, queue, f"ended after {self._hang_seconds} s without a sign of life")
                 return
@@ -350,17 +343,16 @@ class WarmWorker(RQWorker):
             job.retries_left = 0
         else:
             sentence = f"The model's process died on this {self._queue.job} ({reason})."
-        log.error("job %s: %s", job.id, sentence)
         self._fail(job, queue, sentence, deaths=deaths)
 
     def _give_up(self, job: KnownJob, queue: Queue, sentence: str) -> None:
         self._model.kill()
         if self._unfinished(job):
             job.retries_left = 0
-            log.error("job %s: %s", job.id, sentence)
             self._fail(job, queue, sentence)
 
     def _fail(self, job: KnownJob, queue: Queue, sentence: str, **noted: int) -> None:
+        log.error("job %s: %s", job.id, sentence)
         job.note(error=sentence, **noted)
         job.retry_intervals = None  # those of an earlier try; this one is made at once
         job.ended_at = now()

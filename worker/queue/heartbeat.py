@@ -1,6 +1,6 @@
-"""What passes between a job and the worker that watches it, while the job runs: signs of life, and the wish to stop.
+"""What passes between a running job and the worker that watches it: heartbeats, cancellation, and the job's progress.
 
-In a process that no worker watches, as in a test of a job alone, there is nothing to tell and nothing to hear.
+In a process that no worker watches, as in a test of a job alone, nobody is told and nothing is cancelled.
 """
 
 import threading
@@ -9,7 +9,11 @@ from contextlib import nullcontext, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-INTERVAL = 1.0  # seconds
+from worker.queue.connection import best_effort
+from worker.queue.job import KnownJob
+
+INTERVAL = 1.0  # seconds between two heartbeats
+PROGRESS_INTERVAL = 0.3  # seconds
 STOP = ("stop", "")
 """What the worker sends while a job runs."""
 
@@ -55,3 +59,28 @@ def progress(_what: str, _total: int) -> nullcontext[_Beat]:
 def cancelled() -> bool:
     """Whether the job is to put down what it holds. While it runs, nothing else is sent."""
     return _channel is not None and _channel.poll()
+
+
+class Progress:
+    """What the status page shows of a running job, in its meta; a Redis that is away does not stop the job."""
+
+    def __init__(self, job: KnownJob) -> None:
+        self.job = job
+        self._shown = 0.0
+
+    def show(self, done: int, total: int | None, *, now: bool = False, **more: Any) -> None:
+        """`done` of `total` keyframes, None where nobody knows how many there will be; `more`: fields of `Meta`."""
+        beat()
+        if now or time.monotonic() - self._shown >= PROGRESS_INTERVAL:
+            self._shown = time.monotonic()
+            self._note(done=done, total=total, **more)
+
+    def begin_upload(self) -> bool:
+        """Whether an earlier try of the job had begun it too."""
+        before = bool(self.job.told.uploading)
+        self._note(uploading=True)
+        return before
+
+    def _note(self, **values: Any) -> None:
+        with best_effort(f"the progress of {self.job.id} was not noted"):
+            self.job.note(**values)

@@ -1,11 +1,12 @@
 """A clip through the model, to what is pushed: in one pass, and in memory that hardly grows with its length.
 
-What is predicted is kept from time to time, so that a job which is cut off, or told to stop, goes on where it was.
+What is predicted is stored from time to time, so that a job that is cut off, or told to stop, goes on where it was.
 """
 
 import json
 import logging
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,29 +14,112 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import TypeAdapter
 
 from av2t_core.labelstudio.config import Targets
 from av2t_core.labelstudio.regions import Region, clip_regions, keyframe_regions
 from av2t_core.labelstudio.tracks import Clock, Sighting
+from av2t_core.limits import KEPT_PART
 from av2t_core.media.clip import Clip, ClipInfo, Keyframe, Window
 from av2t_core.prediction.drawing import ContactSheet
-from av2t_core.prediction.objects import Detection, Tracker
+from av2t_core.prediction.objects import Detection, Known, Tracker
 from av2t_core.prediction.predictor import KeyframePrediction, Predictor
 from worker.failures import Interrupted
-from worker.jobs.progress import Progress
 from worker.queue import heartbeat
-from worker.queue.kept import Kept, Part
+from worker.queue.connection import best_effort, memory
+from worker.queue.heartbeat import Progress
+from worker.queue.job import CHECKPOINT, KnownJob
 
 log = logging.getLogger("av2t.worker")
 
 JPEG_QUALITY = 90  # of frames
 RATE_DIGITS = 3  # of the frame rate that a task is given
-KEEP_INTERVAL = 10.0  # seconds of work that a worker which is killed may lose
+CHECKPOINT_INTERVAL = 10.0  # seconds of work that a worker which is killed may lose
+_CHECKPOINT_SECONDS = 24 * 3600  # seconds
+
+# KEYS: a job's list. ARGV: its identity, a part, and in how many seconds it ends.
+_APPEND = """
+if redis.call("EXISTS", KEYS[1]) == 0 then
+    redis.call("RPUSH", KEYS[1], ARGV[1])
+end
+redis.call("RPUSH", KEYS[1], ARGV[2])
+redis.call("EXPIRE", KEYS[1], ARGV[3])
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
-    """A clip that has been looked at."""
+class Part:
+    """Keyframes that follow one another, from the `first` of the clip (0-based) on."""
+
+    first: int
+    scores: Sequence[float]  # one for each keyframe
+    result: str  # their regions, as a JSON list without its brackets: as objects they take 3.5 times as much memory
+    sightings: Sequence[Sighting]
+    known: Known = field(default_factory=dict)  # the things of the clip, after these keyframes
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.scores)
+
+
+_PART = TypeAdapter(Part)
+
+
+class Checkpoint:
+    """The parts of one job that are predicted; where Redis is away, they are predicted again."""
+
+    def __init__(self, job: KnownJob, identity: str) -> None:
+        """`identity`: all that the parts depend on; those of another one are dropped."""
+        self._job, self._identity = job, identity.encode()
+        self._key = f"{CHECKPOINT}{job.id}"
+
+    def parts(self) -> list[Part]:
+        """Of earlier tries, from the first keyframe on, as far as they follow one another."""
+        packed: list[bytes] = []
+        with best_effort(f"{self._job.id} begins anew, for its checkpoint cannot be read"):
+            identity, *packed = self._job.connection.lrange(self._key, 0, -1) or [self._identity]
+            if identity != self._identity:
+                packed = []
+                self._job.connection.delete(self._key)
+        parts: list[Part] = []
+        try:
+            for part in map(_unpacked, packed):
+                # Another may begin earlier, where two workers had the job for a while.
+                if part.first == (parts[-1].end if parts else 0):
+                    parts.append(part)
+        except ValueError as error:
+            log.warning("%s begins anew after %d parts, for the next is none: %.200s", self._job.id, len(parts), error)
+        return parts
+
+    def add(self, part: Part) -> None:
+        with best_effort(f"{len(part.scores)} keyframes of {self._job.id} were not stored"):
+            if not memory(self._job.connection).full:
+                append = self._job.connection.register_script(_APPEND)
+                append(
+                    keys=[self._key],
+                    args=[self._identity, zlib.compress(_PART.dump_json(part), level=1), _CHECKPOINT_SECONDS],
+                )
+
+
+def delete_checkpoint(job: KnownJob) -> None:
+    """Delete its checkpoint."""
+    with best_effort(f"the checkpoint of {job.id} stays for a day"):
+        job.connection.delete(f"{CHECKPOINT}{job.id}")
+
+
+def _unpacked(data: bytes) -> Part:
+    """ValueError: it is none, or a larger one than any that was stored."""
+    unpacker = zlib.decompressobj()
+    try:
+        unpacked = unpacker.decompress(data, KEPT_PART)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    return _PART.validate_json(unpacked)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a clip's pass through the model has found."""
 
     info: ClipInfo
     frames: list[Path]  # JPEG of every keyframe, if they are wanted
@@ -45,8 +129,8 @@ class Seen:
 
 
 @dataclass
-class _Growing:
-    """A part that is not kept yet."""
+class _Open:
+    """A part that is not in the checkpoint yet."""
 
     first: int
     scores: list[float] = field(default_factory=list)
@@ -55,42 +139,42 @@ class _Growing:
     since: float = field(default_factory=time.monotonic)
 
 
-def look(
+def predict(
     clip: Clip,
     predictor: Predictor,
     targets: Targets,
     task: int,
     progress: Progress,
-    kept: Kept,
+    checkpoint: Checkpoint,
     *,
     folder: Path | None,
     rate: object,
-) -> Seen:
+) -> Prediction:
     """Decode and predict, from where an earlier try of the job stopped; the frames go into `folder`, if there is one.
 
     `rate`: by which the page counts frames; the clip's own if it is none. Interrupted: the worker has to stop.
     """
-    parts = kept.parts()
+    parts = checkpoint.parts()
     done = parts[-1].end if parts else 0
     if done:
-        log.info("task %d: the first %d keyframes are kept from an earlier try", task, done)
+        log.info("task %d: the first %d keyframes are there from an earlier try", task, done)
     frames: list[Path] = []
     sheet, tracker = ContactSheet(), Tracker(parts[-1].known if parts else None)
 
-    def close(part: _Growing) -> None:
+    def close(part: _Open) -> None:
         result = _json(part.regions)
         known = tracker.known
         parts.append(Part(first=part.first, scores=part.scores, result=result, sightings=part.sightings, known=known))
-        kept.keep(parts[-1])
+        checkpoint.add(parts[-1])
 
-    growing, count = _Growing(first=done), done
+    open_part, count = _Open(first=done), done
     progress.show(done, clip.expected_windows)
     # What is there already is decoded once more, for its frames; beside predicting that is little.
-    windows = _passed(clip.windows(), done, task, folder, frames)
+    windows = _from(clip.windows(), done, task, folder, frames)
     for seen in predictor.predict_clip(sheet.listen(windows), targets.names, tracker):
         sheet.add(seen)
-        growing.scores.append(seen.score)
-        growing.regions += keyframe_regions(
+        open_part.scores.append(seen.score)
+        open_part.regions += keyframe_regions(
             targets,
             task=task,
             model_version=predictor.model_version,
@@ -98,17 +182,17 @@ def look(
             time=seen.keyframe.time,
             objects=seen.objects,
         )
-        growing.sightings += [_sighting(seen, each) for each in seen.objects]
+        open_part.sightings += [_sighting(seen, each) for each in seen.objects]
         count += 1
         progress.show(count, max(clip.expected_windows or 0, count))
         stop = heartbeat.cancelled()
-        if stop or time.monotonic() - growing.since >= KEEP_INTERVAL:
-            close(growing)
-            growing = _Growing(first=count)
+        if stop or time.monotonic() - open_part.since >= CHECKPOINT_INTERVAL:
+            close(open_part)
+            open_part = _Open(first=count)
         if stop:
             raise Interrupted
-    if growing.scores:
-        close(growing)
+    if open_part.scores:
+        close(open_part)
     progress.show(count, count, now=True)
     info = clip.info
     for remark in info.remarks:
@@ -124,7 +208,7 @@ def look(
         sightings=[sighting for part in parts for sighting in part.sightings],
     )
     results = [part.result for part in parts] + [_json(whole)]
-    return Seen(
+    return Prediction(
         info=info,
         frames=frames,
         result=[result for result in results if result],
@@ -133,9 +217,7 @@ def look(
     )
 
 
-def _passed(
-    windows: Iterator[Window], done: int, task: int, folder: Path | None, frames: list[Path]
-) -> Iterator[Window]:
+def _from(windows: Iterator[Window], done: int, task: int, folder: Path | None, frames: list[Path]) -> Iterator[Window]:
     """The windows after the first `done`; the frames of all of them are written."""
     for page, window in enumerate(windows):
         heartbeat.beat()  # nobody decodes ahead of a model that hangs

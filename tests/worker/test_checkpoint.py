@@ -9,9 +9,9 @@ from rq.job import Job
 
 from av2t_core.labelstudio.tracks import Sighting
 from tests.conftest import CutOff
+from worker.jobs.prediction_pass import Checkpoint, Part, delete_checkpoint
 from worker.queue.connection import connect
 from worker.queue.job import open_queue
-from worker.queue.kept import Kept, Part, forget
 
 
 @pytest.fixture
@@ -27,48 +27,48 @@ def part(first: int, count: int = 2) -> Part:
 
 
 def test_what_is_kept_comes_back(job: Job) -> None:
-    Kept(job, "a").keep(part(0))
-    Kept(job, "a").keep(part(2))
-    assert Kept(job, "a").parts() == [part(0), part(2)]
+    Checkpoint(job, "a").add(part(0))
+    Checkpoint(job, "a").add(part(2))
+    assert Checkpoint(job, "a").parts() == [part(0), part(2)]
     assert part(2).end == 4
 
 
 def test_it_is_for_the_same_work_alone(job: Job) -> None:
-    Kept(job, "a").keep(part(0))
-    assert Kept(job, "b").parts() == []
-    assert Kept(job, "a").parts() == []
+    Checkpoint(job, "a").add(part(0))
+    assert Checkpoint(job, "b").parts() == []
+    assert Checkpoint(job, "a").parts() == []
 
 
 def test_only_what_follows_one_another_counts(job: Job) -> None:
     """Two workers may have had the job at once, and a Redis that was away has left a gap."""
     for first in (0, 0, 2, 2, 6):
-        Kept(job, "a").keep(part(first))
-    assert Kept(job, "a").parts() == [part(0), part(2)]
+        Checkpoint(job, "a").add(part(first))
+    assert Checkpoint(job, "a").parts() == [part(0), part(2)]
 
 
 def test_it_is_forgotten_at_the_end_or_after_a_day(job: Job, redis: Redis) -> None:
-    Kept(job, "a").keep(part(0))
+    Checkpoint(job, "a").add(part(0))
     [key] = redis.keys("av2t:kept:*")
     assert 0 < redis.ttl(key) <= 24 * 3600
-    forget(job)
+    delete_checkpoint(job)
     assert redis.keys("av2t:kept:*") == []
 
 
 def test_a_redis_that_is_away_stops_nothing(redis: Redis) -> None:
     gone = connect("redis://127.0.0.1:1/0")
     job = open_queue(gone).create_job("worker.jobs.preannotate", job_id="preannotate-1-2-tiny-1")
-    kept = Kept(job, "a")
-    kept.keep(part(0))
+    kept = Checkpoint(job, "a")
+    kept.add(part(0))
     assert kept.parts() == []
-    forget(job)
+    delete_checkpoint(job)
 
 
 @pytest.mark.parametrize("garbage", ["", "[]", '{"first": 2, "scores": "many"}'])
 def test_what_is_no_part_is_not_gone_on_from(job: Job, redis: Redis, garbage: str) -> None:
-    Kept(job, "a").keep(part(0))
+    Checkpoint(job, "a").add(part(0))
     redis.rpush(f"av2t:kept:{job.id}", zlib.compress(garbage.encode()) if garbage else b"x")
-    Kept(job, "a").keep(part(2))
-    assert Kept(job, "a").parts() == [part(0)]
+    Checkpoint(job, "a").add(part(2))
+    assert Checkpoint(job, "a").parts() == [part(0)]
 
 
 def test_it_is_never_without_an_end(job: Job, redis: Redis, redis_url: str) -> None:
@@ -77,5 +77,5 @@ def test_it_is_never_without_an_end(job: Job, redis: Redis, redis_url: str) -> N
         cut = open_queue(broken).create_job("worker.jobs.preannotate", job_id=job.id)
         for commands in range(4):
             broken.left = commands
-            Kept(cut, "a").keep(part(0))
+            Checkpoint(cut, "a").add(part(0))
             assert all(redis.ttl(key) > 0 for key in redis.keys("av2t:kept:*"))
