@@ -28,7 +28,7 @@ from av2t_core.versions.version import resolve
 from tests.conftest import wait_until
 from tests.core.finetuning.test_fine_tuning import examples, learn
 from tests.core.model.micro import BACKBONES, Backbone, difference, golden, inputs, micro, results
-from worker.process.devices import gpu_lease, gpu_of, lease_key
+from worker.process.memory import gpu_lease, gpu_of, lease_key
 
 pytestmark = pytest.mark.gpu
 
@@ -196,7 +196,7 @@ def leave_for_lease(address: tuple[str, int], key: str, leave: Event) -> None:
 def test_every_process_knows_a_gpu_by_the_same_number() -> None:
     gpu = gpu_of("cuda:0")
     assert gpu is not None
-    script = "from worker.process.devices import gpu_of; print(gpu_of('auto').uuid)"
+    script = "from worker.process.memory import gpu_of; print(gpu_of('auto').uuid)"
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == gpu.uuid
 

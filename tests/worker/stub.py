@@ -25,7 +25,7 @@ from rq.utils import current_timestamp, now
 
 from av2t_core.errors import AV2TError
 from worker.failures import Interrupted, TransientError
-from worker.process.devices import gpu_lease
+from worker.process.memory import gpu_lease
 from worker.process.worker import run_worker
 from worker.queue import KINDS, heartbeat, upkeep
 from worker.queue.job import KnownJob

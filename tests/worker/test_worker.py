@@ -21,7 +21,7 @@ from tests.conftest import ROOT, wait_until
 from tests.ports import free_port
 from tests.worker.stub import SECRET
 from tests.worker.stub_worker import Process, Start, done, names
-from worker.process.memory_limit import held_by, most_memory
+from worker.process.memory import held_by, most_memory
 from worker.queue.connection import connect
 from worker.queue.job import EXCEPTION, PROTOCOL, open_queue
 from worker.queue.preannotation import job_id

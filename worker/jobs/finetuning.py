@@ -52,7 +52,7 @@ from worker.client.reconcile import repredict
 from worker.failures import Interrupted
 from worker.jobs.annotated_clips import AnnotatedClips, PulledClip
 from worker.jobs.preannotation import load_predictor
-from worker.process.devices import gpu_lease, gpu_of
+from worker.process.memory import gpu_lease, gpu_of
 from worker.queue import heartbeat
 from worker.queue.heartbeat import Progress
 from worker.queue.job import KnownJob

@@ -28,7 +28,7 @@ from worker.client.connection import awaited, connected, through_outages
 from worker.client.label_studio import LabelStudioClient
 from worker.failures import GoneError
 from worker.jobs.prediction_pass import RATE_DIGITS, Checkpoint, delete_checkpoint, predict
-from worker.process.devices import gpu_of
+from worker.process.memory import gpu_of
 from worker.queue import heartbeat
 from worker.queue.connection import best_effort
 from worker.queue.heartbeat import Progress

@@ -29,8 +29,7 @@ from av2t_core.errors import AV2TError
 from av2t_core.files import in_gigabytes
 from worker.client.reconcile import Reconciler
 from worker.logs import about, log_to_stderr
-from worker.process.devices import lease_key
-from worker.process.memory_limit import held_by, most_memory
+from worker.process.memory import held_by, lease_key, most_memory
 from worker.process.model_process import REDIS_TIMEOUT, ModelProcess, work_folder
 from worker.process.rq_worker import BEAT, RQWorker
 from worker.queue.connection import LEASE, Lease, connect, reachable, redis_address, redis_time

@@ -13,8 +13,8 @@ from redis import Redis
 from av2t_core.errors import MemoryShortError
 from tests.conftest import wait_until
 from tests.worker.stub_worker import Process, Start, done, names
-from worker.process import devices
-from worker.process.devices import gpu_lease, gpu_of, lease_key
+from worker.process import memory
+from worker.process.memory import gpu_lease, gpu_of, lease_key
 from worker.queue import KINDS
 from worker.queue.job import open_queue
 from worker.queue.kind import State
@@ -113,7 +113,7 @@ def test_it_is_taken_only_where_there_is_no_room_for_both(redis: Redis) -> None:
 
 
 def test_where_nobody_makes_room_the_training_is_put_off(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "PATIENCE", 0)
+    monkeypatch.setattr(memory, "PATIENCE", 0)
     with pytest.raises(MemoryShortError, match=r"GPU-1 is free by 0\.0 GB and 0\.0 are needed"), held(redis, Memory(0)):
         pass
     assert not redis.exists(lease_key("GPU-1"))
