@@ -148,7 +148,7 @@ def test_a_long_clip_gets_its_keyframes_spread_and_says_so(
     task = make(clip)
     result = task.job.perform()
     assert (result.outcome, result.keyframes) == ("predicted", 1)
-    assert result.remarks == [f"It is long: one keyframe every {KEYFRAMES:.1f} s, 1 in all."]
+    assert result.remarks == (f"It is long: one keyframe every {KEYFRAMES:.1f} s, 1 in all.",)
     assert len(task.data["stills"]) == 1
 
 
@@ -194,7 +194,7 @@ def test_a_control_tag_that_is_registered_gets_its_regions(
 ) -> None:
     monkeypatch.setitem(CONTROL_TAGS, "EllipseLabels", EllipseLabels())
     task = make(DEMO_CLIPS / "dog.mp4", CONFIG.replace("BrushLabels", "EllipseLabels"))
-    assert task.job.perform()["outcome"] == "predicted"
+    assert task.job.perform().outcome == "predicted"
     [prediction] = task.predictions
     assert {(region["from_name"], region["type"]) for region in prediction.result} == {("what", "ellipselabels")}
 
