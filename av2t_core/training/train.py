@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from av2t_core.files import writing
 from av2t_core.model.av2t_sam import DRAWN, AV2TSam
 from av2t_core.model.config import Feature
 from av2t_core.training.paper import accelerator
@@ -129,15 +128,14 @@ def keep_trained(
         for key, tensor in read_tensors(path, torch.device("cpu"))
         if key not in own and not key.removeprefix("model.").startswith(DRAWN)
     }
-    with writing(models_dir):
-        if frozen:
-            parts.append(save_part(models_dir, start.name, frozen))
-        save_version(
-            models_dir / name,
-            {**card, "labels": start.card.labels, "parent": start.name, "parts": parts},
-            own,
-            beside,
-        )
+    if frozen:
+        parts.append(save_part(models_dir, start.name, frozen))
+    save_version(
+        models_dir / name,
+        {**card, "labels": start.card.labels, "parent": start.name, "parts": parts},
+        own,
+        beside,
+    )
 
 
 def _draw(model: AV2TSam, seed: int) -> Iterator[tuple[str, Tensor]]:

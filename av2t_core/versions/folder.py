@@ -1,6 +1,6 @@
 """What is written into the folder of model versions: one writer at a time, and nothing half there.
 
-Besides the versions and their parts (see `versions`) it holds `downloads`, files that are being fetched.
+Besides the versions and their parts (see `version`) it holds `downloads`, files that are being fetched.
 """
 
 import json
@@ -83,8 +83,7 @@ def keep_encoder(models_dir: Path, file: str, kind: str, state: "Mapping[str, Te
     from av2t_core.versions.conversion import encoder_tensors
 
     part, tensors = encoder_tensors(file, kind, state)
-    with writing(models_dir):
-        return save_part(models_dir, part, tensors)
+    return save_part(models_dir, part, tensors)
 
 
 def keep_model(
@@ -102,8 +101,7 @@ def keep_model(
     from av2t_core.versions.conversion import split_model
 
     split = split_model(file, kind, state, version.preset, version.feature)
-    with writing(models_dir):
-        part = save_part(models_dir, published.start(version.preset).part, split.part)
+    part = save_part(models_dir, published.start(version.preset).part, split.part)
     card: dict[str, Any] = {
         "preset": version.preset,
         "feature": version.feature,
@@ -113,8 +111,7 @@ def keep_model(
         "start": kind != published.MODEL,
         "source": dict(version.source),
     }
-    with writing(models_dir):
-        save_version(models_dir / version.name, card, split.own)
+    save_version(models_dir / version.name, card, split.own)
 
 
 def save_version(
@@ -122,12 +119,12 @@ def save_version(
 ) -> None:
     """Written aside and renamed into place. The hash of a parent that it loads onto goes onto its card.
 
-    `beside`: files of which copies are to lie beside the weights. WeightsError: the directory exists, or that parent
-    does not.
+    `beside`: files of which copies are to lie beside the weights. WeightsError: the directory exists or cannot be
+    written, or that parent does not exist.
     """
     if directory.exists():
         raise WeightsError(f"{directory} exists; a model version is never changed, choose another name")
-    with atomic_folder(directory) as made:
+    with writing(directory.parent), atomic_folder(directory) as made:
         card = {**card, "sha256": _save(made / WEIGHTS_FILE, tensors)}
         version = Version(name=directory.name, directory=directory, card=Card.parse(_text(card)))
         if version.base is not None:
@@ -140,11 +137,12 @@ def save_version(
 def save_part(models_dir: Path, name: str, tensors: "Mapping[str, Tensor]") -> Part:
     """Tensors that versions share, named by their content. Returns what goes into the cards' `parts`."""
     folder = models_dir / PARTS_FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    with aside(folder / name, several=True) as made:  # two trainings may end at the same time
-        sha256 = _save(made, tensors)
-        file = part_file(name, sha256)
-        made.rename(folder / file)
+    with writing(models_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+        with aside(folder / name, several=True) as made:  # two trainings may end at the same time
+            sha256 = _save(made, tensors)
+            file = part_file(name, sha256)
+            made.rename(folder / file)
     return Part(file=file, sha256=sha256)
 
 

@@ -12,7 +12,6 @@ over those of its parent. A version is written aside and renamed into place, and
 imports torch: the backend only asks for names.
 """
 
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -186,12 +185,12 @@ def resolve(name: str, models_dir: Path | None = None) -> Version:
     """
     if (version := find(name, models_dir)) is not None:
         return version
-    of_preset = [each for each in (_usable(models_dir) if models_dir else []) if _is_of_preset(each, name)]
-    if own := [each for each in of_preset if not each.is_imported]:
+    of_preset = [each for each in installed(models_dir or BUILT_IN) if each.card.is_fresh and each.card.preset == name]
+    if own := [each for each in of_preset if not each.is_imported and each.directory.parent != BUILT_IN]:
         return max(own, key=lambda version: (version.directory / CARD_FILE).stat().st_mtime)
-    if built_in := [each for each in _usable(BUILT_IN) if _is_of_preset(each, name)]:
+    if built_in := [each for each in of_preset if each.directory.parent == BUILT_IN]:
         return max(built_in, key=lambda version: natural_order(version.name))
-    if imported := [each.name for each in of_preset if each.is_imported]:
+    if imported := [each.name for each in of_preset]:
         raise WeightsError(f"{name} is only here as what was imported: name {' or '.join(imported)} if that is meant")
     if published.release(name):
         raise WeightsError(f"the weights of {name} are not in {models_dir or BUILT_IN}", Remedy.GET_WEIGHTS, name=name)
@@ -228,7 +227,8 @@ def resolve_start(preset: str, name: str | None, models_dir: Path) -> Version:
             f"{version.name} is only here as what was imported: name it if trainings of {preset} are to start from it"
         )
     theirs = version.card.preset
-    if theirs not in PRESETS or _stem(theirs) != _stem(preset):
+    # Adapters are drawn where the start has none.
+    if theirs not in PRESETS or replace(PRESETS[theirs], adapter=True) != replace(PRESETS[preset], adapter=True):
         raise WeightsError(
             f"a training of the preset {preset} cannot start from {version.name}, which is of the preset {theirs}: its"
             " segmenter or its encoders are others"
@@ -238,39 +238,27 @@ def resolve_start(preset: str, name: str | None, models_dir: Path) -> Version:
 
 def installed(models_dir: Path) -> list[Version]:
     """All that are in `models_dir` and can be used, as far as their cards say, and the built-in ones."""
-    return _usable(models_dir) + _usable(BUILT_IN)
+    return _cards(models_dir)[0] + _cards(BUILT_IN)[0]
 
 
 def damaged(models_dir: Path) -> dict[str, str]:
     """Those in `models_dir` whose cards cannot be used, by their names: why, in a sentence."""
-    found = {}
-    for directory in _directories(models_dir):
-        try:
-            _read(directory)
-        except WeightsError as error:
-            found[directory.name] = str(error)
-    return found
-
-
-def _is_of_preset(version: Version, preset: str) -> bool:
-    return version.card.preset == preset and version.card.is_fresh
-
-
-def _stem(preset: str) -> object:
-    """What two presets must share so that one can start from the other."""
-    return replace(PRESETS[preset], adapter=True)
+    return _cards(models_dir)[1]
 
 
 def _directories(root: Path) -> list[Path]:
     return sorted(path.parent for path in root.glob(f"*/{CARD_FILE}") if is_name(path.parent.name))
 
 
-def _usable(root: Path) -> list[Version]:
-    found = []
+def _cards(root: Path) -> tuple[list[Version], dict[str, str]]:
+    """The versions that can be used, and the others' names with what is wrong with their cards."""
+    usable, damaged = [], {}
     for directory in _directories(root):
-        with suppress(WeightsError):  # `damaged` tells of it
-            found.append(_read(directory))
-    return found
+        try:
+            usable.append(_read(directory))
+        except WeightsError as error:
+            damaged[directory.name] = str(error)
+    return usable, damaged
 
 
 def _read(directory: Path) -> Version:

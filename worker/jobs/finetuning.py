@@ -23,7 +23,6 @@ from redis import Redis
 from rq import get_current_job
 
 from av2t_core.errors import AV2TError
-from av2t_core.files import writing
 from av2t_core.finetuning.fine_tuning import FineTuneRecipe, FineTuning, fit_names, learnable
 from av2t_core.finetuning.judging import (
     HELD_OUT_RULE,
@@ -184,8 +183,7 @@ class _FineTune:
         tensors = {f"model.{key}": tensor for key, tensor in learned.items()}
         tensors |= {f"{NAMES}{key}": tensor for key, tensor in named.items()}
         models_dir = self.settings.models_dir
-        with writing(models_dir):
-            save_version(models_dir / name, card, tensors)
+        save_version(models_dir / name, card, tensors)
         for folder in self.folder.glob(f"{name}-*"):
             shutil.rmtree(folder, ignore_errors=True)
         log.info("project %d: %s: %s", self.project, name, verdict.sentence)
