@@ -87,7 +87,7 @@ def clip_state() -> dict[str, Tensor]:
 def ms_clap_state() -> dict[str, Tensor]:
     """CLAP_weights_2023.pth, with a mask that transformers stored in its day."""
     torch.manual_seed(0)
-    state = _as_published(ms_clap.MsClapAudioEncoder(), ms_clap._source)
+    state = _as_published(ms_clap.MsClapAudioEncoder(), ms_clap.MsClapAudioEncoder.source)
     del state[gpt2.FILE]
     return {**state, "caption_encoder.base.h.0.attn.bias": torch.ones(1, 1, 1024, 1024).tril()}
 
@@ -109,7 +109,7 @@ def ms_clap_with_merges() -> dict[str, Tensor]:
 def laion_clap_state() -> dict[str, Tensor]:
     torch.manual_seed(0)
     text = {"text_branch.embeddings.word_embeddings.weight": torch.ones(2, 2)}
-    return {**_as_published(laion_clap.LaionClapAudioEncoder(), laion_clap._source), **text}
+    return {**_as_published(laion_clap.LaionClapAudioEncoder(), laion_clap.LaionClapAudioEncoder.source), **text}
 
 
 def _as_published(encoder: nn.Module, source: Callable[[str], Source]) -> dict[str, Tensor]:

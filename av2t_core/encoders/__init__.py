@@ -1,12 +1,13 @@
 """The frozen encoders in front of the model: their contracts, and one file for each that is known."""
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from av2t_core.media.sound import Sound
-from av2t_core.model.weights import Published
+from av2t_core.model.weights import Published, Source, empty_weights, translate
 
 
 class ImageEncoder(Protocol):
@@ -28,6 +29,31 @@ class AudioEncoder(Protocol):
 
     def encode(self, sounds: Sequence[Sound]) -> Tensor:
         """Sounds of any rates and channels to (B, width), on the encoder's device; the length carries no meaning."""
+
+
+class PublishedEncoder(nn.Module):
+    """What the published encoders have in common; see `EncoderClass`.
+
+    `unread` matches, from their beginning, the published keys that the encoder has no use for.
+    """
+
+    published: Published | None
+    unread: re.Pattern[str]
+
+    @classmethod
+    def build(cls, _labels: Sequence[str] = ()) -> Self:
+        return cls()
+
+    @classmethod
+    def from_checkpoint(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        with empty_weights():
+            own = cls().state_dict()
+        return translate("encoder", state, own, cls.source, cls.unread)
+
+    @classmethod
+    def source(cls, key: str) -> Source:
+        """Where the tensor of this name comes from."""
+        raise NotImplementedError
 
 
 class EncoderClass(Protocol):

@@ -4,16 +4,17 @@ The model sees by its image half alone; the text's half gives what was found its
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from av2t_core.encoders import PublishedEncoder
 from av2t_core.model.inputs import stack_frames
-from av2t_core.model.weights import Published, Source, empty_weights, translate
+from av2t_core.model.weights import Published, Source
 
 if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
@@ -24,10 +25,8 @@ WIDTH = 512
 PROMPTS = ("a photo of a {}.", "a cropped photo of a {}.", "a photo of one {}.")
 """Texts of a name, whose embeddings are averaged (section 3.1.4)."""
 
-_UNREAD = re.compile(r"logit_scale$")
 
-
-class ClipImageEncoder(nn.Module):
+class ClipImageEncoder(PublishedEncoder):
     """See `av2t_core.encoders.ImageEncoder`, `.EncoderClass` and `.naming.Reader`.
 
     It is open_clip's `ViT-B-32-quickgelu`: `ViT-B-32` lacks the quick GELU that OpenAI trained with.
@@ -35,6 +34,7 @@ class ClipImageEncoder(nn.Module):
 
     width = WIDTH
     slope = 100.0  # the bound at which its training ends (section 2.4)
+    unread = re.compile(r"logit_scale$")
     published = Published(
         kind="clip",
         what="CLIP",
@@ -65,15 +65,8 @@ class ClipImageEncoder(nn.Module):
         self.eval()
 
     @classmethod
-    def build(cls, _labels: Sequence[str] = ()) -> Self:
-        return cls()
-
-    @classmethod
-    def from_checkpoint(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """open_clip's state dict of `ViT-B-32-quickgelu`."""
-        with empty_weights():
-            own = cls().state_dict()
-        return translate(state, own, lambda key: Source(key.removeprefix("text.")), _UNREAD)
+    def source(cls, key: str) -> Source:
+        return Source(key.removeprefix("text."))
 
     @torch.inference_mode()
     def encode(self, images: Tensor | Sequence[Tensor]) -> Tensor:

@@ -61,10 +61,12 @@ def picture(decibels: Tensor) -> Tensor:
     return F.interpolate(decibels.mT[:, None], (FRAMES, MELS), mode="bicubic", align_corners=True)
 
 
-def source(key: str) -> Source:
-    """The authors' name for one of `Htsat`'s weights."""
-    theirs = key.removeprefix("encoder.")
+def source(tower: str, key: str) -> Source:
+    """Of one of a CLAP's tensors: `tower` is what precedes the authors' names of the HTSAT that we call `htsat`."""
+    if not key.startswith("htsat."):
+        return Source(key)
+    theirs = key.removeprefix("htsat.encoder.")
     for ours, name in _NAMES:
         theirs = ours.sub(name, theirs)
     part = next((index for index, name in enumerate(_QKV) if f".self.{name}." in key), None)
-    return Source(theirs) if part is None else Source(theirs, part, len(_QKV))
+    return Source(tower + theirs) if part is None else Source(tower + theirs, part, len(_QKV))

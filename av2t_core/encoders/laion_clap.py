@@ -2,36 +2,36 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from av2t_core.encoders import htsat
+from av2t_core.encoders import PublishedEncoder, htsat
 from av2t_core.encoders.melspectrogram import log_mel, mono
 from av2t_core.media.sound import Sound
-from av2t_core.model.weights import Published, Source, empty_weights, translate
+from av2t_core.model.weights import Published, Source
 
 SAMPLE_RATE = 48_000
 SECONDS = 10  # what the model hears at once; a second is repeated until they are full
 WIDTH = 512
 
 _TOWER = "audio_branch."
-_UNREAD = re.compile(
-    rf"text_|audio_transform\.|logit_scale_[at]$|(?:token_embedding|ln_final)\.|positional_embedding$"
-    rf"|{re.escape(_TOWER)}{htsat.UNREAD}"
-)
 
 
-class LaionClapAudioEncoder(nn.Module):
+class LaionClapAudioEncoder(PublishedEncoder):
     """See `av2t_core.encoders.AudioEncoder` and `av2t_core.encoders.EncoderClass`.
 
     The text's half is left out, so that it is no Reader: behind it things are named by what is seen alone.
     """
 
     width = WIDTH
+    # The text's half, HTSAT's classifier, and what follows from the architecture.
+    unread = re.compile(
+        rf"text_|audio_transform\.|logit_scale_[at]$|(?:token_embedding|ln_final)\.|positional_embedding$"
+        rf"|{re.escape(_TOWER)}{htsat.UNREAD}"
+    )
     published = Published(
         kind="laion-clap",
         what="LAION-CLAP",
@@ -51,18 +51,12 @@ class LaionClapAudioEncoder(nn.Module):
         self.eval()
 
     @classmethod
-    def build(cls, _labels: Sequence[str] = ()) -> Self:
-        return cls()
+    def from_checkpoint(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return super().from_checkpoint({key.removeprefix("module."): tensor for key, tensor in state.items()})
 
     @classmethod
-    def from_checkpoint(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """One of LAION's HTSAT-tiny checkpoints, whose keys may begin with `module.`, as in LAION's files.
-
-        The text's half, HTSAT's classifier and what follows from the architecture is left out.
-        """
-        with empty_weights():
-            own = cls().state_dict()
-        return translate({key.removeprefix("module."): tensor for key, tensor in state.items()}, own, _source, _UNREAD)
+    def source(cls, key: str) -> Source:
+        return htsat.source(_TOWER, key)
 
     @torch.inference_mode()
     def encode(self, sounds: Sequence[Sound]) -> Tensor:
@@ -75,10 +69,3 @@ class LaionClapAudioEncoder(nn.Module):
 def decibels(samples: Tensor) -> Tensor:
     """(B, N) at SAMPLE_RATE to (B, 64, 1 + N / 480)."""
     return log_mel(samples, sample_rate=SAMPLE_RATE, n_fft=1024, hop=480, mels=htsat.MELS, low=50, high=14_000)
-
-
-def _source(key: str) -> Source:
-    if key.startswith("htsat."):
-        source = htsat.source(key.removeprefix("htsat."))
-        return Source(_TOWER + source.key, source.part, source.parts)
-    return Source(key)

@@ -7,9 +7,8 @@ name sound like.
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import ceil, log
-from typing import Self
 
 import numpy as np
 import torch
@@ -17,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from av2t_core.encoders import gpt2, htsat
+from av2t_core.encoders import PublishedEncoder, gpt2, htsat
 from av2t_core.encoders.melspectrogram import log_mel
 from av2t_core.encoders.resample import resample_second
 from av2t_core.media.sound import MARGIN, Sound
-from av2t_core.model.weights import Published, Source, empty_weights, translate
+from av2t_core.model.weights import Published, Source
 
 SAMPLE_RATE = 44_100
 WIDTH = 1024
@@ -41,8 +40,6 @@ _NAMES = {  # what keys begin with, ours to the authors'; the others are the sam
     "captions.projection.": "caption_encoder.projection.",
     "captions.merges": gpt2.FILE,
 }
-# Of GPT-2 the masks that older releases of transformers stored.
-_UNREAD = re.compile(rf"{re.escape(_TOWER)}{htsat.UNREAD}|caption_encoder\.base\.h\.\d+\.attn\.(?:masked_)?bias$")
 
 
 class Projection(nn.Module):
@@ -86,10 +83,12 @@ class CaptionEncoder(nn.Module):
         return self.projection(hidden[torch.arange(len(hidden), device=hidden.device), last])  # type: ignore[no-any-return]
 
 
-class MsClapAudioEncoder(nn.Module):
+class MsClapAudioEncoder(PublishedEncoder):
     """See `av2t_core.encoders.AudioEncoder`, `.EncoderClass` and `.naming.Reader`."""
 
     width = WIDTH
+    # HTSAT's classifier, what follows from the architecture, and the masks that older releases of transformers stored.
+    unread = re.compile(rf"{re.escape(_TOWER)}{htsat.UNREAD}|caption_encoder\.base\.h\.\d+\.attn\.(?:masked_)?bias$")
     published = Published(
         kind="ms-clap",
         what="MS-CLAP",
@@ -124,18 +123,11 @@ class MsClapAudioEncoder(nn.Module):
         self.eval()
 
     @classmethod
-    def build(cls, _labels: Sequence[str] = ()) -> Self:
-        return cls()
-
-    @classmethod
-    def from_checkpoint(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`CLAP_weights_2023.pth`, the dict under "model", and GPT-2's merges beside it.
-
-        HTSAT's classifier and what follows from the architecture is left out.
-        """
-        with empty_weights():
-            own = cls().state_dict()
-        return translate(state, own, _source, _UNREAD)
+    def source(cls, key: str) -> Source:
+        for ours, theirs in _NAMES.items():
+            if key.startswith(ours):
+                return Source(theirs + key.removeprefix(ours))
+        return htsat.source(_TOWER, key)
 
     @property
     def slope(self) -> float:
@@ -174,13 +166,3 @@ def segments(sounds: Sequence[Sound], device: torch.device) -> Tensor:
 def decibels(segments: Tensor) -> Tensor:
     """(B, N) to (B, 64, 1 + N / 320)."""
     return log_mel(segments, sample_rate=32_000, n_fft=1024, hop=320, mels=htsat.MELS, low=50, high=14_000)
-
-
-def _source(key: str) -> Source:
-    if key.startswith("htsat."):
-        source = htsat.source(key.removeprefix("htsat."))
-        return Source(_TOWER + source.key, source.part, source.parts)
-    for ours, theirs in _NAMES.items():
-        if key.startswith(ours):
-            return Source(theirs + key.removeprefix(ours))
-    return Source(key)

@@ -84,20 +84,15 @@ class Prototypes(nn.Module):
         return cosine * self.slope.exp() + self.offset
 
 
-class TinyImageEncoder(nn.Module):
-    """See `av2t_core.encoders.ImageEncoder`, `.EncoderClass` and `.naming.Sight`."""
+class TinyEncoder(nn.Module):
+    """What both encoders have in common. Their weights are a part of the model versions that use them."""
 
     width = TinyEncodersConfig.width
     published = None
 
     def __init__(self, config: TinyEncodersConfig) -> None:
         super().__init__()
-        self.width = config.width
-        self.labels = config.labels
-        self.image_size = config.image_size
-        self.trunk = EfficientNetLite()
-        self.last = nn.Conv2d(self.trunk.channel_list[0], 1280, 1)
-        self.head = nn.Linear(2 * 1280, config.width)
+        self.width, self.labels = config.width, config.labels
         self.prototypes = Prototypes(config.labels, config.width)
 
     @classmethod
@@ -106,8 +101,18 @@ class TinyImageEncoder(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """It is published with the model versions alone."""
-        raise NotImplementedError
+        return dict(state)
+
+
+class TinyImageEncoder(TinyEncoder):
+    """See `av2t_core.encoders.ImageEncoder`, `.EncoderClass` and `.naming.Sight`."""
+
+    def __init__(self, config: TinyEncodersConfig) -> None:
+        super().__init__(config)
+        self.image_size = config.image_size
+        self.trunk = EfficientNetLite()
+        self.last = nn.Conv2d(self.trunk.channel_list[0], 1280, 1)
+        self.head = nn.Linear(2 * 1280, config.width)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) of 0..255 to (B, width)."""
@@ -121,27 +126,12 @@ class TinyImageEncoder(nn.Module):
         return self.prototypes(v)[:, :-1].sigmoid()  # type: ignore[no-any-return]
 
 
-class TinyAudioEncoder(nn.Module):
+class TinyAudioEncoder(TinyEncoder):
     """See `av2t_core.encoders.AudioEncoder`, `.EncoderClass` and `.naming.Hearing`."""
 
-    width = TinyEncodersConfig.width
-    published = None
-
     def __init__(self, config: TinyEncodersConfig) -> None:
-        super().__init__()
-        self.width = config.width
-        self.labels = config.labels
+        super().__init__(config)
         self.trunk = Trunk(1, config.audio_channels, config.width)
-        self.prototypes = Prototypes(config.labels, config.width)
-
-    @classmethod
-    def build(cls, labels: Sequence[str] = ()) -> Self:
-        return cls(TinyEncodersConfig(labels=tuple(labels)))
-
-    @classmethod
-    def from_checkpoint(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """It is published with the model versions alone."""
-        raise NotImplementedError
 
     def forward(self, samples: Tensor) -> Tensor:
         """One second at 16 kHz, (B, 16000), to (B, width)."""

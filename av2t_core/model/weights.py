@@ -62,11 +62,15 @@ class Source:
 
 
 def translate(
-    state: Mapping[str, Tensor], own: Mapping[str, Tensor], source: Callable[[str], Source], unread: re.Pattern[str]
+    what: str,
+    state: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    source: Callable[[str], Source],
+    unread: re.Pattern[str],
 ) -> dict[str, Tensor]:
-    """The tensors of `own`, taken from `state`, none copied; `own` may be on the meta device.
+    """The tensors of `own`, taken from `state`, none copied; `own`, `what`'s, may be on the meta device.
 
-    `unread` matches, from their beginning, the published keys that the encoder has no use for.
+    `unread` matches, from their beginning, the published keys that nobody here has a use for.
     WeightsError names every key that is missing, unknown or of another shape.
     """
     sources = {key: source(key) for key in own}
@@ -77,16 +81,15 @@ def translate(
     for key, origin in sources.items():
         if origin.key not in state:
             continue
-        tensor = state[origin.key]
-        expected = tuple(own[key].shape)
+        tensor, expected = state[origin.key], tuple(own[key].shape)
         if origin.parts > 1:
             expected = (expected[0] * origin.parts, *expected[1:])
         if tensor.shape == expected:
             translated[key] = tensor.chunk(origin.parts)[origin.part] if origin.parts > 1 else tensor
         else:
-            problems.add(f"{origin.key} is {tuple(tensor.shape)}, the encoder has {expected}")
+            problems.add(f"{origin.key} is {tuple(tensor.shape)}, the {what} has {expected}")
     if problems:
-        raise misfit("encoder", problems)
+        raise misfit(what, problems)
     return translated
 
 

@@ -43,9 +43,9 @@ class TextPromptedSegmenter(Protocol):
     `shared_adapter`: whether the adapters share their second layer, as they can where all blocks are of one width.
 
     Names are those of its own state dict: `trained` are the beginnings of those that the paper trains; `halved` are
-    submodules whose matrices and convolutions may be in bfloat16, for use under autocast; `unread`, if it is not empty,
-    is a pattern of what published weights hold and this segmenter may lack; `published_names` are (published, own)
-    prefixes of names, of which the first that fits counts.
+    submodules whose matrices and convolutions may be in bfloat16, for use under autocast; `unread` are the beginnings
+    of those that published weights hold and this segmenter may lack; `published_names` are prefixes, (published, own),
+    of which the first that fits counts.
     """
 
     image_size: int
@@ -54,7 +54,7 @@ class TextPromptedSegmenter(Protocol):
     shared_adapter: bool
     trained: tuple[str, ...]
     halved: tuple[str, ...]
-    unread: str
+    unread: tuple[str, ...]
     published_names: tuple[tuple[str, str], ...]
 
     @property

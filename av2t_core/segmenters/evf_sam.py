@@ -87,7 +87,7 @@ class EvfSam(nn.Module):
 
     shared_adapter = False
     halved: tuple[str, ...] = ("multimodal", "sam.image_encoder")
-    unread = r"multimodal\.text_embed\."  # the word table, which text tokens need not
+    unread: tuple[str, ...] = ("multimodal.text_embed.",)  # the word table, which text tokens need not
     published_names: tuple[tuple[str, str], ...] = (
         ("visual_model.", "sam."),
         ("mm_extractor.beit3.", "multimodal."),

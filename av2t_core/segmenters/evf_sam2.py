@@ -60,7 +60,13 @@ class EvfSam2(EvfSam):
 
     trained: tuple[str, ...] = ("to_prompt.", "sam.sam_mask_decoder.", "sam.sam_prompt_encoder.no_mask_embed.")
     # And all that only the memory of earlier frames needs.
-    unread = rf"{EvfSam.unread}|sam\.(memory_|maskmem_|mask_downsample\.|no_mem_pos_enc$|no_obj_|obj_ptr_)"
+    unread = (
+        *EvfSam.unread,
+        *(
+            f"sam.{name}"
+            for name in ("memory_", "maskmem_", "mask_downsample.", "no_mem_pos_enc", "no_obj_", "obj_ptr_")
+        ),
+    )
     sizes: Mapping[str, EvfSam2Config] = {
         "large": EvfSam2Config(),
         # A trunk that has seen ImageNet, in place of Hiera: composed frames alone do not teach what things look like.

@@ -23,7 +23,6 @@ from av2t_core.memory import is_out_of_memory
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import Feature
 from av2t_core.model.presets import PRESETS, audio_encoder, image_encoder
-from av2t_core.model.reference import is_unread
 from av2t_core.model.weights import empty_weights
 from av2t_core.versions.store import fetch
 from av2t_core.versions.version import NAMES, Version
@@ -149,7 +148,7 @@ def fill(
     for name in MODULES:
         module: nn.Module = getattr(empty, name)
         state = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
-        unread = [key for key in state if name == "model" and is_unread(empty.model, key)]
+        unread = [key for key in state if name == "model" and empty.model.is_unread(key)]
         _load(name, module, {key: t for key, t in state.items() if key not in unread})
         module.to(device).eval().requires_grad_(False)
     filled = replace(empty, device=device, precision=precision)

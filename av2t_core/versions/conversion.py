@@ -21,7 +21,6 @@ from av2t_core.model.presets import (
     image_encoder,
     segmenter,
 )
-from av2t_core.model.reference import from_reference
 from av2t_core.model.weights import Published, empty_weights
 from av2t_core.versions import published
 
@@ -66,7 +65,7 @@ def split_model(file: str, kind: str, state: Mapping[str, Tensor], preset: str, 
     with empty_weights():
         model = AV2TSam(PRESETS[preset].config(feature))
     try:
-        ours = from_reference(model, state, absent=() if kind == published.MODEL else DRAWN)
+        ours = model.from_checkpoint(state, absent=() if kind == published.MODEL else DRAWN)
     except WeightsError as error:
         raise WeightsError(f"{file}, for the preset {preset}: {error}") from None
     return Split(

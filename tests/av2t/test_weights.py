@@ -19,7 +19,6 @@ from torch import Tensor
 
 from av2t.__main__ import main
 from av2t_core.model.av2t_sam import AV2TSam
-from av2t_core.model.reference import from_reference
 from av2t_core.versions.checkpoint import load_version
 from av2t_core.versions.version import resolve
 from tests import micro_published as published
@@ -96,7 +95,7 @@ def model_of(models_dir: Path, name: str) -> AV2TSam:
 
 
 def same(model: AV2TSam, state: dict[str, Tensor]) -> bool:
-    ours = from_reference(model, state)
+    ours = model.from_checkpoint(state)
     return all(torch.equal(tensor, ours[key]) for key, tensor in model.state_dict().items())
 
 
@@ -197,7 +196,7 @@ def test_evf_sam_alone_is_a_start(hub: Hub, av2t: Av2t, models_dir: Path, tmp_pa
     assert not any(key.startswith(("model.projector.", "model.adapters.")) for key in stored)
     state = {f"model.{key}": tensor for key, tensor in published.evf_sam().items()}
     model = AV2TSam(published.SAM2)
-    expected = from_reference(model, state, absent=("projector.", "adapters."))
+    expected = model.from_checkpoint(state, absent=("projector.", "adapters."))
     assert {key.removeprefix("model.") for key in stored} == set(expected)
     assert all(torch.equal(tensor, expected[key.removeprefix("model.")]) for key, tensor in stored.items())
 

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 from transformers.models.gpt2.modeling_gpt2 import GPT2Model
 
-from av2t_core.encoders import ms_clap
 from av2t_core.encoders.gpt2 import END, read_merges
 from av2t_core.encoders.ms_clap import CaptionEncoder, MsClapAudioEncoder
 from av2t_core.encoders.naming import ReadNamer
@@ -31,7 +30,7 @@ def encoder(captions: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactor
     state = {"logit_scale": SCALE, "captions.merges": read_merges(path)}
     for key in encoder.captions.state_dict():
         if key != "merges":
-            state[f"captions.{key}"] = captions[ms_clap._source(f"captions.{key}").key]
+            state[f"captions.{key}"] = captions[MsClapAudioEncoder.source(f"captions.{key}").key]
     encoder.load_state_dict(encoder.state_dict() | state)
     return encoder
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from av2t_core.model.adapters import adapted
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import AV2TSamConfig, Feature
-from av2t_core.model.reference import from_reference, published_name
 from av2t_core.segmenters.beit3 import Beit3Config
 from av2t_core.segmenters.evf_sam import EvfSam, EvfSamConfig
 from av2t_core.segmenters.evf_sam1 import EvfSam1Config, Sam1Config
@@ -68,12 +67,12 @@ def complete(config: AV2TSamConfig, vocabulary: int = 64010) -> AV2TSamConfig:
 def load_reference_state_dict(model: AV2TSam, state: Mapping[str, Tensor]) -> None:
     """A model on the meta device takes the tensors themselves, any other one copies them."""
     empty = any(parameter.is_meta for parameter in model.parameters())
-    model.load_state_dict(from_reference(model, state), assign=empty)
+    model.load_state_dict(model.from_checkpoint(state), assign=empty)
 
 
 def to_reference_state_dict(model: AV2TSam) -> dict[str, Tensor]:
     """The model's weights under the authors' names; all of theirs if it is of a `complete` config."""
-    return {published_name(model, key): tensor for key, tensor in model.state_dict().items()}
+    return {model.published_name(key): tensor for key, tensor in model.state_dict().items()}
 
 
 def evf(model: AV2TSam) -> EvfSam:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from av2t_core.errors import WeightsError
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import AV2TSamConfig, Feature
-from av2t_core.model.reference import from_reference
 from av2t_core.model.weights import empty_weights
 from av2t_core.segmenters.evf_sam1 import EvfSam1Config
 from av2t_core.segmenters.evf_sam2 import EvfSam2Config
@@ -177,8 +176,8 @@ def test_what_is_absent_must_be_announced(backbone: Backbone) -> None:
         if not key.startswith(("projector.", "audio_prompt_generator."))
     }
     with pytest.raises(WeightsError, match="missing"):
-        from_reference(lean, state)
-    found = from_reference(lean, state, absent=("projector.", "adapters."))
+        lean.from_checkpoint(state)
+    found = lean.from_checkpoint(state, absent=("projector.", "adapters."))
     assert not any(key.startswith(("projector.", "adapters.")) for key in found)
     assert {key.split(".")[0] for key in found} == {"segmenter"}
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.presets import PRESETS
-from av2t_core.model.reference import from_reference
 from av2t_core.model.weights import empty_weights
 from tests.core.model.micro import (
     Batch,
@@ -39,7 +38,7 @@ def test_the_fast_road_gives_what_the_plain_one_gives(preset: str, keys: int, pa
     load_reference_state_dict(whole, weights)
     back = to_reference_state_dict(whole)
     assert all(torch.equal(back[key], tensor) for key, tensor in weights.items())
-    lean.load_state_dict(from_reference(lean, weights), assign=True)
+    lean.load_state_dict(lean.from_checkpoint(weights), assign=True)
     lean.eval()
 
     sam, multimodal, v, a = (

@@ -47,7 +47,7 @@ class ToySegmenter(nn.Module):
     shared_adapter = False
     trained: tuple[str, ...] = ("masks.", "scores.")
     halved: tuple[str, ...] = ("encoder",)
-    unread = ""
+    unread: tuple[str, ...] = ()
     published_names: tuple[tuple[str, str], ...] = ()
 
     def __init__(self, config: ToyConfig) -> None:
