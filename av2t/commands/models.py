@@ -173,7 +173,7 @@ def _summary(version: Version, pointers: Pointers, settings: ModelSettings) -> d
         "loads_onto": card.loads_onto,
         "project": card.project,
         "created": card.created or made,
-        "bytes": sum(path.stat().st_size for path, _ in version.kept_files if path.is_file()),
+        "bytes": sum(path.stat().st_size for path, _ in version.stored_files if path.is_file()),
         "lacks": _lack(version),
         "here": all(path.is_file() for path, _ in version.own_files),
         "in_store": version.in_store,

@@ -31,7 +31,7 @@ from av2t_core.files import in_gigabytes, require_space
 from av2t_core.model.config import Feature
 from av2t_core.settings import ModelSettings
 from av2t_core.versions import published
-from av2t_core.versions.folder import NewVersion, alone, encoder_parts, keep_encoder, keep_model, whole
+from av2t_core.versions.folder import NewVersion, alone, encoder_parts, find_complete, save_encoder, save_model
 from av2t_core.versions.names import DOWNLOADS_FOLDER, PARTS_FOLDER
 from av2t_core.versions.published import Dataset
 from av2t_core.versions.version import BUILT_IN, Version, damaged, installed
@@ -99,12 +99,12 @@ def pull(
         command += f" --feature {feature} --dataset {dataset}"
     command += f" --file {file}" if file else ""
     version = NewVersion(name=name, preset=preset, feature=feature, source={"command": command})
-    if whole(models_dir, version.name, BARS):
+    if find_complete(models_dir, version.name, BARS):
         print(f"{version.name} is in {models_dir} already")
         return 0
     with alone(models_dir):
         _fetch_and_convert(version, wanted, file, models_dir)
-    finish(whole(models_dir, version.name, BARS), settings)
+    finish(find_complete(models_dir, version.name, BARS), settings)
     return 0
 
 
@@ -149,7 +149,7 @@ def _fetch_and_convert(version: NewVersion, wanted: "Published", file: str | Non
     try:
         for encoder, group in fetches.items():
             with _fetched(group, downloads, encoder) as (label, state):
-                parts[encoder] = keep_encoder(models_dir, label, encoder, state)
+                parts[encoder] = save_encoder(models_dir, label, encoder, state)
         with _fetched(checkpoint, downloads, wanted.kind) as (label, state):
             if (models_dir / version.name).exists():
                 note(f"{version.name} lacks files, and is made again")
@@ -157,7 +157,7 @@ def _fetch_and_convert(version: NewVersion, wanted: "Published", file: str | Non
             first = checkpoint[0]
             where = {"repository": first.repository, "revision": first.revision, "file": first.name}
             version = replace(version, source={**version.source, **where})
-            keep_model(models_dir, label, wanted.kind, state, version, parts)
+            save_model(models_dir, label, wanted.kind, state, version, parts)
     except KeyboardInterrupt:
         note("what was fetched is kept: the same command goes on with it")
         raise

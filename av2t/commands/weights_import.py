@@ -15,7 +15,7 @@ from av2t_core.files import require_space
 from av2t_core.model.config import Feature
 from av2t_core.settings import ModelSettings
 from av2t_core.versions import published
-from av2t_core.versions.folder import NewVersion, alone, encoder_parts, keep_encoder, keep_model, whole
+from av2t_core.versions.folder import NewVersion, alone, encoder_parts, find_complete, save_encoder, save_model
 from av2t_core.versions.names import check_name
 
 if TYPE_CHECKING:  # they bring torch, for which nobody who is refused should wait
@@ -72,11 +72,11 @@ def import_files(
         for each in given.values():
             note(f"converting {each.label}")
             if each is not model:
-                parts[each.kind] = keep_encoder(models_dir, each.label, each.kind, each.state)
+                parts[each.kind] = save_encoder(models_dir, each.label, each.kind, each.state)
         if model and version:
-            keep_model(models_dir, model.label, model.kind, model.state, version, parts)
+            save_model(models_dir, model.label, model.kind, model.state, version, parts)
     if version:
-        finish(whole(models_dir, version.name, BARS), settings)
+        finish(find_complete(models_dir, version.name, BARS), settings)
     else:
         print(f"{' and '.join(given)} of {preset} are in {models_dir}; import the model's own checkpoint next")
 

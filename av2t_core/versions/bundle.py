@@ -51,11 +51,11 @@ def export_version(version: Version, target: Path) -> None:
         raise WeightsError(f"{target} exists: name another file")
     version.check_files()
     fetch(version)
-    for path, _ in version.kept_files:
+    for path, _ in version.stored_files:
         if not path.is_file():
             raise version.missing(path)
     card = version.directory / CARD_FILE
-    files = {card: hashlib.sha256(card.read_bytes()).hexdigest(), **dict(version.kept_files)}
+    files = {card: hashlib.sha256(card.read_bytes()).hexdigest(), **dict(version.stored_files)}
     try:
         with atomic_file(target) as aside, ZipFile(aside, "w", ZIP_STORED) as archive:
             sums = "".join(f"{sha256}  {version.member(path)}\n" for path, sha256 in files.items())
@@ -104,7 +104,7 @@ def _read(file: Path, archive: ZipFile, models_dir: Path) -> tuple[Version, byte
     if not text or card is None or hashes.pop(f"{name}/{CARD_FILE}") != hashlib.sha256(text).hexdigest():
         raise refused
     version = Version(name=name, directory=models_dir / name, card=card)
-    if hashes != {version.member(path): sha256 for path, sha256 in version.kept_files}:
+    if hashes != {version.member(path): sha256 for path, sha256 in version.stored_files}:
         raise refused
     return version, text
 
@@ -126,8 +126,8 @@ def _place(file: Path, archive: ZipFile, version: Version, card: bytes) -> bool:
             return False
         if version.directory.exists():
             raise WeightsError(f"{version.directory} exists and is no model version: take it away")
-        new = {path: sha256 for path, sha256 in version.kept_files if not path.exists()}
-        for path, sha256 in version.kept_files:
+        new = {path: sha256 for path, sha256 in version.stored_files if not path.exists()}
+        for path, sha256 in version.stored_files:
             if path not in new and file_hash(path) != sha256:
                 raise WeightsError(f"{path} is damaged, or another part of the same name, and stays as it is")
         require_space(models_dir, sum(archive.getinfo(version.member(path)).file_size for path in new), name)

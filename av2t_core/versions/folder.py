@@ -55,7 +55,7 @@ def alone(models_dir: Path) -> Iterator[None]:
         yield
 
 
-def whole(models_dir: Path, name: str, progress: Progress = quiet) -> Version | None:
+def find_complete(models_dir: Path, name: str, progress: Progress = quiet) -> Version | None:
     """The version of this name if it is in the folder with all its files, which are fetched if a model store has them.
 
     WeightsError: its card cannot be read. StoreAwayError.
@@ -78,7 +78,7 @@ def encoder_parts(models_dir: Path, preset: str) -> dict[str, Part]:
     return found
 
 
-def keep_encoder(models_dir: Path, file: str, kind: str, state: "Mapping[str, Tensor]") -> Part:
+def save_encoder(models_dir: Path, file: str, kind: str, state: "Mapping[str, Tensor]") -> Part:
     """A published encoder as a part. `file` is what errors call it. WeightsError: it does not fit the encoder."""
     from av2t_core.versions.conversion import encoder_tensors
 
@@ -86,7 +86,7 @@ def keep_encoder(models_dir: Path, file: str, kind: str, state: "Mapping[str, Te
     return save_part(models_dir, part, tensors)
 
 
-def keep_model(
+def save_model(
     models_dir: Path,
     file: str,
     kind: str,

@@ -101,15 +101,15 @@ class Mirror:
             if here.card == card:
                 store.mark(name, directory)
                 return
-            self._make_way(store, here, before)
+            self._set_aside(store, here, before)
         with atomic_folder(directory) as aside:
             (aside / CARD_FILE).write_bytes(text)
             store.mark(name, aside)
 
-    def _make_way(self, store: Store, here: Version, mark: Mark | None) -> None:
+    def _set_aside(self, store: Store, here: Version, mark: Mark | None) -> None:
         """For another version of that name, which is what all other machines mean by it."""
         if mark is not None:  # it was deleted there, and another one made
-            pointers.take_away(here)
+            pointers.remove_version(here)
             return
         aside = set_aside_name(here.name, here.card.sha256)
         log.warning(
@@ -125,7 +125,7 @@ class Mirror:
                 continue
             if store.read(f"{version.name}/{CARD_FILE}") is None:  # else it was pushed after the store was listed
                 log.info("model version %s was deleted from the model store %s, and here", version.name, store.url)
-                pointers.take_away(version)
+                pointers.remove_version(version)
 
     def _say(self, about: str, sentence: str) -> None:
         """Once."""

@@ -135,7 +135,7 @@ def delete(models_dir: Path, name: str, store: Store | None = None) -> int:
         if store and store.has(version):
             files = [version.directory / CARD_FILE, *_own(version), version.directory / REPLAY_FILE]
             store.remove(version.member(path) for path in files)
-        return take_away(version)
+        return remove_version(version)
 
 
 def _existing(name: str, models_dir: Path) -> Version:
@@ -145,7 +145,7 @@ def _existing(name: str, models_dir: Path) -> Version:
     return version
 
 
-def take_away(version: Version) -> int:
+def remove_version(version: Version) -> int:
     """Delete it here, and its parts that no other version names; how many bytes that frees."""
     own, models_dir = _own(version), version.directory.parent
     freed = sum(path.stat().st_size for path in own if path.exists())

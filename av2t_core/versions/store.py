@@ -152,7 +152,7 @@ class Store:
                 " version is never changed; give this one another name, or delete one of the two"
             )
         lacking = []
-        for path, sha256 in version.kept_files:
+        for path, sha256 in version.stored_files:
             known = there.get(version.member(path))
             # Weights without a card are of a push that was cut off, perhaps of others.
             trusted = known is not None and (committed or path.parent.name == PARTS_FOLDER)
@@ -282,7 +282,7 @@ def _lacking(version: Version) -> list[tuple[Store, str, Path, str]]:
         (Store(mark.url), each.member(path), path, sha256)
         for each in version.chain
         if (mark := mark_of(each.directory))
-        for path, sha256 in each.kept_files
+        for path, sha256 in each.stored_files
         if not path.is_file()
     ]
 

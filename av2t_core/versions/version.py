@@ -56,7 +56,7 @@ class Version:
         return [*((parts / part.file, part.sha256) for part in self.card.parts), (self.weights, self.card.sha256)]
 
     @property
-    def kept_files(self) -> list[tuple[Path, str]]:
+    def stored_files(self) -> list[tuple[Path, str]]:
         """`own_files`, and what lies beside the weights for trainings that start from it."""
         replay = self.card.replay_sha256
         return [*self.own_files, *([(self.directory / REPLAY_FILE, replay)] if replay else [])]

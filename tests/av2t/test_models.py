@@ -122,7 +122,7 @@ def refused(said: Said) -> str:
 def test_the_list(models: Av2t, models_dir: Path) -> None:
     promote(models_dir, 3, FIRST)
     promote(models_dir, 12, FIRST)
-    size = sum(path.stat().st_size for path, _ in resolve("tiny").kept_files)
+    size = sum(path.stat().st_size for path, _ in resolve("tiny").stored_files)
     title, head, *rows = models("list").table
     assert title == [f"Model versions in {models_dir}"]
     assert head == ["name", "loads onto", "project", "made", "size", "IoU where it sounds", "used by"]

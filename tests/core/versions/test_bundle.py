@@ -133,7 +133,7 @@ def test_what_a_training_repeats_goes_along(here: Path, there: Path, tmp_path: P
     shutil.copy(tmp_path / "replay.safetensors", here / "mine-1")
     export_version(resolve("mine-1", here), tmp_path / "mine-1.zip")
     version, _ = import_version(tmp_path / "mine-1.zip", there)
-    assert [(path, file_hash(path)) for path, _ in version.kept_files] == version.kept_files
+    assert [(path, file_hash(path)) for path, _ in version.stored_files] == version.stored_files
     assert sorted(path.name for path in version.directory.iterdir()) == [
         ".imported",
         "card.json",

@@ -49,12 +49,12 @@ def test_a_version_loads_and_has_all_its_files(models_dir: Path) -> None:
     loaded = load_version(resolve(TUNED, models_dir), torch.device("cpu"))
     assert loaded.model.projector.audio_proj.bias.tolist() == [7.0] * 256
     whole = resolve("whole-1", models_dir)
-    assert [path.name.partition("-")[0] for path, _ in whole.kept_files] == [
+    assert [path.name.partition("-")[0] for path, _ in whole.stored_files] == [
         "frozen",
         "weights.safetensors",
         "replay.safetensors",
     ]
-    assert [file_hash(path) for path, _ in whole.kept_files] == [sha256 for _, sha256 in whole.kept_files]
+    assert [file_hash(path) for path, _ in whole.stored_files] == [sha256 for _, sha256 in whole.stored_files]
     assert [version.name for version in installed(models_dir)] == [TUNED, "whole-1", EMBEDDED]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from av2t_core.errors import WeightsError
-from av2t_core.versions.folder import NewVersion, alone, encoder_parts, keep_encoder, keep_model, whole
+from av2t_core.versions.folder import NewVersion, alone, encoder_parts, find_complete, save_encoder, save_model
 from tests import micro_published as published
 
 VERSION = NewVersion(name="sam2-l-s4", preset="sam2-l", feature="mul", source={"command": "av2t weights pull sam2-l"})
@@ -20,28 +20,28 @@ def _micro(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def keep(folder: Path) -> None:
     parts = {
-        "clip": keep_encoder(folder, "a.bin", "clip", published.clip_state()),
-        "ms-clap": keep_encoder(folder, "b.pth", "ms-clap", published.ms_clap_with_merges()),
+        "clip": save_encoder(folder, "a.bin", "clip", published.clip_state()),
+        "ms-clap": save_encoder(folder, "b.pth", "ms-clap", published.ms_clap_with_merges()),
     }
-    keep_model(folder, "c.pth", "av2t-sam", published.av2t_sam(), VERSION, parts)
+    save_model(folder, "c.pth", "av2t-sam", published.av2t_sam(), VERSION, parts)
 
 
 def test_a_version_is_whole_with_all_its_files(tmp_path: Path) -> None:
-    assert whole(tmp_path, VERSION.name) is None
+    assert find_complete(tmp_path, VERSION.name) is None
     keep(tmp_path)
-    version = whole(tmp_path, VERSION.name)
+    version = find_complete(tmp_path, VERSION.name)
     assert version is not None
     assert version.card.source == VERSION.source
     for path, _ in version.files:
         path.rename(path.with_suffix(".away"))
-        assert whole(tmp_path, VERSION.name) is None
+        assert find_complete(tmp_path, VERSION.name) is None
         path.with_suffix(".away").rename(path)
-    assert whole(tmp_path, VERSION.name) is not None
+    assert find_complete(tmp_path, VERSION.name) is not None
 
 
 def test_parts_are_known_by_their_content(tmp_path: Path) -> None:
     assert encoder_parts(tmp_path, "sam2-l") == {}
-    kept = keep_encoder(tmp_path, "b.pth", "ms-clap", published.ms_clap_with_merges())
+    kept = save_encoder(tmp_path, "b.pth", "ms-clap", published.ms_clap_with_merges())
     assert encoder_parts(tmp_path, "sam2-l") == {"ms-clap": kept}
     assert encoder_parts(tmp_path, "sam2-l-laion") == {}
     path = tmp_path / "parts" / kept.file
