@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 
-from av2t.remedies import told
 from av2t.signature import Parser, Table, choose
 from av2t_core.errors import AV2TError
 from av2t_core.text import lines
@@ -58,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except AV2TError as error:
+        from av2t.remedies import told  # not before: it brings what is published, which no help text needs
+
         print(f"av2t: error: {lines(told(error))}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
