@@ -150,10 +150,10 @@ def _lines(numbers: Mapping[str, Any], ways: Sequence[str]) -> list[str]:
     ]
     for group, rows in ROWS.items():
         lines += ["", {"frames_per_second": "frames a second", "memory_mb": "MB"}[group]]
-        for key, label in rows.items():
+        for key in numbers[ways[0]][group]:  # of a segmenter's stages some may be its own
             values = [numbers[way][group][key] for way in ways]
             if None not in values:
-                lines.append(_row(f"  {label}", *values))
+                lines.append(_row(f"  {rows.get(key, key)}", *values))
     if "fine_tuning" in numbers:
         learning = numbers["fine_tuning"]
         sizes = {ROWS["memory_mb"][key]: size for key, size in learning["memory_mb"].items() if size is not None}

@@ -17,8 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from av2t_core.encoders import PublishedEncoder, gpt2, htsat
-from av2t_core.encoders.melspectrogram import log_mel
-from av2t_core.encoders.resample import resample_second
+from av2t_core.encoders.melspectrogram import log_mel, resample_second
 from av2t_core.media.sound import MARGIN, Sound
 from av2t_core.model.weights import Published, Source
 

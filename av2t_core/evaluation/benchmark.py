@@ -9,7 +9,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -38,26 +38,14 @@ class Memory:
 class Speed:
     """What one way of running took, in seconds for all `keyframes` together.
 
-    `stages`, in order: decoding, the encoders, the segmenter's, `native_size`, where the masks' logits are brought to
-    the video's size, and `rest`, all that has no name.
+    `stages`, of a prediction, in order: decoding, the encoders, the segmenter's, `native_size`, where the masks' logits
+    are brought to the video's size, and `rest`, all that has no name.
     """
 
     keyframes: int
     seconds: float  # from the file to masks at native size
-    stages: Mapping[
-        str, float
-    ]  # seconds of each, in order: decoding, the encoders, the segmenter's, `native_size`, where
-    # the masks' logits are brought to the video's size, and `rest`, all that has no name
     memory: Memory
-
-
-@dataclass(frozen=True, kw_only=True)
-class Learning:
-    """What fine-tuning took. Seconds for all `keyframes` together."""
-
-    keyframes: int
-    seconds: float
-    memory: Memory
+    stages: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +114,7 @@ def measure_plain(predictor: Predictor, path: Path, keyframes: int, on_keyframe:
 
 def measure_fine_tuning(
     predictor: Predictor, path: Path, keyframes: int, on_step: Callable[[int, int], object]
-) -> Learning:
+) -> Speed:
     """As /train learns, the keyframes being at hand, and after as many that do not count. `on_step` gets the step that
     is done and how many there are.
 
@@ -149,7 +137,7 @@ def measure_fine_tuning(
             began = time.perf_counter()
             for at in steps:
                 on_step(at.step, at.steps)
-        return Learning(keyframes=keyframes, seconds=time.perf_counter() - began, memory=_peaks(loaded.device))
+        return Speed(keyframes=keyframes, seconds=time.perf_counter() - began, memory=_peaks(loaded.device))
 
 
 def steps(predictor: Predictor, keyframes: int) -> int:

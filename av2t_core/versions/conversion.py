@@ -4,7 +4,6 @@ What the paper trains becomes a version's own tensors, all else a part that vers
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -24,13 +23,7 @@ from av2t_core.model.presets import (
 from av2t_core.model.weights import Published, empty_weights
 from av2t_core.versions import published
 
-
-@dataclass(frozen=True, kw_only=True)
-class Split:
-    """A model's tensors by name, `model.…`: the version's own, and those of the shared part."""
-
-    own: dict[str, Tensor]
-    part: dict[str, Tensor]
+Tensors = dict[str, Tensor]
 
 
 def kind_of(file: str, state: Mapping[str, Tensor]) -> str:
@@ -57,8 +50,13 @@ def is_model(kind: str) -> bool:
     return kind == published.MODEL or kind in {start.kind for _, start in _segmenters()}
 
 
-def split_model(file: str, kind: str, state: Mapping[str, Tensor], preset: str, feature: Feature) -> Split:
-    """The state dict of a model for this preset, no tensor copied. WeightsError where it does not fit."""
+def split_model(
+    file: str, kind: str, state: Mapping[str, Tensor], preset: str, feature: Feature
+) -> tuple[Tensors, Tensors]:
+    """The state dict of a model for this preset: a version's own tensors, `model.…`, and those of the shared part.
+
+    No tensor is copied. WeightsError: it does not fit.
+    """
     if kind != published.MODEL:
         state = {f"model.{key}": tensor for key, tensor in state.items()}
     _check_fit(file, kind, state, preset)
@@ -68,10 +66,9 @@ def split_model(file: str, kind: str, state: Mapping[str, Tensor], preset: str, 
         ours = model.from_checkpoint(state, absent=() if kind == published.MODEL else DRAWN)
     except WeightsError as error:
         raise WeightsError(f"{file}, for the preset {preset}: {error}") from None
-    return Split(
-        own={f"model.{key}": tensor for key, tensor in ours.items() if model.is_trained(key)},
-        part={f"model.{key}": tensor for key, tensor in ours.items() if not model.is_trained(key)},
-    )
+    own = {f"model.{key}": tensor for key, tensor in ours.items() if model.is_trained(key)}
+    part = {f"model.{key}": tensor for key, tensor in ours.items() if not model.is_trained(key)}
+    return own, part
 
 
 def encoder_tensors(file: str, kind: str, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:

@@ -100,8 +100,8 @@ def save_model(
     """
     from av2t_core.versions.conversion import split_model
 
-    split = split_model(file, kind, state, version.preset, version.feature)
-    part = save_part(models_dir, published.start(version.preset).part, split.part)
+    own, shared = split_model(file, kind, state, version.preset, version.feature)
+    part = save_part(models_dir, published.start(version.preset).part, shared)
     card: dict[str, Any] = {
         "preset": version.preset,
         "feature": version.feature,
@@ -111,7 +111,7 @@ def save_model(
         "start": kind != published.MODEL,
         "source": dict(version.source),
     }
-    save_version(models_dir / version.name, card, split.own)
+    save_version(models_dir / version.name, card, own)
 
 
 def save_version(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from av2t_core.encoders.resample import resample_second
+from av2t_core.encoders.melspectrogram import resample_second
 from av2t_core.media.sound import MARGIN
 
 TARGET = 44_100
