@@ -33,7 +33,7 @@ from av2t_core.settings import ModelSettings
 from av2t_core.versions.card import Metrics
 from av2t_core.versions.names import CARD_FILE
 from av2t_core.versions.pointers import Pointer, read_all
-from av2t_core.versions.version import BUILT_IN, Version, damaged, installed, resolve
+from av2t_core.versions.version import Version, damaged, installed, resolve
 
 # By what a version is judged, as the cards have it: shares, in the order in which people care for them.
 METRICS = {
@@ -163,7 +163,7 @@ def compare(
 def _summary(version: Version, pointers: Pointers, settings: ModelSettings) -> dict[str, Any]:
     """What JSON says of a version; of the cards' fields only those that name the weights are there for certain."""
     card = version.card
-    metrics, built_in = card.metrics or Metrics(), version.directory.parent == BUILT_IN
+    metrics, built_in = card.metrics or Metrics(), version.is_built_in
     path = version.directory / CARD_FILE
     made = None if built_in else datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
     return {

@@ -15,7 +15,7 @@ from av2t_core.files import in_gigabytes
 from av2t_core.settings import ModelSettings
 from av2t_core.versions import pointers
 from av2t_core.versions.bundle import export_version, import_version
-from av2t_core.versions.version import BUILT_IN, resolve
+from av2t_core.versions.version import resolve
 from worker.client.label_studio import LabelStudioClient
 from worker.client.reconcile import outdated_tasks
 from worker.failures import GoneError, TransientError
@@ -109,7 +109,7 @@ def push(names: Annotated[Sequence[str], Arg(metavar="NAME")]) -> None:
     if settings.store is None:
         raise ConfigError("AV2T_MODELS_URL is not set: it names the model store that versions are pushed to")
     for version in [resolve(name, settings.models_dir) for name in names]:
-        if version.directory.parent == BUILT_IN:
+        if version.is_built_in:
             raise WeightsError(f"{version.name} ships with the package: whoever installs that has it")
         share(version, settings)
 

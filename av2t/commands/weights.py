@@ -34,7 +34,7 @@ from av2t_core.versions import published
 from av2t_core.versions.folder import NewVersion, alone, encoder_parts, find_complete, save_encoder, save_model
 from av2t_core.versions.names import DOWNLOADS_FOLDER, PARTS_FOLDER
 from av2t_core.versions.published import Dataset
-from av2t_core.versions.version import BUILT_IN, Version, damaged, installed
+from av2t_core.versions.version import Version, damaged, installed
 
 if TYPE_CHECKING:  # they bring torch and an HTTP client, for which nobody who is refused should wait
     from torch import Tensor
@@ -250,7 +250,7 @@ def _version(version: Version) -> dict[str, Any]:
         "parts": [part.file for part in version.card.parts],
         "lacks": _lacking(version),
         "in_store": version.in_store,
-        "built_in": version.directory.parent == BUILT_IN,
+        "built_in": version.is_built_in,
         "parent": version.card.parent,
         "source": version.card.source or None,
     }

@@ -34,7 +34,7 @@ from av2t_core.versions.card import Card
 from av2t_core.versions.folder import alone
 from av2t_core.versions.names import CARD_FILE, IMPORT_MARK, check_name, is_reserved_name
 from av2t_core.versions.store import fetch
-from av2t_core.versions.version import BUILT_IN, NAMES, Version, find
+from av2t_core.versions.version import NAMES, Version, find
 
 SUMS = "SHA256SUMS"
 
@@ -45,7 +45,7 @@ _Shapes = dict[str, list[int]]  # of tensors, by their names
 
 def export_version(version: Version, target: Path) -> None:
     """Write the bundle `target`. WeightsError: it exists or cannot be written, or the version is not whole."""
-    if version.directory.parent == BUILT_IN:
+    if version.is_built_in:
         raise WeightsError(f"{version.name} ships with the package: whoever installs that has it")
     if target.exists():
         raise WeightsError(f"{target} exists: name another file")

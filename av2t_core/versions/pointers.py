@@ -19,7 +19,7 @@ from av2t_core.files import atomic_file, locked, read_plain, writing
 from av2t_core.limits import LARGEST_CARD
 from av2t_core.versions.names import CARD_FILE, PROJECTS_FOLDER, REPLAY_FILE, check_name, pointer_file
 from av2t_core.versions.store import Store
-from av2t_core.versions.version import BUILT_IN, Version, damaged, find, installed
+from av2t_core.versions.version import Version, damaged, find, installed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ def promote(models_dir: Path, project: int, name: str, store: Store | None = Non
     with changing(models_dir):
         version = _existing(name, models_dir)
         version.check()
-        if store and version.directory.parent != BUILT_IN and not store.has(version):
+        if store and not version.is_built_in and not store.has(version):
             raise WeightsError(f"{name} is not in the model store {store.url}", Remedy.PUSH, name=name)
         try:
             if store:
@@ -117,7 +117,7 @@ def delete(models_dir: Path, name: str, store: Store | None = None) -> int:
     """
     with changing(models_dir):
         version = _existing(name, models_dir)
-        if version.directory.parent == BUILT_IN:
+        if version.is_built_in:
             raise WeightsError(f"{name} ships with the package and stays")
         pointers = read_all(models_dir)
         if projects := [str(project) for project, pointer in pointers.items() if pointer.current == name]:

@@ -38,7 +38,7 @@ from av2t_core.files import (
 from av2t_core.limits import LARGEST_CARD
 from av2t_core.versions.card import Card
 from av2t_core.versions.names import CARD_FILE, PARTS_FOLDER, STORE_MARK
-from av2t_core.versions.version import BUILT_IN, Version
+from av2t_core.versions.version import Version
 
 FETCHING = ".fetching"
 """The folder beside the versions in which files are until they are whole."""
@@ -140,7 +140,7 @@ class Store:
         """
         there = self.listing()
         for each in reversed(version.chain):
-            if each.directory.parent != BUILT_IN:
+            if not each.is_built_in:
                 self._push(each, there, progress)
 
     def _push(self, version: Version, there: dict[str, Entry], progress: Progress) -> None:

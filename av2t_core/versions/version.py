@@ -74,6 +74,11 @@ class Version:
         return path.relative_to(self.directory.parent).as_posix()
 
     @property
+    def is_built_in(self) -> bool:
+        """Whether it ships with the package."""
+        return self.directory.parent == BUILT_IN
+
+    @property
     def in_store(self) -> bool:
         """Whether a model store has it, too."""
         return (self.directory / STORE_MARK).is_file()
@@ -125,7 +130,7 @@ class Version:
     @property
     def caution(self) -> str | None:
         """What a person should know before trusting its masks of clips of their own."""
-        if self.directory.parent != BUILT_IN:
+        if not self.is_built_in:
             return None
         return (
             f"{self.name} is for demonstration: it knows {len(self.card.labels)} things from composed clips and does"
@@ -135,7 +140,7 @@ class Version:
     @property
     def remedy(self) -> str:
         """How a file that is missing or damaged is got again."""
-        if self.directory.parent == BUILT_IN:
+        if self.is_built_in:
             return "install the package again"
         if self.in_store:
             return "delete it, and it is fetched from the model store again"
@@ -186,9 +191,9 @@ def resolve(name: str, models_dir: Path | None = None) -> Version:
     if (version := find(name, models_dir)) is not None:
         return version
     of_preset = [each for each in installed(models_dir or BUILT_IN) if each.card.is_fresh and each.card.preset == name]
-    if own := [each for each in of_preset if not each.is_imported and each.directory.parent != BUILT_IN]:
+    if own := [each for each in of_preset if not each.is_imported and not each.is_built_in]:
         return max(own, key=lambda version: (version.directory / CARD_FILE).stat().st_mtime)
-    if built_in := [each for each in of_preset if each.directory.parent == BUILT_IN]:
+    if built_in := [each for each in of_preset if each.is_built_in]:
         return max(built_in, key=lambda version: natural_order(version.name))
     if imported := [each.name for each in of_preset]:
         raise WeightsError(f"{name} is only here as what was imported: name {' or '.join(imported)} if that is meant")
