@@ -201,7 +201,7 @@ def crash(_: OfTask) -> None:
 
 
 def called(_job: object, connection: "Redis", *_: object) -> None:
-    """What no job of ours has: a function that is called when it has ended."""
+    """A function that is called when a job has ended, which no known kind has."""
     connection.rpush("called", 1)
 
 

@@ -43,7 +43,7 @@ def test_no_other_function_is_run(redis: Redis, queue: Queue, start: Start, tmp_
     assert foreign.get_status() == JobStatus.FAILED
     [failed] = failed_jobs(redis)
     assert (failed.id, failed.project, failed.task) == (foreign.id, None, None)
-    assert failed.error == "This is no job of ours: it names the function 'subprocess.getoutput'."
+    assert failed.error == "This is not a job of AV2T: it names the function 'subprocess.getoutput'."
     assert failed.failed_at is not None
     assert overview(redis).failed == 1
     assert redis.ttl(foreign.key) > 0

@@ -147,7 +147,7 @@ class KnownJob(Job):  # type: ignore[misc]  # rq has no types
         self.data = data
         self.kind, self.payload, unknown = _asked(data if whole else b"", self.origin)
         why = wrong or unknown
-        self.refusal = f"This is no job of ours: {why}." if why else ""
+        self.refusal = f"This is not a job of AV2T: {why}." if why else ""
 
     def _handle_success(self, result_ttl: int, pipeline: Pipeline, *_: Any, **__: Any) -> None:
         """RQ's own keeps what the function returned in a stream of its own, which takes 4 KB of Redis's memory."""
@@ -190,7 +190,7 @@ class KnownQueue(Queue):  # type: ignore[misc]  # rq has no types
         return KnownJob.fetch_many([id], self.connection, self.serializer)[0]
 
     def enqueue_dependents(self, *_: Any, **__: Any) -> None:
-        """No job of ours waits for another."""
+        """No known kind of job waits for another."""
 
 
 def open_queue(connection: Redis, name: str = PREANNOTATE) -> KnownQueue:
