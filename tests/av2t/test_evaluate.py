@@ -179,7 +179,7 @@ def test_files_that_are_missing_are_named_before_any_work(root: Path, tmp_path: 
     result = av2t("evaluate", folder, "--layout", "ms3")
     assert_refused(result, f"{folder} lacks {folder}/visual_frames/")
     assert "_2.png" in result.stderr
-    assert " and 1 more; " in result.stderr
+    assert " and 1 more: `av2t data check" in result.stderr
     assert f"`av2t data check {folder} --layout ms3` lists them all" in result.stderr
 
 
