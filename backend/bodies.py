@@ -1,4 +1,4 @@
-"""What Label Studio sends, checked where it enters: the fields that are used, and nothing about the others."""
+"""What Label Studio sends, checked where it enters. Only the fields that are used are checked."""
 
 from typing import Annotated, Any, TypeVar
 
@@ -53,7 +53,7 @@ class BodyError(AV2TError):
 class Setup(BaseModel):
     project: ProjectKey
     schema_: Text = Field(alias="schema")
-    # How Label Studio's own address is set must not disconnect it: one that is none is ignored, with a remark.
+    # A bad setting of Label Studio's own address must not disconnect it: it is ignored, with a remark.
     hostname: Annotated[Any, AfterValidator(_text)] = None
 
 
@@ -69,7 +69,7 @@ class Predict(BaseModel):
 
 
 class Train(BaseModel):
-    """Not Label Studio's, so a name that is none of these is a mistake."""
+    """Sent by scripts, not by Label Studio, so an unknown name is a mistake."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -33,13 +33,13 @@ BODIES = {
 }
 _OTHER_BODY = (limits.SMALL_BODY, "nothing larger is meant for it")
 
-# Names that no stranger can have an entry of in the public DNS.
+# Names that cannot be registered in the public DNS.
 _PRIVATE_NAMES = (".localhost", ".local", ".internal", ".home.arpa")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """An answer without a look at the body."""
+    """An answer that is sent without reading the body."""
 
     code: HTTPStatus
     sentence: str
@@ -143,9 +143,9 @@ class Door:
         credentials = Authorization.from_header(given)
         if credentials is None or credentials.type != "basic" or self._expected is None:
             return False
-        said = (credentials.username or "", credentials.password or "")
+        given_pair = (credentials.username or "", credentials.password or "")
         # Both are compared, and each in the same time wherever the first difference is.
-        return all([compare_digest(a.encode(), b.encode()) for a, b in zip(said, self._expected, strict=True)])
+        return all([compare_digest(a.encode(), b.encode()) for a, b in zip(given_pair, self._expected, strict=True)])
 
 
 def _hostname(host: str) -> str:
@@ -157,7 +157,7 @@ def _hostname(host: str) -> str:
 
 
 def _is_private(host: str) -> bool:
-    """Whether no stranger can make the public DNS say where it is."""
+    """Whether it is an address, or a name that cannot be registered in the public DNS."""
     name = _hostname(host)
     try:
         ip_address(name)

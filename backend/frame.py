@@ -28,7 +28,7 @@ here = cast(Manager, LocalProxy(lambda: current_app.extensions["manager"]))
 class _Manager:
     """What the views call, by the names and with the arguments that they use. They have been checked by `bodies`."""
 
-    model_dir = None  # which POST /versions shows, and is nobody else's business
+    model_dir = None  # which POST /versions would tell every caller
 
     def fetch(self, project: str, schema: str, _reload: bool, *, hostname: str | None, **_: Any) -> ProjectModel:
         """Without the access_token, which is the legacy one and useless where that is off."""

@@ -32,7 +32,7 @@ class UnknownProjectError(AV2TError):
 
 @dataclass(frozen=True, kw_only=True)
 class Remark:
-    """Something that nobody would see otherwise, for Label Studio ignores what a webhook answers."""
+    """A problem for the status page, since Label Studio ignores what a webhook answers."""
 
     time: datetime
     sentence: str
@@ -149,8 +149,8 @@ class Manager:
             return web_address(hostname)
         except ValueError as error:
             self._remark(
-                f"The address that Label Studio has told with project {project} is no http address to link to: {error};"
-                " set LABEL_STUDIO_HOST where Label Studio runs"
+                f"The address that Label Studio gives for itself in project {project} is no http address to link to:"
+                f" {error}; set LABEL_STUDIO_HOST where Label Studio runs"
             )
             return None
 
@@ -169,9 +169,9 @@ class Manager:
             keep(self.connection, project)
         return model
 
-    def _remark(self, said: str) -> None:
+    def _remark(self, message: str) -> None:
         """The same sentence moves to the front and is not repeated."""
-        remark = Remark(time=datetime.now(UTC), sentence=sentence(said))
+        remark = Remark(time=datetime.now(UTC), sentence=sentence(message))
         log.warning("%s", remark.sentence)
         with self._lock:
             others = [each for each in self._remarks if each.sentence != remark.sentence]

@@ -122,7 +122,7 @@ def listen(app: "WSGIApplication", door: Door, host: str, port: int) -> MultiSoc
 
 
 class Request(HTTPRequestParser):  # type: ignore[misc]  # the package has no types
-    """A request that is being received. `reserved`: bytes of its body that others have to leave room for."""
+    """A request that is being received. `reserved`: bytes of memory set aside for its body."""
 
     def __init__(self, adj: Adjustments, connection: "Connection") -> None:
         super().__init__(adj)
@@ -154,7 +154,7 @@ class Request(HTTPRequestParser):  # type: ignore[misc]  # the package has no ty
         return consumed
 
     def _too_much(self, size: int) -> Refusal | None:
-        """Whether a body of so many bytes is; if not, there is room for it."""
+        """The refusal of a body of so many bytes; None reserves memory for it."""
         if size > body_limit(self._route):
             return too_large(self._route)
         if size > max(self.reserved, limits.SMALL_BODY):
@@ -185,7 +185,7 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # the package has no types
 
     def ends(self, now: float) -> float:
         """When it is to be closed, if its client does not get on."""
-        if self.requests:  # the turn is ours
+        if self.requests:  # they are being answered
             self.since = now
             return inf
         if self._lingers:
@@ -223,7 +223,7 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # the package has no types
 
     def handle_write(self) -> None:
         """A connection that is closed while its client sends is reset, and the client never reads the answer: so what
-        it still sends is taken and thrown away for a while."""
+        it still sends is discarded for a while."""
         if not self.refused or self.will_close:
             super().handle_write()
             return
@@ -240,7 +240,7 @@ class Connection(HTTPChannel):  # type: ignore[misc]  # the package has no types
 class Server(TcpWSGIServer):  # type: ignore[misc]  # the package has no types
     channel_class = Connection
     door: Door
-    _told = -inf  # when it was last said that there are too many
+    _warned = -inf  # when the log last said that there are too many
 
     def held(self) -> int:
         """Bytes of the large bodies that are received or worked on."""
@@ -262,9 +262,9 @@ class Server(TcpWSGIServer):  # type: ignore[misc]  # the package has no types
     def _make_room(self) -> None:
         waiting = [each for each in self.active_channels.values() if not each.requests]
         # Who sends what has been let in is spared, as long as not most of them do.
-        strangers = [each for each in waiting if not each.admitted]
-        if choice := strangers if len(strangers) > limits.CONNECTIONS // 2 else waiting:
+        unknown = [each for each in waiting if not each.admitted]
+        if choice := unknown if len(unknown) > limits.CONNECTIONS // 2 else waiting:
             min(choice, key=lambda each: each.since).handle_close()
-        if time.monotonic() - self._told > limits.LONGEST_PAUSE:
-            self._told = time.monotonic()
+        if time.monotonic() - self._warned > limits.LONGEST_PAUSE:
+            self._warned = time.monotonic()
             log.warning("More than %d connections: those that wait longest are closed", limits.CONNECTIONS)

@@ -88,7 +88,7 @@ class Demo:
         tasks = {task.id: task.file for task in self.client.tasks(project) if task.file in clips}
         asked = 0
         busy_at = time.monotonic() - IDLE_SECONDS  # ask at once for what an earlier run left undone
-        told: set[str] = set()
+        reported: set[str] = set()
         with progress_bar("masks", len(clips), "clip") as bar, connect(self.redis_url, timeout=10) as redis:
             retry_failed(redis, project)
             while True:
@@ -108,9 +108,9 @@ class Demo:
                 bar.n = len(done)
                 bar.set_postfix_str(", ".join(at_work))
                 if bar.disable:  # no terminal: lines in place of the bar
-                    for clip in sorted(done - told):
+                    for clip in sorted(done - reported):
                         self.say(f"demo: {clip} has its masks")
-                    told = done
+                    reported = done
                 waiting = [task for task, clip in tasks.items() if clip not in done | failed.keys()]
                 if not waiting:
                     break

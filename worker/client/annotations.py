@@ -18,7 +18,7 @@ from worker.settings import Settings
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotatedTask:
-    """A task whose annotation counts. Nothing of it is decoded, so it may still turn out to be of no use.
+    """A task whose annotation counts. Nothing of it is decoded, so it may still prove unusable.
 
     `updated_at`: of the annotation. `pages`: how many frames people saw, which must be the clip's keyframes. `origins`:
     see `count_origins`. `packed`: the result, for those of a large project are gigabytes as Python has them.
@@ -100,7 +100,7 @@ def _annotated(client: LabelStudioClient, task: LabelledTask, targets: Targets, 
 
 
 def _pages(task: LabelledTask, targets: Targets) -> int:
-    """On a task without frames nobody can have drawn, so its annotation does not say that nothing sounds."""
+    """How many frames people saw. Without frames nobody could draw, so an empty annotation would say nothing."""
     counts = set()
     for variable in targets.frame_variables:
         frames = task.data.get(variable)

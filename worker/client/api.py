@@ -1,4 +1,4 @@
-"""Label Studio's API: one key, and every answer checked where it enters.
+"""Label Studio's API, used with one key. Every answer is checked where it enters.
 
 Every failure is one of three: AV2TError (trying again does not help), TransientError (it may pass), or GoneError. No
 message carries a token, a header or the query of a URL, which may hold a signature. What a refusal is taken for:
@@ -13,7 +13,7 @@ message carries a token, a header or the query of a URL, which may hold a signat
 That a task or a project is gone is believed when Label Studio says so in its own words, twice, with a pause between.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -80,23 +80,16 @@ class Api:
         self._http.close()
 
     def ask(
-        self,
-        method: str,
-        path: str,
-        about: str,
-        shape: type[Answer],
-        *,
-        object_hook: Callable[[dict[str, Any]], object] | None = None,
-        **options: Any,
+        self, method: str, path: str, about: str, shape: type[Answer], *, object_hook: Any = None, **options: Any
     ) -> Answer:
-        """The answer, which must have this shape. `about` names what is asked for in a sentence; `object_hook` is that
-        of json.loads. `options`: those of httpx, and `gone=True`, by which a 404 is a GoneError."""
+        """The answer, checked to have this shape. `about` names in messages what is asked for; `object_hook` is passed
+        to json.loads. `options` are those of httpx, and `gone=True`, which makes a 404 a GoneError."""
         with self._answer(method, path, about, **options) as response:
             response.read()
             return TypeAdapter(shape).validate_python(response.json(object_hook=object_hook))
 
     def tell(self, method: str, path: str, about: str, **options: Any) -> None:
-        """Ask, and do not look at the answer, which may be large."""
+        """As `ask`, without reading the answer, which may be large."""
         with self._answer(method, path, about, **options) as response:
             for _ in response.iter_raw():
                 pass
@@ -125,7 +118,7 @@ class Api:
     def _answer(
         self, method: str, path: str, about: str, *, gone: bool = False, **options: Any
     ) -> Iterator[httpx.Response]:
-        """A success, still to be read."""
+        """A successful response whose body has not been read."""
         ask = partial(self._http.stream, method, path, **options)
         try:
             with ExitStack() as stack:

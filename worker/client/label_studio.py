@@ -300,10 +300,10 @@ class LabelStudioClient:
         except AV2TError:
             self.task(task)  # for a task that is gone Label Studio answers 400, as for a mistake of ours
             raise
-        kept = self.prediction(task, model_version)
-        if kept is None:
+        stored = self.prediction(task, model_version)
+        if stored is None:
             raise TransientError(f"Label Studio took the prediction of task {task} and does not list it.")
-        return kept
+        return stored
 
     def upload_frames(self, project: int, frames: Sequence[Path], *, reuse: bool) -> list[str]:
         """The URLs of the frames, in their order. `reuse` looks first for those that an earlier try brought there."""

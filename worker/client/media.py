@@ -37,7 +37,7 @@ class ClipCache:
         self._limit = limit
 
     def take(self, key: str, target: Path) -> bool:
-        """Whether it holds that clip; then it is at `target`, and stays there whatever is dropped here."""
+        """Whether it holds that clip; if so, the clip is now also at `target`, whatever is dropped here later."""
         path = self._folder / key
         try:
             _link(path, target)
@@ -47,7 +47,7 @@ class ClipCache:
         return True
 
     def put(self, key: str, clip: Path) -> None:
-        """Keep a copy, and drop what was not used for longest until all fits. A disk that is full keeps nothing."""
+        """Store a copy, and drop the least recently used clips until all fit. On a full disk nothing is stored."""
         if clip.stat().st_size > self._limit:
             return
         with suppress(OSError):
@@ -62,12 +62,12 @@ class ClipCache:
             with suppress(FileNotFoundError):  # another process may have dropped it
                 status = path.stat()
                 found.append((status.st_mtime, status.st_size, path))
-        room = self._limit - sum(size for _, size, _ in found)
+        free = self._limit - sum(size for _, size, _ in found)
         for _, size, path in sorted(found):
-            if room >= 0:
+            if free >= 0:
                 return
             path.unlink(missing_ok=True)
-            room += size
+            free += size
 
 
 class Media:
@@ -96,7 +96,7 @@ class Media:
             self._cache.put(key, target)
 
     def probe(self, url: str, task: int) -> None:
-        """Whether `fetch` would begin: it raises what that would, without reading the clip."""
+        """Raise what `fetch` would, without reading the clip."""
         with self._open(url, task):
             pass
 
@@ -226,9 +226,9 @@ def _origin(url: str) -> tuple[str, str, int]:
 
 
 def _length(headers: Mapping[str, str]) -> int:
-    """What they promise, which the bytes that come have to keep; 0 where they do not say."""
-    told = headers.get("content-length", "")
-    return int(told) if told.isascii() and told.isdecimal() and len(told) < 20 else 0
+    """The promised size in bytes, which is checked against what arrives; 0 if there is none."""
+    length = headers.get("content-length", "")
+    return int(length) if length.isascii() and length.isdecimal() and len(length) < 20 else 0
 
 
 def _is_whole(content_range: str) -> bool:

@@ -1,4 +1,4 @@
-"""What no event told of: Label Studio's come at most once, and none comes while the backend is away."""
+"""Queues the tasks whose event was lost: Label Studio sends each once, and none reaches a backend that is away."""
 
 import logging
 import re
@@ -72,7 +72,7 @@ def reconcile(connection: Redis, settings: Settings) -> int:
                 version = project.model_version(settings)
                 missed, outdated = _lacking(connection, client, settings, project.id, version)
             except GoneError:
-                # As when a database is restored: only what two looks were told, minutes apart, is believed.
+                # As when a database is restored: only what Label Studio says twice, minutes apart, is believed.
                 with reachable(connection):
                     first = bool(connection.sadd(ABSENT, project.id))
                 if not first:
@@ -92,8 +92,8 @@ def reconcile(connection: Redis, settings: Settings) -> int:
 def outdated_tasks(
     connection: Redis, client: LabelStudioClient, settings: Settings, project: int
 ) -> tuple[str, list[int]]:
-    """The project's current version, and the tasks that nobody has touched and that have a prediction of ours, but none
-    of that version: those of the lowest score first, those whose score is not known last.
+    """The project's current version, and the tasks that nobody has touched and that have predictions of our versions
+    but none of that one: the lowest score first, those without a known score last.
 
     AV2TError, TransientError or GoneError.
     """
@@ -114,8 +114,8 @@ def repredict(connection: Redis, client: LabelStudioClient, settings: Settings, 
 def _lacking(
     connection: Redis, client: LabelStudioClient, settings: Settings, project: int, version: str
 ) -> tuple[list[int], list[int]]:
-    """The tasks without a prediction of this version: those that nobody has labelled and that have none of ours at all,
-    and `outdated_tasks`."""
+    """The tasks without a prediction of this version: those that nobody has labelled and that have none of any of our
+    versions, and `outdated_tasks`."""
     ours = {each.name for each in installed(settings.models_dir)}
     missed, outdated = [], []
     for task in client.tasks(project):
