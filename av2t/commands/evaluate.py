@@ -12,7 +12,7 @@ from av2t.signature import Arg
 from av2t_core.data.avsbench import LabelledClip, Layout, Split, missing_files, read_clips, refuse_missing
 from av2t_core.errors import AV2TError
 from av2t_core.evaluation.hearing import Hearing, shuffled
-from av2t_core.evaluation.saved_predictions import check_predictions
+from av2t_core.evaluation.pictures import check_predictions
 from av2t_core.settings import ModelSettings
 from av2t_core.versions.version import resolve
 
@@ -153,7 +153,7 @@ def _measured(
 
 
 def _on_clip(overlays: Path | None, hearing: Hearing, done: Callable[[], object]) -> "OnClip":
-    from av2t_core.evaluation.strips import write_strip
+    from av2t_core.evaluation.pictures import write_strip
 
     def on_clip(scores: "ClipScores", masks: "NDArray[np.bool_]") -> None:
         if overlays is not None:

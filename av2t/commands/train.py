@@ -118,8 +118,7 @@ def run_plan(plan: Plan, settings: ModelSettings, running: RunOptions) -> dict[s
     """What `train_version` gives; None in all processes but the first."""
     if settings.device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"a training cannot run on {settings.device!r}: use cuda, and CUDA_VISIBLE_DEVICES to choose")
-    from av2t_core.training.train import train_version
-    from av2t_core.training.trainer import Schedule
+    from av2t_core.training.train import Schedule, train_version
 
     tiny = plan.preset.startswith("tiny")
     schedule = Schedule(

@@ -80,13 +80,18 @@ def vary_sound(rng: np.random.Generator, recording: Sound) -> Sound:
     if rng.random() < 0.4:
         return recording
     if rng.random() < 0.7:
-        positions = np.arange(0, len(recording) - 1, 2 ** rng.uniform(-0.7, 0.7))
-        recording = np.interp(positions, np.arange(len(recording)), recording).astype(np.float32)
+        recording = _at_speed(recording, 2 ** rng.uniform(-0.7, 0.7))
     if rng.random() < 0.5:
         recording = at_tempo(recording, 2 ** rng.uniform(-0.7, 0.7))
     if rng.random() < 0.6:
         recording = equalised(rng, recording, decibels=15)
     return recording
+
+
+def _at_speed(recording: Sound, speed: float) -> Sound:
+    """And so at another pitch."""
+    positions = np.arange(0, len(recording) - 1, speed)
+    return np.asarray(np.interp(positions, np.arange(len(recording)), recording), np.float32)
 
 
 _HOP, _PIECE, _SEARCH = SAMPLE_RATE // 80, SAMPLE_RATE // 20, SAMPLE_RATE // 100
@@ -147,10 +152,8 @@ def draw_camera(rng: np.random.Generator) -> Camera:
 
 
 def sound_stretch(rng: np.random.Generator, recording: Sound, seconds: float) -> Sound:
-    """The recording at another speed (and so pitch), repeated with a varied gap, from a random place in it."""
-    speed = 2 ** rng.uniform(-0.25, 0.25)
-    positions = np.arange(0, len(recording) - 1, speed)
-    varied = np.interp(positions, np.arange(len(recording)), recording).astype(np.float32)
+    """The recording at another speed (and so pitch), repeated with a varied gap, from a place that sounds."""
+    varied = _at_speed(recording, 2 ** rng.uniform(-0.25, 0.25))
     total = round(seconds * SAMPLE_RATE)
     parts, length = [varied], len(varied)
     while length < 2 * total:
@@ -158,14 +161,9 @@ def sound_stretch(rng: np.random.Generator, recording: Sound, seconds: float) ->
         parts += [gap, varied]
         length += len(gap) + len(varied)
     endless = np.concatenate(parts)
-    start = _loud_start(rng, endless, total)
+    starts = rng.integers(0, max(1, len(endless) - total), 3)
+    start = max(starts, key=lambda start: float(np.square(endless[start : start + total]).mean()))  # the loudest
     return endless[start : start + total].copy()
-
-
-def _loud_start(rng: np.random.Generator, samples: Sound, length: int) -> int:
-    """A place from which something is heard: the loudest of a few random ones."""
-    starts = rng.integers(0, max(1, len(samples) - length), 3)
-    return int(max(starts, key=lambda s: float(np.square(samples[s : s + length]).mean())))
 
 
 def mix(rng: np.random.Generator, parts: Sequence[Sound], length: int, noise: float = 1.0) -> Sound:

@@ -35,7 +35,6 @@ SIZE = 224
 """The side of the square at which masks are compared, in training and in every published score."""
 
 _LONGEST = 240  # bytes of a name, which becomes longer in the names of files
-_NAMED = 3  # of files that are missing
 
 
 class DataError(AV2TError):
@@ -191,8 +190,8 @@ def missing_files(clips: Sequence[LabelledClip]) -> list[Path]:
 def refuse_missing(missing: Sequence[Path], root: Path, layout: Layout) -> None:
     """DataError, naming the first of them, if there are any."""
     if missing:
-        named = ", ".join(map(str, missing[:_NAMED]))
-        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        named = ", ".join(map(str, missing[:3]))
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise DataError(f"{root} lacks {named}{more}", Remedy.CHECK_DATA, root=root, layout=layout)
 
 

@@ -5,7 +5,7 @@ that can sound does so in every second; in ms3 two or three take turns, and now 
 that is not in view. What is hidden or silent has no mask.
 
 Beside what AVSBench has, sounding.csv says what sounds in each second and what is in view, and all_objects/ holds
-masks of everything in view, as `saved_predictions` reads them: what a model scores that hears nothing.
+masks of everything in view, as `evaluation.pictures` reads them: what a model scores that hears nothing.
 """
 
 import csv

@@ -40,13 +40,12 @@ def shuffled(clips: Sequence[LabelledClip], seed: int) -> list[LabelledClip]:
     """
     if len(clips) < 2:
         raise DataError(f"sounds can be shuffled among two clips or more, and {clips[0].video} is the only one")
-    rng = np.random.default_rng(seed)
     categories: dict[str, list[int]] = defaultdict(list)
-    for index in rng.permutation(len(clips)):
-        categories[clips[index].category].append(int(index))
+    for index in np.random.default_rng(seed).permutation(len(clips)).tolist():
+        categories[clips[index].category].append(index)
     ring = [index for category in categories.values() for index in category]
     # On a ring of categories, one after the other, a step as long as the longest leads out of each of them.
-    longest = max(len(category) for category in categories.values())
+    longest = max(map(len, categories.values()))
     step = longest if longest < len(ring) else 1
-    others = {index: ring[(place + step) % len(ring)] for place, index in enumerate(ring)}
-    return [clips[others[index]] for index in range(len(clips))]
+    others = {index: clips[ring[(place + step) % len(ring)]] for place, index in enumerate(ring)}
+    return [others[index] for index in range(len(clips))]

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from av2t_core.data.composed_set import Mask, composed_windows
 from av2t_core.data.cutouts import Cutouts
-from av2t_core.evaluation.metrics import mask_iou
+from av2t_core.evaluation.scores import mask_iou
 from av2t_core.media.clip import Window
 from av2t_core.prediction.calibration import FEATURES, Calibration
 from av2t_core.prediction.predictor import KeyframePrediction, Predictor

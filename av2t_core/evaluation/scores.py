@@ -1,13 +1,15 @@
-"""How right masks are on a data set of AVSBench's kind, by the measures of the literature.
+"""How right masks are: the IoU of two masks, AVSBench's measures, and the scores of a data set of AVSBench's kind.
 
-Everything is compared at SIZE x SIZE, where a model's logits are brought as in training; without the rules by which
-`Predictor.predict` makes masks for people (see Predictor.logits).
+AVSBench's measures (Zhou et al., ECCV 2022) are computed as its authors' code does it, from logits (B, H, W) and
+targets (B, H, W) in 0..1, as arrays or tensors. A data set is compared at SIZE x SIZE, where a model's logits are
+brought as in training, without the rules by which `Predictor.predict` makes masks for people.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -20,8 +22,77 @@ from torch import Tensor
 from av2t_core.data.avsbench import SIZE, DataError, LabelledClip, read_target
 from av2t_core.evaluation import hearing
 from av2t_core.evaluation.hearing import Hearing
-from av2t_core.evaluation.metrics import avsbench_iou, avsbench_masks, f_avsbench, f_reference
-from av2t_core.evaluation.saved_predictions import check_predictions, prediction_paths, read_probabilities, to_logits
+from av2t_core.evaluation.pictures import check_predictions, prediction_paths, read_probabilities, to_logits
+
+Batch = Tensor | NDArray[np.float32] | NDArray[np.bool_]
+
+BETA2 = 0.3  # recall counts that much beside precision
+THRESHOLDS = 255  # i / 254
+
+
+def mask_iou(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+    """Intersection over union of two masks (H, W); 1 where both are empty."""
+    union = int((mask | truth).sum())
+    return int((mask & truth).sum()) / union if union else 1.0
+
+
+def avsbench_masks(logits: Batch) -> Tensor:
+    """Logits of any shape to masks of booleans: where the sigmoid is above 0.5."""
+    return torch.as_tensor(logits).float().sigmoid() > 0.5  # which is not logits > 0, by what fp32 rounds
+
+
+def avsbench_iou(logits: Batch, targets: Batch) -> Tensor:
+    """Of each frame (B,): I / (U + 1e-7), or where the target is empty the share of pixels that are not masked."""
+    masks, targets = avsbench_masks(logits).double(), torch.as_tensor(targets).double()
+    intersection = (masks * targets).sum(dim=(-2, -1))
+    union = torch.maximum(masks, targets).sum(dim=(-2, -1))
+    empty = targets.sum(dim=(-2, -1)) == 0
+    return torch.where(empty, 1 - masks.mean(dim=(-2, -1)), intersection / (union + 1e-7))
+
+
+def f_avsbench(logits: Batch, targets: Batch) -> float:
+    """Of a clip's frames: the highest value of their mean F curve over thresholds of the sigmoid.
+
+    Frames whose target is empty are left out; 0 where all are.
+    """
+    return f_reference(torch.as_tensor(logits).float().sigmoid(), targets)
+
+
+def f_reference(logits: Batch, targets: Batch) -> float:
+    """The same with the logits themselves held against the thresholds, as AV2T-SAM's authors compute it."""
+    scores, targets = torch.as_tensor(logits).float(), torch.as_tensor(targets)
+    sounding = targets.flatten(1).any(dim=-1)
+    if not sounding.any():
+        return 0.0
+    precision, recall = precision_recall(scores[sounding], targets[sounding])
+    f = (1 + BETA2) * precision * recall / (BETA2 * precision + recall).clamp_min(1e-20)
+    return f.mean(dim=0).max().item()
+
+
+def precision_recall(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """scores (B, H, W), masked where they reach a threshold, and targets to precision and recall (B, THRESHOLDS).
+
+    Every pixel is counted once, for the highest threshold that it reaches, and the counts are then added up from above.
+    """
+    frames = len(scores)
+    # Bin k holds what reaches k of the thresholds: the k-th (from 0) masks what lies in the bins above k.
+    bins = torch.bucketize(scores.flatten(1), _thresholds(scores.device), right=True)  # (B, H W)
+    bins += (THRESHOLDS + 1) * torch.arange(frames, device=scores.device)[:, None]
+
+    def reaching(weights: Tensor | None) -> Tensor:
+        counts = torch.bincount(bins.flatten(), weights, frames * (THRESHOLDS + 1)).double()
+        return counts.view(frames, -1).flip(-1).cumsum(dim=-1).flip(-1)[:, 1:]
+
+    hits = reaching(targets.double().flatten())
+    precision = hits / reaching(None).clamp_min(1)
+    recall = hits / targets.double().sum(dim=(-2, -1)).clamp_min(1e-20)[:, None]
+    return precision, recall
+
+
+@cache
+def _thresholds(device: torch.device) -> Tensor:
+    return torch.linspace(0, 1, THRESHOLDS, device=device)
+
 
 if TYPE_CHECKING:
     from av2t_core.prediction.predictor import (
@@ -127,7 +198,7 @@ def evaluate_clips(
 def score_predictions(
     directory: Path, clips: Sequence[LabelledClip], on_clip: OnClip = lambda scores, masks: None
 ) -> Evaluation:
-    """The same of masks that were saved, see saved_predictions. DataError: one is missing or cannot be read."""
+    """The same of masks that were saved, see `pictures`. DataError: one is missing or cannot be read."""
     check_predictions(directory, clips)
     brightest = 0.0
 

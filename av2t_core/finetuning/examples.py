@@ -5,7 +5,7 @@ then are they rounded to bytes, to be kept.
 """
 
 import json
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -31,7 +31,6 @@ from av2t_core.versions.checkpoint import Loaded
 Mask = NDArray[np.bool_]
 
 _AT_ONCE = 8  # windows
-_NOTHING = np.zeros((SIZE, SIZE), np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,11 +122,9 @@ def examples_of(
     crops: list[Tensor] = []
     labels: list[tuple[int, tuple[str, ...]]] = []
     count = 0
-    with closing(_batches(windows)) as batches:
-        for batch in batches:
-            truths = [masks.get(count + n) for n in range(len(batch))]
-            targets = np.stack([_NOTHING if truth is None else shrunk(truth) for truth in truths])
-            found.append(_examples(loaded, batch, targets))
+    with closing(read_ahead(iter(windows), _AT_ONCE)) as ahead:
+        while batch := list(islice(ahead, _AT_ONCE)):
+            found.append(_examples(loaded, batch, [masks.get(count + n) for n in range(len(batch))]))
             for number, window in enumerate(batch, start=count):
                 for thing in things.get(number, ()):
                     seen = to_device([crop(window.image, thing.mask)], loaded.device)
@@ -143,13 +140,7 @@ def examples_of(
     )
 
 
-def _batches(windows: Iterable[Window]) -> Generator[list[Window]]:
-    with closing(read_ahead(iter(windows), _AT_ONCE)) as ahead:
-        while batch := list(islice(ahead, _AT_ONCE)):
-            yield batch
-
-
-def _examples(loaded: Loaded, windows: Sequence[Window], targets: NDArray[np.uint8]) -> Examples:
+def _examples(loaded: Loaded, windows: Sequence[Window], truths: Sequence[Mask | None]) -> Examples:
     frames, segmenter = [window.image for window in windows], loaded.model.segmenter
     mirrored = to_device([np.ascontiguousarray(frame[:, ::-1]) for frame in frames], loaded.device)
     images = to_device(frames, loaded.device)
@@ -160,10 +151,12 @@ def _examples(loaded: Loaded, windows: Sequence[Window], targets: NDArray[np.uin
         images={name: square.round().clamp(0, 255).to(torch.uint8).cpu() for name, square in squares},
         v=v.float().cpu().clone(),
         a=a.float().cpu().clone(),
-        target=torch.from_numpy(targets),
+        target=torch.from_numpy(np.stack([_target(truth) for truth in truths])),
     )
 
 
-def shrunk(mask: Mask) -> NDArray[np.uint8]:
-    """(H, W) to (SIZE, SIZE) of 0 and 1."""
+def _target(mask: Mask | None) -> NDArray[np.uint8]:
+    """(H, W), or None where nothing sounds, to (SIZE, SIZE) of 0 and 1."""
+    if mask is None:
+        return np.zeros((SIZE, SIZE), np.uint8)
     return np.asarray(cv2.resize(mask.view(np.uint8), (SIZE, SIZE), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)

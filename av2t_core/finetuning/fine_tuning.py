@@ -1,12 +1,12 @@
 """Fine-tuning on what people corrected: the paper's loss and optimiser, with settings fit for tens of clips.
 
-The projector and the adapters learn, and nothing else: where they stand, all that the model knows of pictures, sounds
-and edges is frozen. What they said of a replay of what the model learnt before, they are held to, so that it is not
+The projector and the adapters learn, and people's names for things; all that the model knows of pictures, sounds and
+edges is frozen. A replay of what the model learned before holds them to what they said of it, so that it is not
 forgotten.
 """
 
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, cos, pi
 
@@ -22,7 +22,7 @@ from av2t_core.evaluation.reliability import fit_lines
 from av2t_core.finetuning.examples import Examples
 from av2t_core.memory import is_out_of_memory
 from av2t_core.model.av2t_sam import DRAWN, AV2TSam
-from av2t_core.training.loop import Loop, Progress
+from av2t_core.training.loop import Loop, Progress, Stateful
 from av2t_core.training.paper import Inputs, Objective
 from av2t_core.training.plan import TrainingError
 from av2t_core.training.replay import Drift, Replay
@@ -76,10 +76,10 @@ class FineTuning:
         *,
         at_once: int | None = None,
     ) -> None:
-        """`own`: of each clip, one or more. `replay`: None where nothing of what the model learnt before is at hand.
+        """`own`: of each clip, one or more. `replay`: None where the model has none.
 
-        `at_once`: keyframes that go through the model together, None for the whole batch. It is for the memory, changes
-        nothing else, and is halved whenever it proves too large.
+        `at_once`: keyframes that go through the model together, None for the whole batch. It changes nothing but the
+        memory, and is halved whenever it proves too large.
         """
         self.loaded, self.recipe, self.folder = loaded, recipe, folder
         self.at_once = at_once or recipe.batch
@@ -89,12 +89,12 @@ class FineTuning:
         parameters = dict(loaded.model.named_parameters())
         for name, parameter in parameters.items():
             parameter.requires_grad_(recipe.learns(loaded.model, name))
-        self.learned = {name: p.detach() for name, p in parameters.items() if p.requires_grad}
+        self.learned: Mapping[str, Tensor] = {name: p.detach() for name, p in parameters.items() if p.requires_grad}
         self._drift = Drift(loaded.model, replay.to(loaded.device)) if replay is not None else None
         self._objective = Objective(loaded.model, bf16=loaded.precision == "bf16")
         learning = [p for p in parameters.values() if p.requires_grad]
         self.optimiser = AdamW(learning, lr=recipe.lr, weight_decay=recipe.weight_decay)
-        self.states = {"optimiser": self.optimiser}
+        self.states: Mapping[str, Stateful] = {"optimiser": self.optimiser}
         self._steps_of_epoch = ceil(len(self._own) / recipe.batch)
 
     @property
@@ -184,8 +184,6 @@ def _pace(step: int, steps: int) -> float:
 LEAST = 3
 """Of so many keyframes at least a name is learnt."""
 
-_DECAY = 0.0002  # few examples leave much open
-
 Labelled = Sequence[tuple[Tensor, frozenset[str]]]
 """Embeddings (width,), and what of that which people labelled is to be heard, or seen, in each."""
 
@@ -197,22 +195,19 @@ def learnable(names: Sequence[str], sounds: Labelled) -> tuple[str, ...]:
 
 
 def fit_names(names: Sequence[str], sounds: Labelled, things: Labelled, replay: Replay | None) -> dict[str, Tensor]:
-    """LearnedNamer's tensors. What the model learnt before is none of the names. At least one name."""
+    """LearnedNamer's tensors, for a model that knows its own names alone: lines on the embeddings of sounds and things.
+
+    What the model learnt before, the replay, is none of the names. At least one name.
+    """
+    tensors: dict[str, Tensor] = {}
     none: frozenset[str] = frozenset()
-    known_sounds = [(each, none) for each in replay.a] if replay is not None else []
-    known_things = [(each, none) for each in replay.v] if replay is not None else []
-    hearing, seeing = _lines(names, [*sounds, *known_sounds]), _lines(names, [*things, *known_things])
-    return {
-        "hearing.weight": hearing[:, :-1].contiguous(),
-        "hearing.bias": hearing[:, -1].contiguous(),
-        "seeing.weight": seeing[:, :-1].contiguous(),
-        "seeing.bias": seeing[:, -1].contiguous(),
-    }
-
-
-def _lines(names: Sequence[str], examples: Labelled) -> Tensor:
-    """A line for each name, (names, width + 1), in which a name's examples weigh as much as all others."""
-    x = F.normalize(torch.stack([embedding for embedding, _ in examples]).double(), dim=-1)
-    y = torch.tensor([[name in said for name in names] for _, said in examples], dtype=x.dtype)
-    weight = torch.where(y > 0, 0.5 / y.sum(dim=0).clamp(min=1), 0.5 / (1 - y).sum(dim=0).clamp(min=1))
-    return fit_lines(x, y, _DECAY, weight).float()
+    known = {"hearing": replay.a, "seeing": replay.v} if replay else {}
+    for kind, labelled in (("hearing", sounds), ("seeing", things)):
+        examples = [*labelled, *((each, none) for each in known.get(kind, ()))]
+        x = F.normalize(torch.stack([embedding for embedding, _ in examples]).double(), dim=-1)
+        y = torch.tensor([[name in said for name in names] for _, said in examples], dtype=x.dtype)
+        # A name's examples weigh as much as all others.
+        weight = torch.where(y > 0, 0.5 / y.sum(dim=0).clamp(min=1), 0.5 / (1 - y).sum(dim=0).clamp(min=1))
+        lines = fit_lines(x, y, 0.0002, weight).float()  # a small decay, for few examples leave much open
+        tensors |= {f"{kind}.weight": lines[:, :-1].contiguous(), f"{kind}.bias": lines[:, -1].contiguous()}
+    return tensors

@@ -1,8 +1,7 @@
-"""Is a version better than the one it came from? Both are measured on clips that neither has learnt from.
+"""Is a version better than the one it came from? Both are measured on held-out clips, from which neither has learned.
 
-Masks are the predictor's, as an annotator gets them, against what people made of them, at native size. What the clips
-support is found by drawing them again and again (the bootstrap, Efron 1979): keyframes of one clip are alike, so whole
-clips are drawn.
+Masks are the predictor's, as an annotator gets them, against people's, at native size. Confidence comes from drawing
+the clips again and again (the bootstrap, Efron 1979): keyframes of one clip are alike, so whole clips are drawn.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -14,10 +13,14 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from av2t_core.evaluation.metrics import BETA2, mask_iou
-from av2t_core.evaluation.scores import LEAST_MASK
+from av2t_core.evaluation.scores import BETA2, LEAST_MASK, mask_iou
 from av2t_core.media.clip import Window
 from av2t_core.prediction.predictor import Predictor
+
+HELD_OUT_RULE = (
+    "A clip is held out if the sha256 of its file begins below a fifth of all values; if fewer than two are, those with"
+    " the lowest ones; never a clip that a version it comes from has learnt, and three clips are always left to learn."
+)
 
 _DRAWS = 10_000
 _SURE = 0.95
@@ -28,23 +31,41 @@ _STUDENT = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 Mask = NDArray[np.bool_]
 
 
+def choose_held_out(clips: Sequence[str], learnt: Set[str]) -> set[str]:
+    """Those of the sha256 of clips' files that are held out. `learnt`: those that earlier versions have learned from.
+
+    A clip's place hardly depends on the others, so the hold-out grows with the project and stays fixed.
+    """
+
+    def place(sha256: str) -> float:
+        """0..1, spread evenly."""
+        return int(sha256[:12], 16) / 16**12
+
+    order = sorted(set(clips), key=place)
+    candidates = [clip for clip in order if clip not in learnt]
+    count = min(max(sum(place(clip) < 0.2 for clip in candidates), 2), len(order) - 3)
+    return set(candidates[: max(0, count)])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Keyframes:
-    """What a version makes of the keyframes of one clip: of each that sounds IoU and F, of all others what it masks."""
+    """A version's keyframes of one clip: IoU and F of each that sounds, and the masked share of all others."""
 
     ious: tuple[float, ...]
     fs: tuple[float, ...]
     masked: tuple[float, ...]  # shares of the picture where nothing sounds
 
+    @property
+    def all_ious(self) -> list[float]:
+        """Of a keyframe without anything that sounds the share that is not masked (as AVSBench has it)."""
+        return [*self.ious, *(1 - share for share in self.masked)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """Means over the keyframes of all clips, in 0..1; None where there is no keyframe of the kind.
+    """Means over the keyframes of all clips, in 0..1; None where there is no keyframe of the kind."""
 
-    `iou`: over all keyframes, of those without anything that sounds the share that is not masked (as AVSBench has it).
-    """
-
-    iou: float
+    iou: float  # over all keyframes, see Keyframes.all_ious
     f: float | None
     sounding_iou: float | None
     silent_false_positives: float | None  # the share of the keyframes without anything that sounds that are masked
@@ -68,7 +89,7 @@ class Metrics:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """`difference` of the IoU over all keyframes, new less old, and between what it lies in 90 of 100 draws."""
+    """`difference` of the IoU over all keyframes, new less old, and its bounds in 90 of 100 draws."""
 
     better: bool
     difference: float
@@ -85,7 +106,9 @@ def judge_clip(predictor: Predictor, windows: Iterable[Window], masks: Mapping[i
             truth = masks.get(number)
             if truth is not None and truth.any():
                 ious.append(mask_iou(seen.mask, truth))
-                fs.append(_f(seen.mask, truth))
+                hits = int((seen.mask & truth).sum())
+                precision, recall = hits / max(1, int(seen.mask.sum())), hits / int(truth.sum())
+                fs.append((1 + BETA2) * precision * recall / (BETA2 * precision + recall) if hits else 0.0)
             else:
                 masked.append(float(seen.mask.mean()))
     return Keyframes(ious=tuple(ious), fs=tuple(fs), masked=tuple(masked))
@@ -93,31 +116,31 @@ def judge_clip(predictor: Predictor, windows: Iterable[Window], masks: Mapping[i
 
 def compare(old: Sequence[Keyframes], new: Sequence[Keyframes], seed: int = 0) -> Verdict:
     """Of the same clips, one or more, in the same order."""
-    weights = np.array([len(clip.ious) + len(clip.masked) for clip in old])
-    gains = np.array([_iou(after) - _iou(before) for before, after in zip(old, new, strict=True)])
-    drawn = np.random.default_rng(seed).integers(len(old), size=(_DRAWS, len(old)))
+    count = len(old)
+    weights = np.array([len(clip.all_ious) for clip in old])
+    before, after = (np.array([np.mean(clip.all_ious or [0.0]) for clip in clips]) for clips in (old, new))
+    gains = after - before
+    drawn = np.random.default_rng(seed).integers(count, size=(_DRAWS, count))
     differences = (gains[drawn] * weights[drawn]).sum(axis=1) / weights[drawn].sum(axis=1)
     difference = float((gains * weights).sum() / weights.sum())
-    differences = difference + (differences - difference) * _wider(len(old))
+    # Draws of few clips vary less than clips do, and look too sure.
+    freedom = max(1, count - 1)
+    quantile = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 1.645 + 1.524 / freedom
+    differences = difference + (differences - difference) * (sqrt((freedom + 1) / freedom) * quantile / 1.645)
     low, high = np.quantile(differences, [1 - _SURE, _SURE])
-    better = bool(len(old) > 1 and low > 0)
-    said = f"{difference:+.3f} IoU on {len(old)} held-out clip{'' if len(old) == 1 else 's'}"
+    better = bool(count > 1 and low > 0)
+    said = f"{difference:+.3f} IoU on {count} held-out clip{'' if count == 1 else 's'}"
     between = f"between {low:+.3f} and {high:+.3f} in 90 of 100 draws of them"
     if better:
         sentence = f"It is better: {said}, {between}."
-    elif len(old) == 1:
+    elif count == 1:
         sentence = f"One held-out clip is too few to tell: {said}; annotate more clips, or promote it by hand."
     elif difference > 0:
         sentence = f"It may be better, but the clips are too few to be sure: {said}, {between}; annotate more of them."
     else:
         sentence = f"It is not better: {said}, {between}."
-    return Verdict(
-        better=better,
-        difference=round(difference, 4),
-        low=round(float(low), 4),
-        high=round(float(high), 4),
-        sentence=sentence,
-    )
+    bounds = (round(float(bound), 4) for bound in (difference, low, high))
+    return Verdict(better=better, difference=next(bounds), low=next(bounds), high=next(bounds), sentence=sentence)
 
 
 def as_card(before: Metrics, after: Metrics, verdict: Verdict, clips: int) -> dict[str, object]:
@@ -130,50 +153,5 @@ def as_card(before: Metrics, after: Metrics, verdict: Verdict, clips: int) -> di
     }
 
 
-def _wider(clips: int) -> float:
-    """By how much draws of so few clips are to be spread: they vary less than clips do, and look too sure."""
-    freedom = max(1, clips - 1)
-    quantile = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 1.645 + 1.524 / freedom
-    return sqrt((freedom + 1) / freedom) * quantile / 1.645
-
-
-def _iou(clip: Keyframes) -> float:
-    values = [*clip.ious, *(1 - share for share in clip.masked)]
-    return float(np.mean(values)) if values else 0.0
-
-
-def _f(mask: Mask, truth: Mask) -> float:
-    hits = int((mask & truth).sum())
-    precision, recall = hits / max(1, int(mask.sum())), hits / int(truth.sum())
-    return (1 + BETA2) * precision * recall / (BETA2 * precision + recall) if hits else 0.0
-
-
 def _mean(values: Sequence[float]) -> float | None:
     return round(float(np.mean(values)), 4) if values else None
-
-
-HELD_OUT_RULE = (
-    "A clip is held out if the sha256 of its file begins below a fifth of all values; if fewer than two are, those with"
-    " the lowest ones; never a clip that a version it comes from has learnt, and three clips are always left to learn."
-)
-
-_SHARE = 0.2
-_LEAST = 2
-_LEFT = 3
-
-
-def choose_held_out(clips: Sequence[str], learnt: Set[str]) -> set[str]:
-    """Of the sha256 of clips' files those that are held out. `learnt`: those that earlier versions have learnt.
-
-    What it says of a clip hardly depends on the others, so that the hold-out grows with the project and stays fixed.
-    """
-    order = sorted(set(clips), key=_place)
-    candidates = [clip for clip in order if clip not in learnt]
-    by_rule = sum(_place(clip) < _SHARE for clip in candidates)
-    count = min(max(by_rule, _LEAST), len(order) - _LEFT)
-    return set(candidates[: max(0, count)])
-
-
-def _place(sha256: str) -> float:
-    """0..1, spread evenly."""
-    return int(sha256[:12], 16) / 16**12

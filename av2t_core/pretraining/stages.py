@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -39,7 +40,7 @@ class StagesFolder:
         bar = tqdm(loop.run(), name, initial=loop.done, total=steps, mininterval=5, disable=distributed.get_rank() > 0)
         for _ in bar:
             bar.set_postfix(loss=f"{record.loss:.4f}", refresh=False)
-        self.keep(f"{name}.pt", **stage.average)
+        self.keep(f"{name}.pt", **stage.average.state_dict())
         record.path.unlink(missing_ok=True)
 
     def result(self, name: str) -> dict[str, Tensor]:
@@ -91,12 +92,12 @@ class _Stage:
         self.name, self.model, self.loss, self.count, self.seed = name, model, loss, steps, seed
         self.optimiser = torch.optim.AdamW(groups, weight_decay=0.01)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda step: _cosine(step, steps))
-        self.learned = model.state_dict()
-        self.average = {name: tensor.clone() for name, tensor in self.learned.items()}
-        self.states: dict[str, Stateful] = {
+        self.learned: Mapping[str, Tensor] = model.state_dict()
+        self.average = deepcopy(model)
+        self.states: Mapping[str, Stateful] = {
             "optimiser": self.optimiser,
             "schedule": self.schedule,
-            "average": _Tensors(self.average),
+            "average": self.average,
         }
 
     def learn(self, epoch: int, first: int) -> Generator[Entry]:
@@ -104,15 +105,15 @@ class _Stage:
         for step in range(first, self.count):
             value = self._step(step)
             decay = min(0.999, (step + 1) / (step + 10))
-            for name, tensor in self.learned.items():
-                if tensor.is_floating_point():
-                    self.average[name].lerp_(tensor, 1 - decay)
+            for name, average in self.average.state_dict().items():
+                if average.is_floating_point():
+                    average.lerp_(self.learned[name], 1 - decay)
                 else:
-                    self.average[name].copy_(tensor)
+                    average.copy_(self.learned[name])
             yield {"loss": value}
 
     def end_epoch(self, position: Position) -> None:
-        """Its result is all that there is to say."""
+        """Nothing is logged."""
 
     def _step(self, step: int) -> float:
         rank = distributed.get_rank()
@@ -128,20 +129,6 @@ class _Stage:
         self.optimiser.step()
         self.schedule.step()
         return loss.item()
-
-
-class _Tensors:
-    """A state of tensors, for a checkpoint."""
-
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
-        self.tensors = tensors
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.tensors
-
-    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        for name, tensor in state_dict.items():
-            self.tensors[name].copy_(tensor)
 
 
 def _cosine(step: int, steps: int) -> float:

@@ -34,7 +34,7 @@ from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.inputs import normalise_sam, to_device
 from av2t_core.model.presets import PRESETS
 from av2t_core.prediction.predictor import Predictor
-from av2t_core.pretraining.composed_scores import evaluate
+from av2t_core.pretraining.composed_frames import draw_frames, draw_hearing, draw_sound, evaluate, sounding_mask
 from av2t_core.pretraining.models import (
     DenseHead,
     DenseTagger,
@@ -44,11 +44,10 @@ from av2t_core.pretraining.models import (
     pixel_loss,
     tagging_loss,
 )
-from av2t_core.pretraining.samples import draw_frames, draw_hearing, draw_sound, sounding_mask
 from av2t_core.pretraining.stages import StagesFolder
 from av2t_core.segmenters.evf_sam2 import EvfSam2, EvfSam2Config
 from av2t_core.training import replay
-from av2t_core.versions.checkpoint import Loaded, build, fill, read_tensors
+from av2t_core.versions.checkpoint import build, fill, read_tensors
 from av2t_core.versions.folder import save_version
 from av2t_core.versions.names import REPLAY_FILE
 from av2t_core.versions.version import resolve
@@ -130,11 +129,10 @@ def keep_version(
     clips: int = CLIPS,
     replayed_clips: int = replay.WINDOWS // FRAMES,
 ) -> None:
-    """The stages' results as a model version, with its calibration, with what it scores, and some of what it learnt.
+    """The stages' results as a model version, with its calibration, its scores, and a replay of its training.
 
-    On `clips` clips the first, on `frames` frames the second, all of which no stage has seen.
-
-    `settled` False: as it was before the last stage, when the held-out photographs and recordings were new to it.
+    It is calibrated on `clips` clips and scored on `frames` frames, all of which no stage has seen. `settled` False: as
+    it was before the last stage, when the held-out photographs and recordings were new to it.
     """
     stage = "settle" if settled else "joint"
     tensors = {
@@ -144,6 +142,11 @@ def keep_version(
     loaded = fill(build("tiny", labels=cutouts.labels), tensors.items(), torch.device("cpu"), "fp32")
     calibration = fit(Predictor(directory.name, loaded), cutouts, clips)
     predictor = Predictor(directory.name, loaded, calibration=calibration)
+    v, a = [], []
+    with torch.inference_mode():
+        for window, _ in composed_windows(cutouts.part("train"), replayed_clips, seed=3):
+            v.append(loaded.image_encoder.encode(to_device([window.image], loaded.device)))
+            a.append(loaded.audio_encoder.encode([window.sound]))
     replayed = out / REPLAY_FILE
     card = {
         "preset": "tiny",
@@ -152,19 +155,9 @@ def keep_version(
         "recipe": asdict(recipe),
         "calibration": asdict(calibration),
         "metrics": evaluate(predictor, cutouts.part("val"), frames),
-        "replay_sha256": replay.keep(replayed, _embeddings(loaded, cutouts, replayed_clips)),
+        "replay_sha256": replay.keep(replayed, replay.Replay(v=torch.cat(v), a=torch.cat(a))),
     }
     save_version(directory, card, tensors, [replayed])
-
-
-@torch.inference_mode()
-def _embeddings(loaded: Loaded, cutouts: Cutouts, clips: int) -> replay.Replay:
-    """Of clips that are composed of what is there for training."""
-    v, a = [], []
-    for window, _ in composed_windows(cutouts.part("train"), clips, seed=3):
-        v.append(loaded.image_encoder.encode(to_device([window.image], loaded.device)))
-        a.append(loaded.audio_encoder.encode([window.sound]))
-    return replay.Replay(v=torch.cat(v), a=torch.cat(a))
 
 
 class Run:
@@ -234,7 +227,8 @@ class Run:
         count = len(cutouts.labels)
 
         def loss(rng: np.random.Generator) -> Tensor:
-            heard = [_some(rng, count) for _ in range(48)]
+            numbers = (rng.choice([0, 1, 2, 3], p=[0.08, 0.5, 0.32, 0.1]) for _ in range(48))
+            heard = [tuple(rng.choice(count, number, replace=False).tolist()) for number in numbers]
             sounds = np.stack([draw_sound(rng, cutouts, indices) for indices in heard])
             return tagging_loss(model.prototypes(model(torch.from_numpy(sounds))), heard)
 
@@ -291,7 +285,9 @@ class Run:
             pixels = _batch(frames.images)
             heard = [draw_hearing(rng, view, labels) for view in frames.in_view for _ in range(recipe.draws)]
             sounds = np.stack([draw_sound(rng, cutouts, indices) for indices in heard])
-            owners = np.stack([_owners(frames.owners[i // recipe.draws], hears) for i, hears in enumerate(heard)])
+            # Of what sounds alone; all else is background.
+            everything = frames.owners.repeat(recipe.draws, axis=0)
+            owners = np.stack([o * sounding_mask(o, hears) for o, hears in zip(everything, heard, strict=True)])
             with torch.no_grad():
                 a = audio(torch.from_numpy(sounds))
                 v = image.encode(pixels).repeat_interleave(recipe.draws, 0)
@@ -300,8 +296,9 @@ class Run:
                 images = segmenter.inputs(segmenter.squares(pixels))
                 images["multimodal"] = images["multimodal"].repeat_interleave(recipe.draws, 0)
             found, tags = tagger(images, v, a)
-            loss = candidates_loss(found.logits.float(), found.scores.float(), _coverage(owners > 0))
-            return loss + pixel_loss(tags, owners)
+            # At a quarter of the resolution, as the share of each cell that is covered.
+            coverage = F.avg_pool2d(torch.from_numpy(owners > 0).float()[:, None], 4)[:, 0]
+            return candidates_loss(found.logits.float(), found.scores.float(), coverage) + pixel_loss(tags, owners)
 
         self.folder.fit(name, tagger, loss, _groups(tagger, trunk, recipe.trunk_lr * scale, recipe.lr * scale), steps)
 
@@ -345,20 +342,5 @@ def _groups(
     ]
 
 
-def _some(rng: np.random.Generator, count: int) -> tuple[int, ...]:
-    number = rng.choice([0, 1, 2, 3], p=[0.08, 0.5, 0.32, 0.1])
-    return tuple(int(i) for i in rng.choice(count, number, replace=False))
-
-
 def _batch(images: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float()
-
-
-def _owners(owners: NDArray[np.uint8], heard: Sequence[int]) -> NDArray[np.uint8]:
-    """(S, S), of what sounds alone; all else is background."""
-    return np.where(sounding_mask(owners, heard), owners, np.uint8(0))
-
-
-def _coverage(masks: NDArray[np.bool_]) -> Tensor:
-    """Masks (B, S, S) at a quarter of the resolution, as the share of each cell that is covered."""
-    return F.avg_pool2d(torch.from_numpy(masks).float()[:, None], 4)[:, 0]

@@ -1,6 +1,6 @@
 """From the clips of a data set to what the model learns from: their order, their shares, and their tensors."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,46 +48,29 @@ def batches(
     shares = []
     for first in range(0, len(order), size):
         batch = [clips[index] for index in order[first : first + size]]
-        own = batch[process::processes]
+        own = batch[process::processes] or batch[:1]
+        count = min(parts, len(own))  # of about the same size
         shares.append(
             Share(
-                parts=split(own or batch[:1], parts),
-                counts=bool(own),
+                parts=tuple(tuple(own[index::count]) for index in range(count)),
+                counts=process < len(batch),
                 frames=sum(len(clip.labelled) for clip in batch),
             )
         )
     return shares
 
 
-def split(clips: Sequence[LabelledClip], parts: int) -> tuple[Part, ...]:
-    """Into `parts` of about the same size, or as many as there are clips."""
-    count = min(parts, len(clips))
-    return tuple(tuple(clips[index::count]) for index in range(count))
-
-
 def read(clip: LabelledClip, results: FrozenResults) -> Read:
     """DataError: a file of it is missing or damaged."""
     frozen = results.stored(clip)
-    masks = [mask for mask in clip.masks if mask is not None]
+    heard = [] if frozen else read_sounds(clip.sound, max(clip.labelled) + 1)
     return Read(
         clip=clip,
         images=[read_frame(clip.frames[index]) for index in clip.labelled],
-        targets=[read_target(mask) for mask in masks],
-        sounds=[] if frozen else sounds(clip),
+        targets=[read_target(mask) for mask in clip.masks if mask is not None],
+        sounds=[] if frozen else [heard[index] for index in clip.labelled],
         frozen=frozen,
     )
-
-
-def sounds(clip: LabelledClip) -> list[Sound]:
-    """The seconds of the labelled frames."""
-    heard = read_sounds(clip.sound, max(clip.labelled) + 1)
-    return [heard[index] for index in clip.labelled]
-
-
-def read_parts(parts: Iterable[Part], results: FrozenResults) -> Iterator[list[Read]]:
-    """For `read_ahead`: each part's clips."""
-    for part in parts:
-        yield [read(clip, results) for clip in part]
 
 
 @torch.no_grad()
@@ -97,17 +80,17 @@ def inputs(reads: Sequence[Read], results: FrozenResults, *, counts: bool = True
     frozen = [one.frozen or results.compute(one.clip, one.images, one.sounds) for one in reads]
     images = to_device([image for one in reads for image in one.images], loaded.device)
     targets = np.stack([target for one in reads for target in one.targets])
-    features = [one.features for one in frozen if one.features is not None]
+    levels = list(zip(*(one.features for one in frozen if one.features is not None), strict=True))
+
+    def together(tensors: Iterable[Tensor]) -> Tensor:
+        return torch.cat([tensor.to(loaded.device, non_blocking=True) for tensor in tensors])
+
     return Inputs(
-        images=segmenter.inputs(segmenter.squares(images, encoded=bool(features))),
-        v=_together([one.v for one in frozen], loaded.device),
-        a=_together([one.a for one in frozen], loaded.device),
-        features=[_together(level, loaded.device) for level in zip(*features, strict=True)] or None,
+        images=segmenter.inputs(segmenter.squares(images, encoded=bool(levels))),
+        v=together(one.v for one in frozen),
+        a=together(one.a for one in frozen),
+        features=[together(level) for level in levels] or None,
         target=torch.from_numpy(targets).to(loaded.device).float(),
         names=tuple(one.clip.video for one in reads for _ in one.images),
         counts=counts,
     )
-
-
-def _together(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
-    return torch.cat([tensor.to(device, non_blocking=True) for tensor in tensors])

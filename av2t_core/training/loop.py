@@ -15,17 +15,14 @@ class Stateful(Protocol):
     """An optimiser, a schedule of learning rates, and the like."""
 
     def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state_dict: Any) -> None: ...
+    def load_state_dict(self, state_dict: Any) -> object: ...
 
 
 class Learner(Protocol):
-    """What learns in a loop. A checkpoint holds `learned` and `states`, by name; a resume changes both in place."""
+    """What learns in a loop. A checkpoint holds both mappings, by name; a resume changes their values in place."""
 
-    @property
-    def learned(self) -> Mapping[str, Tensor]: ...
-
-    @property
-    def states(self) -> Mapping[str, Stateful]: ...
+    learned: Mapping[str, Tensor]
+    states: Mapping[str, Stateful]
 
     def learn(self, epoch: int, first: int) -> Generator[Entry]:
         """The steps of an epoch from `first`, both counted from 0: each yields its "loss", and with it "bce" and "iou",

@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from av2t_core.evaluation.metrics import THRESHOLDS, avsbench_iou, f_avsbench, f_reference, mask_iou, precision_recall
+from av2t_core.evaluation.scores import THRESHOLDS, avsbench_iou, f_avsbench, f_reference, mask_iou, precision_recall
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden"
 TOLERANCE = 1e-6

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from av2t_core.data.avsbench import SIZE, DataError, LabelledClip
-from av2t_core.evaluation.saved_predictions import check_predictions, prediction_paths, read_probabilities, to_logits
+from av2t_core.evaluation.pictures import check_predictions, prediction_paths, read_probabilities, to_logits
 
 
 def clip(*masks: Path | None) -> LabelledClip:

@@ -14,8 +14,7 @@ from torch import Tensor
 from av2t_core.data.avsbench import SIZE, DataError, LabelledClip, read_clips, read_target
 from av2t_core.encoders import ImageEncoder
 from av2t_core.evaluation.hearing import Hearing, windows
-from av2t_core.evaluation.metrics import f_avsbench
-from av2t_core.evaluation.scores import ClipScores, Evaluation, Scores, evaluate_clips, score_predictions
+from av2t_core.evaluation.scores import ClipScores, Evaluation, Scores, evaluate_clips, f_avsbench, score_predictions
 from av2t_core.prediction.predictor import Predictor
 from tests.core.avsbench_sets import compose_set
 

@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from av2t_core.data.avsbench import SIZE, LabelledClip
+from av2t_core.evaluation.pictures import write_strip
 from av2t_core.evaluation.scores import ClipScores
-from av2t_core.evaluation.strips import write_strip
 from av2t_core.prediction.drawing import TINT
 
 YELLOW = (255, 255, 0)

@@ -17,7 +17,7 @@ from av2t_core.data.composed_clip import ClipRecipe, draw_recipe, scene_of, writ
 from av2t_core.data.cutouts import Cutouts
 from av2t_core.encoders import ImageEncoder
 from av2t_core.errors import AV2TError, ConfigError, WeightsError
-from av2t_core.evaluation.metrics import mask_iou
+from av2t_core.evaluation.scores import mask_iou
 from av2t_core.media.clip import Clip, Keyframe, Window
 from av2t_core.media.sound import Sound
 from av2t_core.model import presets

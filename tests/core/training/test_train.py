@@ -6,22 +6,20 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from av2t_core.data.avsbench import read_clips
 from av2t_core.training.batches import read
 from av2t_core.training.frozen import FrozenResults
 from av2t_core.training.paper import accelerator
-from av2t_core.training.plan import PaperRecipe
+from av2t_core.training.plan import PaperRecipe, make_plan
 from av2t_core.training.run_folder import RunFolder
 from av2t_core.training.tensor_store import TensorStore
-from av2t_core.training.train import load_start
-from av2t_core.training.trainer import Schedule, Trainer
+from av2t_core.training.train import Schedule, Trainer, load_start
 from av2t_core.versions.version import resolve_start
 from tests.core.avsbench_sets import compose_set
 
 
 def test_what_another_training_has_kept_meanwhile_is_taken(tmp_path: Path) -> None:
     root = compose_set(tmp_path / "data", "s4", 3, shares=(34, 33, 33))
-    clips = {split: read_clips(root, "s4", split) for split in ("train", "val")}
+    plan = make_plan(root, "s4", "x", models_dir=tmp_path, preset="tiny", recipe=PaperRecipe(epochs=1, batch=1))
     loaded = load_start(resolve_start("tiny", None, tmp_path), "tiny", "mul", 0, torch.device("cpu"), "fp32")
     store = TensorStore(tmp_path / "cache", 10**9)
     said: list[str] = []
@@ -31,23 +29,13 @@ def test_what_another_training_has_kept_meanwhile_is_taken(tmp_path: Path) -> No
         if what == "frozen results":
             assert total == 2
             other = FrozenResults(loaded, TensorStore(tmp_path / "cache", 10**9))
-            for clip in [*clips["train"], *clips["val"]]:
+            for clip in [*plan.training, *plan.validation]:
                 given = read(clip, other)
                 other.compute(clip, given.images, given.sounds)
         return tqdm(total=total, disable=True)
 
-    trainer = Trainer(
-        loaded,
-        clips["train"],
-        clips["val"],
-        recipe=PaperRecipe(epochs=1, batch=1),
-        schedule=Schedule(),
-        folder=RunFolder(tmp_path),
-        store=store,
-        accelerator=accelerator(cpu=True),
-        bar=bar,
-        say=said.append,
-    )
+    alone = accelerator(cpu=True)
+    trainer = Trainer(loaded, plan, Schedule(), RunFolder(tmp_path), store, alone, bar, said.append)
     position = trainer.run()
     assert (position.epoch, position.best_epoch) == (1, 1)
     assert len(said) == 1
