@@ -35,26 +35,18 @@ class ClipRecipe:
     in_view: tuple[str, ...]
     sounding: tuple[tuple[str, ...], ...]
     silent: int = 1  # things in view that never sound
+    camera: Camera = field(default_factory=Camera)
     width: int = 480
     height: int = 270
     fps: int = 15
-    camera: Camera = field(default_factory=Camera)
 
 
 def draw_recipe(
-    rng: np.random.Generator,
-    labels: Sequence[str],
-    *,
-    seconds: int,
-    most: int,
-    width: int,
-    height: int,
-    fps: int,
-    least: int = 1,
+    rng: np.random.Generator, labels: Sequence[str], *, seconds: int, most: int, least: int = 1, **canvas: int
 ) -> ClipRecipe:
     """`least` to `most` of the labels in view; in every second one, sometimes two, now and then none of them sounds.
 
-    Now and then something sounds that is not in view, alone or beside what is.
+    Now and then something sounds that is not in view, alone or beside what is. `canvas`: width, height and fps.
     """
     order = [labels[i] for i in rng.permutation(len(labels))]
     actors = order[: int(rng.integers(least, most + 1))]
@@ -69,15 +61,8 @@ def draw_recipe(
         if others and rng.random() < (0.1 if heard else 0.5):
             heard = [*heard, others[int(rng.integers(len(others)))]]
         sounding.append(tuple(heard))
-    return ClipRecipe(
-        in_view=tuple(actors),
-        sounding=tuple(sounding),
-        silent=int(rng.integers(0, 3)),
-        width=width,
-        height=height,
-        fps=fps,
-        camera=draw_camera(rng),
-    )
+    silent, camera = int(rng.integers(0, 3)), draw_camera(rng)
+    return ClipRecipe(in_view=tuple(actors), sounding=tuple(sounding), silent=silent, camera=camera, **canvas)
 
 
 @dataclass(frozen=True, kw_only=True)

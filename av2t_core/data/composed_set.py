@@ -43,9 +43,10 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class SetRecipe:
-    """`labels` are classes of the cut-outs, `shares` percent of train, val and test. `most`: at most so many things in
-    view that can sound, in ms3, where it is two or more. `new`: val and test show and play only what train never has,
-    see Cutouts.part.
+    """`labels` are classes of the cut-outs, `shares` percent of train, val and test.
+
+    `most`: at most so many things in view that can sound, in ms3, where it is two or more. `new`: val and test show and
+    play only what train never has, see Cutouts.part.
     """
 
     layout: SetLayout
@@ -156,20 +157,13 @@ def _compose(
     rng: np.random.Generator, recipe: SetRecipe, cutouts: Cutouts
 ) -> tuple[ClipRecipe, Scene, NDArray[np.float32]]:
     """A clip of such a set: what is in view and what sounds, the scene, and the sound of all seconds."""
-    several, labels = recipe.layout == "ms3", cutouts.labels
-    drawn = draw_recipe(
-        rng,
-        labels,
-        seconds=FRAMES,
-        least=2 if several else 1,
-        most=min(recipe.most, len(labels)) if several else 1,
-        width=SIZE,
-        height=SIZE,
-        fps=_FPS,
-    )
-    if several:
+    labels, canvas = cutouts.labels, {"width": SIZE, "height": SIZE, "fps": _FPS}
+    if recipe.layout == "ms3":
+        most = min(recipe.most, len(labels))
+        drawn = draw_recipe(rng, labels, seconds=FRAMES, least=2, most=most, **canvas)
         drawn = replace(drawn, silent=min(drawn.silent, 1))
     else:
+        drawn = draw_recipe(rng, labels, seconds=FRAMES, most=1, **canvas)
         drawn = replace(drawn, sounding=(drawn.in_view,) * FRAMES)
     return drawn, scene_of(rng, cutouts, drawn), soundtrack(rng, cutouts, drawn)
 
