@@ -1,4 +1,4 @@
-"""What is wrong with an AVSBench data set, file by file, before a training or a measurement finds out."""
+"""A check of an AVSBench data set, file by file, before a training or an evaluation meets what is wrong."""
 
 import os
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Fits a model version's Calibration where the truth is known, and measures how far its probabilities can be trusted.
+"""Fits a model version's Calibration where the truth is known, and measures how reliable its probabilities are.
 
 The clips are composed as by `composed_set`, in memory, of backgrounds and silent things that no stage has seen.
 """
@@ -24,7 +24,7 @@ from av2t_core.prediction.predictor import KeyframePrediction, Predictor
 
 CLIPS = 200
 RIGHT = 0.5
-"""A mask is right from this IoU with what sounds on."""
+"""A mask is right if its IoU with what sounds is above this."""
 
 _DECAY = 1.0
 
@@ -55,7 +55,7 @@ class Bin:
 
 @dataclass(frozen=True, kw_only=True)
 class Reliability:
-    """How far a probability can be trusted. `error`: the mean distance of said and was, over all cases."""
+    """How reliable a probability is. `error`: the mean distance of `said` and `was`, over all cases."""
 
     bins: tuple[Bin, ...]
     error: float

@@ -1,7 +1,7 @@
-"""Keyframes to fine-tune on: what the model reads of each, computed once, and what a person says of it.
+"""Keyframes to fine-tune on: the model's inputs of each, computed once, and a person's mask of it.
 
-Windows come from the same code that prediction uses, and are brought to the model's sizes as prediction does it; only
-then are they rounded to bytes, to be kept.
+Windows come from the same code that prediction uses, and are brought to the model's sizes as in a prediction; only
+then are they rounded to bytes, for the cache.
 """
 
 import json

@@ -30,10 +30,10 @@ from av2t_core.training.run_folder import Entry, Position, RunFolder
 from av2t_core.versions.checkpoint import Loaded
 
 PIXELS_KEPT = 2 * 1024**2
-"""Of SAM's input in a batch, up to which all that a gradient needs is kept; of more it is computed twice."""
+"""Of the segmenter's input in a batch; with more, what a gradient needs is computed twice instead of stored."""
 
 MASK_DECODER = "mask-decoder"
-"""What may learn, too: all that the paper trains, SAM's mask decoder and what writes its prompt among it."""
+"""Lets all learn that the paper trains, such as SAM's mask decoder and what writes its prompt."""
 
 _LEAST_EPOCHS = 3
 
@@ -182,10 +182,10 @@ def _pace(step: int, steps: int) -> float:
 
 
 LEAST = 3
-"""Of so many keyframes at least a name is learnt."""
+"""A name needs so many keyframes."""
 
 Labelled = Sequence[tuple[Tensor, frozenset[str]]]
-"""Embeddings (width,), and what of that which people labelled is to be heard, or seen, in each."""
+"""Embeddings (width,), each with the labels of what is heard, or seen, in it."""
 
 
 def learnable(names: Sequence[str], sounds: Labelled) -> tuple[str, ...]:
@@ -197,7 +197,7 @@ def learnable(names: Sequence[str], sounds: Labelled) -> tuple[str, ...]:
 def fit_names(names: Sequence[str], sounds: Labelled, things: Labelled, replay: Replay | None) -> dict[str, Tensor]:
     """LearnedNamer's tensors, for a model that knows its own names alone: lines on the embeddings of sounds and things.
 
-    What the model learnt before, the replay, is none of the names. At least one name.
+    The replay holds examples of no name. At least one name.
     """
     tensors: dict[str, Tensor] = {}
     none: frozenset[str] = frozenset()

@@ -114,6 +114,7 @@ def _process(rank: int, processes: int, cutouts: Cutouts, out: Path, recipe: Tin
     )
     run = Run(out, recipe, cutouts)
     for stage in stages:
+        torch.manual_seed(recipe.seed)
         getattr(run, stage)()
     distributed.destroy_process_group()
 
@@ -171,18 +172,15 @@ class Run:
         self.encoders = TinyEncodersConfig(labels=cutouts.labels)
 
     def audio(self) -> None:
-        torch.manual_seed(self.recipe.seed)
         self._fit_audio("audio", TinyAudioEncoder(self.encoders), self.training, self.recipe.audio_steps, 2e-3)
 
     def image(self) -> None:
-        torch.manual_seed(self.recipe.seed)
         model, learned = TinyImageEncoder(self.encoders), imagenet_weights()
         model.trunk.load_state_dict(learned.trunk)
         model.last.load_state_dict(learned.last)
         self._fit_image("image", model, self.training, self.recipe.image_steps, 1e-3)
 
     def trunk(self) -> None:
-        torch.manual_seed(self.recipe.seed)
         model = DenseTagger(_segmenter(self.recipe.sizes[0]), self.encoders)
         model.trunk.load_state_dict(imagenet_weights().trunk)
 
@@ -194,7 +192,6 @@ class Run:
         self.folder.fit("trunk", model, loss, groups, self.recipe.trunk_steps)
 
     def joint(self) -> None:
-        torch.manual_seed(self.recipe.seed)
         audio, image = self._encoders("audio", "image")
         weights = self._initial_weights()
         for key, tensor in self.folder.result("trunk").items():
@@ -209,7 +206,6 @@ class Run:
         self._keep_whole("joint", weights, image, audio)
 
     def settle(self) -> None:
-        torch.manual_seed(self.recipe.seed)
         if self.recipe.start:
             audio, image, weights = self._start(self.recipe.start)
         else:

@@ -1,4 +1,4 @@
-"""What a training is asked to do, looked at before anything that takes seconds: nothing here imports torch."""
+"""The plan of a training, checked before anything that takes seconds: nothing here imports torch."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -35,7 +35,7 @@ class PaperRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that the result of a training depends on. `models_dir` is where it will be kept, as `name`."""
+    """All that the result of a training depends on. The version goes to `models_dir`, as `name`."""
 
     name: str
     preset: str

@@ -1,10 +1,9 @@
-"""What a model version learnt before: embeddings of a small fixed set of its training's frames and sounds.
+"""A replay of what a model version learned before: embeddings of a fixed sample of its training's frames and sounds.
 
     <version>/replay.safetensors    v (n, image_width) and a (n, audio_width) of n windows, halves; the card has a hash
 
-A fine-tuning changes what becomes of them on their way into SAM, and nothing behind that. Where the text tokens and the
-adapters' additions of an embedding stay as they were, so does the mask: no picture is needed to see to that, and none
-is kept.
+A fine-tuning changes the projector and the adapters alone. Where the text tokens and the adapters' additions of an
+embedding stay, so does the mask; hence the replay needs no pictures.
 """
 
 from dataclasses import dataclass
@@ -58,20 +57,20 @@ def replay_of(version: Version) -> Replay | None:
 
 
 class Drift:
-    """How far a model that learns has come from what it said of a replay when this was made."""
+    """How far a model that learns has drifted, on a replay, from its outputs when this was made."""
 
     def __init__(self, model: AV2TSam, replay: Replay) -> None:
         self._model, self._replay = model, replay
         with torch.no_grad():
-            self._before = self._said()
-        self._sizes = [said.square().mean() for said in self._before]
+            self._before = self._outputs()
+        self._sizes = [output.square().mean() for output in self._before]
 
     def __call__(self) -> Tensor:
         """The mean square change of the text tokens and of each block's additions, as a share of their mean square."""
-        each = zip(self._said(), self._before, self._sizes, strict=True)
+        each = zip(self._outputs(), self._before, self._sizes, strict=True)
         return torch.stack([(now - before).square().mean() / size for now, before, size in each]).mean()
 
-    def _said(self) -> list[Tensor]:
+    def _outputs(self) -> list[Tensor]:
         f = self._model.projector.feature(self._replay.v, self._replay.a)
         additions = self._model.adapters(f) if self._model.adapters is not None else []
         return [self._model.projector.tokens(f), *additions]

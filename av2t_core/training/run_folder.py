@@ -82,7 +82,7 @@ class RunFolder:
                 torch.save({"position": asdict(position), "trained": tensors, **states}, file)
 
     def load(self) -> dict[str, Any] | None:
-        """What `save` kept, on the host, with `position` as a Position; None at the beginning."""
+        """What `save` wrote, on the host, with `position` as a Position; None at the beginning."""
         path = self.path / "checkpoint.pt"
         if not path.exists():
             return None

@@ -16,8 +16,8 @@ from av2t_core.files import atomic_file, writing
 class TensorStore:
     """Entries that nobody has used since this store was opened make room for new ones, the oldest first.
 
-    Those that were used stay, and when they fill the store, nothing is added: a training reads its entries in turn,
-    epoch after epoch, and to drop the oldest of more than fit would be to find none of them ever again.
+    Entries in use stay, and when they fill the store, nothing is added: a training reads them in the same order every
+    epoch, so that dropping the oldest would leave it no hit at all.
     """
 
     def __init__(self, folder: Path, limit: int, *, process: int = 0, processes: int = 1) -> None:
