@@ -264,4 +264,4 @@ def test_a_missing_file_is_named_before_any_work(tmp_path: Path, monkeypatch: py
     lost = next(root.glob("audio_wav/train/*.wav"))
     lost.unlink()
     result = av2t("train", root, "--layout", "ms3", "--name", "x")
-    assert_refused(result, f"{root} lacks {lost}; `av2t data check {root} --layout ms3` lists them all")
+    assert_refused(result, f"{root} lacks {lost}: `av2t data check {root} --layout ms3` lists them all")
