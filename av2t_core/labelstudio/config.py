@@ -181,11 +181,11 @@ def _control(
             f'{tag.name} "{name}" points at "{to_name}", and there is no {tag.object_tag} of that name; write it like'
             f" {REMEDY}."
         )
-    frames = _variable(shown.get("valueList")) if isinstance(tag, ImageTag) else None
-    if isinstance(tag, ImageTag) and frames is None:
+    frames = _variable(shown.get(tag.frames_attribute)) if tag.frames_attribute else None
+    if tag.frames_attribute and frames is None:
         raise ConfigError(
-            f'Image "{to_name}", which {tag.name} "{name}" points at, does not read a list of frames from the task; '
-            f'give it valueList="$frames" in place of value.'
+            f'{tag.object_tag} "{to_name}", which {tag.name} "{name}" points at, does not read a list of frames from'
+            f' the task; give it {tag.frames_attribute}="$frames" in place of value.'
         )
     labels = beside.get(to_name, ()) if tag.labels_beside else _labels([element])
     if not labels:

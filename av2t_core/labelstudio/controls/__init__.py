@@ -31,6 +31,9 @@ class ControlTag(ABC):
     object_tag: ClassVar[str]
     """The tag that it draws on."""
 
+    frames_attribute: ClassVar[str | None] = None
+    """The attribute by which the object tag reads the keyframes' URLs from the task, where it shows those."""
+
     kind: ClassVar[str]
     """What its regions say. Of the controls of one kind, the first in a label config is predicted into."""
 
@@ -55,6 +58,7 @@ class ImageTag(ControlTag):
     """A control tag of an Image that shows the keyframes, one a page."""
 
     object_tag = "Image"
+    frames_attribute = "valueList"
 
     holds_masks: ClassVar[bool] = True
     """Whether its regions are masks. Others, such as boxes, say only that something sounds within."""
