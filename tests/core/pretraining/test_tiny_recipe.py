@@ -63,7 +63,7 @@ def test_the_result_becomes_a_model_version(run: Path) -> None:
     assert set(card["metrics"]) >= {"single_iou", "multi_iou", "multi_all_objects_iou", "silent_false_masks"}
     predictor = Predictor.load("tiny-test", "cpu", models_dir=run)
     assert predictor.model_version == "tiny-test"
-    assert predictor.calibration == Calibration.of(card)
+    assert predictor.calibration == Calibration.of(resolve("tiny-test", run).card)
     replayed = replay_of(resolve("tiny-test", run))
     assert replayed is not None
     assert replayed.v.shape == (5, PRESETS["tiny"].config().image_width)
