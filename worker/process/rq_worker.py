@@ -12,14 +12,14 @@ from rq import Queue
 from rq.command import handle_stop_job_command
 from rq.exceptions import NoSuchJobError, StopRequested
 from rq.executions import Execution
-from rq.job import Job
+from rq.job import Job, JobStatus
 from rq.worker import BaseWorker
 
 from av2t_core.text import redact
 from worker.failures import Interrupted, Verdict, delay, judge, wait_for
 from worker.logs import about
 from worker.queue.connection import LEASE, best_effort, memory, redis_time
-from worker.queue.job import AT_ONCE, KnownJob, KnownQueue
+from worker.queue.job import AT_ONCE, FAILURE_TTL, KnownJob, KnownQueue
 from worker.queue.results import forget_sheets
 from worker.queue.upkeep import Housekeeping, forget_finished
 
@@ -112,6 +112,34 @@ class RQWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
         """For as long as the lease: RQ counts from this machine's clock, which may be an hour behind the others'."""
         until = redis_time(self.connection) + LEASE
         self.connection.zadd(job.started_job_registry.key, {execution.composite_key: until}, xx=True)
+
+    def refuse(self, job: KnownJob, queue: Queue) -> None:
+        """It has failed, with the reason, and whoever looks after Redis sees it."""
+        log.error("job %s: %s", job.id, job.refusal)
+        until = redis_time(self.connection) + FAILURE_TTL
+        with self.connection.pipeline() as pipeline:
+            pipeline.lrem(queue.intermediate_queue_key, 0, job.id)
+            pipeline.hset(job.key, mapping=job.failed_fields(job.refusal))
+            pipeline.expire(job.key, FAILURE_TTL)
+            pipeline.zadd(queue.failed_job_registry.key, {job.id: until})
+            self.increment_failed_job_count(pipeline)
+            pipeline.execute()
+
+    def put_back(self, job: KnownJob, queue: Queue) -> None:
+        """The job goes to the front of the queue, as if it had not been taken."""
+        with self.connection.pipeline() as pipeline:
+            queue.enqueue_job(job, pipeline=pipeline, at_front=True)  # first, for it begins the transaction
+            self.cleanup_execution(job, pipeline)
+            pipeline.execute()
+        log.info("job %s: put back", job.id)
+
+    def is_in_hand(self, job: KnownJob) -> bool:
+        """Whether the job, read again, is still in this worker's hands."""
+        try:
+            job.refresh()
+        except NoSuchJobError:
+            return False
+        return job.get_status(refresh=False) in {JobStatus.QUEUED, JobStatus.STARTED}
 
     def handle_payload(self, message: dict[str, Any]) -> None:
         """RQ's own also ends the worker or its model's process, and hears nothing more after what it cannot read."""

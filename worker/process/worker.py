@@ -19,9 +19,8 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 from rq import Queue
-from rq.exceptions import NoSuchJobError, StopRequested
+from rq.exceptions import StopRequested
 from rq.executions import Execution
-from rq.job import JobStatus
 from rq.utils import now
 from rq.worker import WorkerStatus
 
@@ -32,8 +31,8 @@ from worker.logs import about, log_to_stderr
 from worker.process.memory import held_by, lease_key, most_memory
 from worker.process.model_process import REDIS_TIMEOUT, ModelProcess, work_folder
 from worker.process.rq_worker import BEAT, RQWorker
-from worker.queue.connection import LEASE, Lease, connect, reachable, redis_address, redis_time
-from worker.queue.job import FAILURE_TTL, PROTOCOL, KnownJob, open_queue
+from worker.queue.connection import LEASE, Lease, connect, reachable, redis_address
+from worker.queue.job import PROTOCOL, KnownJob, open_queue
 from worker.queue.kind import JobQueue
 from worker.queue.preannotation import PREANNOTATE, PREANNOTATION
 from worker.queue.queue import STOPPED
@@ -179,7 +178,7 @@ class WarmWorker(RQWorker):
                 self._leave(job, queue, protocol, why)
                 return
             if job.refusal:
-                self._refuse(job, queue)
+                self.refuse(job, queue)
                 return
             with about(job), self._alone_in_project(job) as granted:
                 if not granted:
@@ -221,18 +220,6 @@ class WarmWorker(RQWorker):
             pipeline.execute()
         time.sleep(LEAVE)
 
-    def _refuse(self, job: KnownJob, queue: Queue) -> None:
-        """It has failed, with the reason, and whoever looks after Redis sees it."""
-        log.error("job %s: %s", job.id, job.refusal)
-        until = redis_time(self.connection) + FAILURE_TTL
-        with self.connection.pipeline() as pipeline:
-            pipeline.lrem(queue.intermediate_queue_key, 0, job.id)
-            pipeline.hset(job.key, mapping=job.failed_fields(job.refusal))
-            pipeline.expire(job.key, FAILURE_TTL)
-            pipeline.zadd(queue.failed_job_registry.key, {job.id: until})
-            self.increment_failed_job_count(pipeline)
-            pipeline.execute()
-
     def _execute(self, job: KnownJob, queue: Queue) -> None:
         execution = self.prepare_execution(job)
         self.hold(job, execution)
@@ -269,7 +256,7 @@ class WarmWorker(RQWorker):
             return True
         elif self._queue.warm or isinstance(reason, StopRequested):
             self.fault = reason if isinstance(reason, AV2TError) else None
-            self._put_back(job, queue)
+            self._end_and_put_back(job, queue)
             raise StopRequested
         elif isinstance(reason, ModelDiedError):
             self._after_death(job, queue, f"{reason.how}, while it started")
@@ -292,7 +279,7 @@ class WarmWorker(RQWorker):
                 self._model.ask_to_stop()
                 stop_at = clock + GRACE
             if message == "interrupted" or (stop_at is not None and clock >= stop_at):
-                self._put_back(job, queue)
+                self._end_and_put_back(job, queue)
                 return
             if clock - heard > self._hang_seconds:
                 self._after_death(job, queue, f"ended after {self._hang_seconds} s without a sign of life")
@@ -323,7 +310,7 @@ class WarmWorker(RQWorker):
 
     def _after_death(self, job: KnownJob, queue: Queue, reason: str) -> None:
         self._model.kill()
-        if not self._unfinished(job):
+        if not self.is_in_hand(job):
             return
         if self._stopped_job_id == job.id and self.connection.delete(gone_key(job.id)):
             log.info("job %s: ended, for its task is gone", job.id)
@@ -346,7 +333,7 @@ class WarmWorker(RQWorker):
 
     def _give_up(self, job: KnownJob, queue: Queue, sentence: str) -> None:
         self._model.kill()
-        if self._unfinished(job):
+        if self.is_in_hand(job):
             job.retries_left = 0
             self._fail(job, queue, sentence)
 
@@ -357,24 +344,10 @@ class WarmWorker(RQWorker):
         job.ended_at = now()
         self.handle_job_failure(job, queue, exc_string=sentence)
 
-    def _put_back(self, job: KnownJob, queue: Queue) -> None:
-        """The job goes to the front of the queue, as if it had not been taken."""
+    def _end_and_put_back(self, job: KnownJob, queue: Queue) -> None:
         self._model.kill()
-        if not self._unfinished(job):
-            return
-        with self.connection.pipeline() as pipeline:
-            queue.enqueue_job(job, pipeline=pipeline, at_front=True)  # first, for it begins the transaction
-            self.cleanup_execution(job, pipeline)
-            pipeline.execute()
-        log.info("job %s: put back", job.id)
-
-    def _unfinished(self, job: KnownJob) -> bool:
-        """Whether the job, read again, is still in this worker's hands."""
-        try:
-            job.refresh()
-        except NoSuchJobError:
-            return False
-        return job.get_status(refresh=False) in {JobStatus.QUEUED, JobStatus.STARTED}
+        if self.is_in_hand(job):
+            self.put_back(job, queue)
 
     @property
     def horse_pid(self) -> int:
