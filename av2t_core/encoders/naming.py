@@ -1,4 +1,4 @@
-"""What things are called: by a model that knows its own names, or by one that reads those that it is given."""
+"""Names of objects: from a model that knows its own names, or from one that reads those that it is given."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -44,7 +44,7 @@ class Reader(Protocol):
         """Of the cosines between embeddings and texts, to log-odds."""
 
     def read(self, names: Sequence[str]) -> Tensor:
-        """What things of these names look or sound like: (names, width), of unit length."""
+        """What objects of these names look or sound like: (names, width), of unit length."""
 
 
 class EncodersNamer:
@@ -66,19 +66,19 @@ class ReadNamer:
     def __init__(self, names: Sequence[str], *, sight: Reader, hearing: Reader | None) -> None:
         """One name at least. Without `hearing`, by what is seen alone."""
         self.labels = tuple(names)
-        self._looks = sight.slope * sight.read(self.labels)
-        self._sounds = hearing.slope * hearing.read(self.labels) if hearing else None
+        self._seen = sight.slope * sight.read(self.labels)
+        self._heard = hearing.slope * hearing.read(self.labels) if hearing else None
 
     def silence(self, a: Tensor) -> Tensor:
         return torch.zeros(len(a), device=a.device)
 
     def heard(self, a: Tensor) -> Tensor:
-        if self._sounds is None:
+        if self._heard is None:
             return torch.ones(len(a), len(self.labels), device=a.device)
-        return (F.normalize(a, dim=-1) @ self._sounds.T).softmax(dim=-1)
+        return (F.normalize(a, dim=-1) @ self._heard.T).softmax(dim=-1)
 
     def seen(self, v: Tensor) -> Tensor:
-        return (F.normalize(v, dim=-1) @ self._looks.T).softmax(dim=-1)
+        return (F.normalize(v, dim=-1) @ self._seen.T).softmax(dim=-1)
 
 
 class LearnedNamer(nn.Module):

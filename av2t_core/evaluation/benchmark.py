@@ -71,7 +71,7 @@ def loading(load: Callable[[], Predictor]) -> tuple[Predictor, Cost]:
 
 def audible_keyframes(predictor: Predictor, path: Path, count: int) -> list[int]:
     """The indices of a video's first keyframes, at most `count`, in whose windows something sounds; for the others the
-    model does not look at the frame. MediaError: there is none.
+    model does not segment the frame. MediaError: there is none.
     """
     with Clip(path) as clip:
         audible = (window.keyframe.index for window in clip.windows() if predictor.silence([window])[0] <= SILENT)

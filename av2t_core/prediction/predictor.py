@@ -1,4 +1,4 @@
-"""From windows to masks at native size: the one road that the command line, the worker and the evaluation share."""
+"""From windows to masks at native size, for the command line, the worker and the evaluation alike."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -31,7 +31,7 @@ from av2t_core.versions.version import resolve
 SILENCE_DBFS = -60.0
 """Quieter than this (RMS, relative to full scale) a window counts as silent."""
 SILENT = 0.5
-"""Where it is more probable than this that nothing sounds, a window's frame is not looked at."""
+"""The frame of a window that is more probably silent than this is not segmented."""
 
 LARGEST_BATCH = 16
 # A CPU gains nothing by more, its memory has other uses, and progress should be seen.
@@ -42,7 +42,7 @@ BYTES_PER_PIXEL = 500
 BYTES_PER_PIXEL_ON_CPU = 1500  # generous
 # A mask or a part of one below this share of the frame is noise of the coarse grid.
 SMALLEST_PART = 0.001
-# A name that is less likely than the likeliest by more than this is none for the thing.
+# A name of less than this share of the likeliest one's probability is left out.
 LEAST_LIKELY = 0.2
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ class KeyframePrediction:
     score: float
     mask: Mask  # (H, W), the union of the objects
     objects: tuple[Detection, ...]
-    evidence: Evidence | None  # None of a window in which nothing sounds, so that its frame is not looked at
+    evidence: Evidence | None  # None for a silent window, whose frame is not segmented
 
 
 class Predictor:
@@ -84,7 +84,7 @@ class Predictor:
     ) -> None:
         """`batch_size`: keyframes at a time; None fits it to the memory. It is halved whenever it proves too large.
 
-        `least_score`: things with a lower one are left out.
+        `least_score`: objects with a lower one are left out.
         """
         self.model_version = model_version
         self.batch_size = batch_size or _fitting_batch(loaded)
@@ -143,19 +143,15 @@ class Predictor:
     def predict(self, windows: Iterable[Window], names: Sequence[str] = ()) -> Generator[KeyframePrediction]:
         """One prediction for each window, in order; holds two batches at a time, and decodes the next one meanwhile.
 
-        `names`: what things may be called, for a model that can read; one that knows its own names keeps to them.
+        `names`: what objects may be called, for a model that can read; one that knows its own names keeps to them.
         Windows of several clips may follow one another: batches are filled by what fits, not by where a clip ends.
         """
-        predict = partial(self._predict_batch, namer=self.loaded.namer_for(names))
-        with closing(self._batches(windows)) as batches:
-            for batch in batches:
-                # All at once: who takes the predictions may take his time, and inference mode is not to last as long.
-                yield from self._within_memory(predict, batch)
+        yield from self._in_batches(windows, partial(self._predict_batch, namer=self.loaded.namer_for(names)))
 
     def predict_clip(
         self, windows: Iterable[Window], names: Sequence[str] = (), tracker: Tracker | None = None
     ) -> Generator[KeyframePrediction]:
-        """As `predict`, for the windows of one clip: its things keep their numbers from keyframe to keyframe.
+        """As `predict`, for the windows of one clip: its objects keep their numbers from keyframe to keyframe.
 
         `tracker`: the one of the clip's earlier windows.
         """
@@ -167,12 +163,9 @@ class Predictor:
     def logits(self, windows: Iterable[Window], size: tuple[int, int]) -> Generator[Tensor]:
         """What the model itself says of each window, in order: its best mask's logits (H, W) at `size`, on the host.
 
-        As `predict` but for its rules: silent windows are looked at, too, and no part is left out for being small.
+        As `predict` but for its rules: silent windows are segmented, too, and no part is left out for being small.
         """
-        compute = partial(self._logits_batch, size=size)
-        with closing(self._batches(windows)) as batches:
-            for batch in batches:
-                yield from self._within_memory(compute, batch)
+        yield from self._in_batches(windows, partial(self._logits_batch, size=size))
 
     @torch.inference_mode()
     def silence(self, windows: list[Window]) -> list[float]:
@@ -181,11 +174,12 @@ class Predictor:
         levels = [level_dbfs(window.sound.second) for window in windows]
         return self._silence(levels, self._hear(windows), self.loaded.namer)
 
-    def _batches(self, windows: Iterable[Window]) -> Generator[list[Window]]:
-        """As many windows as fit, while the next ones are decoded."""
+    def _in_batches(self, windows: Iterable[Window], compute: Callable[[list[Window]], list[T]]) -> Generator[T]:
+        """As many windows at a time as fit, while the next ones are decoded."""
         with closing(read_ahead(iter(windows), self.batch_size)) as iterator:
             while batch := list(islice(iterator, self.batch_size)):
-                yield batch
+                # The whole batch first: the consumer may take its time, and inference mode must not last as long.
+                yield from self._within_memory(compute, batch)
 
     def _within_memory(self, compute: Callable[[list[Window]], list[T]], windows: list[Window]) -> list[T]:
         """In smaller batches, from now on, where the device's memory does not suffice. AV2TError: not even for one."""
@@ -215,13 +209,15 @@ class Predictor:
         levels, a = [level_dbfs(window.sound.second) for window in windows], self._hear(windows)
         silence = self._silence(levels, a, namer)
         predictions = list(map(_silent, windows, levels, silence))
-        if looked := [i for i, probability in enumerate(silence) if probability <= SILENT]:
-            seen = self._look([windows[i] for i in looked], [levels[i] for i in looked], a[looked], namer)
-            for i, prediction in zip(looked, seen, strict=True):
+        if audible := [i for i, probability in enumerate(silence) if probability <= SILENT]:
+            found = self._predict_audible(
+                [windows[i] for i in audible], [levels[i] for i in audible], a[audible], namer
+            )
+            for i, prediction in zip(audible, found, strict=True):
                 predictions[i] = prediction
         return predictions
 
-    def _look(
+    def _predict_audible(
         self, windows: list[Window], levels: list[float], a: Tensor, namer: Namer | None
     ) -> list[KeyframePrediction]:
         """Of windows in which something sounds; `a`: their sounds' embeddings (B, audio_width)."""
@@ -234,17 +230,17 @@ class Predictor:
         predictions = []
         said = zip(ious.tolist(), peaks.tolist(), surest.tolist(), strict=True)
         for window, level, some, named, (iou, peak, surest_) in zip(windows, levels, masks, names, said, strict=True):
-            things: list[Detection] = []
+            objects: list[Detection] = []
             for parts, score in some:
-                things += joined([Detection(names=next(named), score=score, mask=part) for part in parts])
+                objects += joined([Detection(names=next(named), score=score, mask=part) for part in parts])
             evidence = Evidence(
                 iou=iou,
                 peak=peak,
                 heard=surest_,
-                match=max((thing.likelihood for thing in things), default=0.0),
-                share=sum(float(thing.mask.mean()) for thing in things),
+                match=max((each.likelihood for each in objects), default=0.0),
+                share=sum(float(each.mask.mean()) for each in objects),
             )
-            predictions.append(self._judged(window, level, things, evidence))
+            predictions.append(self._judged(window, level, objects, evidence))
         return predictions
 
     def _masks(self, found: Candidates, index: int, size: tuple[int, int]) -> list[tuple[list[Mask], float]]:
@@ -257,17 +253,17 @@ class Predictor:
         return masks
 
     def _judged(
-        self, window: Window, level: float, things: Sequence[Detection], evidence: Evidence
+        self, window: Window, level: float, objects: Sequence[Detection], evidence: Evidence
     ) -> KeyframePrediction:
         presence, unseen = None, evidence.iou  # the score of a keyframe without a mask
         if self.calibration is not None:
             presence = self.calibration.presence_of(evidence)
             unseen = 1 - presence
-            things = [replace(thing, score=self.calibration.right_of(evidence.of(thing))) for thing in things]
-        things = [thing for thing in things if thing.score >= self.least_score]
-        areas, scores = [int(thing.mask.sum()) for thing in things], [thing.score for thing in things]
-        score = float(np.average(scores, weights=areas)) if things else unseen
-        return _prediction(window, level, things, score, presence=presence, evidence=evidence)
+            objects = [replace(each, score=self.calibration.right_of(evidence.of(each))) for each in objects]
+        objects = [each for each in objects if each.score >= self.least_score]
+        areas, scores = [int(each.mask.sum()) for each in objects], [each.score for each in objects]
+        score = float(np.average(scores, weights=areas)) if objects else unseen
+        return _prediction(window, level, objects, score, presence=presence, evidence=evidence)
 
     def _silence(self, levels: list[float], a: Tensor, namer: Namer | None) -> list[float]:
         heard = namer.silence(a).tolist() if namer else [0.0] * len(levels)
@@ -345,7 +341,7 @@ def _prediction(
 
 
 def _likeliest(probabilities: Sequence[float], labels: Sequence[str]) -> dict[str, float]:
-    """Of a thing's probability for each label those that matter, the highest first."""
+    """Of an object's probability for each label those that matter, the highest first."""
     least = LEAST_LIKELY * max(probabilities)
     some = [(label, p) for label, p in zip(labels, probabilities, strict=True) if p >= least]
     return dict(sorted(some, key=lambda item: -item[1]))

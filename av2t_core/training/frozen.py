@@ -1,4 +1,4 @@
-"""What is frozen and therefore the same in every epoch: computed once, and kept on disk.
+"""What is frozen and therefore the same in every epoch: computed once, and cached on disk.
 
 That is v and a of every frame and, where no adapter adds to SAM's image encoder, all that this gives. (With adapters
 nothing of it but the first convolution stays the same, and what that gives is larger than the frame.) An entry is named
@@ -33,7 +33,7 @@ class Frozen:
 
 
 class FrozenResults:
-    """Computes them, and keeps them where there is a store."""
+    """Computes them, and caches them where there is a store."""
 
     def __init__(self, loaded: Loaded, store: TensorStore | None) -> None:
         self.loaded = loaded
@@ -42,15 +42,15 @@ class FrozenResults:
         if store is None:
             return
         self._encoders = _fingerprint(loaded.image_encoder, loaded.audio_encoder)  # type: ignore[arg-type]
-        if self._keeps_features:
+        if self._caches_features:
             encoder = _fingerprint(loaded.model.segmenter.image_encoder)
             self._image_encoder = f"{encoder} {loaded.model.config.segmenter} {loaded.precision}"
 
     @property
-    def _keeps_features(self) -> bool:
+    def _caches_features(self) -> bool:
         return self.loaded.model.adapters is None
 
-    def kept(self, clip: LabelledClip) -> bool:
+    def is_cached(self, clip: LabelledClip) -> bool:
         """Whether nothing of it needs to be computed."""
         return self.store is not None and all(key in self.store for key in self._keys(clip))
 
@@ -68,14 +68,14 @@ class FrozenResults:
 
     @torch.no_grad()
     def compute(self, clip: LabelledClip, frames: Sequence[NDArray[np.uint8]], sounds: Sequence[Sound]) -> Frozen:
-        """From the labelled frames and their seconds; on the model's device, and kept if there is room."""
+        """From the labelled frames and their seconds; on the model's device, and cached if there is room."""
         loaded = self.loaded
         images = to_device(frames, loaded.device)
         # Cloned, for what the encoders compute in inference mode could not be learned from.
         v = loaded.image_encoder.encode(images).clone()
         a = loaded.audio_encoder.encode(sounds).clone()
         features = None
-        if self._keeps_features:
+        if self._caches_features:
             segmenter = loaded.model.segmenter
             with torch.autocast(loaded.device.type, torch.bfloat16, enabled=loaded.precision == "bf16"):
                 features = segmenter.encode(segmenter.inputs(segmenter.squares(images)))
@@ -89,14 +89,14 @@ class FrozenResults:
         return Frozen(v=v, a=a, features=features)
 
     def _keys(self, clip: LabelledClip) -> list[str]:
-        """Of the embeddings and, where they are kept, of the features."""
+        """Of the embeddings and, where they are cached, of the features."""
         if clip not in self._keys_of:
             try:
                 frames = " ".join(file_hash(clip.frames[index]) for index in clip.labelled)
                 contents = [f"{self._encoders} {frames} {file_hash(clip.sound)} {clip.labelled}"]
             except OSError as error:
                 raise DataError(f"{error.filename} cannot be read ({error.strerror})") from None
-            if self._keeps_features:
+            if self._caches_features:
                 contents.append(f"{self._image_encoder} {frames}")
             self._keys_of[clip] = [hashlib.sha256(content.encode()).hexdigest() for content in contents]
         return self._keys_of[clip]

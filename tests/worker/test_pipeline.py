@@ -383,13 +383,13 @@ def test_told_to_stop_in_the_middle_it_goes_on_there(
 ) -> None:
     task = make(DEMO_CLIPS / "elephant-rooster-kettle.mp4")  # in each of its five seconds one sounds
     looks: list[int] = []
-    look = Predictor._look
+    look = Predictor._predict_audible
 
     def noted(self: Predictor, windows: list[Window], *rest: Any) -> list[KeyframePrediction]:
         looks.extend(window.keyframe.index for window in windows)
         return look(self, windows, *rest)
 
-    monkeypatch.setattr(Predictor, "_look", noted)
+    monkeypatch.setattr(Predictor, "_predict_audible", noted)
     asked = iter([False, False, True])
     with monkeypatch.context() as patch:
         patch.setattr(heartbeat, "cancelled", lambda: next(asked))

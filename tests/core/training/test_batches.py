@@ -82,9 +82,9 @@ def test_frozen_results_are_computed_once_and_named_by_content(data: Path, tmp_p
     [validation] = read_clips(data, "s4", "val")
     loaded = load_start(resolve_start(preset, None, data), preset, "mul", 0, torch.device("cpu"), "fp32")
     results = FrozenResults(loaded, TensorStore(tmp_path, 10**9))
-    assert not results.kept(validation)
+    assert not results.is_cached(validation)
     first = inputs([read(validation, results)], results)
-    assert results.kept(validation)
+    assert results.is_cached(validation)
     again = read(validation, results)
     assert (again.frozen is not None, again.sounds) == (True, [])
     second = inputs([again], results)
@@ -103,12 +103,12 @@ def test_frozen_results_are_computed_once_and_named_by_content(data: Path, tmp_p
     sound = tmp_path / "other.wav"
     sound.write_bytes(next(data.glob("**/train/**/*.wav")).read_bytes())
     moved = LabelledClip(**{**vars(validation), "sound": sound})
-    assert not results.kept(moved)
+    assert not results.is_cached(moved)
     other = FrozenResults(
         load_start(resolve_start(preset, None, data), preset, "clip", 5, torch.device("cpu"), "fp32"),
         TensorStore(tmp_path, 10**9),
     )
-    assert other.kept(validation)  # what is drawn anew is no part of what is frozen
+    assert other.is_cached(validation)  # what is drawn anew is no part of what is frozen
     with torch.no_grad():
         next(other.loaded.image_encoder.parameters()).add_(1)  # type: ignore[attr-defined]
-    assert not FrozenResults(other.loaded, other.store).kept(validation)
+    assert not FrozenResults(other.loaded, other.store).is_cached(validation)
