@@ -177,7 +177,9 @@ class Trainer:
         """Compute and cache what is frozen; each process a share of it, which all can read afterwards."""
         if self.results.store is not None:
             missing = [
-                clip for clip in self._own([*self.plan.training, *self.plan.validation]) if not self.results.is_cached(clip)
+                clip
+                for clip in self._own([*self.plan.training, *self.plan.validation])
+                if not self.results.is_cached(clip)
             ]
             with (
                 self.bar("frozen results", len(missing), "clips") as bar,
