@@ -32,7 +32,6 @@ TWO_SIDES = {
     "annotations.py",  # of Label Studio, fetched; and read into masks
     "connection.py",  # to Label Studio, and to Redis
     "memory.py",  # what a process holds, and what a worker's may hold
-    "models.py",
     "preannotation.py",  # the kind of job, and what it does
     "projects.py",  # in Label Studio, and what the queue knows of them
     "queue.py",  # the commands, and what they do
