@@ -31,8 +31,8 @@ from av2t_core.files import (
 from av2t_core.limits import LARGEST_CARD
 from av2t_core.model.presets import PRESETS
 from av2t_core.versions.card import Card
-from av2t_core.versions.folder import alone
 from av2t_core.versions.names import CARD_FILE, IMPORT_MARK, check_name, is_reserved_name
+from av2t_core.versions.saving import alone
 from av2t_core.versions.store import fetch
 from av2t_core.versions.version import NAMES, Version, find
 

@@ -18,9 +18,9 @@ from av2t_core.errors import StoreAwayError, WeightsError
 from av2t_core.versions import pointers
 from av2t_core.versions.bundle import export_version, import_version
 from av2t_core.versions.checkpoint import load_version
-from av2t_core.versions.folder import save_part, save_version
 from av2t_core.versions.mirror import Mirror
 from av2t_core.versions.names import STORE_MARK
+from av2t_core.versions.saving import save_part, save_version
 from av2t_core.versions.store import FETCHING, Store, fetch
 from av2t_core.versions.version import Version, find, resolve
 from tests import s3
