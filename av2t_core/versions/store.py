@@ -95,24 +95,23 @@ class Store:
             raise WeightsError(f"{member} in the model store {self.url} is too large for what it is")
         return text
 
-    def write(self, member: str, content: IO[bytes], bar: Bar) -> None:
+    def write(self, member: str, content: IO[bytes], bar: Bar | None = None) -> None:
         """Have it there at once, in place of what may be there. StoreAwayError, WeightsError."""
         with self._asking(member) as files:
-            path = to = PurePosixPath(member)
+            to = member
             folders = not files.fs.async_impl  # which an object store does not have; there files appear at once
             if folders:
-                to = path.with_name(f".{token_hex(8)}.part")
-                files.makedirs(str(path.parent), exist_ok=True)
-            with files.open(str(to), "wb") as file:
-                for block in read_blocks(content):
-                    file.write(block)
-                    bar.update(len(block))
+                folder = PurePosixPath(member).parent
+                files.makedirs(str(folder), exist_ok=True)
+                to = str(folder / f".{token_hex(8)}.part")
+            with files.open(to, "wb") as file:
+                file.writelines(read_blocks(content, bar))
             if folders:
-                files.mv(str(to), member)
+                files.mv(to, member)
 
     def write_text(self, member: str, text: bytes) -> None:
         """As `write`."""
-        self.write(member, BytesIO(text), _NoBar())
+        self.write(member, BytesIO(text))
 
     def remove(self, members: Iterable[str]) -> None:
         """One after the other; some may be gone already. StoreAwayError, WeightsError."""
@@ -122,8 +121,7 @@ class Store:
 
     def has(self, version: Version) -> bool:
         """As far as it is known here. WeightsError: what notes it is damaged."""
-        mark = mark_of(version.directory)
-        return mark is not None and mark.url == self.url
+        return (mark := mark_of(version.directory)) is not None and mark.url == self.url
 
     def check(self) -> None:
         """StoreAwayError, or WeightsError: it cannot be listed or written."""
@@ -153,13 +151,12 @@ class Store:
             )
         lacking = []
         for path, sha256 in version.stored_files:
-            known = there.get(version.member(path))
             # Weights without a card are of a push that was cut off, perhaps of others.
-            trusted = known is not None and (committed or path.parent.name == PARTS_FOLDER)
-            if not path.is_file():
-                if not trusted:
-                    raise version.missing(path)
-            elif not trusted or known is None or known.size != path.stat().st_size:
+            trusted = committed or path.parent.name == PARTS_FOLDER
+            known = there.get(version.member(path)) if trusted else None
+            if not path.is_file() and known is None:
+                raise version.missing(path)
+            if path.is_file() and (known is None or known.size != path.stat().st_size):
                 lacking.append((path, sha256))
         for path, sha256 in lacking:
             if file_hash(path) != sha256:
@@ -188,9 +185,7 @@ class Store:
     def blocks(self, member: str, bar: Bar) -> Iterator[bytes]:
         """What is in a file. StoreAwayError, also where there is none."""
         with self._asking(member) as files, files.open(member, "rb") as file:
-            for block in read_blocks(file):
-                bar.update(len(block))
-                yield block
+            yield from read_blocks(file, bar)
 
     def size(self, member: str) -> int:
         """In bytes. StoreAwayError, also where there is no such file."""
@@ -207,9 +202,8 @@ class Store:
             files, root = url_to_fs(self.url)
         except (ImportError, ValueError) as error:
             package = " (av2t-sam's extra [s3] brings it)" if self.url.startswith("s3:") else ""
-            raise WeightsError(
-                f"the model store {self.url} cannot be opened: {error}{package}", Remedy.STORE_URL
-            ) from None
+            said = f"the model store {self.url} cannot be opened: {error}{package}"
+            raise WeightsError(said, Remedy.STORE_URL) from None
         return DirFileSystem(root, files)
 
     @contextmanager
@@ -268,10 +262,8 @@ def fetch(version: Version, progress: Progress = quiet) -> None:
                         found = write_blocks(store.blocks(member, bar), file)
                         os.fsync(file.fileno())  # a rename may reach the disk before what it names
                     if found != sha256:
-                        where = f"{member} is damaged in the model store {store.url}"
-                        raise WeightsError(
-                            f"{where}: its sha256 is not the one on the card", Remedy.PUSH_WHOLE, name=version.name
-                        )
+                        said = f"{member} is damaged in the model store {store.url}: its sha256 is not the one on the"
+                        raise WeightsError(f"{said} card", Remedy.PUSH_WHOLE, name=version.name)
                     path.parent.mkdir(exist_ok=True)
                     part.replace(path)
 

@@ -301,7 +301,8 @@ def test_without_the_store_nothing_is_changed_and_what_is_here_works(
     ):
         with pytest.raises(StoreAwayError, match=r"^the model store ftp://127\.0\.0\.1:\d+/models cannot be reached"):
             change()
-    assert mirror.away
+    assert mirror.away_since
+    assert mirror.error
     assert pointers.current(here, 3) is None
     load_version(resolve(NAME, here), CPU)
 
