@@ -46,9 +46,8 @@ def alone(models_dir: Path) -> Iterator[None]:
         try:
             lock = locked(models_dir / ".lock", wait=False)
         except BlockingIOError:
-            raise WeightsError(
-                f"weights are pulled or imported into {models_dir} already: wait until that has ended"
-            ) from None
+            busy = f"weights are pulled or imported into {models_dir} already: wait until that has ended"
+            raise WeightsError(busy) from None
     with lock:
         for left in parts.glob(".*"):
             left.unlink()
