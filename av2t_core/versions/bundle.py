@@ -169,8 +169,7 @@ def _shapes(paths: Iterable[Path]) -> _Shapes:
 
 
 def _info(name: str) -> ZipInfo:
-    """With a date that is always the same, so that two exports of a version are."""
-    info = ZipInfo(name)
+    info = ZipInfo(name)  # with a date that is always the same, so that two exports of a version are
     info.external_attr = 0o644 << 16
     return info
 

@@ -166,9 +166,8 @@ def _size(path: Path) -> int:
 
 def _checksum(path: Path, file: RemoteFile, progress: Progress) -> str:
     """Of the kind that the file's own is of."""
-    digest = hashlib.sha256()
-    if len(file.checksum) < 2 * digest.digest_size:
-        digest = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+    is_git = len(file.checksum) < 64
+    digest = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False) if is_git else hashlib.sha256()
     with path.open("rb") as content, progress(f"check {file.name}", file.size) as bar:
         for block in read_blocks(content, bar):
             digest.update(block)

@@ -32,8 +32,7 @@ class Mirror:
         self._said: set[str] = set()
 
     def refresh(self) -> None:
-        """Have what the store has now, if there is one. WeightsError, StoreAwayError: it, or the folder here, cannot be
-        used."""
+        """Have what the store has now, if there is one. WeightsError: it, or the folder here, cannot be used."""
         if self.store is None:
             return
         try:
@@ -78,8 +77,7 @@ class Mirror:
         before = mark_of(directory)
         if before == mark:
             return
-        text = store.read(f"{name}/{CARD_FILE}")
-        if text is None:  # gone since it was listed
+        if (text := store.read(f"{name}/{CARD_FILE}")) is None:  # gone since it was listed
             return
         card = Card.parse_usable(text)
         if card is None or (BUILT_IN / name).exists():
@@ -87,8 +85,7 @@ class Mirror:
             self._say(name, f"the model version {name} in the model store {store.url} {why}, and is left out")
             return
         if directory.exists():
-            here = find(name, self._models_dir)
-            if here is None:
+            if (here := find(name, self._models_dir)) is None:
                 self._say(name, f"{directory} exists and is no model version, so the model store's {name} is left out")
                 return
             if here.card == card:
@@ -112,9 +109,9 @@ class Mirror:
     def _drop(self, store: Store, cards: Mapping[str, Entry]) -> None:
         """What was in the store, and has been deleted."""
         for version in installed(self._models_dir):
-            if version.name in cards or not store.has(version):
-                continue
-            if store.read(f"{version.name}/{CARD_FILE}") is None:  # else it was pushed after the store was listed
+            gone = version.name not in cards and store.has(version)
+            # Else it was pushed after the store was listed.
+            if gone and store.read(f"{version.name}/{CARD_FILE}") is None:
                 log.info("model version %s was deleted from the model store %s, and here", version.name, store.url)
                 pointers.remove_version(version)
 

@@ -55,11 +55,6 @@ def is_reserved_name(name: str) -> bool:
     return any(name == preset or is_shipped_name(name, preset) for preset in PRESETS)
 
 
-def natural_order(name: str) -> list[tuple[int, str]]:
-    """A key to sort by: tiny-10 comes after tiny-9."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
 def part_file(name: str, sha256: str) -> str:
     """By its content, so that the same part is kept once."""
     return f"{name}-{sha256[:8]}.safetensors"

@@ -24,17 +24,12 @@ from av2t_core.versions.version import Version, damaged, find, installed
 
 @dataclass(frozen=True, kw_only=True)
 class Pointer:
-    """`history`: what was current before, the newest last."""
-
     current: str
     history: tuple[str, ...] = ()
 
 
 def current(models_dir: Path, project: int) -> str | None:
-    """The version that the project is to use, whether it is still there or not; None: nobody has said.
-
-    WeightsError: the pointer is damaged.
-    """
+    """What it is to use, whether that is still there or not; None: nobody has said. WeightsError as for `read`."""
     pointer = read(models_dir, project)
     return pointer.current if pointer else None
 
@@ -90,8 +85,7 @@ def promote(models_dir: Path, project: int, name: str, store: Store | None = Non
 
 
 def rollback(models_dir: Path, project: int, store: Store | None = None) -> str:
-    """Have the project use what it used before; that version's name. WeightsError: there is none, or it is harmed.
-    StoreAwayError."""
+    """Have the project use what it used before; that one's name. WeightsError: it is gone or harmed. StoreAwayError."""
     with changing(models_dir):
         if store:
             take(models_dir, project, store)
@@ -100,8 +94,7 @@ def rollback(models_dir: Path, project: int, store: Store | None = None) -> str:
             why = f"project {project} has no earlier model version to go back to"
             raise WeightsError(why, Remedy.PROMOTE, project=project)
         name = pointer.history[-1]
-        version = find(name, models_dir)
-        if version is None:
+        if (version := find(name, models_dir)) is None:
             raise WeightsError(f"project {project} used {name} before, which is gone", Remedy.PROMOTE, project=project)
         version.check()
         _write(models_dir, project, Pointer(current=name, history=pointer.history[:-1]), store)
@@ -135,8 +128,7 @@ def delete(models_dir: Path, name: str, store: Store | None = None) -> int:
 
 
 def _existing(name: str, models_dir: Path) -> Version:
-    version = find(name, models_dir)
-    if version is None:
+    if (version := find(name, models_dir)) is None:
         raise WeightsError(f"there is no model version {name!r}", Remedy.LIST_VERSIONS)
     return version
 

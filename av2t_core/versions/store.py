@@ -71,12 +71,15 @@ class Mark:
 
 @dataclass(frozen=True)
 class Store:
-    """`url`: any that fsspec opens, without a password."""
+    """`url`: any that fsspec opens, without a password.
+
+    Every method raises StoreAwayError where the storage does not answer, and WeightsError where it cannot be used.
+    """
 
     url: str
 
     def listing(self) -> dict[str, Entry]:
-        """All files, by their paths in it. StoreAwayError, or WeightsError: it cannot be used."""
+        """All files, by their paths in it."""
         with self._asking() as files:
             files.fs.invalidate_cache()
             found = files.find("", detail=True)
@@ -84,7 +87,7 @@ class Store:
         return {member: _entry(known) for member, known in found.items()}
 
     def read(self, member: str) -> bytes | None:
-        """A text that is there, None if it is not. WeightsError: it is larger than a card ever is. StoreAwayError."""
+        """A text that is there, None if it is not. WeightsError: it is larger than a card ever is."""
         with self._asking(member) as files:
             try:
                 with files.open(member, "rb") as file:
@@ -96,7 +99,7 @@ class Store:
         return text
 
     def write(self, member: str, content: IO[bytes], bar: Bar | None = None) -> None:
-        """Have it there at once, in place of what may be there. StoreAwayError, WeightsError."""
+        """Have it there at once, in place of what may be there."""
         with self._asking(member) as files:
             to = member
             folders = not files.fs.async_impl  # which an object store does not have; there files appear at once
@@ -110,11 +113,10 @@ class Store:
                 files.mv(to, member)
 
     def write_text(self, member: str, text: bytes) -> None:
-        """As `write`."""
         self.write(member, BytesIO(text))
 
     def remove(self, members: Iterable[str]) -> None:
-        """One after the other; some may be gone already. StoreAwayError, WeightsError."""
+        """One after the other; some may be gone already."""
         for member in members:
             with self._asking(member) as files, suppress(FileNotFoundError):
                 files.rm_file(member)
@@ -124,7 +126,7 @@ class Store:
         return (mark := mark_of(version.directory)) is not None and mark.url == self.url
 
     def check(self) -> None:
-        """StoreAwayError, or WeightsError: it cannot be listed or written."""
+        """Whether it can be listed and written."""
         self.listing()
         probe = f".{token_hex(8)}"
         self.write_text(probe, b"a check")
@@ -134,7 +136,7 @@ class Store:
         """Have the version there with all that it loads onto, but for what ships with the package.
 
         What is there stays as it is, so a push that was cut off goes on. WeightsError: another version of that name is
-        there, or this one is not whole. StoreAwayError.
+        there, or this one is not whole.
         """
         there = self.listing()
         for each in reversed(version.chain):
@@ -168,7 +170,7 @@ class Store:
         self.mark(version.name, version.directory)
 
     def mark(self, name: str, directory: Path) -> None:
-        """Note beside the card of the version of this name that it is there. StoreAwayError, WeightsError.
+        """Note beside the card of the version of this name that it is there.
 
         The card gets the time that it has there, for the newest version of a preset is the same one on all machines.
         """

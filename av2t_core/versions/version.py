@@ -31,7 +31,6 @@ from av2t_core.versions.names import (
     check_name,
     is_name,
     is_shipped_name,
-    natural_order,
 )
 
 BUILT_IN = Path(__file__).parents[1] / "weights"
@@ -113,10 +112,10 @@ class Version:
         """It, what it loads onto, what that loads onto, … WeightsError as for `base`, or it comes back to itself."""
         chain = [self]
         while (base := chain[-1].base) is not None:
-            if any(base.directory == version.directory for version in chain):
-                names = " onto ".join(version.name for version in [*chain, base])
-                raise WeightsError(f"{names}: a model version cannot load onto itself; delete {self.directory}")
             chain.append(base)
+            if any(base.directory == version.directory for version in chain[:-1]):
+                names = " onto ".join(version.name for version in chain)
+                raise WeightsError(f"{names}: a model version cannot load onto itself; delete {self.directory}")
         return chain
 
     @property
@@ -182,9 +181,9 @@ def resolve(name: str, models_dir: Path | None = None) -> Version:
     if own := [each for each in of_preset if not each.is_imported and not each.is_built_in]:
         return max(own, key=lambda version: (version.directory / CARD_FILE).stat().st_mtime)
     if built_in := [each for each in of_preset if each.is_built_in]:
-        return max(built_in, key=lambda version: natural_order(version.name))
-    if imported := [each.name for each in of_preset]:
-        raise WeightsError(f"{name} is only here as what was imported: name {' or '.join(imported)} if that is meant")
+        return max(built_in, key=lambda version: int(version.name.rpartition("-")[2]))
+    if imported := " or ".join(each.name for each in of_preset):
+        raise WeightsError(f"{name} is only here as what was imported: name {imported} if that is meant")
     if published.release(name):
         raise WeightsError(f"the weights of {name} are not in {models_dir or BUILT_IN}", Remedy.GET_WEIGHTS, name=name)
     known = [path.name for root in (models_dir, BUILT_IN) if root for path in _directories(root)]
