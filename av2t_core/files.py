@@ -30,10 +30,8 @@ def require_space(folder: Path, needed: int, purpose: str) -> None:
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise DiskFullError(
-            f"{purpose} needs {in_gigabytes(needed)} in {folder}, where {in_gigabytes(free)} are free: make room",
-            Remedy.MAKE_ROOM,
-        )
+        why = f"{purpose} needs {in_gigabytes(needed)} in {folder}, where {in_gigabytes(free)} are free: make room"
+        raise DiskFullError(why, Remedy.MAKE_ROOM)
 
 
 def in_gigabytes(size: float) -> str:
@@ -70,10 +68,8 @@ def check_header(path: Path) -> None:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > TENSOR_HEADER:
-        raise WeightsError(
-            f"{path} is damaged or no file of safetensors: its header has {length:,} bytes, and at most"
-            f" {TENSOR_HEADER:,} can be used; get it again"
-        )
+        why = f"its header has {length:,} bytes, and at most {TENSOR_HEADER:,} can be used"
+        raise WeightsError(f"{path} is damaged or no file of safetensors: {why}; get it again")
 
 
 def read_blocks(file: IO[bytes], bar: Bar | None = None) -> Iterator[bytes]:

@@ -86,10 +86,8 @@ def list_files(repository: str) -> list[RemoteFile]:
     except (httpx2.HTTPError, OSError) as error:
         raise _error(error, repository) from None
     except (ValueError, KeyError, TypeError):
-        raise WeightsError(
-            f"{address()} does not answer as a model hub does: HF_ENDPOINT may be wrong, or a login page of this"
-            " network stands before it"
-        ) from None
+        why = "HF_ENDPOINT may be wrong, or a login page of this network stands before it"
+        raise WeightsError(f"{address()} does not answer as a model hub does: {why}") from None
 
 
 def downloaded(file: RemoteFile, folder: Path) -> int:
@@ -113,10 +111,8 @@ def download(file: RemoteFile, folder: Path, progress: Progress) -> Path:
             _fetch(file, part, bar.update)
         if _size(part) != file.size or _checksum(part, file, progress) != file.checksum:
             part.unlink()
-            raise WeightsError(
-                f"{file.name} of {file.repository} is not what the hub says it is: its size or checksum is another;"
-                " it was deleted, run the same command again"
-            )
+            why = "its size or checksum is another; it was deleted, run the same command again"
+            raise WeightsError(f"{file.name} of {file.repository} is not what the hub says it is: {why}")
         return part.rename(path)
 
 

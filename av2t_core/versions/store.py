@@ -147,10 +147,9 @@ class Store:
         card = version.directory / CARD_FILE
         committed = version.member(card) in there
         if committed and Card.parse_usable(self.read(version.member(card)) or b"") != version.card:
-            raise WeightsError(
-                f"the model store {self.url} has another model version {version.name} than {version.directory}: a"
-                " version is never changed; give this one another name, or delete one of the two"
-            )
+            other = f"the model store {self.url} has another model version {version.name} than {version.directory}"
+            remedy = "give this one another name, or delete one of the two"
+            raise WeightsError(f"{other}: a version is never changed; {remedy}")
         lacking = []
         for path, sha256 in version.stored_files:
             # Weights without a card are of a push that was cut off, perhaps of others.
@@ -222,14 +221,14 @@ class Store:
             raise WeightsError(f"the model store {self.url} is not there ({_line(error)})") from None
         except Exception as error:  # each storage's package has errors of its own
             if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
+                where = (
+                    "from the environment, in the variables of the storage's own package, AWS_ACCESS_KEY_ID and so on"
+                )
                 raise WeightsError(
-                    f"the model store {self.url} refuses ({_line(error)}): its credentials come from the environment,"
-                    " in the variables of the storage's own package, AWS_ACCESS_KEY_ID and so on"
+                    f"the model store {self.url} refuses ({_line(error)}): its credentials come {where}"
                 ) from None
-            raise StoreAwayError(
-                f"the model store {self.url} cannot be reached ({_line(error)}): see that it runs, and that"
-                " its URL and the storage's own variables are right"
-            ) from None
+            remedy = "see that it runs, and that its URL and the storage's own variables are right"
+            raise StoreAwayError(f"the model store {self.url} cannot be reached ({_line(error)}): {remedy}") from None
 
 
 def mark_of(directory: Path) -> Mark | None:

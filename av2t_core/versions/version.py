@@ -96,11 +96,10 @@ class Version:
         base = find(name, models_dir)
         if base is None:
             missing = f"model version {self.name} loads onto {name}, which is not in {models_dir}"
-            if published.release(name):
-                raise WeightsError(missing, Remedy.GET_WEIGHTS, name=name)
             if is_shipped_name(name, self.card.preset):
                 raise WeightsError(f"{missing}: it ships with another release of this package, install that one")
-            raise WeightsError(missing, Remedy.EXPORT, name=name)
+            remedy = Remedy.GET_WEIGHTS if published.release(name) else Remedy.EXPORT
+            raise WeightsError(missing, remedy, name=name)
         if self.card.parent_sha256 not in (None, base.card.sha256):
             why = f"model version {self.name} loads onto another {name} than the one in {models_dir}: its card and that"
             why += " one's have different hashes; keep versions of different origin in different folders"
@@ -215,10 +214,8 @@ def resolve_start(preset: str, name: str | None, models_dir: Path) -> Version:
     theirs = version.card.preset
     # Adapters are drawn where the start has none.
     if theirs not in PRESETS or replace(PRESETS[theirs], adapter=True) != replace(PRESETS[preset], adapter=True):
-        raise WeightsError(
-            f"a training of the preset {preset} cannot start from {version.name}, which is of the preset {theirs}: its"
-            " segmenter or its encoders are others"
-        )
+        why = f"{version.name}, which is of the preset {theirs}: its segmenter or its encoders are others"
+        raise WeightsError(f"a training of the preset {preset} cannot start from {why}")
     return version
 
 
