@@ -221,12 +221,9 @@ class Store:
             raise WeightsError(f"the model store {self.url} is not there ({_line(error)})") from None
         except Exception as error:  # each storage's package has errors of its own
             if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
-                where = (
-                    "from the environment, in the variables of the storage's own package, AWS_ACCESS_KEY_ID and so on"
-                )
-                raise WeightsError(
-                    f"the model store {self.url} refuses ({_line(error)}): its credentials come {where}"
-                ) from None
+                where = "in the variables of the storage's own package, AWS_ACCESS_KEY_ID and so on"
+                refuses = f"the model store {self.url} refuses ({_line(error)})"
+                raise WeightsError(f"{refuses}: its credentials come from the environment, {where}") from None
             remedy = "see that it runs, and that its URL and the storage's own variables are right"
             raise StoreAwayError(f"the model store {self.url} cannot be reached ({_line(error)}): {remedy}") from None
 
