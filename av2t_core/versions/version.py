@@ -192,10 +192,8 @@ def resolve(name: str, models_dir: Path | None = None) -> Version:
 def find(name: str, models_dir: Path | None = None) -> Version | None:
     """The version of exactly this name. WeightsError: its card cannot be read, or `name` is no name."""
     check_name(name)
-    for root in (models_dir, BUILT_IN):
-        if root is not None and (root / name / CARD_FILE).is_file():
-            return _read(root / name)
-    return None
+    found = [root / name for root in (models_dir, BUILT_IN) if root and (root / name / CARD_FILE).is_file()]
+    return _read(found[0]) if found else None
 
 
 def resolve_start(preset: str, name: str | None, models_dir: Path) -> Version:
