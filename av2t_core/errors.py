@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from enum import StrEnum, auto
+from http import HTTPStatus
 
 
 class Remedy(StrEnum):
@@ -58,10 +59,26 @@ class MemoryShortError(AV2TError):
     """The memory that is free does not suffice; it may, once others have freed theirs."""
 
 
-_SHOWN = 10
-
-
 def misfit(what: str, problems: Collection[str]) -> WeightsError:
     """For weights whose keys are not those of `what`: each problem names a key; the first ten are told."""
-    shown = "; ".join(sorted(problems)[:_SHOWN]) + ("; …" if len(problems) > _SHOWN else "")
+    shown = "; ".join(sorted(problems)[:10]) + ("; …" if len(problems) > 10 else "")
     return WeightsError(f"the weights do not fit the {what} ({len(problems)} keys): {shown}")
+
+
+_COME_AGAIN = {
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.CONFLICT,  # somebody else has the thing in hand at this moment,
+    HTTPStatus.LOCKED,  # and here too
+    HTTPStatus.TOO_EARLY,
+    HTTPStatus.TOO_MANY_REQUESTS,
+}
+_FINAL = {status for status in HTTPStatus if status < 500} - _COME_AGAIN
+_FINAL |= {HTTPStatus.NOT_IMPLEMENTED, HTTPStatus.HTTP_VERSION_NOT_SUPPORTED}  # the server will not learn it
+
+
+def may_pass(status: int) -> bool:
+    """Whether the request that was answered with this HTTP status may be answered otherwise later.
+
+    So may what HTTP does not have, as 460, 499, 520 to 530 and 598: only proxies invent statuses.
+    """
+    return status not in _FINAL

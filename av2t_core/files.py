@@ -15,8 +15,6 @@ from typing import IO, Protocol
 from av2t_core.errors import DiskFullError, Remedy, WeightsError
 from av2t_core.limits import TENSOR_HEADER
 
-_BLOCK = 2**20
-
 
 class Bar(Protocol):
     def update(self, n: int, /) -> object:
@@ -32,10 +30,8 @@ def require_space(folder: Path, needed: int, purpose: str) -> None:
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise DiskFullError(
-            f"{purpose} needs {in_gigabytes(needed)} in {folder}, where {in_gigabytes(free)} are free: make room",
-            Remedy.MAKE_ROOM,
-        )
+        why = f"{purpose} needs {in_gigabytes(needed)} in {folder}, where {in_gigabytes(free)} are free: make room"
+        raise DiskFullError(why, Remedy.MAKE_ROOM)
 
 
 def in_gigabytes(size: float) -> str:
@@ -47,10 +43,7 @@ def disk_error(error: OSError, folder: Path) -> WeightsError:
     """The sentence for a write into `folder` that failed; a DiskFullError where that may pass."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         kind = WeightsError if error.errno == errno.EFBIG else DiskFullError
-        return kind(
-            f"{folder} is full ({os.strerror(error.errno)}): make room",
-            Remedy.MAKE_ROOM,
-        )
+        return kind(f"{folder} is full ({os.strerror(error.errno)}): make room", Remedy.MAKE_ROOM)
     return WeightsError(f"{folder} cannot be written ({error.strerror})", Remedy.MOVE_DATA)
 
 
@@ -59,18 +52,15 @@ def writing(folder: Path) -> Iterator[None]:
     """Within it, what a disk has against being written becomes the sentence of `disk_error`."""
     try:
         yield
-    except OSError as error:
-        raise disk_error(error, folder) from error
-    except RuntimeError as error:  # PyTorch's writer, in whose context is what became of its file
-        if not isinstance(error.__context__, OSError):
-            raise
-        raise disk_error(error.__context__, folder) from error
     except Exception as error:
+        # PyTorch's writer raises a RuntimeError, in whose context is what became of its file.
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
         # SafetensorError, by its name since the backend lacks that package, has the OSError's number in its text.
-        number = re.search(r"os error (\d+)", str(error)) if type(error).__name__ == "SafetensorError" else None
-        if number is None:
+        if type(error).__name__ == "SafetensorError" and (found := re.search(r"os error (\d+)", str(error))):
+            cause = OSError(int(found[1]), os.strerror(int(found[1])))
+        if not isinstance(cause, OSError):
             raise
-        raise disk_error(OSError(int(number[1]), os.strerror(int(number[1]))), folder) from None
+        raise disk_error(cause, folder) from error
 
 
 def check_header(path: Path) -> None:
@@ -78,16 +68,16 @@ def check_header(path: Path) -> None:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > TENSOR_HEADER:
-        raise WeightsError(
-            f"{path} is damaged or no file of safetensors: its header has {length:,} bytes, and at most"
-            f" {TENSOR_HEADER:,} can be used; get it again"
-        )
+        why = f"its header has {length:,} bytes, and at most {TENSOR_HEADER:,} can be used"
+        raise WeightsError(f"{path} is damaged or no file of safetensors: {why}; get it again")
 
 
-def read_blocks(file: IO[bytes]) -> Iterator[bytes]:
+def read_blocks(file: IO[bytes], bar: Bar | None = None) -> Iterator[bytes]:
     """All of the file."""
-    while block := file.read(_BLOCK):
+    while block := file.read(2**20):
         yield block
+        if bar:
+            bar.update(len(block))
 
 
 def write_blocks(blocks: Iterable[bytes], file: IO[bytes]) -> str:
@@ -169,15 +159,10 @@ def locked(path: Path, *, wait: bool = True, make: bool = True) -> IO[bytes]:
 def _opened(path: Path, flags: int) -> int:
     try:
         descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        if error.errno in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
-            raise _refused(path) from None
-        raise
-    if not S_ISREG(os.fstat(descriptor).st_mode):
+        if S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
         os.close(descriptor)
-        raise _refused(path)
-    return descriptor
-
-
-def _refused(path: Path) -> OSError:
-    return OSError(errno.EINVAL, f"{path.name} is no plain file, delete it", str(path))
+    except OSError as error:
+        if error.errno not in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
+            raise
+    raise OSError(errno.EINVAL, f"{path.name} is no plain file, delete it", str(path))

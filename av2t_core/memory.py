@@ -2,24 +2,23 @@
 little."""
 
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
 
 
-def resident() -> int:
-    """Bytes that are resident now, mapped files included."""
-    return _status("VmRSS")
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
-def resident_files() -> int:
-    """Bytes of them that are pages of files, which the kernel takes back when memory runs short."""
-    return _status("RssFile")
-
-
-def resident_peak() -> int:
-    """The most bytes that were resident since `start_peaks`."""
-    return _status("VmHWM")
+resident = partial(_status, "VmRSS")
+"""Bytes that are resident now, mapped files included."""
+resident_files = partial(_status, "RssFile")
+"""Bytes of them that are pages of files, which the kernel takes back when memory runs short."""
+resident_peak = partial(_status, "VmHWM")
+"""The most bytes that were resident since `start_peaks`."""
 
 
 def device_peak(device: torch.device) -> int | None:
@@ -40,8 +39,3 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     """Of a GPU torch says so by a class of its own, or its libraries by a status; of a host's memory in words."""
     said = str(error)
     return type(error).__name__ == "OutOfMemoryError" or "ALLOC_FAILED" in said or "can't allocate memory" in said
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))

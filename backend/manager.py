@@ -13,7 +13,7 @@ from redis import Redis
 from av2t.remedies import told
 from av2t_core import limits
 from av2t_core.errors import AV2TError
-from av2t_core.labelstudio.config import parse_label_config
+from av2t_core.labelstudio.label_config import parse_label_config
 from av2t_core.text import sentence
 from av2t_core.versions.version import installed, resolve
 from backend import bodies

@@ -78,7 +78,7 @@ def serve(settings: Settings, connection: Redis) -> None:
 def _follow(mirror: Mirror, seconds: int) -> None:
     """Keep the mirror as the model store is."""
     while True:
-        was_away = mirror.away is not None
+        was_away = mirror.error is not None
         try:
             mirror.refresh()
             if was_away:

@@ -86,11 +86,11 @@ def _store(manager: Manager) -> dict[str, Any] | None:
     """None without a model store; `away_since`: since when it has not been reached, and `error`: why."""
     if manager.mirror.store is None:
         return None
-    away = manager.mirror.away
+    error = manager.mirror.error
     return {
         "url": manager.mirror.store.url,
-        "away_since": away.since if away else None,
-        "error": told(away.error) if away else None,
+        "away_since": manager.mirror.away_since,
+        "error": told(error) if error else None,
     }
 
 

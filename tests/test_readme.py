@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from av2t_core.labelstudio.config import parse_label_config
+from av2t_core.labelstudio.label_config import parse_label_config
 from av2t_core.settings import ModelSettings
 from worker.settings import Settings
 

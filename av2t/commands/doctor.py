@@ -15,7 +15,7 @@ from av2t.options import Count
 from av2t.remedies import caution, told
 from av2t.signature import Arg
 from av2t_core.errors import AV2TError
-from av2t_core.labelstudio.config import parse_label_config
+from av2t_core.labelstudio.label_config import parse_label_config
 from av2t_core.model.presets import PRESETS
 from av2t_core.text import one_line
 from av2t_core.versions.version import resolve

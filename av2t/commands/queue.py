@@ -16,7 +16,7 @@ from av2t.console import note, progress_bar, report, table
 from av2t.options import Count, reading
 from av2t.signature import Arg
 from av2t.store import load_settings
-from av2t_core.labelstudio.config import parse_label_config
+from av2t_core.labelstudio.label_config import parse_label_config
 from av2t_core.text import one_line
 from av2t_core.versions.version import resolve
 from worker.client.label_studio import LabelStudioClient

@@ -31,9 +31,9 @@ from av2t_core.files import in_gigabytes, require_space
 from av2t_core.model.config import Feature
 from av2t_core.settings import ModelSettings
 from av2t_core.versions import published
-from av2t_core.versions.folder import NewVersion, alone, encoder_parts, find_complete, save_encoder, save_model
 from av2t_core.versions.names import DOWNLOADS_FOLDER, PARTS_FOLDER
 from av2t_core.versions.published import Dataset
+from av2t_core.versions.saving import NewVersion, alone, encoder_parts, find_complete, save_encoder, save_model
 from av2t_core.versions.version import Version, damaged, installed
 
 if TYPE_CHECKING:  # they bring torch and an HTTP client, for which nobody who is refused should wait

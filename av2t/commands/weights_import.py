@@ -15,8 +15,8 @@ from av2t_core.files import require_space
 from av2t_core.model.config import Feature
 from av2t_core.settings import ModelSettings
 from av2t_core.versions import published
-from av2t_core.versions.folder import NewVersion, alone, encoder_parts, find_complete, save_encoder, save_model
 from av2t_core.versions.names import check_name
+from av2t_core.versions.saving import NewVersion, alone, encoder_parts, find_complete, save_encoder, save_model
 
 if TYPE_CHECKING:  # they bring torch, for which nobody who is refused should wait
     from torch import Tensor

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from av2t_core.errors import AV2TError, Remedy
-from av2t_core.labelstudio.config import CONTROLS, Targets
 from av2t_core.labelstudio.controls import ImageTag, Mask, Region, Size
+from av2t_core.labelstudio.label_config import CONTROLS, Targets
 from av2t_core.limits import ANNOTATION_PIXELS
 
 ORIGINS = ("prediction", "prediction-changed", "manual")

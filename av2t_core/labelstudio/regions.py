@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from av2t_core.labelstudio.config import Control, Label, Targets
 from av2t_core.labelstudio.controls import ImageTag, VideoTag
+from av2t_core.labelstudio.label_config import Control, Label, Targets
 from av2t_core.labelstudio.tracks import Clock, Sighting
 from av2t_core.prediction.objects import Detection
 

@@ -48,8 +48,8 @@ from av2t_core.pretraining.stages import StagesFolder
 from av2t_core.segmenters.evf_sam2 import EvfSam2, EvfSam2Config
 from av2t_core.training import replay
 from av2t_core.versions.checkpoint import build, fill, read_tensors
-from av2t_core.versions.folder import save_version
 from av2t_core.versions.names import REPLAY_FILE
+from av2t_core.versions.saving import save_version
 from av2t_core.versions.version import resolve
 
 STAGES = ("audio", "image", "trunk", "joint", "settle")

@@ -40,8 +40,8 @@ from av2t_core.training.replay import WINDOWS, Replay, keep
 from av2t_core.training.run_folder import Entry, Position, RunFolder
 from av2t_core.training.tensor_store import TensorStore
 from av2t_core.versions.checkpoint import Loaded, Precision, build, fill_version, read_tensors
-from av2t_core.versions.folder import save_part, save_version
 from av2t_core.versions.names import REPLAY_FILE
+from av2t_core.versions.saving import save_part, save_version
 from av2t_core.versions.store import fetch
 from av2t_core.versions.version import Version
 

@@ -31,8 +31,8 @@ from av2t_core.files import (
 from av2t_core.limits import LARGEST_CARD
 from av2t_core.model.presets import PRESETS
 from av2t_core.versions.card import Card
-from av2t_core.versions.folder import alone
 from av2t_core.versions.names import CARD_FILE, IMPORT_MARK, check_name, is_reserved_name
+from av2t_core.versions.saving import alone
 from av2t_core.versions.store import fetch
 from av2t_core.versions.version import NAMES, Version, find
 
@@ -55,7 +55,7 @@ def export_version(version: Version, target: Path) -> None:
         if not path.is_file():
             raise version.missing(path)
     card = version.directory / CARD_FILE
-    files = {card: hashlib.sha256(card.read_bytes()).hexdigest(), **dict(version.stored_files)}
+    files = {card: file_hash(card), **dict(version.stored_files)}
     try:
         with atomic_file(target) as aside, ZipFile(aside, "w", ZIP_STORED) as archive:
             sums = "".join(f"{sha256}  {version.member(path)}\n" for path, sha256 in files.items())
@@ -91,7 +91,7 @@ def _read(file: Path, archive: ZipFile, models_dir: Path) -> tuple[Version, byte
     members = archive.infolist()
     if sum(member.file_size for member in members) > file.stat().st_size or not all(map(_is_plain, members)):
         raise refused
-    sums = [_SUM.fullmatch(line) for line in (_text(archive, SUMS) or b"?").decode(errors="replace").splitlines()]
+    sums = [_SUM.fullmatch(line) for line in _text(archive, SUMS).decode(errors="replace").splitlines()]
     hashes = {found[2]: found[1] for found in sums if found}
     names = [path.removesuffix(f"/{CARD_FILE}") for path in hashes if path.endswith(f"/{CARD_FILE}")]
     if None in sums or sorted(member.filename for member in members) != sorted([SUMS, *hashes]) or len(names) != 1:
@@ -100,8 +100,8 @@ def _read(file: Path, archive: ZipFile, models_dir: Path) -> tuple[Version, byte
     if is_reserved_name(name):
         raise WeightsError(f"{file} is called {name}, as what this package brings itself: export it under another name")
     text = _text(archive, f"{name}/{CARD_FILE}")
-    card = Card.parse_usable(text) if text else None
-    if not text or card is None or hashes.pop(f"{name}/{CARD_FILE}") != hashlib.sha256(text).hexdigest():
+    card = Card.parse_usable(text)
+    if card is None or hashes.pop(f"{name}/{CARD_FILE}") != hashlib.sha256(text).hexdigest():
         raise refused
     version = Version(name=name, directory=models_dir / name, card=card)
     if hashes != {version.member(path): sha256 for path, sha256 in version.stored_files}:
@@ -112,10 +112,8 @@ def _read(file: Path, archive: ZipFile, models_dir: Path) -> tuple[Version, byte
 def _place(file: Path, archive: ZipFile, version: Version, card: bytes) -> bool:
     """Have the version in its folder; False if it is there already."""
     name, models_dir, base = version.name, version.directory.parent, version.base
-    if version.card.preset not in PRESETS:
-        raise WeightsError(
-            f"{name} is of the preset {version.card.preset!r}, which this release does not know: install a newer one"
-        )
+    if (preset := version.card.preset) not in PRESETS:
+        raise WeightsError(f"{name} is of the preset {preset!r}, which this release does not know: install a newer one")
     if base is not None:
         base.check_files()
         fetch(base)
@@ -171,8 +169,7 @@ def _shapes(paths: Iterable[Path]) -> _Shapes:
 
 
 def _info(name: str) -> ZipInfo:
-    """With a date that is always the same, so that two exports of a version are."""
-    info = ZipInfo(name)
+    info = ZipInfo(name)  # with a date that is always the same, so that two exports of a version are
     info.external_attr = 0o644 << 16
     return info
 
@@ -182,9 +179,7 @@ def _is_plain(member: ZipInfo) -> bool:
     return member.compress_type == ZIP_STORED and member.compress_size == member.file_size and not encrypted
 
 
-def _text(archive: ZipFile, name: str) -> bytes | None:
-    """None where it is not there, or too large."""
-    try:
-        return archive.read(name) if archive.getinfo(name).file_size <= LARGEST_CARD else None
-    except KeyError:
-        return None
+def _text(archive: ZipFile, name: str) -> bytes:
+    """Nothing where it is not there, or too large."""
+    there = name in archive.namelist() and archive.getinfo(name).file_size <= LARGEST_CARD
+    return archive.read(name) if there else b""

@@ -24,9 +24,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, but not in __all__
 
-from av2t_core.errors import WeightsError
+from av2t_core.errors import WeightsError, may_pass
 from av2t_core.files import Progress, read_blocks, writing
-from av2t_core.statuses import may_pass
 
 FIRST_ANSWER = 2.5  # seconds that the hub has to answer at all, whatever keeps it from it
 TIMEOUT = httpx2.Timeout(10, read=30)
@@ -87,10 +86,8 @@ def list_files(repository: str) -> list[RemoteFile]:
     except (httpx2.HTTPError, OSError) as error:
         raise _error(error, repository) from None
     except (ValueError, KeyError, TypeError):
-        raise WeightsError(
-            f"{address()} does not answer as a model hub does: HF_ENDPOINT may be wrong, or a login page of this"
-            " network stands before it"
-        ) from None
+        why = "HF_ENDPOINT may be wrong, or a login page of this network stands before it"
+        raise WeightsError(f"{address()} does not answer as a model hub does: {why}") from None
 
 
 def downloaded(file: RemoteFile, folder: Path) -> int:
@@ -114,10 +111,8 @@ def download(file: RemoteFile, folder: Path, progress: Progress) -> Path:
             _fetch(file, part, bar.update)
         if _size(part) != file.size or _checksum(part, file, progress) != file.checksum:
             part.unlink()
-            raise WeightsError(
-                f"{file.name} of {file.repository} is not what the hub says it is: its size or checksum is another;"
-                " it was deleted, run the same command again"
-            )
+            why = "its size or checksum is another; it was deleted, run the same command again"
+            raise WeightsError(f"{file.name} of {file.repository} is not what the hub says it is: {why}")
         return part.rename(path)
 
 
@@ -131,28 +126,24 @@ def _fetch(file: RemoteFile, part: Path, advance: Callable[[int], object]) -> No
     """Until the part is as large as the file, through cut connections. WeightsError after RETRIES."""
     failures = 0
     while (have := _size(part)) < file.size:
-        reason: Exception | None = None
+        reason: Exception = httpx2.ReadError("it sends nothing")
         try:
             _receive(file, part, have, advance)
-        except httpx2.TransportError as error:
-            reason = error
-        except HfHubHTTPError as error:
-            if not may_pass(error.response.status_code):
+        except (httpx2.TransportError, HfHubHTTPError) as error:
+            if isinstance(error, HfHubHTTPError) and not may_pass(error.response.status_code):
                 raise _error(error, file.repository, file.name) from None
             reason = error
         if _size(part) >= file.size:
             return
         failures = 0 if _size(part) > have else failures + 1
         if failures > RETRIES:
-            raise _error(reason or httpx2.ReadError("it sends nothing"), file.repository, file.name) from None
+            raise _error(reason, file.repository, file.name) from None
         time.sleep(2 ** max(failures - 1, 0))
 
 
 def _receive(file: RemoteFile, part: Path, have: int, advance: Callable[[int], object]) -> None:
     url = hf_hub_url(file.repository, file.name, revision=file.revision)
-    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
+    headers = build_hf_headers() | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     # Redirects drop the token where they leave the hub.
     with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT) as response:
         hf_raise_for_status(response)
@@ -171,13 +162,11 @@ def _size(path: Path) -> int:
 
 def _checksum(path: Path, file: RemoteFile, progress: Progress) -> str:
     """Of the kind that the file's own is of."""
-    digest = hashlib.sha256()
-    if len(file.checksum) < 2 * digest.digest_size:
-        digest = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+    is_git = len(file.checksum) < 64
+    digest = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False) if is_git else hashlib.sha256()
     with path.open("rb") as content, progress(f"check {file.name}", file.size) as bar:
-        for block in read_blocks(content):
+        for block in read_blocks(content, bar):
             digest.update(block)
-            bar.update(len(block))
     return digest.hexdigest()
 
 
@@ -185,36 +174,26 @@ def _error(error: Exception, repository: str = "", name: str = "") -> WeightsErr
     """What a failed call means for the person who made it; the token is in none of these sentences."""
     hub, page = address(), f"{address()}/{repository}"
     wanted = f"{name} of {repository}" if name else repository
+    log_in = "log in with `hf auth login` or set HF_TOKEN"
     match error:
         case OfflineModeIsEnabled():
-            return WeightsError("HF_HUB_OFFLINE is set, so nothing is fetched from the model hub: unset it")
+            said = "HF_HUB_OFFLINE is set, so nothing is fetched from the model hub: unset it"
         case GatedRepoError():
-            return WeightsError(
-                f"{repository} is gated: accept its terms at {page}, then log in with `hf auth login` or set HF_TOKEN"
-            )
+            said = f"{repository} is gated: accept its terms at {page}, then {log_in}"
         case EntryNotFoundError():
-            return WeightsError(f"{repository} holds no {name} any more; see {page}")
+            said = f"{repository} holds no {name} any more; see {page}"
         case RepositoryNotFoundError():
-            return WeightsError(
-                f"{hub} has no repository {repository}, or only for those who may see it: look at {page}, and log in"
-                " with `hf auth login` or set HF_TOKEN if your account may"
-            )
+            said = f"{hub} has no repository {repository}, or only for those who may see it: look at {page}, and"
+            said += f" {log_in} if your account may"
         case HfHubHTTPError() if error.response.status_code == httpx2.codes.UNAUTHORIZED:
-            return WeightsError(
-                f"{hub} does not accept your token for {wanted}: log in again with `hf auth login`, or correct HF_TOKEN"
-            )
+            said = f"{hub} does not accept your token for {wanted}"
+            said += ": log in again with `hf auth login`, or correct HF_TOKEN"
         case HfHubHTTPError() if error.response.status_code == httpx2.codes.FORBIDDEN:
-            return WeightsError(
-                f"{hub} forbids {wanted}: see {page} for who may have it, and log in with `hf auth login` or set"
-                " HF_TOKEN"
-            )
+            said = f"{hub} forbids {wanted}: see {page} for who may have it, and {log_in}"
         case HfHubHTTPError():
-            return WeightsError(
-                f"{hub} answers {error.response.status_code} for {wanted}: run the same command again later"
-            )
+            said = f"{hub} answers {error.response.status_code} for {wanted}: run the same command again later"
         case _:
             reason = str(error).rpartition("] ")[2] or type(error).__name__
-            return WeightsError(
-                f"{hub} cannot be reached ({reason}): check the network, HF_ENDPOINT and the proxy, and run the same"
-                " command again"
-            )
+            said = f"{hub} cannot be reached ({reason}): check the network, HF_ENDPOINT and the proxy, and run the same"
+            said += " command again"
+    return WeightsError(said)

@@ -6,7 +6,6 @@ out, and said once.
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,24 +21,18 @@ from av2t_core.versions.version import BUILT_IN, Version, find, installed
 log = logging.getLogger("av2t.store")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Away:
-    since: datetime
-    error: WeightsError
-
-
 class Mirror:
-    """`away`: since when, and why, the store could not be used; None: it can."""
+    """`away_since`, `error`: since when, and why, the store cannot be used; None: it can."""
 
     def __init__(self, models_dir: Path, store: Store | None) -> None:
         self._models_dir, self.store = models_dir, store
-        self.away: Away | None = None
+        self.away_since: datetime | None = None
+        self.error: WeightsError | None = None
         self._pointers: dict[int, Entry] = {}
         self._said: set[str] = set()
 
     def refresh(self) -> None:
-        """Have what the store has now; nothing to do without one. StoreAwayError, or WeightsError: it, or the folder
-        here, cannot be used."""
+        """Have what the store has now, if there is one. WeightsError: it, or the folder here, cannot be used."""
         if self.store is None:
             return
         try:
@@ -47,10 +40,9 @@ class Mirror:
             with pointers.changing(self._models_dir):
                 self._take(self.store, entries)
         except WeightsError as error:
-            since = self.away.since if self.away else datetime.now(UTC)
-            self.away = Away(since=since, error=error)
+            self.away_since, self.error = self.away_since or datetime.now(UTC), error
             raise
-        self.away = None
+        self.away_since = self.error = None
 
     def _take(self, store: Store, entries: Mapping[str, Entry]) -> None:
         cards, projects, others = {}, {}, []
@@ -85,8 +77,7 @@ class Mirror:
         before = mark_of(directory)
         if before == mark:
             return
-        text = store.read(f"{name}/{CARD_FILE}")
-        if text is None:  # gone since it was listed
+        if (text := store.read(f"{name}/{CARD_FILE}")) is None:  # gone since it was listed
             return
         card = Card.parse_usable(text)
         if card is None or (BUILT_IN / name).exists():
@@ -94,8 +85,7 @@ class Mirror:
             self._say(name, f"the model version {name} in the model store {store.url} {why}, and is left out")
             return
         if directory.exists():
-            here = find(name, self._models_dir)
-            if here is None:
+            if (here := find(name, self._models_dir)) is None:
                 self._say(name, f"{directory} exists and is no model version, so the model store's {name} is left out")
                 return
             if here.card == card:
@@ -111,19 +101,17 @@ class Mirror:
         if mark is not None:  # it was deleted there, and another one made
             pointers.remove_version(here)
             return
-        aside = set_aside_name(here.name, here.card.sha256)
-        log.warning(
-            "the model store %s has another model version %s than this machine, whose own is called %s from now on",
-            *(store.url, here.name, aside),
-        )
-        here.directory.rename(here.directory.with_name(aside))
+        aside = here.directory.with_name(set_aside_name(here.name, here.card.sha256))
+        what = "the model store %s has another model version %s than this machine, whose own is called %s from now on"
+        log.warning(what, store.url, here.name, aside.name)
+        here.directory.rename(aside)
 
     def _drop(self, store: Store, cards: Mapping[str, Entry]) -> None:
         """What was in the store, and has been deleted."""
         for version in installed(self._models_dir):
-            if version.name in cards or not store.has(version):
-                continue
-            if store.read(f"{version.name}/{CARD_FILE}") is None:  # else it was pushed after the store was listed
+            gone = version.name not in cards and store.has(version)
+            # Else it was pushed after the store was listed.
+            if gone and store.read(f"{version.name}/{CARD_FILE}") is None:
                 log.info("model version %s was deleted from the model store %s, and here", version.name, store.url)
                 pointers.remove_version(version)
 

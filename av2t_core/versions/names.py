@@ -19,17 +19,15 @@ PROJECTS_FOLDER = "projects"
 DOWNLOADS_FOLDER = "downloads"
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
-_PART = re.compile(rf"({NAME.pattern})-[0-9a-f]{{8}}\.safetensors")
 _POINTER = re.compile(rf"{PROJECTS_FOLDER}/([1-9][0-9]{{0,17}})\.json")
 _TENSORS = re.compile(rf"{PARTS_FOLDER}/[^/]+\.safetensors|[^/]+/({re.escape(WEIGHTS_FILE)}|{re.escape(REPLAY_FILE)})")
 
 
 def check_name(name: str) -> str:
     """The name itself, which is safe as a folder's. WeightsError if it cannot be a model version's."""
-    if not NAME.fullmatch(name):
-        raise WeightsError(f"{name!r} is no model version: a name is of a-z, 0-9, '_', '.' and '-'")
     if not is_name(name):
-        raise WeightsError(f"{name!r} is no model version: a folder beside them is called so")
+        why = "a folder beside them is called so" if NAME.fullmatch(name) else "a name is of a-z, 0-9, '_', '.' and '-'"
+        raise WeightsError(f"{name!r} is no model version: {why}")
     return name
 
 
@@ -57,19 +55,13 @@ def is_reserved_name(name: str) -> bool:
     return any(name == preset or is_shipped_name(name, preset) for preset in PRESETS)
 
 
-def natural_order(name: str) -> list[tuple[int, str]]:
-    """A key to sort by: tiny-10 comes after tiny-9."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
 def part_file(name: str, sha256: str) -> str:
     """By its content, so that the same part is kept once."""
     return f"{name}-{sha256[:8]}.safetensors"
 
 
 def is_part_file(file: str, sha256: str) -> bool:
-    found = _PART.fullmatch(file)
-    return found is not None and part_file(found[1], sha256) == file
+    return bool(re.fullmatch(rf"{NAME.pattern}-{sha256[:8]}\.safetensors", file))
 
 
 def pointer_file(project: int) -> str:

@@ -24,17 +24,12 @@ from av2t_core.versions.version import Version, damaged, find, installed
 
 @dataclass(frozen=True, kw_only=True)
 class Pointer:
-    """`history`: what was current before, the newest last."""
-
     current: str
     history: tuple[str, ...] = ()
 
 
 def current(models_dir: Path, project: int) -> str | None:
-    """The version that the project is to use, whether it is still there or not; None: nobody has said.
-
-    WeightsError: the pointer is damaged.
-    """
+    """What it is to use, whether that is still there or not; None: nobody has said. WeightsError as for `read`."""
     pointer = read(models_dir, project)
     return pointer.current if pointer else None
 
@@ -90,19 +85,16 @@ def promote(models_dir: Path, project: int, name: str, store: Store | None = Non
 
 
 def rollback(models_dir: Path, project: int, store: Store | None = None) -> str:
-    """Have the project use what it used before; that version's name. WeightsError: there is none, or it is harmed.
-    StoreAwayError."""
+    """Have the project use what it used before; that one's name. WeightsError: it is gone or harmed. StoreAwayError."""
     with changing(models_dir):
         if store:
             take(models_dir, project, store)
         pointer = read(models_dir, project)
         if pointer is None or not pointer.history:
-            raise WeightsError(
-                f"project {project} has no earlier model version to go back to", Remedy.PROMOTE, project=project
-            )
+            why = f"project {project} has no earlier model version to go back to"
+            raise WeightsError(why, Remedy.PROMOTE, project=project)
         name = pointer.history[-1]
-        version = find(name, models_dir)
-        if version is None:
+        if (version := find(name, models_dir)) is None:
             raise WeightsError(f"project {project} used {name} before, which is gone", Remedy.PROMOTE, project=project)
         version.check()
         _write(models_dir, project, Pointer(current=name, history=pointer.history[:-1]), store)
@@ -121,11 +113,8 @@ def delete(models_dir: Path, name: str, store: Store | None = None) -> int:
             raise WeightsError(f"{name} ships with the package and stays")
         pointers = read_all(models_dir)
         if projects := [str(project) for project, pointer in pointers.items() if pointer.current == name]:
-            raise WeightsError(
-                f"{name} is the current model version of project {' and '.join(projects)}",
-                Remedy.ROLLBACK,
-                project=projects[0],
-            )
+            why = f"{name} is the current model version of project {' and '.join(projects)}"
+            raise WeightsError(why, Remedy.ROLLBACK, project=projects[0])
         if children := [each.name for each in installed(models_dir) if each.card.loads_onto == name]:
             verb = "loads" if len(children) == 1 else "load"
             raise WeightsError(f"{' and '.join(children)} {verb} onto {name}, and must be deleted first")
@@ -139,8 +128,7 @@ def delete(models_dir: Path, name: str, store: Store | None = None) -> int:
 
 
 def _existing(name: str, models_dir: Path) -> Version:
-    version = find(name, models_dir)
-    if version is None:
+    if (version := find(name, models_dir)) is None:
         raise WeightsError(f"there is no model version {name!r}", Remedy.LIST_VERSIONS)
     return version
 
@@ -169,17 +157,14 @@ def _own(version: Version) -> list[Path]:
 def _parsed(text: bytes, where: str, project: int) -> Pointer:
     try:
         fields = json.loads(text)
-        return Pointer(
-            current=check_name(fields["current"]), history=tuple(check_name(name) for name in fields["history"])
-        )
+        return Pointer(current=check_name(fields["current"]), history=tuple(map(check_name, fields["history"])))
     except (ValueError, TypeError, KeyError, WeightsError) as error:
         raise _damaged(where, project, error) from None
 
 
 def _damaged(where: str, project: int, error: Exception) -> WeightsError:
-    return WeightsError(
-        f"{where} does not say which model version project {project} uses ({error})", Remedy.PROMOTE, project=project
-    )
+    said = f"{where} does not say which model version project {project} uses ({error})"
+    return WeightsError(said, Remedy.PROMOTE, project=project)
 
 
 def _without(pointer: Pointer, name: str) -> Pointer:
@@ -199,9 +184,8 @@ def changing(models_dir: Path) -> Iterator[None]:
 
 
 def _write(models_dir: Path, project: int, pointer: Pointer, store: Store | None) -> None:
-    text = json.dumps(asdict(pointer))
+    member, text = pointer_file(project), json.dumps(asdict(pointer))
     if store:
-        store.write_text(pointer_file(project), text.encode())
-    path = models_dir / pointer_file(project)
-    with atomic_file(path, sync=True) as aside:
+        store.write_text(member, text.encode())
+    with atomic_file(models_dir / member, sync=True) as aside:
         aside.write_text(text)

@@ -76,9 +76,9 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _pickled(path: Path) -> object:
-    if zipped := zipfile.is_zipfile(path):
-        _check_archive(path)
     try:
+        if zipped := zipfile.is_zipfile(path):
+            _check_archive(path)
         with torch.serialization.safe_globals(_NUMBERS):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
@@ -87,18 +87,15 @@ def _pickled(path: Path) -> object:
                 f"{path} holds more than weights, {found[1]}: none of it was run; get a file that holds tensors alone"
             ) from None
         raise WeightsError(f"{path} is damaged or no checkpoint: get it again") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         reason = str(error).partition("\n")[0]
         raise WeightsError(f"{path} is damaged or no checkpoint ({reason}): get it again") from None
 
 
 def _check_archive(path: Path) -> None:
     """WeightsError: it is a program, or unpacks to more than it is; PyTorch compresses nothing."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise WeightsError(f"{path} is damaged or no checkpoint ({error}): get it again") from None
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
     if any(member.filename.endswith("/constants.pkl") for member in members):
         raise WeightsError(
             f"{path} is a TorchScript program, as OpenAI's own ViT-B-32.pt is, and not a state dict: take the weights"

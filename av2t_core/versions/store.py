@@ -71,12 +71,15 @@ class Mark:
 
 @dataclass(frozen=True)
 class Store:
-    """`url`: any that fsspec opens, without a password."""
+    """`url`: any that fsspec opens, without a password.
+
+    Every method raises StoreAwayError where the storage does not answer, and WeightsError where it cannot be used.
+    """
 
     url: str
 
     def listing(self) -> dict[str, Entry]:
-        """All files, by their paths in it. StoreAwayError, or WeightsError: it cannot be used."""
+        """All files, by their paths in it."""
         with self._asking() as files:
             files.fs.invalidate_cache()
             found = files.find("", detail=True)
@@ -84,7 +87,7 @@ class Store:
         return {member: _entry(known) for member, known in found.items()}
 
     def read(self, member: str) -> bytes | None:
-        """A text that is there, None if it is not. WeightsError: it is larger than a card ever is. StoreAwayError."""
+        """A text that is there, None if it is not. WeightsError: it is larger than a card ever is."""
         with self._asking(member) as files:
             try:
                 with files.open(member, "rb") as file:
@@ -95,38 +98,35 @@ class Store:
             raise WeightsError(f"{member} in the model store {self.url} is too large for what it is")
         return text
 
-    def write(self, member: str, content: IO[bytes], bar: Bar) -> None:
-        """Have it there at once, in place of what may be there. StoreAwayError, WeightsError."""
+    def write(self, member: str, content: IO[bytes], bar: Bar | None = None) -> None:
+        """Have it there at once, in place of what may be there."""
         with self._asking(member) as files:
-            path = to = PurePosixPath(member)
+            to = member
             folders = not files.fs.async_impl  # which an object store does not have; there files appear at once
             if folders:
-                to = path.with_name(f".{token_hex(8)}.part")
-                files.makedirs(str(path.parent), exist_ok=True)
-            with files.open(str(to), "wb") as file:
-                for block in read_blocks(content):
-                    file.write(block)
-                    bar.update(len(block))
+                folder = PurePosixPath(member).parent
+                files.makedirs(str(folder), exist_ok=True)
+                to = str(folder / f".{token_hex(8)}.part")
+            with files.open(to, "wb") as file:
+                file.writelines(read_blocks(content, bar))
             if folders:
-                files.mv(str(to), member)
+                files.mv(to, member)
 
     def write_text(self, member: str, text: bytes) -> None:
-        """As `write`."""
-        self.write(member, BytesIO(text), _NoBar())
+        self.write(member, BytesIO(text))
 
     def remove(self, members: Iterable[str]) -> None:
-        """One after the other; some may be gone already. StoreAwayError, WeightsError."""
+        """One after the other; some may be gone already."""
         for member in members:
             with self._asking(member) as files, suppress(FileNotFoundError):
                 files.rm_file(member)
 
     def has(self, version: Version) -> bool:
         """As far as it is known here. WeightsError: what notes it is damaged."""
-        mark = mark_of(version.directory)
-        return mark is not None and mark.url == self.url
+        return (mark := mark_of(version.directory)) is not None and mark.url == self.url
 
     def check(self) -> None:
-        """StoreAwayError, or WeightsError: it cannot be listed or written."""
+        """Whether it can be listed and written."""
         self.listing()
         probe = f".{token_hex(8)}"
         self.write_text(probe, b"a check")
@@ -136,7 +136,7 @@ class Store:
         """Have the version there with all that it loads onto, but for what ships with the package.
 
         What is there stays as it is, so a push that was cut off goes on. WeightsError: another version of that name is
-        there, or this one is not whole. StoreAwayError.
+        there, or this one is not whole.
         """
         there = self.listing()
         for each in reversed(version.chain):
@@ -147,19 +147,17 @@ class Store:
         card = version.directory / CARD_FILE
         committed = version.member(card) in there
         if committed and Card.parse_usable(self.read(version.member(card)) or b"") != version.card:
-            raise WeightsError(
-                f"the model store {self.url} has another model version {version.name} than {version.directory}: a"
-                " version is never changed; give this one another name, or delete one of the two"
-            )
+            other = f"the model store {self.url} has another model version {version.name} than {version.directory}"
+            remedy = "give this one another name, or delete one of the two"
+            raise WeightsError(f"{other}: a version is never changed; {remedy}")
         lacking = []
         for path, sha256 in version.stored_files:
-            known = there.get(version.member(path))
             # Weights without a card are of a push that was cut off, perhaps of others.
-            trusted = known is not None and (committed or path.parent.name == PARTS_FOLDER)
-            if not path.is_file():
-                if not trusted:
-                    raise version.missing(path)
-            elif not trusted or known is None or known.size != path.stat().st_size:
+            trusted = committed or path.parent.name == PARTS_FOLDER
+            known = there.get(version.member(path)) if trusted else None
+            if not path.is_file() and known is None:
+                raise version.missing(path)
+            if path.is_file() and (known is None or known.size != path.stat().st_size):
                 lacking.append((path, sha256))
         for path, sha256 in lacking:
             if file_hash(path) != sha256:
@@ -171,7 +169,7 @@ class Store:
         self.mark(version.name, version.directory)
 
     def mark(self, name: str, directory: Path) -> None:
-        """Note beside the card of the version of this name that it is there. StoreAwayError, WeightsError.
+        """Note beside the card of the version of this name that it is there.
 
         The card gets the time that it has there, for the newest version of a preset is the same one on all machines.
         """
@@ -188,9 +186,7 @@ class Store:
     def blocks(self, member: str, bar: Bar) -> Iterator[bytes]:
         """What is in a file. StoreAwayError, also where there is none."""
         with self._asking(member) as files, files.open(member, "rb") as file:
-            for block in read_blocks(file):
-                bar.update(len(block))
-                yield block
+            yield from read_blocks(file, bar)
 
     def size(self, member: str) -> int:
         """In bytes. StoreAwayError, also where there is no such file."""
@@ -207,9 +203,8 @@ class Store:
             files, root = url_to_fs(self.url)
         except (ImportError, ValueError) as error:
             package = " (av2t-sam's extra [s3] brings it)" if self.url.startswith("s3:") else ""
-            raise WeightsError(
-                f"the model store {self.url} cannot be opened: {error}{package}", Remedy.STORE_URL
-            ) from None
+            said = f"the model store {self.url} cannot be opened: {error}{package}"
+            raise WeightsError(said, Remedy.STORE_URL) from None
         return DirFileSystem(root, files)
 
     @contextmanager
@@ -226,14 +221,11 @@ class Store:
             raise WeightsError(f"the model store {self.url} is not there ({_line(error)})") from None
         except Exception as error:  # each storage's package has errors of its own
             if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
-                raise WeightsError(
-                    f"the model store {self.url} refuses ({_line(error)}): its credentials come from the environment,"
-                    " in the variables of the storage's own package, AWS_ACCESS_KEY_ID and so on"
-                ) from None
-            raise StoreAwayError(
-                f"the model store {self.url} cannot be reached ({_line(error)}): see that it runs, and that"
-                " its URL and the storage's own variables are right"
-            ) from None
+                where = "in the variables of the storage's own package, AWS_ACCESS_KEY_ID and so on"
+                refuses = f"the model store {self.url} refuses ({_line(error)})"
+                raise WeightsError(f"{refuses}: its credentials come from the environment, {where}") from None
+            remedy = "see that it runs, and that its URL and the storage's own variables are right"
+            raise StoreAwayError(f"the model store {self.url} cannot be reached ({_line(error)}): {remedy}") from None
 
 
 def mark_of(directory: Path) -> Mark | None:
@@ -268,10 +260,8 @@ def fetch(version: Version, progress: Progress = quiet) -> None:
                         found = write_blocks(store.blocks(member, bar), file)
                         os.fsync(file.fileno())  # a rename may reach the disk before what it names
                     if found != sha256:
-                        where = f"{member} is damaged in the model store {store.url}"
-                        raise WeightsError(
-                            f"{where}: its sha256 is not the one on the card", Remedy.PUSH_WHOLE, name=version.name
-                        )
+                        said = f"{member} is damaged in the model store {store.url}: its sha256 is not the one on the"
+                        raise WeightsError(f"{said} card", Remedy.PUSH_WHOLE, name=version.name)
                     path.parent.mkdir(exist_ok=True)
                     part.replace(path)
 

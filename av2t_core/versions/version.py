@@ -31,7 +31,6 @@ from av2t_core.versions.names import (
     check_name,
     is_name,
     is_shipped_name,
-    natural_order,
 )
 
 BUILT_IN = Path(__file__).parents[1] / "weights"
@@ -59,7 +58,7 @@ class Version:
     def stored_files(self) -> list[tuple[Path, str]]:
         """`own_files`, and what lies beside the weights for trainings that start from it."""
         replay = self.card.replay_sha256
-        return [*self.own_files, *([(self.directory / REPLAY_FILE, replay)] if replay else [])]
+        return self.own_files + ([(self.directory / REPLAY_FILE, replay)] if replay else [])
 
     @property
     def files(self) -> list[tuple[Path, str]]:
@@ -80,7 +79,6 @@ class Version:
 
     @property
     def in_store(self) -> bool:
-        """Whether a model store has it, too."""
         return (self.directory / STORE_MARK).is_file()
 
     @property
@@ -98,17 +96,14 @@ class Version:
         base = find(name, models_dir)
         if base is None:
             missing = f"model version {self.name} loads onto {name}, which is not in {models_dir}"
-            if published.release(name):
-                raise WeightsError(missing, Remedy.GET_WEIGHTS, name=name)
             if is_shipped_name(name, self.card.preset):
                 raise WeightsError(f"{missing}: it ships with another release of this package, install that one")
-            raise WeightsError(missing, Remedy.EXPORT, name=name)
+            remedy = Remedy.GET_WEIGHTS if published.release(name) else Remedy.EXPORT
+            raise WeightsError(missing, remedy, name=name)
         if self.card.parent_sha256 not in (None, base.card.sha256):
-            raise WeightsError(
-                f"model version {self.name} loads onto another {name} than the one in {models_dir}: its card and that"
-                " one's have different hashes; keep versions of different origin in different folders",
-                Remedy.OTHER_FOLDER,
-            )
+            why = f"model version {self.name} loads onto another {name} than the one in {models_dir}: its card and that"
+            why += " one's have different hashes; keep versions of different origin in different folders"
+            raise WeightsError(why, Remedy.OTHER_FOLDER)
         return base
 
     @property
@@ -116,10 +111,10 @@ class Version:
         """It, what it loads onto, what that loads onto, … WeightsError as for `base`, or it comes back to itself."""
         chain = [self]
         while (base := chain[-1].base) is not None:
-            if any(base.directory == version.directory for version in chain):
-                names = " onto ".join(version.name for version in [*chain, base])
-                raise WeightsError(f"{names}: a model version cannot load onto itself; delete {self.directory}")
             chain.append(base)
+            if any(base.directory == version.directory for version in chain[:-1]):
+                names = " onto ".join(version.name for version in chain)
+                raise WeightsError(f"{names}: a model version cannot load onto itself; delete {self.directory}")
         return chain
 
     @property
@@ -130,12 +125,8 @@ class Version:
     @property
     def caution(self) -> str | None:
         """What a person should know before trusting its masks of clips of their own."""
-        if not self.is_built_in:
-            return None
-        return (
-            f"{self.name} is for demonstration: it knows {len(self.card.labels)} things from composed clips and does"
-            " not carry over to real video"
-        )
+        known = f"it knows {len(self.card.labels)} things from composed clips and does not carry over to real video"
+        return f"{self.name} is for demonstration: {known}" if self.is_built_in else None
 
     @property
     def remedy(self) -> str:
@@ -156,11 +147,8 @@ class Version:
     def check(self) -> None:
         """WeightsError if it cannot predict, as far as that is seen without reading its weights."""
         if self.card.start:
-            raise WeightsError(
-                f"model version {self.name} is EVF-SAM alone, a start for training; it cannot tell what sounds",
-                Remedy.GET_TRAINED,
-                name=self.card.preset,
-            )
+            why = f"model version {self.name} is EVF-SAM alone, a start for training; it cannot tell what sounds"
+            raise WeightsError(why, Remedy.GET_TRAINED, name=self.card.preset)
         self.check_files()
 
     def check_files(self) -> None:
@@ -171,8 +159,7 @@ class Version:
                     raise version.missing(path)
 
     def verify(self) -> None:
-        """WeightsError: a file of it is missing, or not the one that the card speaks of. Reads all of them, which
-        `store.fetch` has brought here."""
+        """WeightsError: a file, which `store.fetch` has brought here, is missing or not the one on the card."""
         self.check_files()
         for version in self.chain:
             for path, sha256 in version.own_files:
@@ -184,9 +171,8 @@ def resolve(name: str, models_dir: Path | None = None) -> Version:
     """The version of this name, or the newest one of the preset of this name that nobody has fine-tuned, and that was
     pulled or made here or ships with the package: what was imported is meant by its own name alone.
 
-    `models_dir`: where a worker keeps the versions that it trained; looked into before the built-in ones. What cannot
-    be read there is not chosen.
-    WeightsError: there is none, or the card of the one of this name cannot be read; the message names what there is.
+    `models_dir` is looked into before the built-in ones; what cannot be read there is not chosen. WeightsError: there
+    is none, or the card of the one of this name cannot be read.
     """
     if (version := find(name, models_dir)) is not None:
         return version
@@ -194,23 +180,20 @@ def resolve(name: str, models_dir: Path | None = None) -> Version:
     if own := [each for each in of_preset if not each.is_imported and not each.is_built_in]:
         return max(own, key=lambda version: (version.directory / CARD_FILE).stat().st_mtime)
     if built_in := [each for each in of_preset if each.is_built_in]:
-        return max(built_in, key=lambda version: natural_order(version.name))
-    if imported := [each.name for each in of_preset]:
-        raise WeightsError(f"{name} is only here as what was imported: name {' or '.join(imported)} if that is meant")
+        return max(built_in, key=lambda version: int(version.name.rpartition("-")[2]))
+    if imported := " or ".join(each.name for each in of_preset):
+        raise WeightsError(f"{name} is only here as what was imported: name {imported} if that is meant")
     if published.release(name):
         raise WeightsError(f"the weights of {name} are not in {models_dir or BUILT_IN}", Remedy.GET_WEIGHTS, name=name)
-    known = [path.name for root in (models_dir, BUILT_IN) if root is not None for path in _directories(root)]
+    known = [path.name for root in (models_dir, BUILT_IN) if root for path in _directories(root)]
     raise WeightsError(f"there is no model version {name!r}; there are {', '.join(known) or 'none'}")
 
 
 def find(name: str, models_dir: Path | None = None) -> Version | None:
-    """The version of exactly this name, None if there is none. WeightsError: its card cannot be read, or `name` is no
-    name."""
+    """The version of exactly this name. WeightsError: its card cannot be read, or `name` is no name."""
     check_name(name)
-    for root in (models_dir, BUILT_IN):
-        if root is not None and (root / name / CARD_FILE).is_file():
-            return _read(root / name)
-    return None
+    found = [root / name for root in (models_dir, BUILT_IN) if root and (root / name / CARD_FILE).is_file()]
+    return _read(found[0]) if found else None
 
 
 def resolve_start(preset: str, name: str | None, models_dir: Path) -> Version:
@@ -218,26 +201,19 @@ def resolve_start(preset: str, name: str | None, models_dir: Path) -> Version:
 
     WeightsError: it is not there, and how to get it; or it is of another segmenter or of other encoders.
     """
-    base = preset.removesuffix(NO_ADAPTER)
-    if name is not None:
-        version = resolve(name, models_dir)
-    elif base not in published.presets():
-        version = resolve(base, models_dir)
-    else:
-        # EVF-SAM is the same with adapters and without.
+    start = preset.removesuffix(NO_ADAPTER)
+    if start in published.presets():  # EVF-SAM is the same with adapters and without
         own = published.start_name(preset)
-        version = resolve(own if (models_dir / own).is_dir() else published.start_name(base), models_dir)
+        start = own if (models_dir / own).is_dir() else published.start_name(start)
+    version = resolve(start if name is None else name, models_dir)
     if name is None and version.is_imported:
-        raise WeightsError(
-            f"{version.name} is only here as what was imported: name it if trainings of {preset} are to start from it"
-        )
+        why = f"{version.name} is only here as what was imported"
+        raise WeightsError(f"{why}: name it if trainings of {preset} are to start from it")
     theirs = version.card.preset
     # Adapters are drawn where the start has none.
     if theirs not in PRESETS or replace(PRESETS[theirs], adapter=True) != replace(PRESETS[preset], adapter=True):
-        raise WeightsError(
-            f"a training of the preset {preset} cannot start from {version.name}, which is of the preset {theirs}: its"
-            " segmenter or its encoders are others"
-        )
+        why = f"{version.name}, which is of the preset {theirs}: its segmenter or its encoders are others"
+        raise WeightsError(f"a training of the preset {preset} cannot start from {why}")
     return version
 
 
@@ -256,7 +232,7 @@ def _directories(root: Path) -> list[Path]:
 
 
 def _cards(root: Path) -> tuple[list[Version], dict[str, str]]:
-    """The versions that can be used, and the others' names with what is wrong with their cards."""
+    """`installed` and `damaged` of one folder."""
     usable, damaged = [], {}
     for directory in _directories(root):
         try:
@@ -272,7 +248,6 @@ def _read(directory: Path) -> Version:
     try:
         card = Card.parse(read_plain(path, LARGEST_CARD + 1))
     except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"{path} is no card of a model version ({error}): bring it back from a copy, or delete {directory}"
-        ) from error
+        why = f"{path} is no card of a model version ({error})"
+        raise WeightsError(f"{why}: bring it back from a copy, or delete {directory}") from error
     return Version(name=directory.name, directory=directory, card=card)

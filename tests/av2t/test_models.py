@@ -14,8 +14,8 @@ from redis import Redis
 
 from av2t.__main__ import main
 from av2t_core.files import in_gigabytes
-from av2t_core.versions.folder import save_version
 from av2t_core.versions.pointers import current, promote
+from av2t_core.versions.saving import save_version
 from av2t_core.versions.version import find, resolve
 from tests.backend.conftest import CONFIG, running
 from tests.conftest import EMBEDDED, LabelStudioServer, queued_tasks

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from av2t_core.versions.folder import save_part
+from av2t_core.versions.saving import save_part
 from av2t_core.versions.version import resolve
 from tests import micro_published as published
 from tests.av2t.test_weights import PARTS, Av2t, av2t, model_of, models_dir, parts, refused, same

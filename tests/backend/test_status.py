@@ -13,7 +13,7 @@ from redis import Redis
 from rq import SimpleWorker
 from rq.job import Job
 
-from av2t_core.versions.folder import save_version
+from av2t_core.versions.saving import save_version
 from av2t_core.versions.version import resolve
 from tests.backend.conftest import CONFIG, Backend, running
 from tests.conftest import EMBEDDED, fail, work

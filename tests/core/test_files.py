@@ -14,8 +14,8 @@ from av2t.stack.up import _owned
 from av2t_core.errors import AV2TError, DiskFullError, WeightsError
 from av2t_core.files import atomic_file, atomic_folder, disk_error, in_gigabytes, locked, read_plain, require_space
 from av2t_core.training.run_folder import RunFolder
-from av2t_core.versions.folder import alone
 from av2t_core.versions.pointers import changing, read
+from av2t_core.versions.saving import alone
 from av2t_core.versions.store import fetch, mark_of
 from av2t_core.versions.version import damaged, find, installed, resolve
 from tests.conftest import EMBEDDED

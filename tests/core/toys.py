@@ -14,7 +14,7 @@ from av2t_core.media.sound import Sound
 from av2t_core.prediction.predictor import KeyframePrediction, Predictor
 from av2t_core.training.run_folder import RunFolder
 from av2t_core.versions.checkpoint import MODULES
-from av2t_core.versions.folder import save_version
+from av2t_core.versions.saving import save_version
 
 
 def windows(count: int = 3) -> list[Window]:

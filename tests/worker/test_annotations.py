@@ -9,7 +9,7 @@ import pytest
 
 from av2t_core.errors import AV2TError
 from av2t_core.labelstudio.annotations import read_annotation
-from av2t_core.labelstudio.config import parse_label_config
+from av2t_core.labelstudio.label_config import parse_label_config
 from av2t_core.labelstudio.regions import keyframe_regions
 from av2t_core.prediction.objects import Detection
 from tests.conftest import LabelStudioServer

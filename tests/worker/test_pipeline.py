@@ -18,7 +18,7 @@ from rq.job import JobStatus
 from av2t.options import DEMO_CLIPS
 from av2t_core.data.cutouts import Cutouts
 from av2t_core.errors import AV2TError, ConfigError, MediaError
-from av2t_core.labelstudio.config import CONTROLS as CONTROL_TAGS
+from av2t_core.labelstudio.label_config import CONTROLS as CONTROL_TAGS
 from av2t_core.media.clip import Clip, Window
 from av2t_core.prediction.predictor import KeyframePrediction, Predictor
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, wait_until

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from av2t.remedies import told
 from av2t_core.errors import AV2TError, MediaError
 from av2t_core.labelstudio.annotations import AnnotationError, can_hold_masks, count_origins, image_tags
-from av2t_core.labelstudio.config import Targets
+from av2t_core.labelstudio.label_config import Targets
 from worker.client.label_studio import Annotation, LabelledTask, LabelStudioClient
 from worker.failures import GoneError
 from worker.settings import Settings

@@ -26,9 +26,8 @@ import httpx
 import jwt
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
-from av2t_core.errors import AV2TError, ConfigError
+from av2t_core.errors import AV2TError, ConfigError, may_pass
 from av2t_core.limits import API_ANSWER, API_SECONDS
-from av2t_core.statuses import may_pass
 from worker.client.transport import Bounds, transport
 from worker.failures import GoneError, TransientError
 from worker.queue import heartbeat

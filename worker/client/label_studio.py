@@ -13,7 +13,7 @@ from typing import Annotated, Any, Generic, Self, TypeVar, get_args
 from pydantic import BeforeValidator
 
 from av2t_core.errors import AV2TError, MediaError
-from av2t_core.labelstudio.config import Video
+from av2t_core.labelstudio.label_config import Video
 from worker.client.api import Api, SlowError
 from worker.client.media import ClipCache, Media
 from worker.client.transport import Network

@@ -16,10 +16,9 @@ from urllib.parse import parse_qs, urljoin, urlsplit
 
 import httpx
 
-from av2t_core.errors import MediaError
+from av2t_core.errors import MediaError, may_pass
 from av2t_core.files import atomic_file
 from av2t_core.limits import FETCH_SECONDS, SHOWN_URL
-from av2t_core.statuses import may_pass
 from worker.client.api import TIMEOUT, Api, detail, is_label_studios, json_of, reason, retry_after
 from worker.client.transport import PORTS, Bounds, ForbiddenAddressError, Network, Places, transport
 from worker.failures import DoubtfulError, TransientError

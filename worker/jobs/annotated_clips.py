@@ -15,7 +15,7 @@ from av2t_core.errors import MediaError
 from av2t_core.files import file_hash, writing
 from av2t_core.finetuning.examples import ClipExamples, examples_of
 from av2t_core.labelstudio.annotations import AnnotationError, ClipMasks, read_annotation
-from av2t_core.labelstudio.config import Targets
+from av2t_core.labelstudio.label_config import Targets
 from av2t_core.media.clip import Window
 from av2t_core.versions.checkpoint import Loaded
 from av2t_core.versions.version import Version

@@ -33,15 +33,15 @@ from av2t_core.finetuning.judging import (
     compare,
     judge_clip,
 )
-from av2t_core.labelstudio.config import Targets, parse_label_config
+from av2t_core.labelstudio.label_config import Targets, parse_label_config
 from av2t_core.model.presets import PRESETS
 from av2t_core.prediction.predictor import Predictor
 from av2t_core.training.replay import Replay, replay_of
 from av2t_core.training.run_folder import RunFolder
 from av2t_core.versions.checkpoint import with_names
-from av2t_core.versions.folder import save_version
 from av2t_core.versions.names import fine_tuned_name
 from av2t_core.versions.pointers import promote
+from av2t_core.versions.saving import save_version
 from av2t_core.versions.store import fetch
 from av2t_core.versions.version import NAMES, Version, find, resolve
 from worker.client.annotations import AnnotatedTask, Skipped, annotated_tasks

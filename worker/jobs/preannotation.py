@@ -19,7 +19,7 @@ from rq import get_current_job
 
 from av2t.remedies import caution
 from av2t_core.errors import AV2TError, MediaError
-from av2t_core.labelstudio.config import Targets, parse_label_config
+from av2t_core.labelstudio.label_config import Targets, parse_label_config
 from av2t_core.media.clip import Clip, ClipInfo
 from av2t_core.prediction.predictor import Predictor
 from av2t_core.versions.store import fetch

@@ -1,4 +1,4 @@
-"""What a control tag is. Each has a file here and a line in `config.CONTROLS`.
+"""What a control tag is. Each has a file here and a line in `label_config.CONTROLS`.
 
 The backend reads label configs as well and must start quickly: what needs numpy and the like is imported where it is
 used, here and in `tracks`.

@@ -21,8 +21,8 @@ from av2t_core.labelstudio.annotations import (
     image_tags,
     read_annotation,
 )
-from av2t_core.labelstudio.config import Targets, parse_label_config
 from av2t_core.labelstudio.controls import polygon
+from av2t_core.labelstudio.label_config import Targets, parse_label_config
 from av2t_core.labelstudio.regions import clip_regions, keyframe_regions
 from av2t_core.labelstudio.tracks import Clock, Sighting
 from av2t_core.prediction.objects import Detection

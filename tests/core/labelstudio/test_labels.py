@@ -1,6 +1,6 @@
 import pytest
 
-from av2t_core.labelstudio.config import Label
+from av2t_core.labelstudio.label_config import Label
 from av2t_core.labelstudio.regions import Choice, choose_label
 
 LABELS = (Label(name="Dog"), Label(name="Geige", predicted_values=("violin", "Fiddle")), Label(name="violin "))

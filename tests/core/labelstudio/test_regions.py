@@ -9,7 +9,7 @@ from label_studio_sdk.label_interface import LabelInterface
 from PIL import Image
 
 from av2t_core.labelstudio.annotations import image_tags
-from av2t_core.labelstudio.config import parse_label_config
+from av2t_core.labelstudio.label_config import parse_label_config
 from av2t_core.labelstudio.regions import clip_regions, keyframe_regions
 from av2t_core.labelstudio.tracks import Clock, Sighting
 from av2t_core.prediction.objects import Detection

@@ -10,8 +10,8 @@ from label_studio_sdk.label_interface import LabelInterface
 
 from av2t_core.errors import AV2TError, ConfigError
 from av2t_core.labelstudio.annotations import can_hold_masks, count_origins, read_annotation
-from av2t_core.labelstudio.config import CONTROLS, parse_label_config
 from av2t_core.labelstudio.controls import ImageTag, Mask, Size
+from av2t_core.labelstudio.label_config import CONTROLS, parse_label_config
 from av2t_core.labelstudio.regions import clip_regions, keyframe_regions
 from av2t_core.labelstudio.tracks import Clock
 from av2t_core.prediction.objects import Detection

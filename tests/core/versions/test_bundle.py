@@ -19,7 +19,7 @@ from av2t_core.errors import Remedy, WeightsError
 from av2t_core.files import file_hash
 from av2t_core.versions.bundle import export_version, import_version
 from av2t_core.versions.checkpoint import load_version
-from av2t_core.versions.folder import save_part, save_version
+from av2t_core.versions.saving import save_part, save_version
 from av2t_core.versions.version import Version, find, resolve, resolve_start
 from tests.conftest import EMBEDDED, wait_until
 

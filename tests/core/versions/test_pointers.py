@@ -15,8 +15,8 @@ import torch
 
 from av2t.remedies import told
 from av2t_core.errors import WeightsError
-from av2t_core.versions.folder import save_part, save_version
 from av2t_core.versions.pointers import Pointer, current, delete, promote, read, read_all, rollback
+from av2t_core.versions.saving import save_part, save_version
 from av2t_core.versions.version import find, resolve
 from tests.conftest import EMBEDDED, wait_until
 

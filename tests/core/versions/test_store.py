@@ -18,9 +18,9 @@ from av2t_core.errors import StoreAwayError, WeightsError
 from av2t_core.versions import pointers
 from av2t_core.versions.bundle import export_version, import_version
 from av2t_core.versions.checkpoint import load_version
-from av2t_core.versions.folder import save_part, save_version
 from av2t_core.versions.mirror import Mirror
 from av2t_core.versions.names import STORE_MARK
+from av2t_core.versions.saving import save_part, save_version
 from av2t_core.versions.store import FETCHING, Store, fetch
 from av2t_core.versions.version import Version, find, resolve
 from tests import s3
@@ -301,7 +301,8 @@ def test_without_the_store_nothing_is_changed_and_what_is_here_works(
     ):
         with pytest.raises(StoreAwayError, match=r"^the model store ftp://127\.0\.0\.1:\d+/models cannot be reached"):
             change()
-    assert mirror.away
+    assert mirror.away_since
+    assert mirror.error
     assert pointers.current(here, 3) is None
     load_version(resolve(NAME, here), CPU)
 

@@ -15,9 +15,9 @@ from av2t.remedies import told
 from av2t_core.errors import MemoryShortError, WeightsError
 from av2t_core.model.presets import PRESETS
 from av2t_core.versions.checkpoint import MODULES, Loaded, build, load_version
-from av2t_core.versions.folder import save_part, save_version
 from av2t_core.versions.names import fine_tuned_name
 from av2t_core.versions.pointers import delete
+from av2t_core.versions.saving import save_part, save_version
 from av2t_core.versions.version import BUILT_IN, damaged, find, installed, resolve
 from tests.conftest import EMBEDDED
 

@@ -46,9 +46,8 @@ def alone(models_dir: Path) -> Iterator[None]:
         try:
             lock = locked(models_dir / ".lock", wait=False)
         except BlockingIOError:
-            raise WeightsError(
-                f"weights are pulled or imported into {models_dir} already: wait until that has ended"
-            ) from None
+            busy = f"weights are pulled or imported into {models_dir} already: wait until that has ended"
+            raise WeightsError(busy) from None
     with lock:
         for left in parts.glob(".*"):
             left.unlink()
@@ -69,13 +68,12 @@ def find_complete(models_dir: Path, name: str, progress: Progress = quiet) -> Ve
 
 def encoder_parts(models_dir: Path, preset: str) -> dict[str, Part]:
     """The preset's encoders that are in the folder, unharmed, by their kinds."""
-    found = {}
-    for encoder, source in published.encoders(preset).items():
-        for path in sorted((models_dir / PARTS_FOLDER).glob(f"{source.part}-????????.safetensors")):
-            sha256 = file_hash(path)
-            if path.name == part_file(source.part, sha256):
-                found[encoder] = Part(file=path.name, sha256=sha256)
-    return found
+    return {
+        encoder: Part(file=path.name, sha256=sha256)
+        for encoder, source in published.encoders(preset).items()
+        for path in sorted((models_dir / PARTS_FOLDER).glob(f"{source.part}-????????.safetensors"))
+        if path.name == part_file(source.part, sha256 := file_hash(path))
+    }
 
 
 def save_encoder(models_dir: Path, file: str, kind: str, state: "Mapping[str, Tensor]") -> Part:

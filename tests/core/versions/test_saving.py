@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from av2t_core.errors import WeightsError
-from av2t_core.versions.folder import NewVersion, alone, encoder_parts, find_complete, save_encoder, save_model
+from av2t_core.versions.saving import NewVersion, alone, encoder_parts, find_complete, save_encoder, save_model
 from tests import micro_published as published
 
 VERSION = NewVersion(name="sam2-l-s4", preset="sam2-l", feature="mul", source={"command": "av2t weights pull sam2-l"})

@@ -8,8 +8,8 @@ import pytest
 
 from av2t_core import limits
 from av2t_core.errors import ConfigError
-from av2t_core.labelstudio import config
-from av2t_core.labelstudio.config import CONTROLS, Control, Label, Targets, Video, parse_label_config
+from av2t_core.labelstudio import label_config
+from av2t_core.labelstudio.label_config import CONTROLS, Control, Label, Targets, Video, parse_label_config
 
 VIDEO = '<Video name="clip" value="$url" framerate="$rate" sync="sound"/>'
 AUDIO = '<Audio name="sound" value="$url" sync="clip"/>'
@@ -148,7 +148,7 @@ def test_what_cannot_be_predicted_into_is_refused_in_one_sentence(xml: str, sent
 
 def test_the_service_that_imports_it_stays_light() -> None:
     heavy = {"torch", "numpy", "label_studio_sdk", "lxml"}
-    code = f"import sys, av2t_core.labelstudio.config; print({heavy!r} & set(sys.modules))"
+    code = f"import sys, av2t_core.labelstudio.label_config; print({heavy!r} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert result.stdout.strip() == "set()"
 
@@ -196,12 +196,12 @@ def test_the_work_grows_as_the_config_does(monkeypatch: pytest.MonkeyPatch) -> N
             looked += 1
             return super().iter(tag)
 
-    class Counting(config._Bounded):
+    class Counting(label_config._Bounded):
         def __init__(self) -> None:
             ElementTree.TreeBuilder.__init__(self, element_factory=Counted)
             self._tags = self._depth = 0
 
-    monkeypatch.setattr(config, "_Bounded", Counting)
+    monkeypatch.setattr(label_config, "_Bounded", Counting)
     for control in (
         '<BrushLabels name="m{0}" toName="i{0}"/>',
         '<BrushLabels name="m{0}" toName="i{0}"><Label value="dog"/></BrushLabels>',
