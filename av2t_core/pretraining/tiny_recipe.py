@@ -35,7 +35,8 @@ from av2t_core.model.inputs import normalise_sam, to_device
 from av2t_core.model.presets import PRESETS
 from av2t_core.prediction.predictor import Predictor
 from av2t_core.pretraining.composed_frames import draw_frames, draw_hearing, draw_sound, evaluate, sounding_mask
-from av2t_core.pretraining.models import (
+from av2t_core.pretraining.stages import StagesFolder
+from av2t_core.pretraining.taggers import (
     DenseHead,
     DenseTagger,
     Tagger,
@@ -44,7 +45,6 @@ from av2t_core.pretraining.models import (
     pixel_loss,
     tagging_loss,
 )
-from av2t_core.pretraining.stages import StagesFolder
 from av2t_core.segmenters.evf_sam2 import EvfSam2, EvfSam2Config
 from av2t_core.training import replay
 from av2t_core.versions.checkpoint import build, fill, read_tensors

@@ -32,13 +32,12 @@ from av2t_core.memory import device_peak, resident_peak, start_peaks
 from av2t_core.model.av2t_sam import DRAWN, AV2TSam
 from av2t_core.model.config import Feature
 from av2t_core.training.batches import Part, Read, batches, inputs, read
-from av2t_core.training.frozen import Frozen, FrozenResults
+from av2t_core.training.frozen import Frozen, FrozenResults, TensorStore
 from av2t_core.training.loop import Loop, Stateful
 from av2t_core.training.paper import PaperTraining, accelerator
 from av2t_core.training.plan import Plan, TrainingError
 from av2t_core.training.replay import WINDOWS, Replay, keep
 from av2t_core.training.run_folder import Entry, Position, RunFolder
-from av2t_core.training.tensor_store import TensorStore
 from av2t_core.versions.checkpoint import Loaded, Precision, build, fill_version, read_tensors
 from av2t_core.versions.names import REPLAY_FILE
 from av2t_core.versions.saving import save_part, save_version

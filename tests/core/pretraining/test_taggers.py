@@ -15,7 +15,7 @@ from av2t_core.data.cutouts import Image, read_cutout
 from av2t_core.encoders.efficientnet import EfficientNetLite
 from av2t_core.errors import WeightsError
 from av2t_core.model.inputs import normalise_sam
-from av2t_core.pretraining.models import FILE, PACKAGE, imagenet_weights
+from av2t_core.pretraining.taggers import FILE, PACKAGE, imagenet_weights
 
 CUTOUTS = Path(__file__).parents[2] / "data" / "cutouts" / "sounding"
 SIZE = 224
