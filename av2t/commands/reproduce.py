@@ -10,8 +10,7 @@ from av2t.commands.train import Recipe, RecipeOptions, Running, RunOptions, run_
 from av2t.console import note, progress_bar, report
 from av2t.signature import Arg
 from av2t.store import load_settings
-from av2t_core.data.avsbench import LabelledClip, Layout, missing_files, read_clips, refuse_missing
-from av2t_core.evaluation.hearing import Hearing, shuffled
+from av2t_core.data.avsbench import Hearing, LabelledClip, Layout, missing_files, read_clips, refuse_missing, shuffled
 from av2t_core.files import atomic_file
 from av2t_core.model.config import Feature
 from av2t_core.settings import ModelSettings

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain
 from math import ceil
@@ -134,8 +134,7 @@ class Trainer:
         ):
             for share in shares:
                 mine = (inputs(next(parts), self.results, counts=share.counts) for _ in share.parts)
-                step = self.paper.learn(mine, len(share.parts), share.frames)
-                yield {"loss": step.loss, **asdict(step)}
+                yield dict(self.paper.learn(mine, len(share.parts), share.frames))
 
     def end_epoch(self, position: Position) -> Entry:
         """Validate; the weights are the best ones so far, or not."""
@@ -159,7 +158,7 @@ class Trainer:
             "host_peak_mb": round(resident_peak() / 1e6),
             "gpu_peak_mb": on_device and round(on_device / 1e6),
         }
-        self.paper.end_epoch()
+        self.paper.schedule.step()
         return entry
 
     def some_embeddings(self, windows: int) -> Replay:
@@ -175,11 +174,8 @@ class Trainer:
     def _fill(self) -> None:
         """Compute and cache what is frozen; each process a share of it, which all can read afterwards."""
         if self.results.store is not None:
-            missing = [
-                clip
-                for clip in self._own([*self.plan.training, *self.plan.validation])
-                if not self.results.is_cached(clip)
-            ]
+            own = self._own([*self.plan.training, *self.plan.validation])
+            missing = [clip for clip in own if not self.results.is_cached(clip)]
             with (
                 self.bar("frozen results", len(missing), "clips") as bar,
                 self._reading([(clip,) for clip in missing]) as parts,

@@ -53,12 +53,12 @@ class Run:
                     run.first_logits = training.objective.logits(batch())
             run.lrs.append(training.lr)
             step = training.learn([batch()], count=1, frames=FRAMES)
-            run.bces.append(step.bce)
-            run.ious.append(step.iou)
-            run.losses.append(step.loss)
+            run.bces.append(step["bce"])
+            run.ious.append(step["iou"])
+            run.losses.append(step["loss"])
             if number == 0:
                 run.first_gradients = {names[n]: _copy(p) for n, p in trained_parameters(model).items()}
-            training.end_epoch()  # the reference's three steps are of three epochs
+            training.schedule.step()  # the reference's three steps are of three epochs
         run.parameters = {names[name]: tensor for name, tensor in model.state_dict().items()}
         run.changed = {
             names[name] for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])
@@ -118,7 +118,7 @@ def test_the_learning_rates_are_exact(runs: dict[Backbone, Run], backbone: Backb
     for _ in range(40):
         lrs.append(training.lr)
         training.optimiser.step()
-        training.end_epoch()
+        training.schedule.step()
     assert lrs == expected["lr_table_40"].tolist()
 
 
@@ -207,7 +207,7 @@ def test_a_batch_in_parts_gives_the_same_gradients(runs: dict[Backbone, Run], ba
     stand_in = batch(slice(0, 1), counts=False)
     parts = [batch(slice(0, 3)), batch(slice(3, 4)), stand_in]
     step = training.learn(parts, count=len(parts), frames=FRAMES)
-    assert abs(step.loss - runs[backbone].losses[0]) <= 1e-5
+    assert abs(step["loss"] - runs[backbone].losses[0]) <= 1e-5
     names = dict(zip(model.state_dict(), to_reference_state_dict(model), strict=True))
     for name, parameter in trained_parameters(model).items():
         whole = runs[backbone].first_gradients[names[name]]
