@@ -96,14 +96,8 @@ class FineTuning:
         self.optimiser = AdamW(learning, lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.states: Mapping[str, Stateful] = {"optimiser": self.optimiser}
         self._steps_of_epoch = ceil(len(self._own) / recipe.batch)
-
-    @property
-    def epochs(self) -> int:
-        return min(self.recipe.epochs, max(_LEAST_EPOCHS, self.recipe.steps // self._steps_of_epoch))
-
-    @property
-    def steps(self) -> int:
-        return self._steps_of_epoch * self.epochs
+        self.epochs = min(recipe.epochs, max(_LEAST_EPOCHS, recipe.steps // self._steps_of_epoch))
+        self.steps = self._steps_of_epoch * self.epochs
 
     def run(self) -> Generator[Progress]:
         """Learn, step by step. Who stops it in between resumes it where it was.

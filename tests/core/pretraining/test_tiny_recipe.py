@@ -71,7 +71,7 @@ def test_the_result_becomes_a_model_version(run: Path) -> None:
 
 
 def test_the_stem_stays_as_imagenet_taught_it_and_the_rest_learns(run: Path) -> None:
-    learned = imagenet_weights().trunk
+    learned, _ = imagenet_weights()
     settled = torch.load(run / "settle.pt", weights_only=True)
     for place in ("model.segmenter.sam.image_encoder.trunk", "image_encoder.trunk"):
         for key, tensor in learned.items():
