@@ -19,6 +19,7 @@ from av2t_core.training.loop import Loop, Stateful
 from av2t_core.training.run_folder import Entry, Position
 
 Loss = Callable[[np.random.Generator], Tensor]
+Groups = Sequence[dict[str, Any]]
 _LOGGED_STEPS = 50
 
 
@@ -28,7 +29,7 @@ class StagesFolder:
     def __init__(self, out: Path, *, seed: int, checkpoint_steps: int) -> None:
         self.out, self.seed, self.checkpoint_steps = out, seed, checkpoint_steps
 
-    def fit(self, name: str, model: nn.Module, loss: Loss, groups: Sequence[dict[str, Any]], steps: int) -> None:
+    def fit(self, name: str, model: nn.Module, loss: Loss, groups: Groups, steps: int) -> None:
         """Train a stage, unless it has its result: the average of the weights (EMA)."""
         done = (self.out / f"{name}.pt").exists()
         distributed.barrier()  # or a process that comes late could take the others' result for an earlier run's
@@ -61,13 +62,7 @@ class _Stage:
     """
 
     def __init__(
-        self,
-        folder: StagesFolder,
-        name: str,
-        model: nn.Module,
-        loss: Loss,
-        groups: Sequence[dict[str, Any]],
-        steps: int,
+        self, folder: StagesFolder, name: str, model: nn.Module, loss: Loss, groups: Groups, steps: int
     ) -> None:
         self.folder, self.name, self.model, self.loss, self.count = folder, name, model, loss, steps
         self.checkpoint, self.smoothed = folder.out / f"{name}.checkpoint", math.nan
