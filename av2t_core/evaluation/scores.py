@@ -5,7 +5,6 @@ targets (B, H, W) in 0..1, as arrays or tensors. A data set is compared at SIZE 
 brought as in training, without the rules by which `Predictor.predict` makes masks for people.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -173,11 +172,8 @@ class Evaluation:
     @property
     def categories(self) -> dict[str, Scores]:
         """By name, sorted; empty where the clips have none."""
-        found: dict[str, list[ClipScores]] = defaultdict(list)
-        for clip in self.clips:
-            if clip.clip.category:
-                found[clip.clip.category].append(clip)
-        return {category: Scores.of(found[category]) for category in sorted(found)}
+        names = sorted({each.clip.category for each in self.clips} - {""})
+        return {name: Scores.of([each for each in self.clips if each.clip.category == name]) for name in names}
 
 
 OnClip = Callable[[ClipScores, NDArray[np.bool_]], object]

@@ -55,6 +55,7 @@ from av2t_core.versions.version import resolve
 STAGES = ("audio", "image", "trunk", "joint", "settle")
 # The last blocks of the image encoder, at S/32, learn the classes; those before stay as ImageNet taught them.
 _FROZEN_BLOCKS = 7
+State = dict[str, Tensor]
 _TINY = EvfSam2.sizes["tiny"]
 
 
@@ -252,7 +253,7 @@ class Run:
         encoders.image_encoder.load_state_dict(self.folder.result(image_name))
         return encoders
 
-    def _initial_weights(self) -> dict[str, Tensor]:
+    def _initial_weights(self) -> State:
         model = AV2TSam(PRESETS["tiny"].config())
         with torch.no_grad():
             # The product must start as the sound's code, gently changed by the picture: unit-length inputs through
@@ -266,14 +267,7 @@ class Run:
         return Tagger(model, DenseHead(_TINY, self.encoders)).state_dict()
 
     def _fit_joint(
-        self,
-        name: str,
-        weights: dict[str, Tensor],
-        encoders: _Encoders,
-        cutouts: Cutouts,
-        size: int,
-        steps: int,
-        scale: float,
+        self, name: str, weights: State, encoders: _Encoders, cutouts: Cutouts, size: int, steps: int, scale: float
     ) -> None:
         """`scale`: of the learning rates."""
         recipe, labels = self.recipe, len(cutouts.labels)
@@ -306,14 +300,14 @@ class Run:
 
         self.folder.fit(name, tagger, loss, _groups(tagger, trunk, recipe.trunk_lr * scale, recipe.lr * scale), steps)
 
-    def _start(self, name: str) -> tuple[_Encoders, dict[str, Tensor]]:
+    def _start(self, name: str) -> tuple[_Encoders, State]:
         """A version's encoders, and its weights under a head that has yet to learn."""
         tensors = {k: t.float() for k, t in read_tensors(resolve(name).weights, torch.device("cpu"))}
         encoders = _Encoders(self.encoders)
         encoders.load_state_dict({key: tensors[key] for key in encoders.state_dict()})
         return encoders, self._initial_weights() | {k: t for k, t in tensors.items() if k.startswith("model.")}
 
-    def _keep_whole(self, name: str, trained: dict[str, Tensor], encoders: _Encoders) -> None:
+    def _keep_whole(self, name: str, trained: State, encoders: _Encoders) -> None:
         """What a stage trained, and the encoders it was trained behind, as a model version's tensors."""
         tensors = {key: tensor for key, tensor in trained.items() if key.startswith("model.")}
         self.folder.keep(f"{name}.pt", **tensors, **encoders.state_dict())
