@@ -174,9 +174,9 @@ def _measured(cell: Cell, settings: ModelSettings, running: RunOptions) -> Numbe
         run_plan(plan, settings, running)
     from av2t_core.evaluation.scores import evaluate_clips
     from av2t_core.prediction.predictor import Predictor
-    from av2t_core.training.train import is_first_process
+    from av2t_core.training.paper import accelerator
 
-    if not is_first_process(settings.device):
+    if not accelerator(cpu=settings.device == "cpu").is_main_process:
         return None
     result = run_folder(plan, settings) / "test.json"
     if not result.exists():

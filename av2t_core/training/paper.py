@@ -93,11 +93,6 @@ class PaperTraining:
         self.optimiser = AdamW(self.learned.values(), lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.schedule = CosineAnnealingLR(self.optimiser, T_max=recipe.epochs, eta_min=recipe.final_lr)
 
-    @property
-    def lr(self) -> float:
-        """The learning rate of this epoch."""
-        return float(self.optimiser.param_groups[0]["lr"])
-
     def learn(self, parts: Iterable[Inputs], count: int, frames: int) -> dict[str, float]:
         """One step on a batch of `frames` frames, of which `parts`, `count` of them (one at least), are this process's.
 

@@ -116,7 +116,6 @@ class Trainer:
         return loop.position
 
     def learn(self, epoch: int, first: int) -> Generator[Entry]:
-        """The batches of an epoch that are left."""
         self._began = time.monotonic()
         start_peaks(self.loaded.device)
         shares = batches(
@@ -153,7 +152,7 @@ class Trainer:
             "bce": position.bce,
             "iou": position.iou,
             "val_miou": miou,
-            "lr": self.paper.lr,
+            "lr": self.paper.optimiser.param_groups[0]["lr"],
             "seconds": round(seconds, 2),
             "host_peak_mb": round(resident_peak() / 1e6),
             "gpu_peak_mb": on_device and round(on_device / 1e6),
@@ -259,11 +258,6 @@ def train_version(
     del trainer, loaded
     gc.collect()
     return metrics if first else None
-
-
-def is_first_process(device: str) -> bool:
-    """Whether this is the only process, or the first one of several that a launcher started."""
-    return bool(accelerator(cpu=device == "cpu").is_main_process)
 
 
 def load_start(

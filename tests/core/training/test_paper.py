@@ -51,7 +51,7 @@ class Run:
             if number == 0:
                 with torch.no_grad():
                     run.first_logits = training.objective.logits(batch())
-            run.lrs.append(training.lr)
+            run.lrs.append(training.optimiser.param_groups[0]["lr"])
             step = training.learn([batch()], count=1, frames=FRAMES)
             run.bces.append(step["bce"])
             run.ious.append(step["iou"])
@@ -116,7 +116,7 @@ def test_the_learning_rates_are_exact(runs: dict[Backbone, Run], backbone: Backb
     assert runs[backbone].lrs == expected["lr"].tolist()
     training, lrs = PaperTraining(micro(backbone), PaperRecipe(), accelerator(cpu=True)), []
     for _ in range(40):
-        lrs.append(training.lr)
+        lrs.append(training.optimiser.param_groups[0]["lr"])
         training.optimiser.step()
         training.schedule.step()
     assert lrs == expected["lr_table_40"].tolist()
