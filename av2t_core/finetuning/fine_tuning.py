@@ -90,7 +90,7 @@ class FineTuning:
         for name, parameter in parameters.items():
             parameter.requires_grad_(recipe.learns(loaded.model, name))
         self.learned: Mapping[str, Tensor] = {name: p.detach() for name, p in parameters.items() if p.requires_grad}
-        self._drift = Drift(loaded.model, replay.to(loaded.device)) if replay is not None else None
+        self._drift = Drift(loaded.model, replay) if replay is not None else None
         self._objective = Objective(loaded.model, bf16=loaded.precision == "bf16")
         learning = [p for p in parameters.values() if p.requires_grad]
         self.optimiser = AdamW(learning, lr=recipe.lr, weight_decay=recipe.weight_decay)
