@@ -4,6 +4,7 @@ import argparse
 import os
 from collections import Counter
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -102,7 +103,7 @@ def compose(
         raise AV2TError("--part does not go with --layout: a data set has all splits; --split says how much of each")
     if layout == "ms3" and things < 2:
         raise AV2TError("--things 1: in ms3 two or more sound by turns")
-    from av2t_core.data.composed_clip import ClipWriter, in_order
+    from av2t_core.data.composed_clip import in_order, write_drawn_clip
     from av2t_core.data.composed_set import SetRecipe, write_set
     from av2t_core.data.cutouts import Cutouts
 
@@ -117,16 +118,10 @@ def compose(
     made = f"{clips} clips"
     with writing_into(out), progress_bar("composing", clips, "clips") as bar:
         if layout is None:
-            writer = ClipWriter(
-                out=out,
-                cutouts=replace(found.part(part) if part else found, labels=labels),
-                seed=seed,
-                most=min(things, len(labels)),
-                seconds=seconds or 5,
-                size=size,
-                fps=fps,
-            )
-            in_order(writer, clips, processes, bar.update)
+            own = replace(found.part(part) if part else found, labels=labels)
+            most = min(things, len(labels))
+            write = partial(write_drawn_clip, out, own, seed, most, seconds or 5, size, fps)
+            in_order(write, clips, processes, bar.update)
         else:
             recipe = SetRecipe(layout=layout, clips=clips, labels=labels, seed=seed, most=things, new=held_out)
             if split:

@@ -9,9 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 from av2t.console import counted, progress_bar, report, table, writing_into
 from av2t.options import Count, ModelOptions, load_predictor
 from av2t.signature import Arg
-from av2t_core.data.avsbench import LabelledClip, Layout, Split, missing_files, read_clips, refuse_missing
+from av2t_core.data.avsbench import (
+    Hearing,
+    LabelledClip,
+    Layout,
+    Split,
+    missing_files,
+    read_clips,
+    refuse_missing,
+    shuffled,
+)
 from av2t_core.errors import AV2TError
-from av2t_core.evaluation.hearing import Hearing, shuffled
 from av2t_core.evaluation.pictures import check_predictions
 from av2t_core.settings import ModelSettings
 from av2t_core.versions.version import resolve

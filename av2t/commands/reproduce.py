@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,15 +10,50 @@ from av2t.commands.train import Recipe, RecipeOptions, Running, RunOptions, run_
 from av2t.console import note, progress_bar, report
 from av2t.signature import Arg
 from av2t.store import load_settings
-from av2t_core.data.avsbench import LabelledClip, Layout, missing_files, read_clips, refuse_missing
-from av2t_core.evaluation.hearing import Hearing, shuffled
-from av2t_core.evaluation.tables import ROWS, TINY, Row, rows_of
+from av2t_core.data.avsbench import Hearing, LabelledClip, Layout, missing_files, read_clips, refuse_missing, shuffled
 from av2t_core.files import atomic_file
+from av2t_core.model.config import Feature
 from av2t_core.settings import ModelSettings
 from av2t_core.training.plan import PaperRecipe, Plan, TrainingError, make_plan
 
+Score = tuple[float | None, float | None]
+"""mIoU in per cent, and F; None for a number that the text of the paper does not give."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Of the tables. `preset` is one that also exists without adapters."""
+
+    table: int
+    what: str
+    preset: str
+    adapter: bool
+    feature: Feature
+    published: Mapping[Layout, Mapping[str, float | None]]
+
+
+def _row(table: int, what: str, preset: str, s4: Score, ms3: Score, feature: Feature = "mul") -> Row:
+    published: dict[Layout, Any] = {"s4": {"miou": s4[0], "f": s4[1]}, "ms3": {"miou": ms3[0], "f": ms3[1]}}
+    return Row(table, what, preset, "no adapters" not in what, feature, published)
+
+
+PAPER_ROWS = (
+    _row(1, "SAM, no adapters", "sam1-h", (83.11, 0.901), (55.81, 0.634)),
+    _row(1, "SAM, adapters", "sam1-h", (85.78, 0.919), (65.76, 0.738)),
+    _row(1, "SAM2, no adapters", "sam2-l", (85.63, 0.920), (64.47, 0.704)),
+    _row(1, "SAM2, adapters", "sam2-l", (86.67, 0.924), (69.65, 0.777)),
+    _row(2, "SAM2, CLAP alone", "sam2-l", (None, None), (None, None), "clap"),
+    # Section 5.3 gives one number of Table 2: what CLIP's feature alone scores on S4.
+    _row(2, "SAM2, CLIP alone", "sam2-l", (86.67, None), (None, None), "clip"),
+    _row(2, "SAM2, CLAP x CLIP", "sam2-l", (86.67, 0.924), (69.65, 0.777)),
+)
+TINY = "tiny"
+_SAM2 = [row for row in PAPER_ROWS if row.preset == "sam2-l"]
+ROWS = (*PAPER_ROWS, *(replace(row, preset=TINY, what=row.what.replace("SAM2", TINY)) for row in _SAM2))
+"""`tiny`, which the paper does not have, stands in the rows of SAM2."""
+
 LAYOUTS: tuple[Layout, ...] = ("s4", "ms3")
-PAPER_PRESETS = tuple(dict.fromkeys(row.preset for row in ROWS))
+PAPER_PRESETS = tuple(dict.fromkeys(row.preset for row in PAPER_ROWS))
 CLIPS = {"s4": (3452, 740, 740), "ms3": (296, 64, 64)}
 """Of AVSBench, to train, to validate and to test (section 4.1)."""
 HEARINGS: tuple[Hearing, ...] = ("own", "shuffled")
@@ -74,7 +109,7 @@ def reproduce(
     """
     settings = load_settings(ModelSettings, device=running.device)
     roots: dict[Layout, Path] = {layout: root for layout, root in zip(LAYOUTS, (s4, ms3), strict=True) if root}
-    rows = [row for each in preset for row in rows_of(each) if table in (None, row.table)]
+    rows = [row for each in preset for row in ROWS if row.preset == each and table in (None, row.table)]
     if not rows:
         raise TrainingError(f"table {table} has no row of {', '.join(preset)}")
     if not roots:
@@ -139,9 +174,9 @@ def _measured(cell: Cell, settings: ModelSettings, running: RunOptions) -> Numbe
         run_plan(plan, settings, running)
     from av2t_core.evaluation.scores import evaluate_clips
     from av2t_core.prediction.predictor import Predictor
-    from av2t_core.training.train import is_first_process
+    from av2t_core.training.paper import accelerator
 
-    if not is_first_process(settings.device):
+    if not accelerator(cpu=settings.device == "cpu").is_main_process:
         return None
     result = run_folder(plan, settings) / "test.json"
     if not result.exists():
@@ -175,7 +210,7 @@ def _line(row: Row, layout: Layout, numbers: Numbers) -> list[str]:
     return [
         row.what,
         layout.upper(),
-        f"{_or_dash(published.miou, '.2f')} / {_or_dash(published.f, '.3f')}",
+        f"{_or_dash(published['miou'], '.2f')} / {_or_dash(published['f'], '.3f')}",
         f"{100 * own['miou']:.2f} / {own['f_reference']:.3f}",
         f"{own['f_avsbench']:.3f}",
         *(_or_dash(value and 100 * value, ".2f") for value in sounding),

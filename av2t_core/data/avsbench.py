@@ -24,6 +24,8 @@ from av2t_core.media.sound import Sound, Soundtrack
 
 Layout = Literal["s4", "ms3", "v1s", "v1m"]
 Split = Literal["train", "val", "test"]
+Hearing = Literal["own", "shuffled", "muted"]
+"""What clips are heard with: a model that answers alike to all three does not listen."""
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -180,6 +182,24 @@ def _heard(path: Path) -> dict[str, set[int]]:
             " to measure without what it tells of sounds from out of view"
         ) from None
     return found
+
+
+def shuffled(clips: Sequence[LabelledClip], seed: int) -> list[LabelledClip]:
+    """For each clip another one, and each one once; of another category as far as the largest category leaves any.
+
+    DataError: there is but one clip.
+    """
+    if len(clips) < 2:
+        raise DataError(f"sounds can be shuffled among two clips or more, and {clips[0].video} is the only one")
+    categories: dict[str, list[int]] = defaultdict(list)
+    for index in np.random.default_rng(seed).permutation(len(clips)).tolist():
+        categories[clips[index].category].append(index)
+    ring = [index for category in categories.values() for index in category]
+    # On a ring of categories, one after the other, a step as long as the longest leads out of each of them.
+    longest = max(map(len, categories.values()))
+    step = longest if longest < len(ring) else 1
+    others = {index: clips[ring[(place + step) % len(ring)]] for place, index in enumerate(ring)}
+    return [others[index] for index in range(len(clips))]
 
 
 def missing_files(clips: Sequence[LabelledClip]) -> list[Path]:

@@ -65,25 +65,18 @@ def draw_recipe(
     return ClipRecipe(in_view=tuple(actors), sounding=tuple(sounding), silent=silent, camera=camera, **canvas)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClipWriter:
-    """Writes the clip of any index below `out`; it follows from `seed` and the index. Sizes are (width, height)."""
+Size = tuple[int, int]  # width, height
 
-    out: Path
-    cutouts: Cutouts
-    seed: int
-    most: int
-    seconds: int
-    size: tuple[int, int] | None = None
-    fps: int | None = None
 
-    def __call__(self, index: int) -> None:
-        rng = np.random.default_rng([self.seed, index])
-        size, fps = _SIZES[int(rng.integers(len(_SIZES)))], _RATES[int(rng.integers(len(_RATES)))]
-        width, height = self.size or size
-        labels, fps = self.cutouts.labels, self.fps or fps
-        recipe = draw_recipe(rng, labels, seconds=self.seconds, most=self.most, width=width, height=height, fps=fps)
-        write_clip(rng, self.cutouts, recipe, self.out / f"{index:03}")
+def write_drawn_clip(
+    out: Path, cutouts: Cutouts, seed: int, most: int, seconds: int, size: Size | None, fps: int | None, index: int
+) -> None:
+    """The clip of any index below `out`; it follows from `seed` and the index. `size`, `fps`: else one of several."""
+    rng = np.random.default_rng([seed, index])
+    drawn_size, drawn_fps = _SIZES[int(rng.integers(len(_SIZES)))], _RATES[int(rng.integers(len(_RATES)))]
+    (width, height), fps = size or drawn_size, fps or drawn_fps
+    recipe = draw_recipe(rng, cutouts.labels, seconds=seconds, most=most, width=width, height=height, fps=fps)
+    write_clip(rng, cutouts, recipe, out / f"{index:03}")
 
 
 def write_clip(rng: np.random.Generator, cutouts: Cutouts, recipe: ClipRecipe, out: Path) -> None:

@@ -12,6 +12,7 @@ import csv
 import wave
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -80,7 +81,8 @@ def write_set(
         if (out / name).exists():
             raise AV2TError(f"{out} holds a data set already ({name}): choose a new folder, sets are never mixed")
     name, columns = TABLES[recipe.layout]
-    clips = in_order(_ClipWriter(out, _parts(cutouts, recipe), recipe, recipe.splits), recipe.clips, jobs, done)
+    write = partial(_write_clip, out, _parts(cutouts, recipe), recipe, recipe.splits)
+    clips = in_order(write, recipe.clips, jobs, done)
     _write_csv(out / SOUNDING, SOUNDING_COLUMNS, (row for _, rows in clips for row in rows))
     _write_csv(out / name, columns, ((clip.video, 0, clip.category, clip.split) for clip, _ in clips))
 
@@ -102,33 +104,26 @@ def _parts(cutouts: Cutouts, recipe: SetRecipe) -> dict[Split, Cutouts]:
     return parts
 
 
-@dataclass(frozen=True)
-class _ClipWriter:
-    out: Path
-    parts: dict[Split, Cutouts]
-    recipe: SetRecipe
-    splits: list[Split]
-
-    def __call__(self, index: int) -> tuple[LabelledClip, list[tuple[str, int, str, str]]]:
-        """Files of a clip, which follow from the recipe's seed and `index` alone; and its rows of sounding.csv."""
-        recipe, out = self.recipe, self.out
-        cutouts = self.parts[self.splits[index]]
-        rng = np.random.default_rng([recipe.seed, index])
-        drawn, scene, sound = _compose(rng, recipe, cutouts)
-        in_view = "+".join(drawn.in_view)
-        clip = clip_at(out, recipe.layout, f"c{index:04}", in_view, self.splits[index])
-        objects = [out / "all_objects" / clip.video / f"{second + 1}.png" for second in range(FRAMES)]
-        for folder in {path.parent for path in (*clip.files, *objects)}:
-            folder.mkdir(parents=True, exist_ok=True)
-        for second, (frame, mask) in enumerate(zip(clip.frames, clip.masks, strict=True)):
-            image, owner = scene.draw(second + KEYFRAME_OFFSET)
-            shot = drawn.camera.shoot(rng, image)
-            Image.fromarray(shot).save(frame, compress_level=1)  # four times as fast, a sixth larger
-            if mask is not None:
-                save_mask(mask, scene.mask(owner, drawn.sounding[second]))
-                save_mask(objects[second], owner > 0)
-        _write_wav(clip.sound, sound)
-        return clip, [(clip.video, k + 1, "+".join(heard), in_view) for k, heard in enumerate(drawn.sounding)]
+def _write_clip(
+    out: Path, parts: dict[Split, Cutouts], recipe: SetRecipe, splits: list[Split], index: int
+) -> tuple[LabelledClip, list[tuple[str, int, str, str]]]:
+    """Files of a clip, which follow from the recipe's seed and `index` alone; and its rows of sounding.csv."""
+    rng = np.random.default_rng([recipe.seed, index])
+    drawn, scene, sound = _compose(rng, recipe, parts[splits[index]])
+    in_view = "+".join(drawn.in_view)
+    clip = clip_at(out, recipe.layout, f"c{index:04}", in_view, splits[index])
+    objects = [out / "all_objects" / clip.video / f"{second + 1}.png" for second in range(FRAMES)]
+    for folder in {path.parent for path in (*clip.files, *objects)}:
+        folder.mkdir(parents=True, exist_ok=True)
+    for second, (frame, mask) in enumerate(zip(clip.frames, clip.masks, strict=True)):
+        image, owner = scene.draw(second + KEYFRAME_OFFSET)
+        shot = drawn.camera.shoot(rng, image)
+        Image.fromarray(shot).save(frame, compress_level=1)  # four times as fast, a sixth larger
+        if mask is not None:
+            save_mask(mask, scene.mask(owner, drawn.sounding[second]))
+            save_mask(objects[second], owner > 0)
+    _write_wav(clip.sound, sound)
+    return clip, [(clip.video, k + 1, "+".join(heard), in_view) for k, heard in enumerate(drawn.sounding)]
 
 
 def composed_windows(cutouts: Cutouts, clips: int, seed: int) -> Iterator[tuple[Window, list[Mask]]]:

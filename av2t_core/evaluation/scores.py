@@ -5,10 +5,9 @@ targets (B, H, W) in 0..1, as arrays or tensors. A data set is compared at SIZE 
 brought as in training, without the rules by which `Predictor.predict` makes masks for people.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -19,10 +18,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from av2t_core.data.avsbench import SIZE, DataError, LabelledClip, read_target
-from av2t_core.evaluation import hearing
-from av2t_core.evaluation.hearing import Hearing
+from av2t_core.data.avsbench import (
+    SIZE,
+    DataError,
+    Hearing,
+    LabelledClip,
+    read_frame,
+    read_sounds,
+    read_target,
+    shuffled,
+)
 from av2t_core.evaluation.pictures import check_predictions, prediction_paths, read_probabilities, to_logits
+from av2t_core.media.clip import KEYFRAME_OFFSET, Keyframe, Window
+
+if TYPE_CHECKING:
+    from av2t_core.prediction.predictor import Predictor  # takes seconds that saved masks need not wait for
 
 Batch = Tensor | NDArray[np.float32] | NDArray[np.bool_]
 
@@ -94,11 +104,6 @@ def _thresholds(device: torch.device) -> Tensor:
     return torch.linspace(0, 1, THRESHOLDS, device=device)
 
 
-if TYPE_CHECKING:
-    from av2t_core.prediction.predictor import (
-        Predictor,  # whose packages take seconds that saved masks need not wait for
-    )
-
 LEAST_MASK = 0.005
 """The share of a picture up to which what is masked counts as nothing."""
 
@@ -167,15 +172,29 @@ class Evaluation:
     @property
     def categories(self) -> dict[str, Scores]:
         """By name, sorted; empty where the clips have none."""
-        found: dict[str, list[ClipScores]] = defaultdict(list)
-        for clip in self.clips:
-            if clip.clip.category:
-                found[clip.clip.category].append(clip)
-        return {category: Scores.of(found[category]) for category in sorted(found)}
+        names = sorted({each.clip.category for each in self.clips} - {""})
+        return {name: Scores.of([each for each in self.clips if each.clip.category == name]) for name in names}
 
 
 OnClip = Callable[[ClipScores, NDArray[np.bool_]], object]
 """Called after each clip with its scores and its masks (frames, SIZE, SIZE), which nobody keeps."""
+
+
+def windows(clips: Sequence[LabelledClip], hearing: Hearing, seed: int) -> Iterator[Window]:
+    """Of every frame that has a mask, clip after clip. `muted`: digital silence at the recording's rate.
+
+    DataError: a file cannot be read; or shuffled, and there is but one clip.
+    """
+    others = shuffled(clips, seed) if hearing == "shuffled" else clips
+    for clip, heard in zip(clips, others, strict=True):
+        sounds = read_sounds(heard.sound, len(clip.frames))
+        for second in clip.labelled:
+            sound = sounds[second]
+            yield Window(
+                keyframe=Keyframe(index=second, frame=second, time=second + KEYFRAME_OFFSET),
+                image=read_frame(clip.frames[second]),
+                sound=replace(sound, samples=np.zeros_like(sound.samples)) if hearing == "muted" else sound,
+            )
 
 
 def evaluate_clips(
@@ -191,7 +210,7 @@ def evaluate_clips(
     `seed` is that of the shuffling. Holds two batches of frames, which several clips share. DataError: a file of the
     data set cannot be read; or sounds are to be shuffled, and there is but one clip.
     """
-    with closing(predictor.logits(hearing.windows(clips, sound, seed), (SIZE, SIZE))) as logits:
+    with closing(predictor.logits(windows(clips, sound, seed), (SIZE, SIZE))) as logits:
         return _evaluate(((clip, torch.stack(list(islice(logits, len(clip.labelled))))) for clip in clips), on_clip)
 
 

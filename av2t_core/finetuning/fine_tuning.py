@@ -90,30 +90,20 @@ class FineTuning:
         for name, parameter in parameters.items():
             parameter.requires_grad_(recipe.learns(loaded.model, name))
         self.learned: Mapping[str, Tensor] = {name: p.detach() for name, p in parameters.items() if p.requires_grad}
-        self._drift = Drift(loaded.model, replay.to(loaded.device)) if replay is not None else None
+        self._drift = Drift(loaded.model, replay) if replay is not None else None
         self._objective = Objective(loaded.model, bf16=loaded.precision == "bf16")
         learning = [p for p in parameters.values() if p.requires_grad]
         self.optimiser = AdamW(learning, lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.states: Mapping[str, Stateful] = {"optimiser": self.optimiser}
         self._steps_of_epoch = ceil(len(self._own) / recipe.batch)
-
-    @property
-    def epochs(self) -> int:
-        return min(self.recipe.epochs, max(_LEAST_EPOCHS, self.recipe.steps // self._steps_of_epoch))
-
-    @property
-    def steps(self) -> int:
-        return self._steps_of_epoch * self.epochs
+        self.epochs = min(recipe.epochs, max(_LEAST_EPOCHS, recipe.steps // self._steps_of_epoch))
+        self.steps = self._steps_of_epoch * self.epochs
 
     def run(self) -> Generator[Progress]:
-        """Learn, step by step. Who stops it in between resumes it where it was.
-
-        TrainingError: it diverges. MemoryShortError: not even one keyframe fits at a time.
-        """
+        """Learn, step by step. TrainingError: it diverges. MemoryShortError: not even one keyframe fits at a time."""
         yield from Loop(self, self.folder, epochs=self.epochs, steps=self._steps_of_epoch).run()
 
     def learn(self, epoch: int, first: int) -> Generator[Entry]:
-        """See Learner."""
         recipe = self.recipe
         order = np.random.default_rng([recipe.seed, epoch, 1]).permutation(len(self._own))
         for step in range(first, self._steps_of_epoch):
@@ -134,10 +124,7 @@ class FineTuning:
         return {"loss": position.loss}
 
     def _gradients(self, rows: Sequence[Row], mirrored: NDArray[np.bool_]) -> Tensor | None:
-        """Those of a batch in place of any earlier ones; its losses (2,), None where the memory does not suffice.
-
-        MemoryShortError: not even for one keyframe at a time.
-        """
+        """Those of a batch in place of any earlier ones; its losses (2,), None where the memory does not suffice."""
         self.optimiser.zero_grad()
         total = torch.zeros(2)
         try:
@@ -200,10 +187,11 @@ def fit_names(names: Sequence[str], sounds: Labelled, things: Labelled, replay: 
     The replay holds examples of no name. At least one name.
     """
     tensors: dict[str, Tensor] = {}
-    none: frozenset[str] = frozenset()
-    known = {"hearing": replay.a, "seeing": replay.v} if replay else {}
-    for kind, labelled in (("hearing", sounds), ("seeing", things)):
-        examples = [*labelled, *((each, none) for each in known.get(kind, ()))]
+    for kind, labelled, known in (
+        ("hearing", sounds, replay.a if replay else ()),
+        ("seeing", things, replay.v if replay else ()),
+    ):
+        examples = [*labelled, *((each, frozenset[str]()) for each in known)]
         x = F.normalize(torch.stack([embedding for embedding, _ in examples]).double(), dim=-1)
         y = torch.tensor([[name in said for name in names] for _, said in examples], dtype=x.dtype)
         # A name's examples weigh as much as all others.

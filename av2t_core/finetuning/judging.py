@@ -36,14 +36,9 @@ def choose_held_out(clips: Sequence[str], learnt: Set[str]) -> set[str]:
 
     A clip's place hardly depends on the others, so the hold-out grows with the project and stays fixed.
     """
-
-    def place(sha256: str) -> float:
-        """0..1, spread evenly."""
-        return int(sha256[:12], 16) / 16**12
-
-    order = sorted(set(clips), key=place)
+    order = sorted(set(clips), key=lambda sha256: sha256[:12])
     candidates = [clip for clip in order if clip not in learnt]
-    count = min(max(sum(place(clip) < 0.2 for clip in candidates), 2), len(order) - 3)
+    count = min(max(sum(int(clip[:12], 16) < 0.2 * 16**12 for clip in candidates), 2), len(order) - 3)
     return set(candidates[: max(0, count)])
 
 
@@ -139,8 +134,8 @@ def compare(old: Sequence[Keyframes], new: Sequence[Keyframes], seed: int = 0) -
         sentence = f"It may be better, but the clips are too few to be sure: {said}, {between}; annotate more of them."
     else:
         sentence = f"It is not better: {said}, {between}."
-    bounds = (round(float(bound), 4) for bound in (difference, low, high))
-    return Verdict(better=better, difference=next(bounds), low=next(bounds), high=next(bounds), sentence=sentence)
+    difference, low, high = (round(float(bound), 4) for bound in (difference, low, high))
+    return Verdict(better=better, difference=difference, low=low, high=high, sentence=sentence)
 
 
 def as_card(before: Metrics, after: Metrics, verdict: Verdict, clips: int) -> dict[str, object]:

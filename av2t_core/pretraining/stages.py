@@ -19,6 +19,7 @@ from av2t_core.training.loop import Loop, Stateful
 from av2t_core.training.run_folder import Entry, Position
 
 Loss = Callable[[np.random.Generator], Tensor]
+Groups = Sequence[dict[str, Any]]
 _LOGGED_STEPS = 50
 
 
@@ -28,20 +29,19 @@ class StagesFolder:
     def __init__(self, out: Path, *, seed: int, checkpoint_steps: int) -> None:
         self.out, self.seed, self.checkpoint_steps = out, seed, checkpoint_steps
 
-    def fit(self, name: str, model: nn.Module, loss: Loss, groups: Sequence[dict[str, Any]], steps: int) -> None:
+    def fit(self, name: str, model: nn.Module, loss: Loss, groups: Groups, steps: int) -> None:
         """Train a stage, unless it has its result: the average of the weights (EMA)."""
         done = (self.out / f"{name}.pt").exists()
         distributed.barrier()  # or a process that comes late could take the others' result for an earlier run's
         if done:
             return
-        stage = _Stage(name, model, loss, groups, steps, self.seed)
-        record = _StageRecord(self, name)
-        loop = Loop(stage, record, epochs=1, steps=steps, checkpoint_steps=self.checkpoint_steps)
+        stage = _Stage(self, name, model, loss, groups, steps)
+        loop = Loop(stage, stage, epochs=1, steps=steps, checkpoint_steps=self.checkpoint_steps)
         bar = tqdm(loop.run(), name, initial=loop.done, total=steps, mininterval=5, disable=distributed.get_rank() > 0)
         for _ in bar:
-            bar.set_postfix(loss=f"{record.loss:.4f}", refresh=False)
+            bar.set_postfix(loss=f"{stage.smoothed:.4f}", refresh=False)
         self.keep(f"{name}.pt", **stage.average.state_dict())
-        record.path.unlink(missing_ok=True)
+        stage.checkpoint.unlink(missing_ok=True)
 
     def result(self, name: str) -> dict[str, Tensor]:
         state: dict[str, Tensor] = torch.load(self.out / f"{name}.pt", weights_only=True)
@@ -55,45 +55,21 @@ class StagesFolder:
         distributed.barrier()
 
 
-class _StageRecord:
-    """OUT/<name>.checkpoint, and every so many steps a line of the log with the smoothed loss."""
-
-    def __init__(self, folder: StagesFolder, name: str) -> None:
-        self.folder, self.name = folder, name
-        self.path = folder.out / f"{name}.checkpoint"
-        self.loss = math.nan
-
-    def load(self) -> dict[str, Any] | None:
-        if not self.path.exists():
-            return None
-        state = torch.load(self.path, weights_only=True)
-        return {**state, "trained": state["model"], "position": Position(step=state["step"])}
-
-    def save(self, position: Position, learned: Mapping[str, Tensor], **states: Any) -> None:
-        if position.step:  # at the end the result follows
-            self.folder.keep(self.path.name, model=dict(learned), step=position.step, **states)
-
-    def log(self, entry: Entry) -> None:
-        self.loss = entry["loss"] if math.isnan(self.loss) else 0.98 * self.loss + 0.02 * entry["loss"]
-        if distributed.get_rank() == 0 and entry["step"] % _LOGGED_STEPS == 0:
-            with (self.folder.out / "log.jsonl").open("a") as log:
-                log.write(json.dumps({"stage": self.name, "step": entry["step"], "loss": round(self.loss, 5)}) + "\n")
-
-    def forget_after(self, position: Position) -> None:
-        """The log only grows."""
-
-
 class _Stage:
-    """The Learner of a stage: AdamW with a short warm-up and a cosine."""
+    """The Learner of a stage, AdamW with a short warm-up and a cosine, and the Record of its loop.
+
+    OUT/<name>.checkpoint, and every so many steps a line of the log with the smoothed loss.
+    """
 
     def __init__(
-        self, name: str, model: nn.Module, loss: Loss, groups: Sequence[dict[str, Any]], steps: int, seed: int
+        self, folder: StagesFolder, name: str, model: nn.Module, loss: Loss, groups: Groups, steps: int
     ) -> None:
-        self.name, self.model, self.loss, self.count, self.seed = name, model, loss, steps, seed
+        self.folder, self.name, self.model, self.loss, self.count = folder, name, model, loss, steps
+        self.checkpoint, self.smoothed = folder.out / f"{name}.checkpoint", math.nan
+        self.average = deepcopy(model)
         self.optimiser = torch.optim.AdamW(groups, weight_decay=0.01)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda step: _cosine(step, steps))
         self.learned: Mapping[str, Tensor] = model.state_dict()
-        self.average = deepcopy(model)
         self.states: Mapping[str, Stateful] = {
             "optimiser": self.optimiser,
             "schedule": self.schedule,
@@ -116,10 +92,10 @@ class _Stage:
         """Nothing is logged."""
 
     def _step(self, step: int) -> float:
-        rank = distributed.get_rank()
-        torch.manual_seed(self.seed * 1_000_003 + distributed.get_world_size() * step + rank)
+        rank, seed = distributed.get_rank(), self.folder.seed
+        torch.manual_seed(seed * 1_000_003 + distributed.get_world_size() * step + rank)
         with torch.autocast("cpu", torch.bfloat16, enabled=computes_bf16(torch.device("cpu"))):
-            loss = self.loss(np.random.default_rng([self.seed, step, crc32(self.name.encode()), rank]))
+            loss = self.loss(np.random.default_rng([seed, step, crc32(self.name.encode()), rank]))
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss of stage {self.name} is {loss.item()} at step {step}")
         self.optimiser.zero_grad()
@@ -130,6 +106,26 @@ class _Stage:
         self.schedule.step()
         return loss.item()
 
+    def load(self) -> dict[str, Any] | None:
+        if not self.checkpoint.exists():
+            return None
+        state = torch.load(self.checkpoint, weights_only=True)
+        return {**state, "trained": state["model"], "position": Position(step=state["step"])}
+
+    def save(self, position: Position, learned: Mapping[str, Tensor], **states: Any) -> None:
+        if position.step:  # at the end the result follows
+            self.folder.keep(self.checkpoint.name, model=dict(learned), step=position.step, **states)
+
+    def log(self, entry: Entry) -> None:
+        self.smoothed = entry["loss"] if math.isnan(self.smoothed) else 0.98 * self.smoothed + 0.02 * entry["loss"]
+        if distributed.get_rank() == 0 and entry["step"] % _LOGGED_STEPS == 0:
+            line = {"stage": self.name, "step": entry["step"], "loss": round(self.smoothed, 5)}
+            with (self.folder.out / "log.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+
+    def forget_after(self, position: Position) -> None:
+        """The log only grows."""
+
 
 def _cosine(step: int, steps: int) -> float:
     warm = min(1.0, (step + 1) / 100)
@@ -139,8 +135,6 @@ def _cosine(step: int, steps: int) -> float:
 def _share_gradients(model: nn.Module) -> None:
     """Every process goes on with the mean of all gradients."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    flat = nn.utils.parameters_to_vector(gradients)
     distributed.all_reduce(flat)
-    flat /= distributed.get_world_size()
-    for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
+    nn.utils.vector_to_parameters(flat / distributed.get_world_size(), gradients)

@@ -35,7 +35,8 @@ from av2t_core.model.inputs import normalise_sam, to_device
 from av2t_core.model.presets import PRESETS
 from av2t_core.prediction.predictor import Predictor
 from av2t_core.pretraining.composed_frames import draw_frames, draw_hearing, draw_sound, evaluate, sounding_mask
-from av2t_core.pretraining.models import (
+from av2t_core.pretraining.stages import StagesFolder
+from av2t_core.pretraining.taggers import (
     DenseHead,
     DenseTagger,
     Tagger,
@@ -44,7 +45,6 @@ from av2t_core.pretraining.models import (
     pixel_loss,
     tagging_loss,
 )
-from av2t_core.pretraining.stages import StagesFolder
 from av2t_core.segmenters.evf_sam2 import EvfSam2, EvfSam2Config
 from av2t_core.training import replay
 from av2t_core.versions.checkpoint import build, fill, read_tensors
@@ -55,6 +55,7 @@ from av2t_core.versions.version import resolve
 STAGES = ("audio", "image", "trunk", "joint", "settle")
 # The last blocks of the image encoder, at S/32, learn the classes; those before stay as ImageNet taught them.
 _FROZEN_BLOCKS = 7
+State = dict[str, Tensor]
 _TINY = EvfSam2.sizes["tiny"]
 
 
@@ -161,6 +162,15 @@ def keep_version(
     save_version(directory, card, tensors, [replayed])
 
 
+class _Encoders(nn.Module):
+    """Both, by the names that a model version has for them."""
+
+    def __init__(self, config: TinyEncodersConfig) -> None:
+        super().__init__()
+        audio = TinyAudioEncoder(config)  # drawn first
+        self.image_encoder, self.audio_encoder = TinyImageEncoder(config), audio
+
+
 class Run:
     """The stages; each is a model, a batch's loss and an optimiser, given to the one loop."""
 
@@ -175,14 +185,14 @@ class Run:
         self._fit_audio("audio", TinyAudioEncoder(self.encoders), self.training, self.recipe.audio_steps, 2e-3)
 
     def image(self) -> None:
-        model, learned = TinyImageEncoder(self.encoders), imagenet_weights()
-        model.trunk.load_state_dict(learned.trunk)
-        model.last.load_state_dict(learned.last)
+        model, (trunk, last) = TinyImageEncoder(self.encoders), imagenet_weights()
+        model.trunk.load_state_dict(trunk)
+        model.last.load_state_dict(last)
         self._fit_image("image", model, self.training, self.recipe.image_steps, 1e-3)
 
     def trunk(self) -> None:
         model = DenseTagger(_segmenter(self.recipe.sizes[0]), self.encoders)
-        model.trunk.load_state_dict(imagenet_weights().trunk)
+        model.trunk.load_state_dict(imagenet_weights()[0])
 
         def loss(rng: np.random.Generator) -> Tensor:
             frames = draw_frames(rng, self.training, 2 * self.recipe.batch, self.recipe.sizes[0], varied=True)
@@ -192,7 +202,7 @@ class Run:
         self.folder.fit("trunk", model, loss, groups, self.recipe.trunk_steps)
 
     def joint(self) -> None:
-        audio, image = self._encoders("audio", "image")
+        encoders = self._encoders("audio", "image")
         weights = self._initial_weights()
         for key, tensor in self.folder.result("trunk").items():
             if key.startswith("sam.image_encoder."):
@@ -201,23 +211,23 @@ class Run:
                 weights[key] = tensor
         for size, steps in zip(self.recipe.sizes, self.recipe.joint_steps, strict=True):
             name, scale = f"joint{size}", 1.0 if size == self.recipe.sizes[0] else 0.7
-            self._fit_joint(name, weights, image, audio, self.training, size, steps, scale)
+            self._fit_joint(name, weights, encoders, self.training, size, steps, scale)
             weights = self.folder.result(name)
-        self._keep_whole("joint", weights, image, audio)
+        self._keep_whole("joint", weights, encoders)
 
     def settle(self) -> None:
         if self.recipe.start:
-            audio, image, weights = self._start(self.recipe.start)
+            encoders, weights = self._start(self.recipe.start)
         else:
-            audio, image = self._encoders("audio", "image")
+            encoders = self._encoders("audio", "image")
             weights = self.folder.result(f"joint{self.recipe.sizes[-1]}")
         audio_steps, image_steps, steps = self.recipe.settle_steps
-        self._fit_audio("settle-audio", audio, self.everything, audio_steps, 5e-4)
-        self._fit_image("settle-image", image, self.everything, image_steps, 3e-4)
-        audio, image = self._encoders("settle-audio", "settle-image")
+        self._fit_audio("settle-audio", encoders.audio_encoder, self.everything, audio_steps, 5e-4)
+        self._fit_image("settle-image", encoders.image_encoder, self.everything, image_steps, 3e-4)
+        encoders = self._encoders("settle-audio", "settle-image")
         size = _TINY.image_size
-        self._fit_joint(f"settle{size}", weights, image, audio, self.everything, size, steps, 0.7)
-        self._keep_whole("settle", self.folder.result(f"settle{size}"), image, audio)
+        self._fit_joint(f"settle{size}", weights, encoders, self.everything, size, steps, 0.7)
+        self._keep_whole("settle", self.folder.result(f"settle{size}"), encoders)
 
     def _fit_audio(self, name: str, model: TinyAudioEncoder, cutouts: Cutouts, steps: int, lr: float) -> None:
         count = len(cutouts.labels)
@@ -237,13 +247,13 @@ class Run:
 
         self.folder.fit(name, model, loss, _groups(model, model.trunk, self.recipe.trunk_lr, lr, _FROZEN_BLOCKS), steps)
 
-    def _encoders(self, audio_name: str, image_name: str) -> tuple[TinyAudioEncoder, TinyImageEncoder]:
-        audio, image = TinyAudioEncoder(self.encoders), TinyImageEncoder(self.encoders)
-        audio.load_state_dict(self.folder.result(audio_name))
-        image.load_state_dict(self.folder.result(image_name))
-        return audio.eval(), image.eval()
+    def _encoders(self, audio_name: str, image_name: str) -> _Encoders:
+        encoders = _Encoders(self.encoders).eval()
+        encoders.audio_encoder.load_state_dict(self.folder.result(audio_name))
+        encoders.image_encoder.load_state_dict(self.folder.result(image_name))
+        return encoders
 
-    def _initial_weights(self) -> dict[str, Tensor]:
+    def _initial_weights(self) -> State:
         model = AV2TSam(PRESETS["tiny"].config())
         with torch.no_grad():
             # The product must start as the sound's code, gently changed by the picture: unit-length inputs through
@@ -257,15 +267,7 @@ class Run:
         return Tagger(model, DenseHead(_TINY, self.encoders)).state_dict()
 
     def _fit_joint(
-        self,
-        name: str,
-        weights: dict[str, Tensor],
-        image: TinyImageEncoder,
-        audio: TinyAudioEncoder,
-        cutouts: Cutouts,
-        size: int,
-        steps: int,
-        scale: float,
+        self, name: str, weights: State, encoders: _Encoders, cutouts: Cutouts, size: int, steps: int, scale: float
     ) -> None:
         """`scale`: of the learning rates."""
         recipe, labels = self.recipe, len(cutouts.labels)
@@ -285,8 +287,8 @@ class Run:
             everything = frames.owners.repeat(recipe.draws, axis=0)
             owners = np.stack([o * sounding_mask(o, hears) for o, hears in zip(everything, heard, strict=True)])
             with torch.no_grad():
-                a = audio(torch.from_numpy(sounds))
-                v = image.encode(pixels).repeat_interleave(recipe.draws, 0)
+                a = encoders.audio_encoder(torch.from_numpy(sounds))
+                v = encoders.image_encoder.encode(pixels).repeat_interleave(recipe.draws, 0)
                 a = F.normalize(a, dim=-1) + 0.02 * torch.randn_like(a)
                 v = F.normalize(v, dim=-1) + 0.02 * torch.randn_like(v)
                 images = segmenter.inputs(segmenter.squares(pixels))
@@ -298,22 +300,17 @@ class Run:
 
         self.folder.fit(name, tagger, loss, _groups(tagger, trunk, recipe.trunk_lr * scale, recipe.lr * scale), steps)
 
-    def _start(self, name: str) -> tuple[TinyAudioEncoder, TinyImageEncoder, dict[str, Tensor]]:
+    def _start(self, name: str) -> tuple[_Encoders, State]:
         """A version's encoders, and its weights under a head that has yet to learn."""
         tensors = {k: t.float() for k, t in read_tensors(resolve(name).weights, torch.device("cpu"))}
-        audio, image = TinyAudioEncoder(self.encoders), TinyImageEncoder(self.encoders)
-        for part, encoder in (("audio_encoder.", audio), ("image_encoder.", image)):
-            encoder.load_state_dict({k.removeprefix(part): t for k, t in tensors.items() if k.startswith(part)})
-        return audio, image, self._initial_weights() | {k: t for k, t in tensors.items() if k.startswith("model.")}
+        encoders = _Encoders(self.encoders)
+        encoders.load_state_dict({key: tensors[key] for key in encoders.state_dict()})
+        return encoders, self._initial_weights() | {k: t for k, t in tensors.items() if k.startswith("model.")}
 
-    def _keep_whole(
-        self, name: str, trained: dict[str, Tensor], image: TinyImageEncoder, audio: TinyAudioEncoder
-    ) -> None:
+    def _keep_whole(self, name: str, trained: State, encoders: _Encoders) -> None:
         """What a stage trained, and the encoders it was trained behind, as a model version's tensors."""
         tensors = {key: tensor for key, tensor in trained.items() if key.startswith("model.")}
-        for part, encoder in (("image_encoder", image), ("audio_encoder", audio)):
-            tensors |= {f"{part}.{key}": tensor for key, tensor in encoder.state_dict().items()}
-        self.folder.keep(f"{name}.pt", **tensors)
+        self.folder.keep(f"{name}.pt", **tensors, **encoders.state_dict())
 
 
 def _segmenter(size: int) -> EvfSam2Config:

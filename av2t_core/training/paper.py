@@ -57,19 +57,6 @@ class Inputs:
     counts: bool = True  # False for a stand-in, by which a process takes part that has no clip of the batch
 
 
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """The losses of one step. `gradient`: the norm of all gradients together."""
-
-    bce: float
-    iou: float  # 1 - soft IoU
-    gradient: float
-
-    @property
-    def loss(self) -> float:
-        return self.bce + self.iou
-
-
 class Objective(nn.Module):
     """The model with its loss: one module, so that processes share the gradients of all of it."""
 
@@ -106,14 +93,10 @@ class PaperTraining:
         self.optimiser = AdamW(self.learned.values(), lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.schedule = CosineAnnealingLR(self.optimiser, T_max=recipe.epochs, eta_min=recipe.final_lr)
 
-    @property
-    def lr(self) -> float:
-        """The learning rate of this epoch."""
-        return float(self.optimiser.param_groups[0]["lr"])
-
-    def learn(self, parts: Iterable[Inputs], count: int, frames: int) -> Step:
+    def learn(self, parts: Iterable[Inputs], count: int, frames: int) -> dict[str, float]:
         """One step on a batch of `frames` frames, of which `parts`, `count` of them (one at least), are this process's.
 
+        To its "loss", the sum of "bce" and "iou" (1 - soft IoU), and the norm of all gradients together, "gradient".
         TrainingError, before anything is changed: a loss or a gradient is not finite; it names the clips.
         """
         self.optimiser.zero_grad()
@@ -130,28 +113,22 @@ class PaperTraining:
         sums = torch.stack([losses.sum(dim=0) for losses, _ in seen]).sum(dim=0)
         bce, iou = (self.accelerator.reduce(sums, reduction="sum") / frames).tolist()
         gradients = [p.grad for p in self.learned.values() if p.grad is not None]
-        step = Step(bce=bce, iou=iou, gradient=float(get_total_norm(gradients)))
-        if not (isfinite(step.loss) and isfinite(step.gradient)):
-            raise self._not_finite(step, seen)
+        step = {"loss": bce + iou, "bce": bce, "iou": iou, "gradient": float(get_total_norm(gradients))}
+        for what in ("loss", "gradient"):
+            if not isfinite(step[what]):
+                raise TrainingError(
+                    f"the {what} is {step[what]} on {', '.join(_not_finite(seen))}: look at the files of these clips,"
+                    " or use a smaller learning rate or fp32"
+                )
         self.optimiser.step()
         return step
 
-    def end_epoch(self) -> None:
-        """The learning rate becomes that of the next epoch."""
-        self.schedule.step()
 
-    def _not_finite(self, step: Step, seen: Sequence[tuple[Tensor, tuple[str, ...]]]) -> TrainingError:
-        """Names the clips whose loss is not finite; all of the batch, where only their gradient is not."""
-        own = [
-            (name, bool(losses[index].isfinite().all())) for losses, clips in seen for index, name in enumerate(clips)
-        ]
-        of_batch: list[tuple[str, bool]] = gather_object(own)
-        names = [name for name, finite in of_batch if not finite] or [name for name, _ in of_batch]
-        what = f"gradient is {step.gradient}" if isfinite(step.loss) else f"loss is {step.loss}"
-        return TrainingError(
-            f"the {what} on {', '.join(dict.fromkeys(names))}: look at the files of these clips, or use a smaller"
-            " learning rate or fp32"
-        )
+def _not_finite(seen: Sequence[tuple[Tensor, tuple[str, ...]]]) -> list[str]:
+    """The clips whose loss is not finite; all of the batch, where only their gradient is not."""
+    own = [(name, bool(losses[index].isfinite().all())) for losses, names in seen for index, name in enumerate(names)]
+    of_batch: list[tuple[str, bool]] = gather_object(own)
+    return list(dict.fromkeys([name for name, finite in of_batch if not finite] or [name for name, _ in of_batch]))
 
 
 def accelerator(*, cpu: bool) -> Accelerator:

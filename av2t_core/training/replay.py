@@ -30,9 +30,6 @@ class Replay:
     v: Tensor  # (n, image_width)
     a: Tensor  # (n, audio_width)
 
-    def to(self, device: torch.device) -> "Replay":
-        return Replay(v=self.v.to(device), a=self.a.to(device))
-
 
 def keep(path: Path, replay: Replay) -> str:
     """Write the set; its sha256, for the card."""
@@ -60,7 +57,8 @@ class Drift:
     """How far a model that learns has drifted, on a replay, from its outputs when this was made."""
 
     def __init__(self, model: AV2TSam, replay: Replay) -> None:
-        self._model, self._replay = model, replay
+        device = next(model.parameters()).device
+        self._model, self._v, self._a = model, replay.v.to(device), replay.a.to(device)
         with torch.no_grad():
             self._before = self._outputs()
         self._sizes = [output.square().mean() for output in self._before]
@@ -71,6 +69,6 @@ class Drift:
         return torch.stack([(now - before).square().mean() / size for now, before, size in each]).mean()
 
     def _outputs(self) -> list[Tensor]:
-        f = self._model.projector.feature(self._replay.v, self._replay.a)
+        f = self._model.projector.feature(self._v, self._a)
         additions = self._model.adapters(f) if self._model.adapters is not None else []
         return [self._model.projector.tokens(f), *additions]

@@ -127,12 +127,11 @@ class RunFolder:
         from matplotlib.ticker import MaxNLocator
 
         epochs = [entry for entry in self.entries() if "val_miou" in entry]
-        numbers, ious = [entry["epoch"] for entry in epochs], [entry["val_miou"] for entry in epochs]
-        best = max(range(len(epochs)), key=ious.__getitem__)
+        numbers, losses, ious = ([entry[key] for entry in epochs] for key in ("epoch", "loss", "val_miou"))
+        best = ious.index(max(ious))
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         left = figure.subplots()
         right = left.twinx()
-        losses = [entry["loss"] for entry in epochs]
         [loss] = left.plot(numbers, losses, color="tab:gray", marker=".", label="training loss")
         label = f"validation mIoU, best {ious[best]:.3f} in epoch {numbers[best]}"
         [iou] = right.plot(numbers, ious, color="tab:blue", marker=".", label=label)
@@ -148,12 +147,10 @@ class RunFolder:
         if not path.exists():
             with writing(self.path), atomic_file(path) as aside:
                 aside.write_text(json.dumps(plan, indent=2) + "\n")
-            return
         there = json.loads(path.read_text())
-        differing = [
-            f"{key} {there.get(key)!r}, now {value!r}" for key, value in plan.items() if there.get(key) != value
-        ]
-        if differing:
+        if differing := [
+            f"{key} {there.get(key)!r}, now {new!r}" for key, new in plan.items() if there.get(key) != new
+        ]:
             raise TrainingError(
                 f"{self.path} holds a training by another plan ({'; '.join(differing)}): repeat that command to go on"
                 " with it, or choose another name"

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain
 from math import ceil
@@ -32,13 +32,12 @@ from av2t_core.memory import device_peak, resident_peak, start_peaks
 from av2t_core.model.av2t_sam import DRAWN, AV2TSam
 from av2t_core.model.config import Feature
 from av2t_core.training.batches import Part, Read, batches, inputs, read
-from av2t_core.training.frozen import Frozen, FrozenResults
+from av2t_core.training.frozen import Frozen, FrozenResults, TensorStore
 from av2t_core.training.loop import Loop, Stateful
 from av2t_core.training.paper import PaperTraining, accelerator
 from av2t_core.training.plan import Plan, TrainingError
 from av2t_core.training.replay import WINDOWS, Replay, keep
 from av2t_core.training.run_folder import Entry, Position, RunFolder
-from av2t_core.training.tensor_store import TensorStore
 from av2t_core.versions.checkpoint import Loaded, Precision, build, fill_version, read_tensors
 from av2t_core.versions.names import REPLAY_FILE
 from av2t_core.versions.saving import save_part, save_version
@@ -117,7 +116,6 @@ class Trainer:
         return loop.position
 
     def learn(self, epoch: int, first: int) -> Generator[Entry]:
-        """The batches of an epoch that are left."""
         self._began = time.monotonic()
         start_peaks(self.loaded.device)
         shares = batches(
@@ -135,8 +133,7 @@ class Trainer:
         ):
             for share in shares:
                 mine = (inputs(next(parts), self.results, counts=share.counts) for _ in share.parts)
-                step = self.paper.learn(mine, len(share.parts), share.frames)
-                yield {"loss": step.loss, **asdict(step)}
+                yield dict(self.paper.learn(mine, len(share.parts), share.frames))
 
     def end_epoch(self, position: Position) -> Entry:
         """Validate; the weights are the best ones so far, or not."""
@@ -155,12 +152,12 @@ class Trainer:
             "bce": position.bce,
             "iou": position.iou,
             "val_miou": miou,
-            "lr": self.paper.lr,
+            "lr": self.paper.optimiser.param_groups[0]["lr"],
             "seconds": round(seconds, 2),
             "host_peak_mb": round(resident_peak() / 1e6),
             "gpu_peak_mb": on_device and round(on_device / 1e6),
         }
-        self.paper.end_epoch()
+        self.paper.schedule.step()
         return entry
 
     def some_embeddings(self, windows: int) -> Replay:
@@ -176,11 +173,8 @@ class Trainer:
     def _fill(self) -> None:
         """Compute and cache what is frozen; each process a share of it, which all can read afterwards."""
         if self.results.store is not None:
-            missing = [
-                clip
-                for clip in self._own([*self.plan.training, *self.plan.validation])
-                if not self.results.is_cached(clip)
-            ]
+            own = self._own([*self.plan.training, *self.plan.validation])
+            missing = [clip for clip in own if not self.results.is_cached(clip)]
             with (
                 self.bar("frozen results", len(missing), "clips") as bar,
                 self._reading([(clip,) for clip in missing]) as parts,
@@ -264,11 +258,6 @@ def train_version(
     del trainer, loaded
     gc.collect()
     return metrics if first else None
-
-
-def is_first_process(device: str) -> bool:
-    """Whether this is the only process, or the first one of several that a launcher started."""
-    return bool(accelerator(cpu=device == "cpu").is_main_process)
 
 
 def load_start(

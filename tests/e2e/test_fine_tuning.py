@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser
 
-from av2t_core.data.composed_clip import ClipWriter, in_order
+from av2t_core.data.composed_clip import in_order, write_drawn_clip
 from av2t_core.data.cutouts import Cutouts
 from av2t_core.finetuning.judging import Keyframes, Metrics, judge_clip
 from av2t_core.labelstudio.controls.brush import BrushLabels
@@ -71,8 +72,8 @@ def sets(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Sets:
 
 def _compose(out: Path, cutouts: Cutouts, count: int, seed: int) -> list[Composed]:
     out.mkdir()
-    writer = ClipWriter(out=out, cutouts=cutouts, seed=seed, most=3, seconds=5, size=(320, 240), fps=8)
-    in_order(writer, count, len(os.sched_getaffinity(0)), lambda: None)
+    write = partial(write_drawn_clip, out, cutouts, seed, 3, 5, (320, 240), 8)
+    in_order(write, count, len(os.sched_getaffinity(0)), lambda: None)
     return [_composed(path) for path in sorted(out.glob("*.mp4"))]
 
 

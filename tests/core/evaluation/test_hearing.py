@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from av2t_core.data.avsbench import DataError, LabelledClip, read_clips, read_frame
-from av2t_core.evaluation.hearing import shuffled, windows
+from av2t_core.data.avsbench import DataError, LabelledClip, read_clips, read_frame, shuffled
+from av2t_core.evaluation.scores import windows
 from tests.core.avsbench_sets import compose_set
 
 

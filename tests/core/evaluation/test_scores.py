@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from av2t_core.data.avsbench import SIZE, DataError, LabelledClip, read_clips, read_target
+from av2t_core.data.avsbench import SIZE, DataError, Hearing, LabelledClip, read_clips, read_target
 from av2t_core.encoders import ImageEncoder
-from av2t_core.evaluation.hearing import Hearing, windows
 from av2t_core.evaluation.scores import (
     THRESHOLDS,
     ClipScores,
@@ -26,6 +25,7 @@ from av2t_core.evaluation.scores import (
     mask_iou,
     precision_recall,
     score_predictions,
+    windows,
 )
 from av2t_core.prediction.predictor import Predictor
 from tests.core.avsbench_sets import compose_set

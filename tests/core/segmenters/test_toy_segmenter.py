@@ -160,7 +160,7 @@ def test_it_is_trained_as_the_paper_does(preset: str) -> None:
         target=(torch.rand(2, 30, 40) > 0.5).float(),
     )
     first, second = (training.learn([given], count=1, frames=2) for _ in range(2))
-    assert second.loss < first.loss
+    assert second["loss"] < first["loss"]
     assert {name for name in training.learned if name.startswith("segmenter.")} == {
         f"segmenter.{part}.{kind}" for part in ("masks", "scores") for kind in ("weight", "bias")
     }

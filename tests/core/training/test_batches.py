@@ -7,8 +7,7 @@ import torch
 
 from av2t_core.data.avsbench import LabelledClip, read_clips
 from av2t_core.training.batches import batches, inputs, read
-from av2t_core.training.frozen import FrozenResults
-from av2t_core.training.tensor_store import TensorStore
+from av2t_core.training.frozen import FrozenResults, TensorStore
 from av2t_core.training.train import load_start
 from av2t_core.versions.version import resolve_start
 from tests.core.avsbench_sets import compose_set

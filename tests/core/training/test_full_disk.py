@@ -10,8 +10,8 @@ import torch
 from av2t_core.errors import DiskFullError
 from av2t_core.files import writing
 from av2t_core.finetuning.examples import ClipExamples, Examples
+from av2t_core.training.frozen import TensorStore
 from av2t_core.training.run_folder import Position, RunFolder
-from av2t_core.training.tensor_store import TensorStore
 from av2t_core.versions.pointers import promote
 from av2t_core.versions.saving import save_version
 from tests.conftest import EMBEDDED

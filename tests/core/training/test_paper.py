@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.presets import PRESETS
 from av2t_core.model.weights import empty_weights
-from av2t_core.pretraining.models import candidates_loss
+from av2t_core.pretraining.taggers import candidates_loss
 from av2t_core.training.paper import Inputs, PaperTraining, accelerator, frame_losses, soft_iou, trained_parameters
 from av2t_core.training.plan import PaperRecipe, TrainingError
 from tests.core.model.micro import BACKBONES, GOLDEN, Backbone, inputs, micro, some, to_reference_state_dict
@@ -51,14 +51,14 @@ class Run:
             if number == 0:
                 with torch.no_grad():
                     run.first_logits = training.objective.logits(batch())
-            run.lrs.append(training.lr)
+            run.lrs.append(training.optimiser.param_groups[0]["lr"])
             step = training.learn([batch()], count=1, frames=FRAMES)
-            run.bces.append(step.bce)
-            run.ious.append(step.iou)
-            run.losses.append(step.loss)
+            run.bces.append(step["bce"])
+            run.ious.append(step["iou"])
+            run.losses.append(step["loss"])
             if number == 0:
                 run.first_gradients = {names[n]: _copy(p) for n, p in trained_parameters(model).items()}
-            training.end_epoch()  # the reference's three steps are of three epochs
+            training.schedule.step()  # the reference's three steps are of three epochs
         run.parameters = {names[name]: tensor for name, tensor in model.state_dict().items()}
         run.changed = {
             names[name] for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])
@@ -116,9 +116,9 @@ def test_the_learning_rates_are_exact(runs: dict[Backbone, Run], backbone: Backb
     assert runs[backbone].lrs == expected["lr"].tolist()
     training, lrs = PaperTraining(micro(backbone), PaperRecipe(), accelerator(cpu=True)), []
     for _ in range(40):
-        lrs.append(training.lr)
+        lrs.append(training.optimiser.param_groups[0]["lr"])
         training.optimiser.step()
-        training.end_epoch()
+        training.schedule.step()
     assert lrs == expected["lr_table_40"].tolist()
 
 
@@ -207,7 +207,7 @@ def test_a_batch_in_parts_gives_the_same_gradients(runs: dict[Backbone, Run], ba
     stand_in = batch(slice(0, 1), counts=False)
     parts = [batch(slice(0, 3)), batch(slice(3, 4)), stand_in]
     step = training.learn(parts, count=len(parts), frames=FRAMES)
-    assert abs(step.loss - runs[backbone].losses[0]) <= 1e-5
+    assert abs(step["loss"] - runs[backbone].losses[0]) <= 1e-5
     names = dict(zip(model.state_dict(), to_reference_state_dict(model), strict=True))
     for name, parameter in trained_parameters(model).items():
         whole = runs[backbone].first_gradients[names[name]]

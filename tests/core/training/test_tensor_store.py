@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from av2t_core.errors import WeightsError
-from av2t_core.training.tensor_store import TensorStore
+from av2t_core.training.frozen import TensorStore
 
 ENTRY = 4000  # bytes of `tensors`, without what a file has around them
 LONG_AGO = 1_000_000_000

@@ -7,11 +7,10 @@ import torch
 from tqdm import tqdm
 
 from av2t_core.training.batches import read
-from av2t_core.training.frozen import FrozenResults
+from av2t_core.training.frozen import FrozenResults, TensorStore
 from av2t_core.training.paper import accelerator
 from av2t_core.training.plan import PaperRecipe, make_plan
 from av2t_core.training.run_folder import RunFolder
-from av2t_core.training.tensor_store import TensorStore
 from av2t_core.training.train import Schedule, Trainer, load_start
 from av2t_core.versions.version import resolve_start
 from tests.core.avsbench_sets import compose_set

@@ -15,7 +15,7 @@ from av2t_core.data.cutouts import Image, read_cutout
 from av2t_core.encoders.efficientnet import EfficientNetLite
 from av2t_core.errors import WeightsError
 from av2t_core.model.inputs import normalise_sam
-from av2t_core.pretraining.models import FILE, PACKAGE, imagenet_weights
+from av2t_core.pretraining.taggers import FILE, PACKAGE, imagenet_weights
 
 CUTOUTS = Path(__file__).parents[2] / "data" / "cutouts" / "sounding"
 SIZE = 224
@@ -34,11 +34,11 @@ def on_grey(cutout: Image) -> Tensor:
 
 def test_it_names_photographs_as_imagenet_does() -> None:
     """The classifier on top is in the package's file and nowhere in ours, so it is put on here."""
-    weights = imagenet_weights()
+    trunk, last_weights = imagenet_weights()
     model = EfficientNetLite()
-    model.load_state_dict(weights.trunk)
+    model.load_state_dict(trunk)
     last_convolution = nn.Conv2d(320, 1280, 1)
-    last_convolution.load_state_dict(weights.last)
+    last_convolution.load_state_dict(last_weights)
     spec = find_spec(PACKAGE)
     assert spec is not None
     file = Path(str(spec.origin)).parent / FILE

@@ -4,7 +4,6 @@ The weights are EfficientNet-Lite0's, from the package efficientnet-lite0-pytorc
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -117,16 +116,11 @@ _EPSILON = 1e-3  # of its batch norms
 _MEAN, _STD = 127.0, 128.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageNetWeights:
-    """State dicts of an `EfficientNetLite` and of the 1x1 convolution (320 to 1280) that comes after it."""
+def imagenet_weights() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """State dicts of an `EfficientNetLite` and of the 1x1 convolution (320 to 1280) that comes after it.
 
-    trunk: dict[str, Tensor]
-    last: dict[str, Tensor]
-
-
-def imagenet_weights() -> ImageNetWeights:
-    """WeightsError: the package is not installed."""
+    WeightsError: the package is not installed.
+    """
     spec = find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         raise WeightsError(
@@ -149,7 +143,7 @@ def imagenet_weights() -> ImageNetWeights:
             if f"_blocks.{index}.{conv}.weight" in learned:
                 folded = _folded(learned, f"_blocks.{index}.{conv}", f"_blocks.{index}.{norm}")
                 trunk |= {f"{name}.{ours}.{kind}": tensor for kind, tensor in folded.items()}
-    return ImageNetWeights(trunk=trunk, last=_folded(learned, "_conv_head", "_bn1"))
+    return trunk, _folded(learned, "_conv_head", "_bn1")
 
 
 def _folded(learned: dict[str, Tensor], conv: str, norm: str) -> dict[str, Tensor]:
