@@ -5,6 +5,7 @@ An annotation speaks of all keyframes of its clip: at one where it has no mask n
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import cv2
@@ -50,11 +51,7 @@ class ClipMasks(Mapping[int, Mask]):
             self.by_page.setdefault(each.page, []).append(each)
 
     def __getitem__(self, page: int) -> Mask:
-        first, *others = self.by_page[page]
-        mask = first.mask
-        for each in others:  # one unpacked at a time
-            mask |= each.mask
-        return mask
+        return reduce(np.bitwise_or, (each.mask for each in self.by_page[page]))  # one unpacked at a time
 
     def __iter__(self) -> Iterator[int]:
         return iter(sorted(self.by_page))
@@ -100,18 +97,15 @@ def read_annotation(
             f" {ANNOTATION_PIXELS:,} pixels in all can be learnt from: delete some of them."
         )
     read = [(tag, *_read(tag, region, shape, pages)) for tag, region in regions]
-    read = [(tag, name, each) for tag, name, each in read if each.bits.any()]
-    objects = [each for tag, _, each in read if tag.holds_masks]
+    objects = [each for tag, _, each in read if tag.holds_masks and each.bits.any()]
     masks = ClipMasks(objects)
     for tag, name, each in read:
-        if tag.holds_masks or (each.page in masks and (masks[each.page] & each.mask).any()):
+        if tag.holds_masks or not each.bits.any() or (each.page in masks and (masks[each.page] & each.mask).any()):
             continue
         if not boxes:
-            raise AnnotationError(
-                f"{name} is a {tag.unlabelled_type} without a mask in it: draw what sounds there, or delete the"
-                f" {tag.unlabelled_type}",
-                Remedy.MASK_BOXES,
-            )
+            box = tag.unlabelled_type
+            sentence = f"{name} is a {box} without a mask in it: draw what sounds there, or delete the {box}"
+            raise AnnotationError(sentence, Remedy.MASK_BOXES)
         objects.append(each)
     return ClipMasks(objects)
 
@@ -137,7 +131,11 @@ def _read(tag: ImageTag, region: Region, shape: Size, pages: int) -> tuple[str, 
     """How messages call the region, and what it says; its mask may be empty."""
     name = f'Region "{region.get("id")}"'
     try:
-        page = _page(region, pages)
+        page = region.get("item_index")
+        if page is None and pages == 1:
+            page = 0
+        if type(page) is not int or not 0 <= page < pages:
+            raise ValueError(f"its item_index is {page!r}, and the clip has {pages} keyframes")
         name = f"{name} on page {page + 1}"
         if region.get("image_rotation") not in (None, 0):
             raise ValueError(f"its picture is turned by {region['image_rotation']} degrees")
@@ -152,14 +150,3 @@ def _read(tag: ImageTag, region: Region, shape: Size, pages: int) -> tuple[str, 
         mask = cv2.resize(mask.view(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT).view(np.bool_)
     names = tuple(map(str, labels)) if isinstance(labels, list) else ()
     return name, AnnotatedObject(page=page, labels=names, size=shape, bits=np.packbits(mask))
-
-
-def _page(region: Region, pages: int) -> int:
-    page = region.get("item_index")
-    if page is None:
-        if pages != 1:
-            raise ValueError(f"it does not say on which of {pages} pages it is (item_index)")
-        return 0
-    if type(page) is not int or not 0 <= page < pages:
-        raise ValueError(f"its item_index is {page!r}, and the clip has {pages} keyframes")
-    return page

@@ -1,6 +1,8 @@
 """A label config → the targets that a prediction can be written into. Format: https://labelstud.io/tags."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 from xml.etree import ElementTree
@@ -25,9 +27,7 @@ CONTROLS: dict[str, ImageTag | VideoTag] = {
 }
 """All control tags that can hold what sounds. What is not here is passed over."""
 
-DEFAULT_RATE = 24.0
-"""Frames a second by which the page counts on a Video without a frame rate."""
-
+DEFAULT_RATE = 24.0  # frames a second by which the page counts on a Video without a frame rate
 REMEDY = (
     '<BrushLabels name="mask" toName="frames"><Label value="dog"/></BrushLabels> '
     '<Image name="frames" valueList="$frames"/>'
@@ -84,8 +84,7 @@ def parse_label_config(xml: str) -> Targets:
     """The targets of a project's label config, in linear time. ConfigError names what is missing and what helps."""
     root = _parse(xml)
     controls = _controls(root)
-    named = next((control.to_name for control in controls if control.frames is None), None)
-    video = _video(root, named)
+    video = _video(root, next((control.to_name for control in controls if control.frames is None), None))
     # There is one clip: the one that the first control of a Video points at.
     targets = Targets(video=video, controls=tuple(c for c in controls if c.frames or c.to_name == video.name))
     if len(targets.names) > limits.CONFIG_NAMES:
@@ -129,37 +128,29 @@ def _parse(xml: str) -> ElementTree.Element:
         )
     try:
         # Entities can only be declared in a DOCTYPE, and the builder refuses that before any is expanded.
-        parser = ElementTree.XMLParser(target=_Bounded())  # noqa: S314
-        parser.feed(xml)
-        root: ElementTree.Element = parser.close()
+        return ElementTree.fromstring(xml, ElementTree.XMLParser(target=_Bounded()))  # noqa: S314
     except ElementTree.ParseError as error:
         raise ConfigError(f"The label config is not well-formed XML ({error}); correct it in the settings.") from None
-    return root
 
 
 def _controls(root: ElementTree.Element) -> tuple[Control, ...]:
     """Of each kind the first that can be used; ConfigError of the first control if none can."""
     objects: dict[tuple[str, str], ElementTree.Element] = {}  # what controls may point at, by tag and name
-    beside: dict[str, list[ElementTree.Element]] = {}  # the <Labels> for each of them
-    elements = []
-    object_tags = {tag.object_tag for tag in CONTROLS.values()}
-    for element in root.iter():
-        tag = str(element.tag)
-        if tag in CONTROLS:
-            elements.append((CONTROLS[tag], element))
-        if tag in object_tags:
+    for tag in {control.object_tag for control in CONTROLS.values()}:
+        for element in root.iter(tag):
             objects.setdefault((tag, element.get("name", "")), element)
-        if tag == "Labels":
-            beside.setdefault(element.get("toName", ""), []).append(element)
+    beside = defaultdict(list)  # the <Labels> for each of them
+    for element in root.iter("Labels"):
+        beside[element.get("toName", "")].append(element)
     labels = {name: _labels(tags) for name, tags in beside.items()}
     controls: dict[str, Control] = {}
     defects = []
-    for control, element in elements:
-        try:
-            if control.kind not in controls:
+    for element in root.iter():
+        if (control := CONTROLS.get(element.tag)) and control.kind not in controls:
+            try:
                 controls[control.kind] = _control(control, element, objects, labels)
-        except ConfigError as error:
-            defects.append(error)
+            except ConfigError as error:
+                defects.append(error)
     if not controls:
         none = f"The label config has none of {', '.join(CONTROLS)} to predict what sounds into; add {REMEDY}."
         raise defects[0] if defects else ConfigError(none)
@@ -181,7 +172,7 @@ def _control(
             f'{tag.name} "{name}" points at "{to_name}", and there is no {tag.object_tag} of that name; write it like'
             f" {REMEDY}."
         )
-    frames = _variable(shown.get(tag.frames_attribute)) if tag.frames_attribute else None
+    frames = _variable(shown.get(tag.frames_attribute, "")) if tag.frames_attribute else None
     if tag.frames_attribute and frames is None:
         raise ConfigError(
             f'{tag.object_tag} "{to_name}", which {tag.name} "{name}" points at, does not read a list of frames from'
@@ -207,7 +198,7 @@ def _labels(elements: Iterable[ElementTree.Element]) -> tuple[Label, ...]:
 def _video(root: ElementTree.Element, wanted: str | None) -> Video:
     """The Video of this name, or the first."""
     for element in root.iter("Video"):
-        name, variable, rate = element.get("name"), _variable(element.get("value")), element.get("framerate")
+        name, variable, rate = element.get("name"), _variable(element.get("value", "")), element.get("framerate", "")
         if name and variable and wanted in (None, name):
             return Video(name=name, variable=variable, fps_variable=_variable(rate), fps=_rate(rate))
     raise ConfigError(
@@ -216,17 +207,14 @@ def _video(root: ElementTree.Element, wanted: str | None) -> Video:
     )
 
 
-def _rate(value: str | None) -> float:
-    """What a constant frame rate says, if it says one."""
-    try:
-        rate = float(value or "")
-    except ValueError:
-        return DEFAULT_RATE
-    return rate if 0 < rate < inf else DEFAULT_RATE
+def _rate(value: str) -> float:
+    """A constant frame rate, or the default one."""
+    with suppress(ValueError):
+        if 0 < float(value) < inf:
+            return float(value)
+    return DEFAULT_RATE
 
 
-def _variable(value: str | None) -> str | None:
+def _variable(value: str) -> str | None:
     """`$frames` → `frames`; None for a constant."""
-    if value is None or not value.startswith("$"):
-        return None
-    return value[1:].strip() or None
+    return value[1:].strip() or None if value.startswith("$") else None

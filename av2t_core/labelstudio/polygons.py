@@ -1,14 +1,13 @@
 """A mask as the polygons of its parts, and what a polygon covers."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-TOLERANCE = 1 / 720
-"""How far a polygon may be from the edge of its mask, as a share of the picture's height."""
-
+TOLERANCE = 1 / 720  # how far a polygon may be from the edge of its mask, as a share of the picture's height
 _FINE = 2
 # A contour runs through the middles of the outermost pixels, which at _FINE times the size are so far inside the edge.
 _INSIDE = 0.5 / _FINE
@@ -30,12 +29,11 @@ def polygons(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
     # (n, 1, 2) of the fine mask to (m, 2), in pixels of the mask
     simple = [(cv2.approxPolyDP(each, epsilon, closed=True)[:, 0].astype(np.float64) + 0.5) / _FINE for each in found]
     parents = tree[0, :, 3].tolist()
-    holes: dict[int, list[NDArray[np.float64]]] = {}
+    holes = defaultdict(list)  # by the part that they are in
     for ring, parent in zip(simple, parents, strict=True):
         if parent >= 0 and len(ring) >= 3:
-            holes.setdefault(parent, []).append(ring)
-    outer = [(index, ring) for index, ring in enumerate(simple) if parents[index] < 0]
-    rings = [_keyhole(ring, holes.get(index, ())) for index, ring in outer]
+            holes[parent].append(ring)
+    rings = [_keyhole(ring, holes[index]) for index, ring in enumerate(simple) if parents[index] < 0]
     rings = [ring for ring in rings if len(ring) >= 3]
     return sorted(rings, key=lambda ring: cv2.contourArea(ring.astype(np.float32)), reverse=True)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from av2t_core.labelstudio.controls import ImageTag, VideoTag
+from av2t_core.labelstudio.controls import ImageTag, Size, Value, VideoTag
 from av2t_core.labelstudio.label_config import Control, Label, Targets
 from av2t_core.labelstudio.tracks import Clock, Sighting
 from av2t_core.prediction.objects import Detection
@@ -23,8 +23,7 @@ class Choice:
 def choose_label(detected: Sequence[str], labels: Sequence[Label]) -> Choice:
     """The first of the names that is a label's own or one of its `predicted_values`, both without regard to case.
 
-    If none is, the only label there is, else the first of them. `labels` is never empty, and no other label is ever
-    returned. `detected`: what the object may be called, the likeliest first.
+    If none is, the first label. `labels` is never empty. `detected`: what the object may be called, likeliest first.
     """
     for wanted in (name.strip().casefold() for name in detected):
         own = [label for label in labels if label.name.strip().casefold() == wanted]
@@ -40,44 +39,26 @@ def keyframe_regions(
 ) -> list[Region]:
     """The regions of page `page` (0-based, = the keyframe's index) of the frames; an empty mask gives none.
 
-    `time` (seconds) is shown beside each region. The same arguments give the same regions, ids included.
+    `time` (seconds) is shown beside each region. The same arguments give the same ids.
     """
     regions = []
-    seen = [each for each in objects if each.mask.any()]
     for control in targets.controls:
         if not isinstance(control.tag, ImageTag):
             continue
-        written = [(each, value) for each in seen for value in control.tag.write(each.mask)]
+        written = [(each, value) for each in objects if each.mask.any() for value in control.tag.write(each.mask)]
         for number, (each, value) in enumerate(written):
             height, width = each.mask.shape
             place = {"item_index": page, "original_width": width, "original_height": height, "image_rotation": 0}
-            region = _region(
-                control,
-                label=choose_label(tuple(each.names), control.labels),
-                score=float(each.score),
-                value=value,
-                when=f"{time:.2f} s",
-                numbers={each.number},
-                identity=(task, model_version, control.name, page, number),
-            )
-            regions.append(region | place)
+            identity = (task, model_version, control.name, page, number)
+            label = choose_label(tuple(each.names), control.labels)
+            regions.append(_region(control, identity, label, each.score, value, f"{time:.2f} s", {each.number}) | place)
     return regions
 
 
 def clip_regions(
-    targets: Targets,
-    *,
-    task: int,
-    model_version: str,
-    clock: Clock,
-    size: tuple[int, int],
-    sightings: Sequence[Sighting],
+    targets: Targets, *, task: int, model_version: str, clock: Clock, size: Size, sightings: Sequence[Sighting]
 ) -> list[Region]:
-    """The regions on the Video itself.
-
-    `sightings`: in the order of time. `size`: the clip's height and width. The same arguments give the same regions,
-    ids included.
-    """
+    """The regions on the Video itself. `sightings`: in the order of time. `size`: that of the clip's frames."""
     regions = []
     for control in targets.controls:
         if not isinstance(control.tag, VideoTag):
@@ -85,44 +66,26 @@ def clip_regions(
         by_label: dict[Choice, list[Sighting]] = {}
         for sighting in sightings:
             by_label.setdefault(choose_label(sighting.names, control.labels), []).append(sighting)
-        written = [
-            (label, seen, value)
-            for label, some in by_label.items()
-            for seen, value in control.tag.write(some, clock, size)
-        ]
+        written = ((label, *pair) for label, some in by_label.items() for pair in control.tag.write(some, clock, size))
         for number, (label, seen, value) in enumerate(written):
             start, end = seen[0].window * clock.step, (seen[-1].window + 1) * clock.step
-            regions.append(
-                _region(
-                    control,
-                    label=label,
-                    score=fmean(sighting.score for sighting in seen),
-                    value=value,
-                    when=f"from {round(start, 2):g} s to {round(end, 2):g} s",
-                    numbers={sighting.number for sighting in seen},
-                    identity=(task, model_version, control.name, "clip", number),
-                )
-            )
+            when = f"from {round(start, 2):g} s to {round(end, 2):g} s"
+            identity = (task, model_version, control.name, "clip", number)
+            score, numbers = fmean(sighting.score for sighting in seen), {sighting.number for sighting in seen}
+            regions.append(_region(control, identity, label, score, value, when, numbers))
     return regions
 
 
 def _region(
-    control: Control,
-    *,
-    label: Choice,
-    score: float,
-    value: dict[str, Any],
-    when: str,
-    numbers: Set[int],
-    identity: tuple[object, ...],
+    control: Control, identity: tuple[object, ...], label: Choice, score: float, value: Value, when: str, of: Set[int]
 ) -> Region:
-    objects = f"object{'s' if len(numbers) > 1 else ''} {' and '.join(map(str, sorted(numbers)))}"
+    objects = f"object{'s' if len(of) > 1 else ''} {' and '.join(map(str, sorted(of)))}"
     return {
         "id": hashlib.sha256("/".join(map(str, identity)).encode()).hexdigest()[:10],
         "from_name": control.name,
         "to_name": control.to_name,
         "type": control.tag.region_type,
-        "score": 0.0 if label.remark else round(score, 4),
+        "score": 0.0 if label.remark else round(float(score), 4),
         "value": {**value, control.tag.labels_key: [label.name]},
         "meta": {"text": [", ".join(filter(None, [when, objects, label.remark]))]},  # shown beside the label
     }

@@ -23,31 +23,24 @@ def encode(mask: NDArray[np.bool_]) -> list[int]:
     """(H, W) → the bytes of the `rle` of a brush region; True becomes 255, for the page reads alpha."""
     flat = mask.ravel()
     ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, flat.size)
-    lengths = np.diff(ends, prepend=0) * CHANNELS
-    lengths, values = _split(lengths, flat[ends - 1])
+    whole = np.diff(ends, prepend=0) * CHANNELS
+    # A run has at most 65536 values; what a long one leaves over comes last.
+    longest = 1 << RUN_SIZES[-1]
+    pieces = -(-whole // longest)
+    lengths = np.full(pieces.sum(), longest)
+    lengths[np.cumsum(pieces) - 1] = whole - (pieces - 1) * longest
 
     index = np.searchsorted(1 << RUN_SIZES, lengths)
     size = RUN_SIZES[index]
     # One code word for each run, at most 1 + 2 + 16 + 8 = 27 bits.
-    words = (((0b100 | index) << size | (lengths - 1)) << WORD) | np.where(values, 255, 0)
+    words = (((0b100 | index) << size | (lengths - 1)) << WORD) | np.where(np.repeat(flat[ends - 1], pieces), 255, 0)
     widths = 3 + size + WORD
     position = np.arange(widths.max())
     bits = (words[:, None] >> np.maximum(widths[:, None] - 1 - position, 0)) & 1  # (runs, 27)
     body = bits[position < widths[:, None]]
 
     header = [int(bit) for bit in HEADER.format(count=flat.size * CHANNELS)]
-    packed: list[int] = np.packbits(np.concatenate([header, body]).astype(np.uint8)).tolist()
-    return packed
-
-
-def _split(lengths: NDArray[np.int64], values: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Runs of at most 65536 values; what a long run leaves over comes last."""
-    longest = 1 << RUN_SIZES[-1]
-    pieces = -(-lengths // longest)
-    last = np.cumsum(pieces) - 1
-    split = np.full(pieces.sum(), longest)
-    split[last] = lengths - (pieces - 1) * longest
-    return split, np.repeat(values, pieces)
+    return list(np.packbits(np.concatenate([header, body]).astype(np.uint8)).tolist())
 
 
 def decode(rle: object, shape: tuple[int, int]) -> NDArray[np.bool_]:

@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
-Box = tuple[float, float, float, float]
-"""x, y, width and height in pixels."""
+from av2t_core.prediction import Box
 
-PRECISION = 2.0
-"""Pixels by which a box between two keyframes of a track may be off."""
+PRECISION = 2.0  # pixels by which a box between two keyframes of a track may be off
 
 
 @dataclass(frozen=True, kw_only=True)

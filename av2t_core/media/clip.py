@@ -21,12 +21,8 @@ from av2t_core.limits import CLIP_REMARKS
 from av2t_core.media.frames import LONGEST_STILL, Frame, Frames
 from av2t_core.media.sound import Sound, Soundtrack
 
-KEYFRAME_OFFSET = 15 / 16
-"""Seconds from the start of a window to its keyframe."""
-
-SHORTEST_WINDOW = 0.5
-"""The part of its seconds that a last window must have."""
-
+KEYFRAME_OFFSET = 15 / 16  # seconds from the start of a window to its keyframe
+SHORTEST_WINDOW = 0.5  # the part of its seconds that a last window must have
 _MISSING = 0.5  # seconds of what the container promises, from which on it is said
 _TIMESTAMP_ERROR = 1e-6
 _ROUNDING = 1e-9
@@ -89,12 +85,11 @@ class Clip:
         """How many windows will come, as far as that is known; for progress bars."""
         self._most, self._spread = most, False
         if most is not None:
-            self._spread_over(most, self._frames.spans())
+            self._spread_over(most)
         self._keyframes: list[Keyframe] = []
         self._left_out: float | None = None  # seconds: the first keyframe beyond `most`
         self._jumps: list[str] = []
         self._jump_count = 0
-        self._shape = (0, 0)
         self._info: ClipInfo | None = None
 
     def __enter__(self) -> Self:
@@ -118,12 +113,10 @@ class Clip:
             keyframe = Keyframe(index=index, frame=frame.number, time=frame.time)
             image = frame.rgb()
             self._keyframes.append(keyframe)
-            self._shape = image.shape[:2]
             yield Window(keyframe=keyframe, image=image, sound=self._sound.second(self._sound_start(index)))
-        height, width = self._shape
         self._info = ClipInfo(
-            width=width,
-            height=height,
+            width=image.shape[1],
+            height=image.shape[0],
             fps=self._frames.rate,
             frame_count=self._frames.count,
             duration=self._frames.end - self._frames.zero,
@@ -135,8 +128,7 @@ class Clip:
 
     def _chosen(self) -> Iterator[tuple[int, Frame]]:
         """Each window's index with its keyframe."""
-        index = 0
-        previous: Frame | None = None
+        index, previous = 0, None
         for frame in self._frames:
             if previous is not None and frame.time - previous.end > LONGEST_STILL:
                 self._jump_count += 1
@@ -160,10 +152,10 @@ class Clip:
             yield index, frame
             index += 1
 
-    def _spread_over(self, most: int, spans: Sequence[tuple[float, float]]) -> None:
-        """Have no more windows than `most`; `spans`: from when to when there is a picture."""
+    def _spread_over(self, most: int) -> None:
+        """Have no more windows than `most`."""
+        spans, promised = self._frames.spans(), self._frames.promised
         lasts = sum(end - start for start, end in spans)
-        promised = self._frames.promised
         if promised is not None and abs(promised - lasts) <= _MISSING:  # the same, but for how it is rounded
             lasts = promised
         least = self._step

@@ -17,9 +17,7 @@ from av2t_core.errors import MediaError
 from av2t_core.limits import CLOCK_JUMPS, PICTURE_PIXELS, PICTURE_SIDE
 from av2t_core.media.container import StreamReader, open_container
 
-LONGEST_STILL = 3600.0
-"""Seconds that a picture may stand still; a longer gap is a clock that jumped."""
-
+LONGEST_STILL = 3600.0  # seconds that a picture may stand still; a longer gap is a clock that jumped
 _AV_COLORSPACE_UNSPECIFIED = 2
 _DEFAULT_RATE = 25.0
 _SAME_RATE = 0.05  # how far the declared rate may be from the counted one; lost frames and rounding count
@@ -52,11 +50,8 @@ class Frame:
 def _display_matrix(picture: av.VideoFrame) -> NDArray[np.int32]:
     """The upper left 2x2 of the display matrix: row (a, b), row (c, d) with x' = ax + cy, y' = bx + dy."""
     side_data: Any = picture.side_data
-    try:
-        data = side_data[SideDataType.DISPLAYMATRIX]
-    except KeyError:
-        return np.eye(2, dtype=np.int32)
-    return np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2]
+    data = side_data.get(SideDataType.DISPLAYMATRIX)
+    return np.eye(2, dtype=np.int32) if data is None else np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2]
 
 
 def _transposes(matrix: NDArray[np.int32]) -> bool:
@@ -140,7 +135,7 @@ class Frames(StreamReader):
         return max(0.0, (self._container.start_time or 0) / av.time_base)
 
     def __iter__(self) -> Iterator[Frame]:
-        """Decode once, from the start to the end; MediaError where not one frame comes out."""
+        """Once. MediaError: not one frame can be decoded."""
         size: tuple[int, int] | None = None
         picture: av.VideoFrame
         for picture in self._decoded(self._stream):

@@ -60,8 +60,7 @@ class Soundtrack(StreamReader):
 
     def _open(self) -> None:
         self.streams = len(self._container.streams.audio)
-        self.rate = 0
-        self.channels = 0
+        self.rate = self.channels = 0
         self.start: float | None = None  # seconds, the first sample
         self.peak = 0.0  # loudest sample that `second` gave, 1 is full scale
         self._chunks: deque[tuple[int, NDArray[np.float32]]] = deque()  # (position in samples, (channels, samples))
@@ -131,8 +130,7 @@ class Soundtrack(StreamReader):
         return position + int(samples.shape[1])
 
     def _pull(self) -> bool:
-        chunk = next(self._source, None)
-        if chunk is None:
+        if (chunk := next(self._source, None)) is None:
             return False
         self._chunks.append(chunk)
         self._end = self._end_of(-1)
@@ -160,8 +158,7 @@ class Soundtrack(StreamReader):
                     f"{self.name}: its sound goes over from {self.rate} to {frame.sample_rate} Hz in the middle, so"
                     f" that one piece of it lasts longer than {SOUND_HELD} s; convert it anew"
                 )
-            if source != (frame.format.name, frame.layout.name, frame.sample_rate):
-                source = (frame.format.name, frame.layout.name, frame.sample_rate)
+            if source != (source := (frame.format.name, frame.layout.name, frame.sample_rate)):
                 to_float = av.AudioResampler(format="fltp", layout=layout, rate=self.rate)
             assert to_float is not None
             time = frame.time

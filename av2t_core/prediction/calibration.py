@@ -25,16 +25,17 @@ class Evidence:
     share: float  # of the picture
 
     def of(self, detection: Detection) -> Self:
-        """The same for one object of the mask."""
+        """Of one object of the mask."""
         return replace(self, match=detection.likelihood, share=float(detection.mask.mean()))
 
     @property
     def features(self) -> tuple[float, ...]:
         """In the order of FEATURES, all of them within some units of 0."""
+        heard = min(max(self.heard, 1e-3), 1 - 1e-3)
         return (
             4 * self.iou,
             max(-4.0, min(4.0, self.peak / 3)),
-            _log_odds(self.heard),
+            log(heard / (1 - heard)),
             max(-5.0, log(self.match)) if self.match > 0 else -5.0,
             max(-5.0, log(self.share)) if self.share > 0 else -5.0,
         )
@@ -68,8 +69,3 @@ class Calibration:
 def probability(line: Sequence[float], features: Sequence[float]) -> float:
     log_odds = line[-1] + sum(weight * feature for weight, feature in zip(line[:-1], features, strict=True))
     return 1 / (1 + exp(-max(-30.0, min(30.0, log_odds))))
-
-
-def _log_odds(probability: float) -> float:
-    clamped = min(max(probability, 1e-3), 1 - 1e-3)
-    return log(clamped / (1 - clamped))

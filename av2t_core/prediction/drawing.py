@@ -2,15 +2,14 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain, pairwise
 from math import ceil, floor
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from av2t_core.media.frames import LONGEST_STILL, Frame, Frames
 from av2t_core.media.mp4 import Mp4Writer
@@ -32,43 +31,29 @@ _WIDTH, _HEIGHT, _WAVE, _CAPTION, _GAP = 240, 480, 28, 18, 6  # pixels; of a pic
 _PAPER, _INK, _SOFT = (24, 24, 24), (235, 235, 235), (130, 130, 130)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """What is laid over the frames of a window."""
+def _layer(mask: Image.Image, objects: Iterable[tuple[str | None, float, Sequence[float]]]) -> Image.Image | None:
+    """RGBA: tint, contour and names for a mask of 0 and 255, None where it is empty. Of each object its label, its
+    score and its box."""
+    if mask.getbbox() is None:
+        return None
+    paint = Image.new("RGB", mask.size, TINT)
+    opacity = mask.point(lambda value: round(value * FILL))
+    # The contour lies around the mask, so that every pixel of the mask is seen as it is.
+    around = mask.filter(ImageFilter.MaxFilter(2 * max(1, min(mask.size) // 240) + 1))
+    opacity.paste(255, mask=ImageChops.subtract(around, mask))
+    if mask.height >= _SMALLEST_FOR_TEXT:
+        for label, score, (x, y, *_) in objects:
+            _write_name(paint, opacity, f"{label or 'sounds'} {score:.0%}", x=round(x), y=round(y))
+    paint.putalpha(opacity)
+    return paint
 
-    paint: NDArray[np.uint8]  # (H, W, 3) RGB
-    opacity: NDArray[np.uint16]  # (H, W, 1) 0 to 255
 
-    @classmethod
-    def of(cls, mask: Image.Image, objects: Iterable[tuple[str | None, float, Sequence[float]]]) -> Self | None:
-        """Tint, contour and names for a mask of 0 and 255, None where it is empty. Of each object its label, its score
-        and its upper left corner."""
-        if mask.getbbox() is None:
-            return None
-        paint = Image.new("RGB", mask.size, TINT)
-        opacity = mask.point(lambda value: round(value * FILL))
-        # The contour lies around the mask, so that every pixel of the mask is seen as it is.
-        around = mask.filter(ImageFilter.MaxFilter(2 * max(1, min(mask.size) // 240) + 1))
-        opacity.paste(255, mask=Image.fromarray(np.asarray(around) & ~np.asarray(mask)))
-        if mask.height >= _SMALLEST_FOR_TEXT:
-            for label, score, (x, y) in objects:
-                _write_name(paint, opacity, f"{label or 'sounds'} {score:.0%}", x=round(x), y=round(y))
-        return cls(paint=np.asarray(paint), opacity=np.asarray(opacity).astype(np.uint16)[..., None])
-
-    @classmethod
-    def of_record(cls, record: KeyframeRecord | None, directory: Path) -> Self | None:
-        if record is None:
-            return None
-        with Image.open(directory / record["mask"]) as file:
-            mask = file.convert("L")
-        return cls.of(
-            mask, [(each["label"], each["score"], (each["box"][0], each["box"][1])) for each in record["objects"]]
-        )
-
-    def over(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(H, W, 3) of the same size."""
-        mixed = (image * (255 - self.opacity) + self.paint * self.opacity + 127) // 255  # at most 255 * 255 + 127
-        return mixed.astype(np.uint8)
+def _over(image: NDArray[np.uint8], layer: Image.Image | None) -> Image.Image:
+    """An image (H, W, 3) with a layer of its size."""
+    picture = Image.fromarray(image)
+    if layer:
+        picture.paste(layer, mask=layer)
+    return picture
 
 
 def _write_name(paint: Image.Image, opacity: Image.Image, text: str, x: int, y: int) -> None:
@@ -86,20 +71,24 @@ def _write_name(paint: Image.Image, opacity: Image.Image, text: str, x: int, y: 
 
 
 def write_overlay(
-    video: Path,
-    keyframes: Sequence[KeyframeRecord],
-    directory: Path,
-    out: Path,
-    on_second: Callable[[], object] = lambda: None,
+    video: Path, keyframes: Sequence[KeyframeRecord], directory: Path, out: Path, on_second: Callable[[], object]
 ) -> None:
     """Draw the masks of `keyframes` (at least one; their paths lie below `directory`) over `video` into `out`.
 
     The clip is decoded a second time and streamed through; its frames keep their timestamps. A window's mask shows
     during its second, and the overlay begins with the first window. `on_second` is called after each second.
     """
+
+    def layer_of(second: int) -> Image.Image | None:
+        if (record := records.get(second)) is None:
+            return None
+        objects = [(each["label"], each["score"], each["box"]) for each in record["objects"]]
+        with Image.open(directory / record["mask"]) as mask:
+            return _layer(mask.convert("L"), objects)
+
     second = zero = keyframes[0]["index"]
     records = {record["index"]: record for record in keyframes}
-    layer = Layer.of_record(records[zero], directory)
+    layer = layer_of(zero)
     with Frames(video) as frames, Soundtrack(video) as sound:
         shown = _shown(frames)
         first = next(shown)
@@ -109,9 +98,8 @@ def write_overlay(
                     mp4.write_sound(sound.second(second).second, sound.rate, second - zero)
                     on_second()
                     second += 1
-                    layer = Layer.of_record(records.get(second), directory)
-                image = frame.rgb()
-                mp4.write_image(layer.over(image) if layer else image, time - zero, lasts)
+                    layer = layer_of(second)
+                mp4.write_image(np.asarray(_over(frame.rgb(), layer)), time - zero, lasts)
             rest = round((frames.end - second) * sound.rate)
             mp4.write_sound(sound.second(second).second[:, :rest], sound.rate, second - zero)
             on_second()
@@ -179,18 +167,16 @@ def _cell(prediction: "KeyframePrediction", wave: NDArray[np.float32]) -> Image.
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     image = np.asarray(Image.fromarray(prediction.image).resize(size, Image.Resampling.BILINEAR))
     mask = Image.fromarray(prediction.mask).convert("L").resize(size, Image.Resampling.NEAREST)
-    corners = [(each.label, each.score, (each.box[0] * scale, each.box[1] * scale)) for each in prediction.objects]
-    layer = Layer.of(mask, corners)
+    layer = _layer(mask, [(e.label, e.score, [side * scale for side in e.box]) for e in prediction.objects])
     cell = Image.new("RGB", (_WIDTH, size[1] + _WAVE + _CAPTION), _PAPER)
-    cell.paste(Image.fromarray(layer.over(image) if layer else image), ((_WIDTH - size[0]) // 2, 0))
+    cell.paste(_over(image, layer), ((_WIDTH - size[0]) // 2, 0))
     draw = ImageDraw.Draw(cell)
     middle, caption, font = size[1] + _WAVE // 2, size[1] + _WAVE, ImageFont.load_default(size=12)
     for x, loud in enumerate(wave):
         tall = round(float(loud) * (_WAVE // 2 - 2))
         draw.line((x, middle - tall, x, middle + tall), fill=TINT if prediction.sounding else _SOFT)
-    verdict = "nothing sounds" if prediction.evidence is None else "nothing sounds in view"
-    if prediction.sounding:
-        verdict = f"{prediction.score:.0%} sure"
+    nothing = "nothing sounds" if prediction.evidence is None else "nothing sounds in view"
+    verdict = f"{prediction.score:.0%} sure" if prediction.sounding else nothing
     draw.text((2, caption), f"{prediction.keyframe.time:.2f} s", font=font, fill=_INK)
     draw.text((_WIDTH - 2, caption), verdict, font=font, fill=_INK, anchor="ra")
     return cell

@@ -152,8 +152,7 @@ def check_directory(directory: Path) -> str | None:
         raise AV2TError(f"{directory}: is a file; name a folder for the prediction")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
+        tempfile.TemporaryFile(dir=directory).close()
     except OSError as error:
         raise AV2TError(f"{directory}: cannot be written ({error.strerror}); choose another folder") from None
     masks = directory / _MASKS

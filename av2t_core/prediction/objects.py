@@ -8,14 +8,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Box = tuple[float, float, float, float]
-"""x, y, width and height in pixels."""
+from av2t_core.prediction import Box
 
 Known = Mapping[int, tuple[str | None, Box]]
 """The objects of a clip by their numbers: the label of each, and where it was last."""
 
+# Parts of one label are one object up to this distance of their boxes, as a share of the larger one's diagonal.
 NEAR = 0.25
-"""Parts of one label are one object up to this distance of their boxes, as a share of the larger one's diagonal."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,37 +8,28 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from av2t_core.labelstudio.tracks import Box, Clock, Sighting
+from av2t_core.labelstudio.tracks import Clock, Sighting
 from av2t_core.limits import PICTURE_PIXELS
+from av2t_core.prediction import Box
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Mask: TypeAlias = "NDArray[np.bool_]"
-"""(H, W)."""
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
-
+Mask: TypeAlias = "NDArray[np.bool_]"  # (H, W)
+Size = tuple[int, int]  # height and width in pixels
 Region = Mapping[str, Any]
 Value = dict[str, Any]
+Seen = tuple[Sequence[Sighting], Value]
 
 
 class ControlTag(ABC):
     """What a control tag asks of the label config, and what its regions are called. The class has the tag's name."""
 
-    object_tag: ClassVar[str]
-    """The tag that it draws on."""
-
-    frames_attribute: ClassVar[str | None] = None
-    """The attribute by which the object tag reads the keyframes' URLs from the task, where it shows those."""
-
-    kind: ClassVar[str]
-    """What its regions say. Of the controls of one kind, the first in a label config is predicted into."""
-
-    labels_beside: ClassVar[bool] = False
-    """Whether its labels are those of a <Labels> for the same object tag, and not inside it."""
+    object_tag: ClassVar[str]  # the tag that it draws on
+    frames_attribute: ClassVar[str | None] = None  # by which that tag reads the keyframes' URLs, if it shows those
+    kind: ClassVar[str]  # what its regions say; of the controls of one kind, a label config's first is predicted into
+    labels_beside: ClassVar[bool] = False  # whether its labels are in a <Labels> for the same object tag, not inside it
 
     @property
     def name(self) -> str:
@@ -60,8 +51,7 @@ class ImageTag(ControlTag):
     object_tag = "Image"
     frames_attribute = "valueList"
 
-    holds_masks: ClassVar[bool] = True
-    """Whether its regions are masks. Others, such as boxes, say only that something sounds within."""
+    holds_masks: ClassVar[bool] = True  # if not, as for boxes, its regions say only that something sounds within
 
     @property
     def unlabelled_type(self) -> str:
@@ -86,9 +76,7 @@ class VideoTag(ControlTag):
     object_tag = "Video"
 
     @abstractmethod
-    def write(
-        self, sightings: Sequence[Sighting], clock: Clock, size: Size
-    ) -> Iterable[tuple[Sequence[Sighting], Value]]:
+    def write(self, sightings: Sequence[Sighting], clock: Clock, size: Size) -> Iterable[Seen]:
         """Of each region its sightings, and its `value` without its labels.
 
         `sightings`: of all objects with one label, in the order of time. `size`: that of the clip's frames.

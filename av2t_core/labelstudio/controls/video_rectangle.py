@@ -1,6 +1,7 @@
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from av2t_core.labelstudio.controls import Size, Value, VideoTag, percent
+from av2t_core.labelstudio.controls import Seen, Size, VideoTag, percent
 from av2t_core.labelstudio.tracks import Clock, Sighting, marks
 
 
@@ -10,12 +11,10 @@ class VideoRectangle(VideoTag):
     kind = "track"
     labels_beside = True
 
-    def write(
-        self, sightings: Sequence[Sighting], clock: Clock, size: Size
-    ) -> Iterator[tuple[Sequence[Sighting], Value]]:
-        objects: dict[int, list[Sighting]] = {}
+    def write(self, sightings: Sequence[Sighting], clock: Clock, size: Size) -> Iterator[Seen]:
+        objects = defaultdict(list)
         for sighting in sightings:
-            objects.setdefault(sighting.number, []).append(sighting)
+            objects[sighting.number].append(sighting)
         for seen in objects.values():
             sequence = [
                 {

@@ -9,11 +9,12 @@ from label_studio_sdk.label_interface import LabelInterface
 from PIL import Image
 
 from av2t_core.labelstudio.annotations import image_tags
-from av2t_core.labelstudio.label_config import parse_label_config
-from av2t_core.labelstudio.regions import clip_regions, keyframe_regions
+from av2t_core.labelstudio.label_config import Label, parse_label_config
+from av2t_core.labelstudio.regions import Choice, choose_label, clip_regions, keyframe_regions
 from av2t_core.labelstudio.tracks import Clock, Sighting
 from av2t_core.prediction.objects import Detection
 
+LABELS = (Label(name="Dog"), Label(name="Geige", predicted_values=("violin", "Fiddle")), Label(name="violin "))
 IMAGE_TAGS = [tag.name for tag in image_tags()]
 CONFIG = """<View><Video name="video" value="$video"/>
 <{tag} name="mask" toName="frames"><Label value="dog"/><Label value="guitar"/></{tag}>
@@ -199,3 +200,28 @@ def test_each_control_has_its_own() -> None:
     targets = parse_label_config(VIDEO_CONFIG)
     thing = Detection(names={"dog": 0.9}, score=0.9, mask=mask())
     assert keyframe_regions(targets, task=7, model_version="v", page=0, time=0.9, objects=[thing]) == []
+
+
+@pytest.mark.parametrize(
+    ("detected", "name"), [("Dog", "Dog"), ("dog", "Dog"), (" DOG ", "Dog"), ("fiddle", "Geige"), ("Violin", "violin ")]
+)
+def test_a_label_is_chosen_by_name_before_predicted_values(detected: str, name: str) -> None:
+    assert choose_label([detected], LABELS) == Choice(name=name)
+
+
+def test_the_likeliest_label_that_the_project_has_is_chosen() -> None:
+    assert choose_label(["tram", "fiddle", "dog"], LABELS) == Choice(name="Geige")
+
+
+@pytest.mark.parametrize("detected", [["tram"], []])
+def test_the_single_label_is_for_everything(detected: list[str]) -> None:
+    assert choose_label(detected, (Label(name="thing"),)) == Choice(name="thing")
+
+
+def test_what_the_project_has_no_label_for_is_said() -> None:
+    choice = choose_label(["tram", "bus"], LABELS)
+    assert choice == Choice(name="Dog", remark='heard "tram", which is none of the labels')
+
+
+def test_a_model_that_names_nothing_gives_the_first_label_unsurely() -> None:
+    assert choose_label([], LABELS) == Choice(name="Dog", remark="label not known")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from av2t_core.labelstudio.tracks import PRECISION, Clock, Mark, Sighting, marks, runs
-from av2t_core.prediction.objects import Box
+from av2t_core.prediction import Box
 
 CLOCK = Clock(rate=25, duration=10)
 

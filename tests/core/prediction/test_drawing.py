@@ -179,7 +179,7 @@ def test_real_clips(shared: Path, tmp_path: Path) -> None:
             stream = container.streams.video[0]
             size = (stream.width, stream.height) if "rotated90" in name else (stream.height, stream.width)
         out = tmp_path / "overlay.mp4"
-        write_overlay(clip, [record(tmp_path, 0, np.ones(size, np.bool_))], tmp_path, out)
+        write_overlay(clip, [record(tmp_path, 0, np.ones(size, np.bool_))], tmp_path, out, lambda: None)
 
         assert _times(out) == pytest.approx(expected, abs=1e-4)
 
