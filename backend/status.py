@@ -22,7 +22,7 @@ from worker.queue.connection import memory, reachable
 from worker.queue.projects import Project, with_damaged
 from worker.queue.results import having_sheets, totals
 from worker.queue.training import TRAIN
-from worker.queue.views import Counts, counts, failed_jobs, finished_jobs, oldest_waiting, overview, trainings, workers
+from worker.queue.views import failed_jobs, finished_jobs, oldest_waiting, overview, trainings, workers
 from worker.settings import Settings, web_address
 
 __all__ = ["METRICS_TYPE", "metrics", "page", "plain", "snapshot"]
@@ -164,24 +164,20 @@ def metrics(manager: Manager) -> bytes:
     with reachable(connection):
         counted = totals(connection)
     state, oldest = overview(connection), oldest_waiting(connection)
-    tasks = Counts(queued=state.queued, running=len(state.running), finished=state.finished, failed=state.failed)
+    training = overview(connection, queue=TRAIN)
     age = (datetime.now(UTC) - oldest).total_seconds() if oldest else 0.0
     gpus = {worker.name: worker.gpu_memory for worker in state.workers if worker.gpu_memory is not None}
     found, gauge, counter = _Families(), GaugeMetricFamily, CounterMetricFamily
-    found.add(gauge, "tasks", "Tasks by state; done ones of the last 24 hours.", _by_state(tasks), "state")
+    found.add(gauge, "tasks", "Tasks by state; done ones of the last 24 hours.", state.by_state, "state")
     found.add(gauge, "oldest_waiting_seconds", "How long the task at the queue's head has waited.", age)
     found.add(gauge, "workers", "Workers that listen for tasks.", len(state.workers))
     found.add(gauge, "worker_gpu_memory_bytes", "The most that a worker's model has held of its GPU.", gpus, "worker")
     described = {"version": manager.current_version()}
     found.add(InfoMetricFamily, "model", "The model version that the backend offers.", described)
-    training = _by_state(counts(connection, TRAIN))
-    found.add(gauge, "trainings", "Trainings by state; done and failed ones of the last 30 days.", training, "state")
-    found.add(gauge, "trainers", "Workers that listen for trainings.", len(workers(connection, TRAIN)))
+    tried = training.by_state
+    found.add(gauge, "trainings", "Trainings by state; done and failed ones of the last 30 days.", tried, "state")
+    found.add(gauge, "trainers", "Workers that listen for trainings.", len(training.workers))
     found.add(counter, "ended_tasks", "Tasks that ended well, by outcome.", counted.outcomes, "outcome")
     found.add(counter, "keyframes", "Keyframes that got their masks.", counted.keyframes)
     found.add(counter, "stage_seconds", "Seconds that the workers spent, by stage.", counted.seconds, "stage")
     return generate_latest(found)
-
-
-def _by_state(jobs: Counts) -> dict[str, int]:
-    return {"waiting": jobs.queued, "running": jobs.running, "done": jobs.finished, "failed": jobs.failed}

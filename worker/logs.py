@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 
 from av2t_core.text import lines, one_line, redact
 from worker.queue.job import KnownJob
-from worker.queue.kind import Subject
 from worker.settings import Settings
 
 # What the lines are about, told in each line of JSON; for people the sentences say it.
@@ -20,8 +19,7 @@ _subject: ContextVar[dict[str, str | int]] = ContextVar("subject", default={})  
 @contextmanager
 def about(job: KnownJob) -> Iterator[None]:
     """Within it all lines are about this job, its project and its task."""
-    subject = job.payload.subject if job.payload else Subject()
-    named = {"job": job.id, "project": subject.project, "task": subject.task}
+    named = {"job": job.id, "project": job.subject.project, "task": job.subject.task}
     token = _subject.set({name: value for name, value in named.items() if value is not None})
     try:
         yield

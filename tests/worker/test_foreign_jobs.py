@@ -18,7 +18,7 @@ from worker.queue.queue import enqueue_preannotation, is_training, retry_failed,
 from worker.queue.results import TOTALS, count_task, note_score, scores_of, totals
 from worker.queue.training import TRAIN
 from worker.queue.upkeep import forget_tasks
-from worker.queue.views import counts, failed_jobs, finished_jobs, oldest_waiting, overview, trainings, workers
+from worker.queue.views import failed_jobs, finished_jobs, oldest_waiting, overview, trainings, workers
 
 CALLED = "tests.worker.stub.called"
 
@@ -232,5 +232,5 @@ def look(redis: Redis) -> None:
     finished_jobs(redis, 20)
     oldest_waiting(redis)
     for name in (PREANNOTATE, TRAIN):
-        counts(redis, name)
+        overview(redis, queue=name)
         workers(redis, name)

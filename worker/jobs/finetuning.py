@@ -15,7 +15,6 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version as release
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -85,9 +84,8 @@ def set_up(settings: Settings) -> None:
 def finetune(asked: ToTrain) -> Trained:
     """Make a model version of the project's annotations. AV2TError: too few clips, or nothing that can be started
     from."""
-    if _context is None:
-        raise RuntimeError("set_up comes first")
     job = get_current_job()
+    assert _context is not None, "set_up comes first"
     assert job is not None, "the number of the version is that of the job"
     recipe = FineTuneRecipe(also=tuple(asked.also))
     if asked.epochs is not None:
@@ -143,9 +141,8 @@ class _FineTune:
         pulled, skipped = annotated.pull(usable, base, predictor.loaded)
         skipped += [task for task in tasks if isinstance(task, Skipped)]
         _require(self.project, len(pulled), skipped)
-        trained = {
-            clip.sha256 for each in base.chain for clip in each.card.clips if clip.use == "training" and clip.sha256
-        }
+        clips = [clip for each in base.chain for clip in each.card.clips]
+        trained = {clip.sha256 for clip in clips if clip.use == "training" and clip.sha256}
         apart = choose_held_out([clip.sha256 for clip in pulled], trained)
         held_out = [clip for clip in pulled if clip.sha256 in apart]
         own = [clip for clip in pulled if clip.sha256 not in apart]
@@ -176,10 +173,7 @@ class _FineTune:
             "verdict": {"better": verdict.better, "sentence": verdict.sentence},
             "software": {"av2t": release("av2t-sam"), "torch": torch.__version__, "python": platform.python_version()},
         }
-        if base.card.calibration:
-            card["calibration"] = base.card.calibration
-        if names:
-            card["names"] = names
+        card |= {name: value for name, value in (("calibration", base.card.calibration), ("names", names)) if value}
         tensors = {f"model.{key}": tensor for key, tensor in learned.items()}
         tensors |= {f"{NAMES}{key}": tensor for key, tensor in named.items()}
         models_dir = self.settings.models_dir
@@ -207,7 +201,10 @@ class _FineTune:
     ) -> tuple[dict[str, torch.Tensor], list[float]]:
         """Train the predictor's model in its place: what has learned, and the mean loss of each epoch."""
         loaded = predictor.loaded
-        folder = RunFolder(self._run_folder(name, base, own))
+        # What it learns from is in its name, so that other annotations begin another one.
+        learns_from = (base.name, asdict(self.recipe), [clip.key for clip in own])
+        digest = hashlib.sha256(repr(learns_from).encode()).hexdigest()[:8]
+        folder = RunFolder(self.folder / f"{name}-{digest}")
         with folder.alone({"base": base.name, "recipe": asdict(self.recipe)}):
             keyframes = [clip.examples.keyframes for clip in own]
             tuning = FineTuning(loaded, keyframes, replay, self.recipe, folder)
@@ -246,11 +243,6 @@ class _FineTune:
         return Trained(
             version=version.name, promoted=verdict.better, sentence=verdict.sentence, metrics=metrics.as_json()
         )
-
-    def _run_folder(self, name: str, base: Version, own: Sequence[PulledClip]) -> Path:
-        """Of one training: what it is of is in its name, so that other annotations begin another one."""
-        learns_from = (base.name, asdict(self.recipe), [clip.key for clip in own])
-        return self.folder / f"{name}-{hashlib.sha256(repr(learns_from).encode()).hexdigest()[:8]}"
 
 
 def _memory(base: Version, recipe: FineTuneRecipe) -> int:

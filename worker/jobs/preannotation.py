@@ -94,34 +94,25 @@ def load_predictor(name: str, settings: Settings) -> Predictor:
     return predictor
 
 
-class Stopwatch:
-    """The seconds of a task's stages."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Counted only if it ends well."""
-        started = time.monotonic()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+@contextmanager
+def _stage(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """One of a task, counted only if it ends well."""
+    started = time.monotonic()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + time.monotonic() - started
 
 
 def preannotate(asked: ToPreannotate) -> Preannotated:
     """Give the task its prediction of this model version, unless it has one."""
-    if _context is None:
-        raise RuntimeError("set_up comes first")
     job = get_current_job()
+    assert _context is not None, "set_up comes first"
     assert isinstance(job, KnownJob)
-    started, stopwatch = time.monotonic(), Stopwatch()
-    project, task = asked.project, asked.task
+    started, project, task = time.monotonic(), asked.project, asked.task
     log.info("task %d of project %d: started", task, project)
     context, progress = _context, Progress(job)
+    seconds: dict[str, float] = {}
     try:
-        outcome, info = through_outages(
-            context.client, lambda: _preannotate(context, progress, stopwatch, project, task, asked.model_version)
-        )
+        outcome, info = through_outages(context.client, lambda: _preannotate(context, progress, seconds, asked))
     except GoneError:
         outcome, info = "the task is gone", None
     keyframes = len(info.keyframes) if info else 0
@@ -130,16 +121,16 @@ def preannotate(asked: ToPreannotate) -> Preannotated:
     )
     delete_checkpoint(job)
     with best_effort(f"{job.id} was not counted"):
-        count_task(job.connection, outcome, keyframes, stopwatch.seconds)
+        count_task(job.connection, outcome, keyframes, seconds)
         if job.worker_name and (memory := context.predictor.gpu_memory) is not None:
             note_gpu_memory(job.connection, job.worker_name, memory)
     return Preannotated(outcome=outcome, keyframes=keyframes, remarks=tuple(info.remarks) if info else ())
 
 
 def _preannotate(
-    context: Context, progress: Progress, stopwatch: Stopwatch, project: int, task: int, model_version: str
+    context: Context, progress: Progress, seconds: dict[str, float], asked: ToPreannotate
 ) -> tuple[str, ClipInfo | None]:
-    client = context.client
+    client, project, task, model_version = context.client, asked.project, asked.task, asked.model_version
     found = client.task(task)
     if found.project != project:
         raise AV2TError(
@@ -156,15 +147,18 @@ def _preannotate(
         folder = Path(name) / "frames"
         folder.mkdir()
         clip = Path(name) / file_name(url)
-        with stopwatch.stage("fetch"):
+        with _stage(seconds, "fetch"):
             client.fetch(url, task, clip)
         filled = [variable for variable in targets.frame_variables if data.get(variable)]
         present = data[filled[0]] if filled else []
         wanted = folder if targets.frame_variables and not present else None
         rate = data.get(targets.video.fps_variable) if targets.video.fps_variable else targets.video.fps
         settings, predictor = context.settings, context.predictor_of(model_version)
-        checkpoint = Checkpoint(progress.job, _identity(settings, config, clip.stat().st_size))
-        with stopwatch.stage("predict"), opened_clip(clip, settings) as video:
+        # What decides, beside the model version, which masks the clip gets.
+        chosen = (settings.keyframes_per_second, settings.max_keyframes, settings.silence_dbfs, settings.least_score)
+        identity = hashlib.sha256(repr((chosen, config, clip.stat().st_size)).encode()).hexdigest()
+        checkpoint = Checkpoint(progress.job, identity)
+        with _stage(seconds, "predict"), opened_clip(clip, settings) as video:
             predicted = predict(video, predictor, targets, task, progress, checkpoint, folder=wanted, rate=rate)
         count = len(predicted.info.keyframes)
         for variable in filled:
@@ -173,10 +167,14 @@ def _preannotate(
                     f'Task {task} has {len(data[variable])} frames in "{variable}", and its clip has {count} keyframes;'
                     f' empty "{variable}" in the task\'s data to get those.'
                 )
-        with stopwatch.stage("upload"):
-            frames = _bring(client, project, predicted.frames, progress) if wanted else present
+        with _stage(seconds, "upload"):
+            # Looking for the frames of an earlier try takes Label Studio long in a large project: only where there was
+            # one.
+            frames = (
+                client.upload_frames(project, predicted.frames, reuse=progress.begin_upload()) if wanted else present
+            )
         client.set_task_data(task, _additions(targets, frames, predicted.info))
-    with stopwatch.stage("push"):
+    with _stage(seconds, "push"):
         client.create_prediction(task, model_version, predicted.score, predicted.result)
     connection = progress.job.connection
     with best_effort(f"the score and the contact sheet of {progress.job.id} were not stored"):
@@ -186,18 +184,6 @@ def _preannotate(
             predicted.sheet.image().save(jpeg, "JPEG", quality=SHEET_QUALITY)
             keep_sheet(connection, progress.job.id, jpeg.getvalue())
     return "predicted", predicted.info
-
-
-def _identity(settings: Settings, config: str, size: int) -> str:
-    """What decides, beside the model version, which masks a clip of so many bytes gets."""
-    chosen = (settings.keyframes_per_second, settings.max_keyframes, settings.silence_dbfs, settings.least_score)
-    return hashlib.sha256(repr((chosen, config, size)).encode()).hexdigest()
-
-
-def _bring(client: LabelStudioClient, project: int, frames: list[Path], progress: Progress) -> list[str]:
-    """Upload the frames. Looking for those of an earlier try takes Label Studio long in a large project, so it is done
-    only where there was one."""
-    return client.upload_frames(project, frames, reuse=progress.begin_upload())
 
 
 def _additions(targets: Targets, frames: list[str], info: ClipInfo) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:

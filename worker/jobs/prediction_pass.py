@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from pydantic import TypeAdapter
 
@@ -20,7 +18,7 @@ from av2t_core.labelstudio.label_config import Targets
 from av2t_core.labelstudio.regions import Region, clip_regions, keyframe_regions
 from av2t_core.labelstudio.tracks import Clock, Sighting
 from av2t_core.limits import KEPT_PART
-from av2t_core.media.clip import Clip, ClipInfo, Keyframe, Window
+from av2t_core.media.clip import Clip, ClipInfo, Window
 from av2t_core.prediction.drawing import ContactSheet
 from av2t_core.prediction.objects import Detection, Known, Tracker
 from av2t_core.prediction.predictor import KeyframePrediction, Predictor
@@ -28,7 +26,7 @@ from worker.failures import Interrupted
 from worker.queue import heartbeat
 from worker.queue.connection import best_effort, memory
 from worker.queue.heartbeat import Progress
-from worker.queue.job import CHECKPOINT, KnownJob
+from worker.queue.job import CHECKPOINT, KnownJob, inflated
 
 log = logging.getLogger("av2t.worker")
 
@@ -83,7 +81,7 @@ class Checkpoint:
                 self._job.connection.delete(self._key)
         parts: list[Part] = []
         try:
-            for part in map(_unpacked, packed):
+            for part in (_PART.validate_json(inflated(each, KEPT_PART)) for each in packed):
                 # Another may begin earlier, where two workers had the job for a while.
                 if part.first == (parts[-1].end if parts else 0):
                     parts.append(part)
@@ -94,27 +92,15 @@ class Checkpoint:
     def add(self, part: Part) -> None:
         with best_effort(f"{len(part.scores)} keyframes of {self._job.id} were not stored"):
             if not memory(self._job.connection).full:
+                packed = zlib.compress(_PART.dump_json(part), level=1)
                 append = self._job.connection.register_script(_APPEND)
-                append(
-                    keys=[self._key],
-                    args=[self._identity, zlib.compress(_PART.dump_json(part), level=1), _CHECKPOINT_SECONDS],
-                )
+                append(keys=[self._key], args=[self._identity, packed, _CHECKPOINT_SECONDS])
 
 
 def delete_checkpoint(job: KnownJob) -> None:
     """Delete its checkpoint."""
     with best_effort(f"the checkpoint of {job.id} stays for a day"):
         job.connection.delete(f"{CHECKPOINT}{job.id}")
-
-
-def _unpacked(data: bytes) -> Part:
-    """ValueError: it is none, or a larger one than any that was stored."""
-    unpacker = zlib.decompressobj()
-    try:
-        unpacked = unpacker.decompress(data, KEPT_PART)
-    except zlib.error as error:
-        raise ValueError(str(error)) from None
-    return _PART.validate_json(unpacked)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,15 +208,11 @@ def _from(windows: Iterator[Window], done: int, task: int, folder: Path | None, 
     for page, window in enumerate(windows):
         heartbeat.beat()  # nobody decodes ahead of a model that hangs
         if folder is not None:
-            frames.append(_write(window.image, window.keyframe, task, folder))
+            at = window.keyframe
+            frames.append(folder / f"av2t-task{task}-k{at.index:03d}-f{at.frame:05d}.jpg")
+            Image.fromarray(window.image).save(frames[-1], "JPEG", quality=JPEG_QUALITY)
         if page >= done:
             yield window
-
-
-def _write(image: NDArray[np.uint8], keyframe: Keyframe, task: int, folder: Path) -> Path:
-    path = folder / f"av2t-task{task}-k{keyframe.index:03d}-f{keyframe.frame:05d}.jpg"
-    Image.fromarray(image).save(path, "JPEG", quality=JPEG_QUALITY)
-    return path
 
 
 def _json(regions: Sequence[Region]) -> str:

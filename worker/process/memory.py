@@ -41,17 +41,13 @@ def most_memory(megabytes: int | None) -> int | None:
     """Bytes that a process may hold: so many megabytes, or a share of what there is; None where that is not told."""
     if megabytes is not None:
         return megabytes * 10**6
-    known = [size for size in (_machine(), *_containers()) if size is not None]
+    known = [size for size in (_field(Path("/proc/meminfo"), "MemTotal"), *_containers()) if size is not None]
     return round(_SHARE * min(known)) if known else None
 
 
 def held_by(pid: int) -> int | None:
     """Bytes that a process holds; None where that is not told, as where there is no /proc."""
     return _field(Path(f"/proc/{pid}/status"), *_COUNTED)
-
-
-def _machine() -> int | None:
-    return _field(Path("/proc/meminfo"), "MemTotal")
 
 
 def _containers() -> list[int]:
@@ -169,7 +165,6 @@ def gpu_lease(connection: Redis, device: Device | None, needed: int) -> Iterator
 
 
 def _wait() -> None:
-    heartbeat.beat()
+    heartbeat.pause(LOOK)
     if heartbeat.cancelled():
         raise Interrupted
-    time.sleep(LOOK)

@@ -21,9 +21,6 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from rq.executions import Execution
-from rq.job import Job
-
 from av2t.remedies import told
 from av2t_core.errors import AV2TError
 from av2t_core.files import locked
@@ -71,16 +68,11 @@ class ModelProcess:
         self._process.start()
         theirs.close()  # else the channel stays open when the process dies
 
-    def perform(self, job: Job, execution: Execution) -> None:
+    def send(self, message: tuple[str, str]) -> None:
+        """The ids of a job and its execution, to perform it, or `heartbeat.STOP`, to have it put down what it holds."""
         if self._channel is not None:
             with suppress(OSError):  # it has just died: `receive` says so
-                self._channel.send((job.id, execution.id))
-
-    def ask_to_stop(self) -> None:
-        """The job is to put down what it holds."""
-        if self._channel is not None:
-            with suppress(OSError):
-                self._channel.send(heartbeat.STOP)
+                self._channel.send(message)
 
     def receive(self, timeout: float) -> Message | None:
         """The next message, None if there is none in `timeout` seconds. AV2TError: it refuses to start."""
@@ -132,12 +124,7 @@ class ModelProcess:
 
 
 def _main(
-    channel: "Connection[Any, Any]",
-    parent: int,
-    settings: Settings,
-    worker_name: str,
-    queue: JobQueue,
-    files: Path,
+    channel: "Connection[Any, Any]", parent: int, settings: Settings, worker_name: str, queue: JobQueue, files: Path
 ) -> None:
     _end_with(parent)
     tempfile.tempdir = str(files)

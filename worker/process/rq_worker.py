@@ -2,6 +2,8 @@
 
 import json
 import logging
+import re
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,24 +16,29 @@ from rq.exceptions import NoSuchJobError, StopRequested
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.worker import BaseWorker
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from av2t_core.text import redact
 from worker.failures import Interrupted, Verdict, delay, judge, wait_for
 from worker.logs import about
-from worker.queue.connection import LEASE, best_effort, memory, redis_time
-from worker.queue.job import AT_ONCE, FAILURE_TTL, KnownJob, KnownQueue
+from worker.queue.connection import AT_ONCE, LEASE, best_effort, memory, redis_time
+from worker.queue.job import FAILURE_TTL, KnownJob, KnownQueue, id_in
 from worker.queue.results import forget_sheets
-from worker.queue.upkeep import Housekeeping, forget_finished
+from worker.queue.upkeep import forget_finished
 
 log = logging.getLogger("av2t.worker")
 
 BEAT = 3  # seconds between two heartbeats of a running job
 LONGEST_WAIT = 15  # seconds between two looks for a Redis that is away
+MAINTENANCE_INTERVAL = 5  # seconds
+STRANDED = 10  # seconds after which a job that was popped and never begun goes back
 FULL_TTL = 60
 """Seconds for which a job that ended well is remembered where Redis is full."""
 
 DEFECT_RETRIES = 2
 """Of a failure that nobody foresaw: it may pass, but most do not."""
+
+_RUNS = re.compile(rb"[\w-]+:[\w-]+")  # a job's id and its execution's
 
 
 class RQWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
@@ -49,7 +56,8 @@ class RQWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
             worker_ttl=17,  # RQ waits 15 s less for a job, and looks up from the wait for what this class adds
             job_monitoring_interval=BEAT,
         )
-        self._housekeeping = Housekeeping(queue, name)
+        self._maintained: float | None = None  # when this worker last looked after its queue
+        self._stranded: dict[bytes, float] = {}  # id of a popped job that nobody runs -> when it was first seen
         self._told_to_stop = False
         self._lost_redis = False
 
@@ -166,11 +174,72 @@ class RQWorker(BaseWorker):  # type: ignore[misc]  # rq has no types
     @property
     def should_run_maintenance_tasks(self) -> bool:
         """RQ's own counts by a clock that may be set back."""
-        return self._housekeeping.is_due
+        return self._maintained is None or time.monotonic() - self._maintained > MAINTENANCE_INTERVAL
 
     def run_maintenance_tasks(self) -> None:
-        """RQ's own leaves too much behind, see `upkeep`."""
-        self._housekeeping.run()
+        """What one worker at a time does for all workers of its queue. RedisError.
+
+        RQ's own holds a lock for 15 minutes if the worker dies in between, returns what nobody began only after a
+        minute, takes each machine's clock for all machines', and has a process for what is due that outlives a killed
+        worker.
+        """
+        queue, lock = self.queues[0], f"{self.queues[0].name}:maintenance"
+        if self.connection.set(lock, self.name, nx=True, ex=2 * LEASE):
+            for entry in self.connection.zrange(queue.started_job_registry.key, 0, -1):
+                if not _RUNS.fullmatch(entry):  # over which RQ's own would end the worker
+                    self.connection.zrem(queue.started_job_registry.key, entry)
+            queue.started_job_registry.cleanup(redis_time(self.connection), [_note_lost_worker])
+            queue.finished_job_registry.cleanup()
+            queue.failed_job_registry.cleanup()
+            self._forget_workers()
+            self._return_stranded()
+            self._enqueue_due()
+            self.connection.delete(lock)
+        self._maintained = time.monotonic()
+
+    def _forget_workers(self) -> None:
+        """Of which nothing is left; RQ's own ends its worker over a name that is none."""
+        listed = WORKERS_BY_QUEUE_KEY % self.queues[0].name
+        for key in self.connection.smembers(listed):
+            if not self.connection.exists(key):
+                self.connection.srem(listed, key)
+                self.connection.srem(self.redis_workers_keys, key)
+
+    def _return_stranded(self) -> None:
+        """Back into the queue with what a worker popped and, dying, never began."""
+        queue, clock = self.queues[0], time.monotonic()
+        started = set(map(id_in, self.connection.zrange(queue.started_job_registry.key, 0, -1)))
+        entries = self.connection.lrange(queue.intermediate_queue_key, 0, -1)
+        popped = [entry for entry in entries if id_in(entry) not in started]
+        self._stranded = {entry: self._stranded.get(entry, clock) for entry in popped}
+        for entry, since in self._stranded.items():
+            job = queue.look_up(entry)
+            if job is not None and clock - since < STRANDED:
+                continue
+            with self.connection.pipeline() as pipeline:
+                pipeline.lrem(queue.intermediate_queue_key, 0, entry)
+                pipeline.lrem(queue.key, 0, entry)
+                if job is not None and (job.get_status(refresh=False) == JobStatus.QUEUED or job.refusal):
+                    pipeline.lpush(queue.key, entry)
+                pipeline.execute()
+
+    def _enqueue_due(self) -> None:
+        """What was to be tried again later, and now is later."""
+        key = self.queues[0].scheduled_job_registry.key
+        for entry in self.connection.zrangebyscore(key, "-inf", redis_time(self.connection)):
+            job = self.queues[0].look_up(entry)
+            with self.connection.pipeline() as pipeline:
+                if job is not None:
+                    self.queues[0].enqueue_job(job, pipeline=pipeline)
+                pipeline.zrem(key, entry)
+                pipeline.execute()
+
+
+def _note_lost_worker(job: KnownJob, *_: Any) -> None:
+    """RQ calls this for a job whose worker fell silent, before it queues or fails it."""
+    job.note(error="The worker was lost while it ran this.")
+    job.retry_intervals = None  # those of an earlier try; this one is made at once
+    log.warning("job %s: its worker was lost", job.id)
 
 
 class JobRunner(BaseWorker):  # type: ignore[misc]  # rq has no types

@@ -31,6 +31,7 @@ from worker.logs import about, log_to_stderr
 from worker.process.memory import held_by, lease_key, most_memory
 from worker.process.model_process import REDIS_TIMEOUT, ModelProcess, work_folder
 from worker.process.rq_worker import BEAT, RQWorker
+from worker.queue import heartbeat
 from worker.queue.connection import LEASE, Lease, connect, reachable, redis_address
 from worker.queue.job import PROTOCOL, KnownJob, open_queue
 from worker.queue.kind import JobQueue
@@ -79,10 +80,7 @@ def run_worker(
     with work_folder() as folder:
         model, reconciler = ModelProcess(settings, name, queue, folder), Reconciler(settings)
         repairer = Repairer(settings.redis_url, queue.name)
-        memory = most_memory(settings.memory_mb)
-        worker = WarmWorker(
-            connection, name, queue, model, max_jobs, hang_seconds=settings.hang_seconds, most_memory=memory
-        )
+        worker = WarmWorker(connection, name, queue, model, max_jobs, settings)
         try:
             if queue.warm:
                 worker.wait_for_model(lambda: None)
@@ -115,15 +113,12 @@ class WarmWorker(RQWorker):
         queue: JobQueue,
         model: ModelProcess,
         max_jobs: int | None,
-        *,
-        hang_seconds: int,
-        most_memory: int | None,
+        settings: Settings,
     ) -> None:
         super().__init__(open_queue(connection, queue.name), name)
-        self._queue = queue
-        self._model = model
-        self._hang_seconds = hang_seconds  # without a sign of life, after which a job's process is ended
-        self._most_memory = most_memory  # bytes of a job's process, beyond which it is ended
+        self._queue, self._model = queue, model
+        self._hang_seconds = settings.hang_seconds  # without a heartbeat, after which a job's process is ended
+        self._most_memory = most_memory(settings.memory_mb)  # bytes of a job's process, beyond which it is ended
         self.fault: AV2TError | None = None  # why the worker cannot go on
         self._done, self._most = 0, max_jobs  # RQ would count those that are left to others
         self._project_lease: Lease | None = None  # while a job runs that is its project's only one
@@ -215,9 +210,7 @@ class WarmWorker(RQWorker):
             self._left.add(key)
             log.warning("job %s %s; it is left to others", job.id, why)
         with self.connection.pipeline() as pipeline:
-            pipeline.lrem(queue.intermediate_queue_key, 0, job.id)
-            pipeline.rpush(queue.key, job.id)
-            pipeline.execute()
+            pipeline.lrem(queue.intermediate_queue_key, 0, job.id).rpush(queue.key, job.id).execute()
         time.sleep(LEAVE)
 
     def _execute(self, job: KnownJob, queue: Queue) -> None:
@@ -230,7 +223,7 @@ class WarmWorker(RQWorker):
             # The process does this when it begins the job; until then nobody could stop it.
             self.prepare_job_execution(job)
         if self._has_model_for(job, queue):
-            self._model.perform(job, execution)
+            self._model.send((job.id, execution.id))
             self._watch(job, queue)
         if not self._queue.warm:
             self._model.stop(timeout=2)
@@ -276,7 +269,7 @@ class WarmWorker(RQWorker):
                 self._after_death(job, queue, self._model.exit_reason())
                 return
             if self._stop_requested and stop_at is None:
-                self._model.ask_to_stop()
+                self._model.send(heartbeat.STOP)
                 stop_at = clock + GRACE
             if message == "interrupted" or (stop_at is not None and clock >= stop_at):
                 self._end_and_put_back(job, queue)

@@ -1,7 +1,7 @@
 """The connection to Redis: how it is made, what its failures mean, and how full the server is."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,18 +20,21 @@ SHARE = 90
 """Per cent of Redis's maxmemory up to which jobs are taken. Workers need the rest: at its limit Redis refuses what they
 write, and nothing would ever be done."""
 
-FULL = -1
+_FULL = "AV2TFULL"
 # How a script that takes jobs begins. Redis itself stops no script that has begun to write.
 IF_ROOM = f"""
 local memory = redis.pcall("INFO", "memory")
 if type(memory) == "string" then
     local used, most = string.match(memory, "used_memory:(%d+)"), string.match(memory, "\\nmaxmemory:(%d+)")
     if tonumber(most or 0) > 0 and used * 100 > most * {SHARE} then
-        return {FULL}
+        return redis.error_reply("{_FULL} of jobs")
     end
 end
 """
 
+
+AT_ONCE = 500
+"""Jobs that are asked of Redis, or sent to it, together."""
 
 LEASE = 15
 """Seconds after which what a worker that fell silent had taken is free for others: a job, a project, a GPU."""
@@ -100,6 +103,8 @@ def reachable(connection: Redis) -> Iterator[None]:
     try:
         yield
     except RedisError as error:
+        if str(error).startswith(_FULL):
+            raise FullError(connection) from None
         reason = str(error).rstrip(".") or type(error).__name__
         where = redis_address(connection)
         raise QueueError(f"Redis at {where} cannot be used ({reason}): {_remedy(error)}") from error
@@ -146,12 +151,24 @@ def redis_time(connection: Redis) -> int:
     return int(seconds)
 
 
-def number(text: bytes | None) -> float | None:
-    """What Redis stores as a text; None if that is no number."""
-    try:
-        return float(text or b"")
-    except ValueError:
-        return None
+def read_hashes(connection: Redis, keys: Iterable[str], fields: Iterable[str]) -> list[dict[str, bytes] | None]:
+    """Those of the fields that each key has, None where it is no hash. RedisError."""
+    wanted, names = list(keys), list(fields)
+    found: list[Any] = []
+    for start in range(0, len(wanted), AT_ONCE):
+        with connection.pipeline(transaction=False) as pipe:
+            for key in wanted[start : start + AT_ONCE]:
+                pipe.hmget(key, names)
+            found += pipe.execute(raise_on_error=False)
+    return [_present(names, values) for values in found]
+
+
+def _present(names: list[str], values: Any) -> dict[str, bytes] | None:
+    if isinstance(values, RedisError):
+        if str(values).startswith("WRONGTYPE"):
+            return None
+        raise values
+    return {name: value for name, value in zip(names, values, strict=True) if value is not None}
 
 
 def flat(fields: Mapping[str, Any]) -> list[Any]:

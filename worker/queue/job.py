@@ -8,16 +8,18 @@ import json
 import logging
 import zlib
 from base64 import b64decode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib import import_module
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, Field, Json, ValidationError
+from pydantic import AwareDatetime, BaseModel, Field, Json, TypeAdapter, ValidationError
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 from rq import Queue
 from rq.exceptions import NoSuchJobError
 from rq.job import Job, JobStatus
@@ -25,13 +27,11 @@ from rq.utils import utcformat
 
 from av2t_core.limits import JOB_DATA, JOB_META, JOB_SECONDS, JOB_TRIES, SENTENCE
 from worker.queue import KINDS
-from worker.queue.kind import Kind, Meta, Payload
+from worker.queue.connection import read_hashes
+from worker.queue.kind import Kind, Meta, Payload, Subject
 from worker.queue.preannotation import PREANNOTATE
 
 log = logging.getLogger("av2t.worker")
-
-AT_ONCE = 500
-"""Jobs that are asked of Redis, or sent to it, together."""
 
 PROTOCOL = 1
 """What a job's arguments mean, and what workers keep of it in Redis. A worker of another one leaves the job alone."""
@@ -95,6 +95,10 @@ class KnownJob(Job):  # type: ignore[misc]  # rq has no types
         self.told = Meta.model_validate({**self.told.model_dump(), **values}, extra="forbid")
         self.save_meta()
 
+    @property
+    def subject(self) -> Subject:
+        return (self.payload or Payload()).subject
+
     def failed_fields(self, sentence: str) -> dict[str, str]:
         """What the hash of the job has once it has failed, and says why."""
         meta = json.dumps(self.meta | {"error": sentence})
@@ -102,30 +106,17 @@ class KnownJob(Job):  # type: ignore[misc]  # rq has no types
 
     def refresh(self) -> None:
         """Only the fields that are read. NoSuchJobError: there is no such hash, or it is no job's."""
-        try:
-            values = self.connection.hmget(self.key, _FIELDS)
-        except ResponseError as error:
-            if not _is_no_hash(error):
-                raise
-            raise NoSuchJobError(f"{self.key} is no hash") from None
-        self.restore(_present(values))
+        self.restore(read_hashes(self.connection, [self.key], _FIELDS)[0] or {})
 
     @classmethod
     def fetch_many(cls, job_ids: Iterable[str], connection: Redis, serializer: Any = None) -> list["KnownJob | None"]:
         """RQ's own, of which an id that is none is no reason to fetch nothing."""
-        ids, found = list(job_ids), []
-        for start in range(0, len(ids), AT_ONCE):
-            with connection.pipeline(transaction=False) as pipe:
-                for id in ids[start : start + AT_ONCE]:
-                    pipe.hmget(cls.key_for(id), _FIELDS)
-                found += pipe.execute(raise_on_error=False)
+        ids = list(job_ids)
         jobs: list[KnownJob | None] = []
-        for id, values in zip(ids, found, strict=True):
-            if isinstance(values, RedisError) and not _is_no_hash(values):
-                raise values
+        for id, values in zip(ids, read_hashes(connection, map(cls.key_for, ids), _FIELDS), strict=True):
             try:
                 job = cls(id, connection=connection, serializer=serializer)
-                job.restore({} if isinstance(values, RedisError) else _present(values))
+                job.restore(values or {})
             except (ValueError, NoSuchJobError):
                 jobs.append(None)
             else:
@@ -143,9 +134,8 @@ class KnownJob(Job):  # type: ignore[misc]  # rq has no types
             setattr(self, "_status" if name == "status" else name, value)
         self.created_at = stored.created_at or datetime.now(UTC)
         self.meta = _meta(raw.get("meta", b""))
-        data, whole = inflated(raw["data"])
-        self.data = data
-        self.kind, self.payload, unknown = _asked(data if whole else b"", self.origin)
+        self.data = inflated(raw["data"], JOB_DATA)
+        self.kind, self.payload, unknown = _asked(self.data, self.origin)
         why = wrong or unknown
         self.refusal = f"This is not a job of AV2T: {why}." if why else ""
 
@@ -236,7 +226,7 @@ def _outcome(fields: Any, entries: Any) -> Outcome:
         if not entries or isinstance(entries, RedisError):
             return NOTHING
         [(_, recorded)] = entries
-        exception, _ = inflated(b64decode(recorded.get(b"exc_string", b"")))
+        exception = inflated(b64decode(recorded.get(b"exc_string", b"")), JOB_DATA)
         return Outcome(
             value=json.loads(b64decode(recorded.get(b"return_value", b"")) or b"null"),
             exception=exception.decode(errors="replace"),
@@ -266,26 +256,20 @@ def imported(name: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
-def _present(values: Iterable[bytes | None]) -> dict[str, bytes]:
-    return {name: value for name, value in zip(_FIELDS, values, strict=True) if value is not None}
-
-
-def _is_no_hash(error: RedisError) -> bool:
-    return str(error).startswith("WRONGTYPE")
-
-
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model")
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 def checked(model: type[Model], values: Mapping[str, Any]) -> tuple[Model, str]:
     """What of `values` is as the model has it, and of the first that is not a sentence's half, or ""."""
+    adapter: TypeAdapter[Model] = _adapter(model)
     try:
-        return model.model_validate(values), ""
+        return adapter.validate_python(values), ""
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False)
     bad = {fault["loc"][0] for fault in faults}
     left = {name: value for name, value in values.items() if name not in bad}
-    return model.model_validate(left), _told(faults[0], faults[0]["loc"][:1])
+    return adapter.validate_python(left), _told(faults[0], faults[0]["loc"][:1])
 
 
 def _told(fault: Any, place: Iterable[Any]) -> str:
@@ -294,22 +278,20 @@ def _told(fault: Any, place: Iterable[Any]) -> str:
 
 def _meta(packed: bytes) -> dict[str, Any]:
     """{} if it is none."""
-    if len(packed) > JOB_META:
-        return {}
-    try:
-        said = json.loads(packed or b"{}")
-    except (ValueError, RecursionError):
-        return {}
-    return said if isinstance(said, dict) else {}
+    with suppress(ValueError, RecursionError):
+        if len(packed) <= JOB_META and isinstance(said := json.loads(packed), dict):
+            return said
+    return {}
 
 
-def inflated(packed: bytes) -> tuple[bytes, bool]:
-    """What is packed, and whether that is all of it: a thousandfold may be packed into it."""
+def inflated(packed: bytes, most: int) -> bytes:
+    """What is packed, b"" if that is none or more than `most` bytes: a thousandfold may be packed into it."""
     unpacker = zlib.decompressobj()
     try:
-        return unpacker.decompress(packed, JOB_DATA), not unpacker.unconsumed_tail
+        data = unpacker.decompress(packed, most)
     except zlib.error:
-        return b"", True
+        return b""
+    return b"" if unpacker.unconsumed_tail else data
 
 
 def _asked(data: bytes, queue: str) -> tuple[Kind[Any, Any] | None, Payload | None, str]:

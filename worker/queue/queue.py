@@ -16,17 +16,8 @@ from rq.command import send_command
 from rq.job import Job, JobStatus
 
 from worker.queue import KINDS, queues, task_queues
-from worker.queue.connection import FULL, IF_ROOM, FullError, flat, reachable, redis_time
-from worker.queue.job import (
-    AT_ONCE,
-    FAILURE_TTL,
-    JOB,
-    PROTOCOL,
-    KnownJob,
-    fetch,
-    id_in,
-    open_queue,
-)
+from worker.queue.connection import AT_ONCE, IF_ROOM, flat, reachable, redis_time
+from worker.queue.job import FAILURE_TTL, JOB, PROTOCOL, KnownJob, fetch, id_in, open_queue
 from worker.queue.kind import Kind, Payload
 from worker.queue.preannotation import PREANNOTATE, PREANNOTATION, ToPreannotate
 from worker.queue.training import TRAIN, TRAINING, Extra, ToTrain
@@ -168,13 +159,8 @@ def enqueue_numbered(connection: Redis, kind: Kind[Any, Any], payload: Payload) 
         lists = queue.key, queue.intermediate_queue_key, queue.scheduled_job_registry.key
         script = connection.register_script(_ENQUEUE_NUMBERED)
         fields = flat(job.to_dict() | {"data": zlib.compress(job.data)})
-        taken = script(
-            keys=[*lists, queue.redis_queues_keys, _COUNTER],
-            args=[JOB, kind.ids_begin(payload.subject.project), *fields],
-        )
-        if taken == FULL:
-            raise FullError(connection)
-        id, new = taken
+        ids_begin = kind.ids_begin(payload.subject.project)
+        id, new = script(keys=[*lists, queue.redis_queues_keys, _COUNTER], args=[JOB, ids_begin, *fields])
     return id.decode(), bool(new)
 
 
@@ -198,18 +184,17 @@ def stop_job(connection: Redis, id: str) -> bool:
     A worker ends a running one within seconds. Raises QueueError.
     """
     with reachable(connection):
-        for job in fetch(connection, [id]):
-            if job.origin not in {queue.name for queue in queues()}:
-                return False
-            queue = open_queue(connection, job.origin)
-            fields = flat(job.failed_fields(STOPPED) | {"status": JobStatus.STOPPED.value})
-            keys = [job.key, queue.key, queue.scheduled_job_registry.key, queue.failed_job_registry.key]
-            script = connection.register_script(_STOP)
-            if script(keys=keys, args=[job.id, FAILURE_TTL, redis_time(connection) + FAILURE_TTL, *fields]):
-                return True
-            if any(now.get_status(refresh=False) == JobStatus.STARTED for now in fetch(connection, [id])):
-                return send_stop(connection, job)
-        return False
+        [job] = KnownJob.fetch_many([id], connection, "json")
+        if job is None or job.origin not in {queue.name for queue in queues()}:
+            return False
+        queue = open_queue(connection, job.origin)
+        fields = flat(job.failed_fields(STOPPED) | {"status": JobStatus.STOPPED.value})
+        keys = [job.key, queue.key, queue.scheduled_job_registry.key, queue.failed_job_registry.key]
+        script = connection.register_script(_STOP)
+        if script(keys=keys, args=[job.id, FAILURE_TTL, redis_time(connection) + FAILURE_TTL, *fields]):
+            return True
+        runs = any(now.get_status(refresh=False) == JobStatus.STARTED for now in fetch(connection, [id]))
+        return runs and send_stop(connection, job)
 
 
 def stop_jobs(
@@ -244,8 +229,7 @@ def job_ids(connection: Redis, name: str, *, ended: bool = False) -> list[str]:
 
 def _is_of(job: KnownJob, project: int | None, task: int | None = None) -> bool:
     """Whether it is about them; None is any."""
-    subject = (job.payload or Payload()).subject
-    return project in (None, subject.project) and task in (None, subject.task)
+    return project in (None, job.subject.project) and task in (None, job.subject.task)
 
 
 def send_stop(connection: Redis, job: KnownJob) -> bool:
@@ -301,8 +285,5 @@ def _admit(
             own += [kind.id(payload), zlib.compress(job.data), job.description]
         shared = {name: value for name, value in job.to_dict().items() if name not in {"data", "description"}}
         options: list[Any] = [JOB, f"|{'|'.join(states)}|", "first" if first else "last"]
-        taken = script(keys=keys, args=[*options, 2 * len(shared), *flat(shared), *own])
-        if taken == FULL:
-            raise FullError(connection)
-        admitted += taken
+        admitted += script(keys=keys, args=[*options, 2 * len(shared), *flat(shared), *own])
     return admitted

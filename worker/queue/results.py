@@ -1,10 +1,12 @@
 """What workers leave in Redis about tasks that are done: scores, contact sheets, and totals for Prometheus."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 from redis import Redis
 
-from worker.queue.connection import memory, number, reachable
+from worker.queue.connection import memory, reachable
 
 SCORES_AT_ONCE = 1000  # tasks of one HMGET
 
@@ -36,9 +38,17 @@ def scores_of(connection: Redis, project: int, tasks: Sequence[int]) -> dict[int
     for start in range(0, len(tasks), SCORES_AT_ONCE):
         block = tasks[start : start + SCORES_AT_ONCE]
         values: list[bytes | None] = connection.hmget(_scores(project), [str(task) for task in block])  # type: ignore[assignment]  # nothing is asynchronous here
-        numbers = zip(block, map(number, values), strict=True)
-        found.update({task: score for task, score in numbers if score is not None})
+        found |= _numbers(dict(zip(block, values, strict=True)))
     return found
+
+
+def _numbers(values: Mapping[Any, bytes | None]) -> dict[Any, float]:
+    """Those of the values that are numbers."""
+    numbers = {}
+    for name, value in values.items():
+        with suppress(ValueError):
+            numbers[name] = float(value or b"")
+    return numbers
 
 
 def forget_scores(connection: Redis, project: int) -> None:
@@ -107,5 +117,4 @@ def count_task(connection: Redis, outcome: str, keyframes: int, seconds: dict[st
 def totals(connection: Redis) -> Totals:
     """RedisError."""
     fields: dict[bytes, bytes] = connection.hgetall(TOTALS)  # type: ignore[assignment]  # nothing decodes for us
-    numbers = {name.decode(errors="replace"): number(value) for name, value in fields.items()}
-    return Totals({name: value for name, value in numbers.items() if value is not None})
+    return Totals(_numbers({name.decode(errors="replace"): value for name, value in fields.items()}))

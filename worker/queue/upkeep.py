@@ -1,44 +1,30 @@
-"""A queue in order: the jobs of workers that fell silent, those that nobody began, those that are due again, those that
-no list knows, and those of deleted tasks.
-
-RQ has the first three, too. But its own holds a lock for 15 minutes if the worker dies in between, returns what nobody
-began only after a minute, takes each machine's clock for all machines', and has a process for what is due that outlives
-a killed worker.
-"""
+"""Jobs that no list knows, and those of deleted tasks. What workers do for their queue's lists is in `rq_worker`."""
 
 import logging
-import re
-import time
 from collections.abc import Collection, Sequence
 from threading import Event, Thread
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import RedisError
 from rq.job import JobStatus
-from rq.worker import BaseWorker
-from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from av2t_core.errors import AV2TError
 from worker.queue import KINDS
-from worker.queue.connection import LEASE, connect, reachable, redis_time
-from worker.queue.job import CHECKPOINT, FAILURE_TTL, JOB, OLD_RESULTS, KnownJob, KnownQueue, fetch, id_in, open_queue
+from worker.queue.connection import connect, reachable, read_hashes, redis_time
+from worker.queue.job import CHECKPOINT, FAILURE_TTL, JOB, OLD_RESULTS, fetch, id_in, open_queue
 from worker.queue.kind import DAY
 from worker.queue.queue import job_ids, send_stop
 from worker.queue.results import SHEET
 
 log = logging.getLogger("av2t.worker")
 
-EVERY = 5  # seconds between two rounds of housekeeping
-STRANDED = 10  # seconds after which a job that was popped and never begun goes back
 REPAIR_EVERY = 600  # seconds between two repairs of a queue, by whichever of its workers
 REPAIR_LOOK = 15  # seconds between two looks at whether it is time
 AT_ONCE = 1000  # keys
 
-_RUNS = re.compile(rb"[\w-]+:[\w-]+")  # a job's id and its execution's
 _FAILED = {JobStatus.FAILED.value, JobStatus.STOPPED.value}
 _OVER = {JobStatus.FINISHED.value, JobStatus.CANCELED.value}
-_ENDS = {CHECKPOINT.encode(): DAY, SHEET.encode(): DAY, f"{OLD_RESULTS}preannotate-".encode(): FAILURE_TTL}
+_ENDS = {CHECKPOINT: DAY, SHEET: DAY, f"{OLD_RESULTS}preannotate-": FAILURE_TTL}
 """Keys of ours that must have an end, and in how many seconds."""
 
 # KEYS: what must have an end. ARGV: in how many seconds, if it has none.
@@ -122,86 +108,6 @@ return {#ids, dropped}
 """
 
 
-class Housekeeping:
-    """What each worker does for all workers of its queue, one at a time."""
-
-    def __init__(self, queue: KnownQueue, worker_name: str) -> None:
-        self._queue, self._worker_name = queue, worker_name
-        self._looked: float | None = None
-        self._stranded: dict[bytes, float] = {}  # id of a popped job that nobody runs -> when it was first seen
-
-    @property
-    def is_due(self) -> bool:
-        return self._looked is None or time.monotonic() - self._looked > EVERY
-
-    def run(self) -> None:
-        """Nothing to do while another worker is at it. RedisError."""
-        queue, connection = self._queue, self._queue.connection
-        if connection.set(f"{queue.name}:maintenance", self._worker_name, nx=True, ex=2 * LEASE):
-            self._drop_what_does_not_run()
-            queue.started_job_registry.cleanup(redis_time(connection), [_note_lost_worker])
-            queue.finished_job_registry.cleanup()
-            queue.failed_job_registry.cleanup()
-            self._forget_workers()
-            self._return_stranded()
-            self._enqueue_due()
-            connection.delete(f"{queue.name}:maintenance")
-        self._looked = time.monotonic()
-
-    def _drop_what_does_not_run(self) -> None:
-        """RQ's own ends its worker over an entry that is none."""
-        registry = self._queue.started_job_registry.key
-        for entry in self._queue.connection.zrange(registry, 0, -1):
-            if not _RUNS.fullmatch(entry):
-                self._queue.connection.zrem(registry, entry)
-
-    def _forget_workers(self) -> None:
-        """Of which nothing is left; RQ's own ends its worker over a name that is none."""
-        connection, listed = self._queue.connection, WORKERS_BY_QUEUE_KEY % self._queue.name
-        for key in connection.smembers(listed):
-            if not connection.exists(key):
-                connection.srem(listed, key)
-                connection.srem(BaseWorker.redis_workers_keys, key)
-
-    def _return_stranded(self) -> None:
-        """Back into the queue with what a worker popped and, dying, never began."""
-        queue, clock = self._queue, time.monotonic()
-        started = set(map(id_in, queue.connection.zrange(queue.started_job_registry.key, 0, -1)))
-        entries = queue.connection.lrange(queue.intermediate_queue_key, 0, -1)
-        popped = [entry for entry in entries if id_in(entry) not in started]
-        self._stranded = {entry: self._stranded.get(entry, clock) for entry in popped}
-        for entry, since in self._stranded.items():
-            job = queue.look_up(entry)
-            if job is not None and clock - since < STRANDED:
-                continue
-            waits = job is not None and (job.get_status(refresh=False) == JobStatus.QUEUED or job.refusal)
-            with queue.connection.pipeline() as pipeline:
-                pipeline.lrem(queue.intermediate_queue_key, 0, entry)
-                pipeline.lrem(queue.key, 0, entry)
-                if waits:
-                    pipeline.lpush(queue.key, entry)
-                pipeline.execute()
-
-    def _enqueue_due(self) -> None:
-        """What was to be tried again later, and now is later."""
-        queue = self._queue
-        registry = queue.scheduled_job_registry
-        for entry in queue.connection.zrangebyscore(registry.key, "-inf", redis_time(queue.connection)):
-            job = queue.look_up(entry)
-            with queue.connection.pipeline() as pipeline:
-                if job is not None:
-                    queue.enqueue_job(job, pipeline=pipeline)
-                pipeline.zrem(registry.key, entry)
-                pipeline.execute()
-
-
-def _note_lost_worker(job: KnownJob, *_: Any) -> None:
-    """RQ calls this for a job whose worker fell silent, before it queues or fails it."""
-    job.note(error="The worker was lost while it ran this.")
-    job.retry_intervals = None  # those of an earlier try; this one is made at once
-    log.warning("job %s: its worker was lost", job.id)
-
-
 class Repairer(Thread):
     """In every worker one, beside its jobs; one repair of a queue at a time."""
 
@@ -235,43 +141,38 @@ def repair(connection: Redis, name: str) -> int:
     registries = queue.scheduled_job_registry, queue.failed_job_registry, queue.finished_job_registry
     dropped = sum(drop(connection, key) for key in (queue.key, *(each.key for each in registries)))
     listed = set(job_ids(connection, name))
-    suspects: list[str] = []
+    suspects: set[str] = set()
     cursor = None
     while cursor != 0:
         cursor, keys = connection.scan(cursor or 0, count=AT_ONCE)
         # Nothing decodes for us.
-        suspects += _suspects(connection, name, [key for key in keys if isinstance(key, bytes)], listed)
+        names = [str(key, errors="replace") for key in keys if isinstance(key, bytes)]
+        suspects |= _suspects(connection, name, names, listed)
     # What was queued since is listed now; of the others the script makes certain.
-    listed = set(job_ids(connection, name)) if suspects else set()
-    suspects = [each for each in dict.fromkeys(suspects) if each not in listed]
+    lost = sorted(suspects.difference(job_ids(connection, name)))
     script = connection.register_script(_RETURN)
     lists = queue.key, queue.intermediate_queue_key, queue.started_job_registry.key, queue.scheduled_job_registry.key
     returned = 0
-    for start in range(0, len(suspects), AT_ONCE):
-        returned += script(keys=[*lists, queue.redis_queues_keys], args=[JOB, *suspects[start : start + AT_ONCE]])
+    for start in range(0, len(lost), AT_ONCE):
+        returned += script(keys=[*lists, queue.redis_queues_keys], args=[JOB, *lost[start : start + AT_ONCE]])
     if returned or dropped:
         log.warning("%s: %d jobs were in no list and wait again, %d entries had no job", name, returned, dropped)
     return returned
 
 
-def _suspects(connection: Redis, name: str, keys: Collection[bytes], listed: Collection[str]) -> list[str]:
+def _suspects(connection: Redis, name: str, keys: Collection[str], listed: Collection[str]) -> set[str]:
     """Of these keys, the ids of the jobs that wait or run and are in no list. What has ended is put right at once, and
     so is what a heartbeat leaves of a job that was deleted."""
-    ends: dict[bytes, int] = {key: seconds for key in keys for start, seconds in _ENDS.items() if key.startswith(start)}
-    jobs = [key for key in keys if key.startswith(JOB.encode())]
-    with connection.pipeline(transaction=False) as pipe:
-        for key in jobs:
-            pipe.hmget(key, "status", "origin", "data")
-        found = pipe.execute(raise_on_error=False)
+    ends = {key: seconds for key in keys for start, seconds in _ENDS.items() if key.startswith(start)}
+    jobs = [key for key in keys if key.startswith(JOB)]
     ours = tuple(f"{kind.prefix}-" for kind in KINDS.values())
-    suspects: list[str] = []
-    failed: list[str] = []
-    for key, values in zip(jobs, found, strict=True):
-        if isinstance(values, RedisError):  # no hash, and so nothing of ours
+    suspects, failed = set(), []
+    for key, fields in zip(jobs, read_hashes(connection, jobs, ["status", "origin", "data"]), strict=True):
+        if fields is None:  # no hash, and so nothing of ours
             continue
-        id = key.decode(errors="replace").removeprefix(JOB)
-        status, origin, data = (value.decode(errors="replace") if value else "" for value in values)
-        if not data and not origin and id.startswith(ours):
+        id = key.removeprefix(JOB)
+        status, origin = (fields.get(name, b"").decode(errors="replace") for name in ("status", "origin"))
+        if not fields.get("data") and not origin and id.startswith(ours):
             connection.delete(key)
         elif origin != name or id in listed:
             continue
@@ -281,7 +182,7 @@ def _suspects(connection: Redis, name: str, keys: Collection[bytes], listed: Col
         elif status in _OVER:
             ends[key] = DAY
         else:
-            suspects.append(id)
+            suspects.add(id)
     if failed:
         registry = open_queue(connection, name).failed_job_registry.key
         connection.zadd(registry, dict.fromkeys(failed, redis_time(connection) + FAILURE_TTL), nx=True)

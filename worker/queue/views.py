@@ -1,13 +1,14 @@
 """What is read of the queues for the status page, the commands and Prometheus. Nothing here changes anything."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
-from pydantic import AwareDatetime, BaseModel
+import pydantic.dataclasses
+from pydantic import AwareDatetime
 from redis import Redis
-from redis.exceptions import RedisError
 from rq import Queue
 from rq.job import JobStatus
 from rq.worker import BaseWorker
@@ -15,9 +16,9 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from av2t_core.limits import REMARKS, SENTENCE
 from worker.queue import KINDS, task_queues
-from worker.queue.connection import reachable
+from worker.queue.connection import reachable, read_hashes
 from worker.queue.job import JOB, NOTHING, KnownJob, Outcome, checked, fetch, id_in, open_queue, outcomes, reason
-from worker.queue.kind import Payload, State, Subject
+from worker.queue.kind import State, Subject
 from worker.queue.preannotation import PREANNOTATE, Preannotated, job_id
 from worker.queue.queue import job_ids
 from worker.queue.training import TRAIN, TRAINING, ToTrain, Trained, Training
@@ -26,7 +27,16 @@ PAGE = 100
 """Jobs of a registry that are read at a time: as many as the status page shows."""
 
 GPU_MEMORY = "av2t_gpu_memory"
-"""A field of ours in RQ's hash of a worker."""
+_REPORTED = {
+    "hostname": "host",
+    "pid": "pid",
+    "state": "state",
+    "last_heartbeat": "last_seen",
+    "successful_job_count": "succeeded",
+    "failed_job_count": "failed",
+    GPU_MEMORY: "gpu_memory",
+}
+"""The fields of RQ's hash of a worker, one of which is ours, by what they are called in a `WorkerState`."""
 
 # RQ's states, but for those in which a job is still on its way.
 _ENDED = {
@@ -72,40 +82,35 @@ class RunningJob(ListedJob):
     total: int | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
 class WorkerState:
     """A worker that listens on a queue, as it last reported itself."""
 
     name: str
-    host: str
-    pid: int | None
-    state: str
-    last_seen: datetime | None
-    succeeded: int
-    failed: int
-    gpu_memory: int | None  # bytes, the most that its model has held; None without a GPU
-
-
-@dataclass(frozen=True, kw_only=True)
-class Counts:
-    """A queue's jobs by state. `queued` also counts what will be tried again later, `finished` what is remembered."""
-
-    queued: int
-    running: int
-    finished: int
-    failed: int
+    host: str = ""
+    pid: int | None = None
+    state: str = "unknown"
+    last_seen: AwareDatetime | None = None
+    succeeded: int = 0
+    failed: int = 0
+    gpu_memory: int | None = None  # bytes, the most that its model has held; None without a GPU
 
 
 @dataclass(frozen=True, kw_only=True)
 class Overview:
-    """The task queues at one moment. `queued` also counts what will be tried again later, `finished` the last 24
-    hours."""
+    """Queues at one moment. `queued` also counts what will be tried again later, `finished` what is remembered: tasks
+    for 24 hours, trainings for 30 days."""
 
     queued: int
     finished: int
     failed: int
     running: tuple[RunningJob, ...]
     workers: tuple[WorkerState, ...]
+
+    @property
+    def by_state(self) -> dict[str, int]:
+        counts = self.queued, len(self.running), self.finished, self.failed
+        return dict(zip(("waiting", "running", "done", "failed"), counts, strict=True))
 
 
 def failed_jobs(connection: Redis, project: int | None = None, limit: int | None = None) -> list[FailedJob]:
@@ -114,7 +119,7 @@ def failed_jobs(connection: Redis, project: int | None = None, limit: int | None
         found: dict[str, KnownJob] = {}
         for queue in _task_queues(connection):
             for jobs in _newest(connection, queue.failed_job_registry.key):
-                found |= {job.id: job for job in jobs if project in (None, _subject(job).project)}
+                found |= {job.id: job for job in jobs if project in (None, job.subject.project)}
                 if limit is not None and len(found) >= limit:
                     break
         chosen = list(found.values())[:limit]
@@ -145,10 +150,9 @@ def finished_jobs(connection: Redis, limit: int) -> list[FinishedJob]:
 
 def states(connection: Redis, project: int, tasks: Sequence[int], model_version: str) -> dict[int, State]:
     """What has become of each task. Raises QueueError."""
-    with reachable(connection), connection.pipeline(transaction=False) as pipe:
-        for task in tasks:
-            pipe.hget(JOB + job_id(project, task, model_version), "status")
-        found = pipe.execute()
+    keys = (JOB + job_id(project, task, model_version) for task in tasks)
+    with reachable(connection):
+        found = [(fields or {}).get("status") for fields in read_hashes(connection, keys, ["status"])]
     return {
         task: state(status.decode(errors="replace")) if status else State.GONE
         for task, status in zip(tasks, found, strict=True)
@@ -160,25 +164,19 @@ def state(status: str) -> State:
     return State.RUNNING if status == JobStatus.STARTED.value else _ENDED.get(status, State.WAITING)
 
 
-def overview(connection: Redis, project: int | None = None) -> Overview:
-    """Counts, running jobs (of one project, or all) and workers of the task queues. Raises QueueError."""
+def overview(connection: Redis, project: int | None = None, *, queue: str | None = None) -> Overview:
+    """Counts, running jobs (of one project, or all) and workers of the task queues, or of the queue of this name.
+    Raises QueueError."""
     with reachable(connection):
-        queues = _task_queues(connection)
-        counted, started = zip(*(_counts(queue, project) for queue in queues), strict=True)
-        running = fetch(connection, [id for ids in started for id in ids])
+        queues = _task_queues(connection) if queue is None else [open_queue(connection, queue)]
+        queued, finished, failed, started = zip(*(_counts(each, project) for each in queues), strict=True)
         return Overview(
-            queued=sum(each.queued for each in counted),
-            finished=sum(each.finished for each in counted),
-            failed=sum(each.failed for each in counted),
-            running=tuple(_running(job) for job in running if job.kind),
-            workers=tuple(worker for queue in queues for worker in _workers(queue)),
+            queued=sum(queued),
+            finished=sum(finished),
+            failed=sum(failed),
+            running=tuple(_running(job) for job in fetch(connection, chain.from_iterable(started)) if job.kind),
+            workers=tuple(chain.from_iterable(map(_workers, queues))),
         )
-
-
-def counts(connection: Redis, queue: str) -> Counts:
-    """Of all jobs of the queue of this name. Raises QueueError."""
-    with reachable(connection):
-        return _counts(open_queue(connection, queue), None)[0]
 
 
 def workers(connection: Redis, queue: str = PREANNOTATE) -> tuple[WorkerState, ...]:
@@ -209,14 +207,14 @@ def trainings(connection: Redis, project: int | None = None, limit: int | None =
 
 
 def _trainings(connection: Redis, ids: Iterable[str]) -> list[Training]:
-    jobs = [(job, job.payload) for job in fetch(connection, ids)]
-    asked = {job: payload for job, payload in jobs if isinstance(payload, ToTrain)}
-    ended = outcomes(connection, list(asked))
-    return [_training(job, payload, ended[job.id]) for job, payload in asked.items()]
+    jobs = [job for job in fetch(connection, ids) if isinstance(job.payload, ToTrain)]
+    ended = outcomes(connection, jobs)
+    return [_training(job, ended[job.id]) for job in jobs]
 
 
-def _training(job: KnownJob, asked: ToTrain, outcome: Outcome) -> Training:
-    known, told = state(job.get_status(refresh=False).value), job.told
+def _training(job: KnownJob, outcome: Outcome) -> Training:
+    known, asked, told = state(job.get_status(refresh=False).value), job.payload, job.told
+    assert isinstance(asked, ToTrain)
     value = outcome.value if known is State.DONE else None
     return Training(
         **asked.model_dump(exclude={"also", "epochs"}),
@@ -238,43 +236,34 @@ def _task_queues(connection: Redis) -> list[Queue]:
     return [open_queue(connection, queue.name) for queue in task_queues()]
 
 
-def _counts(queue: Queue, project: int | None) -> tuple[Counts, list[str]]:
-    """Of the jobs of a project, or of all, and the ids of those that run.
+def _counts(queue: Queue, project: int | None) -> tuple[int, int, int, list[str]]:
+    """How many jobs of a project, or of all, wait, ended well and failed, and the ids of those that run.
 
     All of one moment: a job that is put back meanwhile would else be seen neither running nor waiting. Of all projects
     the long lists are only counted.
     """
-    scheduled, started = queue.scheduled_job_registry, queue.started_job_registry
-    registries = scheduled, queue.finished_job_registry, queue.failed_job_registry
+    registries = queue.scheduled_job_registry, queue.finished_job_registry, queue.failed_job_registry
     with queue.connection.pipeline(transaction=True) as pipe:
-        pipe.zrange(started.key, 0, -1)
+        pipe.zrange(queue.started_job_registry.key, 0, -1)
         pipe.lrange(queue.intermediate_queue_key, 0, -1)
         pipe.llen(queue.key) if project is None else pipe.lrange(queue.key, 0, -1)
         for registry in registries:
             pipe.zcard(registry.key) if project is None else pipe.zrange(registry.key, 0, -1)
         executions, popped, *found = pipe.execute()
-
-    def is_wanted(id: str) -> bool:
-        return project is None or any(id.startswith(kind.ids_begin(project)) for kind in kinds)
-
     kinds = [kind for kind in KINDS.values() if kind.queue.name == queue.name]
+    begins = "" if project is None else tuple(kind.ids_begin(project) for kind in kinds)
+
+    def wanted(entries: Iterable[bytes]) -> list[str]:
+        return [id for id in map(id_in, entries) if id.startswith(begins)]
+
     # A job may have one entry for each of its executions, and what was just popped may run already.
-    running = set(map(id_in, executions))
-    popped = set(map(id_in, popped)) - running
-    if project is not None:
-        found = [sum(map(is_wanted, map(id_in, ids))) for ids in found]
-    waiting, later, finished, failed = found
-    ours = sorted(filter(is_wanted, running))
-    waiting += later + sum(map(is_wanted, popped))
-    return Counts(queued=waiting, running=len(ours), finished=finished, failed=failed), ours
-
-
-def _subject(job: KnownJob) -> Subject:
-    return (job.payload or Payload()).subject
+    running = set(wanted(executions))
+    waiting, later, finished, failed = (each if isinstance(each, int) else len(wanted(each)) for each in found)
+    return waiting + later + len(set(wanted(popped)) - running), finished, failed, sorted(running)
 
 
 def _listed(job: KnownJob) -> dict[str, Any]:
-    return {"id": job.id, **asdict(_subject(job))}
+    return {"id": job.id, **asdict(job.subject)}
 
 
 def _finished(job: KnownJob, value: Any) -> FinishedJob:
@@ -302,18 +291,6 @@ def _running(job: KnownJob) -> RunningJob:
     )
 
 
-class _Reported(BaseModel):
-    """What a worker reports of itself, in RQ's hash of it."""
-
-    hostname: str = ""
-    pid: int | None = None
-    state: str = "unknown"
-    last_heartbeat: AwareDatetime | None = None
-    successful_job_count: int = 0
-    failed_job_count: int = 0
-    av2t_gpu_memory: int | None = None
-
-
 def note_gpu_memory(connection: Redis, worker: str, size: int) -> None:
     """For the worker of this name. RedisError."""
     connection.hset(f"{BaseWorker.redis_worker_namespace_prefix}{worker}", GPU_MEMORY, size)
@@ -322,27 +299,10 @@ def note_gpu_memory(connection: Redis, worker: str, size: int) -> None:
 def _workers(queue: Queue) -> tuple[WorkerState, ...]:
     members = (key.decode(errors="replace") for key in queue.connection.smembers(WORKERS_BY_QUEUE_KEY % queue.name))
     keys = sorted(key for key in members if key.startswith(BaseWorker.redis_worker_namespace_prefix))
-    with queue.connection.pipeline(transaction=False) as pipe:
-        for key in keys:
-            pipe.hmget(key, list(_Reported.model_fields))
-        hashes = pipe.execute(raise_on_error=False)
-    return tuple(
-        _worker(key, values)
-        for key, values in zip(keys, hashes, strict=True)
-        if not isinstance(values, RedisError) and any(values)
-    )
+    hashes = read_hashes(queue.connection, keys, _REPORTED)
+    return tuple(_worker(key, fields) for key, fields in zip(keys, hashes, strict=True) if fields)
 
 
-def _worker(key: str, values: Sequence[bytes | None]) -> WorkerState:
-    named = zip(_Reported.model_fields, values, strict=True)
-    told, _ = checked(_Reported, {name: value.decode(errors="replace") for name, value in named if value})
-    return WorkerState(
-        name=key.rpartition(":")[2],
-        host=told.hostname,
-        pid=told.pid,
-        state=told.state,
-        last_seen=told.last_heartbeat,
-        succeeded=told.successful_job_count,
-        failed=told.failed_job_count,
-        gpu_memory=told.av2t_gpu_memory,
-    )
+def _worker(key: str, fields: Mapping[str, bytes]) -> WorkerState:
+    texts = {_REPORTED[name]: value.decode(errors="replace") for name, value in fields.items() if value}
+    return checked(WorkerState, {"name": key.rpartition(":")[2], **texts})[0]
