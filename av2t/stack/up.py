@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
+from pydantic import SecretStr
 from redis import Redis
 
 from av2t.options import DEMO_CLIPS, Port
@@ -130,8 +131,9 @@ class Stack:
 
     def demo(self, clips: Path) -> list[str]:
         """The names of the clips that got no masks."""
-        api_key = self.account.api_key if self.account else self.settings.require_api_key()
-        with LabelStudioClient(self.studio_url, api_key, max_clip_mb=self.settings.max_clip_mb) as client:
+        own = {"label_studio_api_key": SecretStr(self.account.api_key)} if self.account else {}
+        settings = self.settings.model_copy(update={"label_studio_url": self.studio_url, **own})
+        with LabelStudioClient(settings) as client:
             demo = Demo(
                 client=client, backend_url=self.backend_url, redis_url=self.redis_url, clips=clips, say=self.say
             )

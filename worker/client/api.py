@@ -80,13 +80,25 @@ class Api:
         self._http.close()
 
     def ask(
-        self, method: str, path: str, about: str, shape: type[Answer], *, object_hook: Any = None, **options: Any
+        self,
+        method: str,
+        path: str,
+        about: str,
+        shape: type[Answer],
+        *,
+        field: str | None = None,
+        object_hook: Any = None,
+        **options: Any,
     ) -> Answer:
-        """The answer, checked to have this shape. `about` names in messages what is asked for; `object_hook` is passed
-        to json.loads. `options` are those of httpx, and `gone=True`, which makes a 404 a GoneError."""
+        """The answer, or that field of it, checked to have this shape. `about` names in messages what is asked for;
+        `object_hook` is passed to json.loads. `options` are those of httpx, and `gone=True`, which makes a 404 a
+        GoneError."""
         with self._answer(method, path, about, **options) as response:
             response.read()
-            return TypeAdapter(shape).validate_python(response.json(object_hook=object_hook))
+            answer = response.json(object_hook=object_hook)
+            if field is not None:
+                answer = TypeAdapter(dict[str, Any]).validate_python(answer)[field]
+            return TypeAdapter(shape).validate_python(answer)
 
     def tell(self, method: str, path: str, about: str, **options: Any) -> None:
         """As `ask`, without reading the answer, which may be large."""
@@ -127,59 +139,52 @@ class Api:
                     heartbeat.pause(GONE_PAUSE)
                     response = stack.enter_context(ask())
                 if not response.is_success:
-                    response.read()
                     raise GoneError(about) if gone and _says_gone(response) else self._failure(response, about)
                 yield response
         except httpx.TransportError as error:
             kind = SlowError if isinstance(error, httpx.ReadTimeout) else TransientError
             raise kind(f"Label Studio at {self.url} cannot be reached ({reason(error)}).") from None
-        except (JSONDecodeError, UnicodeDecodeError, ValidationError):
+        except (JSONDecodeError, UnicodeDecodeError, ValidationError, KeyError):
             raise TransientError(
                 f"Label Studio at {self.url} answers no JSON of its own for {about}; is it another server?"
             ) from None
 
     def _failure(self, response: httpx.Response, about: str) -> Exception:
-        status, body = response.status_code, json_of(response)
+        status, said = response.status_code, own_words(response)
         if may_pass(status):
             sentence = f"Label Studio at {self.url} answers {status} for {about}."
             return TransientError(sentence, retry_after(response.headers))
-        if not is_label_studios(status, body):
+        if said is None:
             return TransientError(
                 f"Label Studio at {self.url} answers {status} for {about}, and not in its own words: a proxy before it,"
                 " or LABEL_STUDIO_URL is another server's."
             )
         if status == httpx.codes.UNAUTHORIZED:
-            return self.key_refused(detail(body))
+            return self.key_refused(said)
         if status == httpx.codes.FORBIDDEN:
             return AV2TError(
                 f"The account of LABEL_STUDIO_API_KEY has no access to {about}; make it a member of the project."
             )
-        return AV2TError(f"Label Studio at {self.url} refuses {about} ({status}: {detail(body)}).")
+        return AV2TError(f"Label Studio at {self.url} refuses {about} ({status}: {said}).")
 
 
-def is_label_studios(status: int, body: object) -> bool:
-    """Whether an error with this body, parsed JSON, is in Label Studio's own words and not a proxy's."""
-    return isinstance(body, dict) and body.get("status_code") == status and {"version", "detail"} <= body.keys()
-
-
-def json_of(response: httpx.Response) -> object:
-    """Its body; None for one that is no JSON."""
+def own_words(response: httpx.Response) -> str | None:
+    """The reason that an error gives in Label Studio's own words; None for the words of a proxy."""
+    response.read()
     try:
-        return response.json()
+        body = response.json()
     except ValueError:
         return None
+    if not isinstance(body, dict) or not {"version", "detail"} <= body.keys():
+        return None
+    if body.get("status_code") != response.status_code:
+        return None
+    errors = body.get("validation_errors")
+    return f"{body['detail']}{f', {errors}' if errors else ''}"[:500]
 
 
 def reason(error: Exception) -> str:
     return str(error) or type(error).__name__
-
-
-def detail(body: object) -> str:
-    """What the body of an error, parsed JSON, gives as its reason."""
-    if not isinstance(body, dict):
-        return "no reason given"
-    errors = body.get("validation_errors")
-    return f"{body.get('detail', 'no reason given')}{f', {errors}' if errors else ''}"[:500]
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -194,10 +199,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _says_gone(response: httpx.Response) -> bool:
-    if response.status_code != httpx.codes.NOT_FOUND:
-        return False
-    response.read()
-    return is_label_studios(response.status_code, json_of(response))
+    return response.status_code == httpx.codes.NOT_FOUND and own_words(response) is not None
 
 
 def _key_kind(key: str) -> str:

@@ -16,7 +16,6 @@ from av2t_core.errors import AV2TError, MediaError
 from av2t_core.labelstudio.config import Video
 from worker.client.api import Api, SlowError
 from worker.client.media import ClipCache, Media
-from worker.client.transport import Network
 from worker.failures import GoneError, TransientError
 from worker.queue import heartbeat
 from worker.settings import Settings
@@ -120,11 +119,6 @@ class _Page(Generic[Row]):
 
 
 @dataclass(frozen=True)
-class _Account:
-    email: str
-
-
-@dataclass(frozen=True)
 class _Project:
     label_config: str | None
 
@@ -141,38 +135,14 @@ class _Upload:
     file: str
 
 
-@dataclass(frozen=True)
-class _Imported:
-    file_upload_ids: list[int]
-
-
 class LabelStudioClient:
     """One Label Studio and one key, as a context manager. `fetch` and `probe` are those of `Media`."""
 
-    def __init__(
-        self,
-        url: str,
-        api_key: str,
-        *,
-        max_clip_mb: int,
-        networks: Sequence[Network] = (),
-        cache: ClipCache | None = None,
-    ) -> None:
-        """`networks`: from which clips may come beside Label Studio and the public internet."""
-        self.api = Api(url, api_key)
-        media = Media(self.api, max_clip_mb=max_clip_mb, networks=networks, cache=cache)
+    def __init__(self, settings: Settings, cache: ClipCache | None = None) -> None:
+        """ConfigError: the settings have no key, or one that cannot be used."""
+        self.api = Api(settings.label_studio_url, settings.require_api_key())
+        media = Media(self.api, settings, cache)
         self.fetch, self.probe = media.fetch, media.probe
-
-    @classmethod
-    def of(cls, settings: Settings, cache: ClipCache | None = None) -> Self:
-        """As the settings say. ConfigError: they have no key, or one that cannot be used."""
-        return cls(
-            settings.label_studio_url,
-            settings.require_api_key(),
-            max_clip_mb=settings.max_clip_mb,
-            networks=settings.clip_networks,
-            cache=cache,
-        )
 
     def __enter__(self) -> Self:
         return self
@@ -185,7 +155,7 @@ class LabelStudioClient:
 
     def check(self) -> str:
         """The e-mail address of the key's owner: Label Studio is there and takes the key."""
-        return self.api.ask("GET", "/api/current-user/whoami", "the account", _Account).email
+        return self.api.ask("GET", "/api/current-user/whoami", "the account", str, field="email")
 
     def is_connected(self, project: int) -> bool:
         """Whether the project has an ML backend, of which Label Studio then asks which model version it has. GoneError
@@ -324,7 +294,7 @@ class LabelStudioClient:
         # Of several files in one field Label Studio keeps the last: each gets its own.
         files = {frame.name: (frame.name, frame.read_bytes(), "image/jpeg") for frame in frames}
         path, about = f"/api/projects/{project}/import?commit_to_project=false", f"the frames of project {project}"
-        return self.api.ask("POST", path, about, _Imported, files=files).file_upload_ids
+        return self.api.ask("POST", path, about, list[int], field="file_upload_ids", files=files)
 
     def _uploaded(self, project: int, ids: Sequence[int] | None) -> dict[str, str]:
         """Name → URL of these uploads of the project, or of all of them; of equal names the oldest."""

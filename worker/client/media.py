@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import parse_qs, urljoin, urlsplit
@@ -20,10 +20,11 @@ from av2t_core.errors import MediaError
 from av2t_core.files import atomic_file
 from av2t_core.limits import FETCH_SECONDS, SHOWN_URL
 from av2t_core.statuses import may_pass
-from worker.client.api import TIMEOUT, Api, detail, is_label_studios, json_of, reason, retry_after
-from worker.client.transport import PORTS, Bounds, ForbiddenAddressError, Network, Places, transport
+from worker.client.api import TIMEOUT, Api, own_words, reason, retry_after
+from worker.client.transport import PORTS, Bounds, ForbiddenAddressError, Places, transport
 from worker.failures import DoubtfulError, TransientError
 from worker.queue import heartbeat
+from worker.settings import Settings
 
 CLOUD_SCHEMES = {"s3", "gs", "azure-blob"}
 REDIRECTS = 5
@@ -73,14 +74,12 @@ class ClipCache:
 class Media:
     """Streams clips to disk. Label Studio's key goes to Label Studio alone."""
 
-    def __init__(self, api: Api, *, max_clip_mb: int, networks: Sequence[Network], cache: ClipCache | None) -> None:
-        """`networks`: from which clips may come beside Label Studio and the public internet."""
-        self._api = api
-        self._max_clip = max_clip_mb * 10**6
+    def __init__(self, api: Api, settings: Settings, cache: ClipCache | None) -> None:
+        self._api, self._cache = api, cache
+        self._max_clip = settings.max_clip_mb * 10**6
         self._bounds = Bounds(seconds=FETCH_SECONDS, size=self._max_clip + 10**6)
         _, host, port = _origin(api.url)
-        self._places = Places(own=(host, port), networks=networks)
-        self._cache = cache
+        self._places = Places(own=(host, port), networks=settings.clip_networks)
 
     def fetch(self, url: str, task: int, target: Path) -> None:
         """Bring the clip at `url`, as it stands in the data of `task`, to the file `target`, from the cache if it can.
@@ -166,7 +165,6 @@ class Media:
             if not _is_whole(response.headers.get("content-range", "")):
                 raise TransientError(f"The server of {shown} gives a part of the clip only.")
         elif response.status_code != 200:
-            response.read()
             raise self._refusal(response, shown, own)
         kind = response.headers.get("content-type", "")
         for prefix, what in (("application/json", "JSON"), ("text/html", "a web page")):
@@ -190,21 +188,21 @@ class Media:
         return MediaError(f"The clip at {shown} is larger than {limit}; raise AV2T_MAX_CLIP_MB or shorten it.")
 
     def _refusal(self, response: httpx.Response, shown: str, own: bool) -> Exception:
-        status, body = response.status_code, json_of(response)
-        known = own and is_label_studios(status, body)
-        if known and status == 401:
-            return self._api.key_refused(detail(body))
+        status, said = response.status_code, own_words(response) if own else None
+        no_clip = f"There is no clip at {shown}; bring it there again or correct the task's URL."
+        if said is not None and status == 401:
+            return self._api.key_refused(said)
         # Label Studio 1.23 answers 500 for an upload that it does not know.
-        if known and (status in {404, 410} or (status == 500 and "has_permission" in detail(body))):
-            return MediaError(f"There is no clip at {shown}; bring it there again or correct the task's URL.")
+        if said is not None and (status in {404, 410} or (status == 500 and "has_permission" in said)):
+            return MediaError(no_clip)
         if may_pass(status):
             return TransientError(f"The server of {shown} answers {status}.", retry_after(response.headers))
         if own and "/data/local-files/" in shown:
             return DoubtfulError(_LOCAL_FILES.get(status, _REFUSED).format(shown=shown, status=status))
         if status in {404, 410}:
-            return DoubtfulError(f"There is no clip at {shown}; bring it there again or correct the task's URL.")
+            return DoubtfulError(no_clip)
         sentence = _REFUSED.format(shown=shown, status=status)
-        return MediaError(sentence) if known else DoubtfulError(sentence)
+        return DoubtfulError(sentence) if said is None else MediaError(sentence)
 
 
 _REFUSED = "The server of {shown} refuses the clip ({status}); the worker must be allowed to read it."
@@ -257,7 +255,7 @@ def content_key(address: str, headers: Mapping[str, str]) -> str | None:
 
     Another content has another time or tag. `address` comes without what is another one each time, as a signature.
     """
-    seen = {name.lower(): value for name, value in headers.items()}
+    seen = httpx.Headers(headers)
     mark = seen.get("etag") or seen.get("last-modified")
     if not mark or "content-length" not in seen:
         return None
@@ -268,7 +266,5 @@ def _link(source: Path, target: Path) -> None:
     """The same file under a second name; a copy where the folders are on two disks."""
     try:
         os.link(source, target)
-    except FileNotFoundError:
-        raise
     except OSError:
         shutil.copyfile(source, target)

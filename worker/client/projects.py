@@ -64,19 +64,9 @@ class _Project:
     sampling: str | None = None
 
 
-@dataclass(frozen=True)
-class _Projects:
-    results: list[_Project]
-
-
-@dataclass(frozen=True)
-class _Version:
-    release: str
-
-
 def version(api: Api) -> str:
     """Label Studio's own."""
-    return api.ask("GET", "/api/version/", "its version", _Version).release
+    return api.ask("GET", "/api/version/", "its version", str, field="release")
 
 
 def project_state(api: Api, project: int) -> ProjectState:
@@ -101,7 +91,7 @@ def project_state(api: Api, project: int) -> ProjectState:
 def find_or_make(api: Api, title: str, labels: Sequence[str]) -> int:
     """The project of this title; made with the recommended label config if there is none."""
     params = {"title": title, "include": "id,title"}
-    found = api.ask("GET", "/api/projects/", "its projects", _Projects, params=params).results
+    found = api.ask("GET", "/api/projects/", "its projects", list[_Project], field="results", params=params)
     # Label Studio finds titles that contain the one asked for.
     if ids := [each.id for each in found if each.title == title]:
         return min(ids)

@@ -61,7 +61,7 @@ def reconcile(connection: Redis, settings: Settings) -> int:
     projects, found = all_known(connection), 0
     if not projects:
         return 0
-    with LabelStudioClient.of(settings) as client:
+    with LabelStudioClient(settings) as client:
         for project in projects:
             try:
                 connected = client.is_connected(project.id)
