@@ -5,9 +5,8 @@ address, so that neither a redirect nor a changed DNS entry leads elsewhere.
 """
 
 import socket
-import ssl
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -58,7 +57,7 @@ def _meant(address: Address) -> Address:
         return address
     if address in _NAT64:
         return IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else address)
+    return address.ipv4_mapped or address.sixtofour or (address.teredo or (None, address))[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,26 +120,19 @@ class _Backend(httpcore.NetworkBackend):
     def __init__(self, bounds: Bounds, places: Places | None) -> None:
         self._bounds, self._places, self._plain = bounds, places, httpcore.SyncBackend()
 
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.NetworkStream:
+    def connect_tcp(self, host: str, port: int, *options: Any, **more: Any) -> httpcore.NetworkStream:
         try:
-            hosts = self._places.addresses_of(host, port) if self._places else [host]
+            *others, last = self._places.addresses_of(host, port) if self._places else [host]
         except OSError as error:
             raise httpcore.ConnectError(str(error)) from None
-        *others, last = hosts
+
+        def connected(address: str) -> httpcore.NetworkStream:
+            return _Stream(self._plain.connect_tcp(address, port, *options, **more), self._bounds)
+
         for each in others:
             with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
-                return self._connected(each, port, timeout, local_address, socket_options)
-        return self._connected(last, port, timeout, local_address, socket_options)
-
-    def _connected(self, host: str, port: int, *options: Any) -> httpcore.NetworkStream:
-        return _Stream(self._plain.connect_tcp(host, port, *options), self._bounds)
+                return connected(each)
+        return connected(last)
 
 
 class _Stream(httpcore.NetworkStream):
@@ -174,10 +166,8 @@ class _Stream(httpcore.NetworkStream):
     def close(self) -> None:
         self._stream.close()
 
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, timeout), self._bounds)
+    def start_tls(self, *options: Any, **more: Any) -> httpcore.NetworkStream:
+        return _Stream(self._stream.start_tls(*options, **more), self._bounds)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
