@@ -6,7 +6,7 @@ import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hmac import compare_digest
 from http import HTTPStatus
 from ipaddress import ip_address, ip_network
@@ -167,28 +167,22 @@ def _is_private(host: str) -> bool:
     return True
 
 
-@dataclass
-class _Tries:
-    wrong: int = 0
-    last: float = 0  # when the last one was made
-    until: float = 0  # none is looked at before
-
-
-@dataclass
 class Guesses:
     """The wrong passwords of each address, and the pauses that they cost: doubled by every further one.
 
     Where the right one came from, it is always taken: else whoever shares Label Studio's address could keep it out.
     """
 
-    clock: Callable[[], float]
-    _tries: OrderedDict[str, _Tries] = field(default_factory=OrderedDict)
-    _trusted: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        # By network: how many were wrong, when the last one came, and until when none is looked at.
+        self._tries: OrderedDict[str, tuple[int, float, float]] = OrderedDict()
+        self._trusted: OrderedDict[str, None] = OrderedDict()
 
     def pause(self, address: str) -> float:
         """Seconds until the next try of this address is looked at."""
-        tries = self._tries.get(_network(address))
-        return max(tries.until - self.clock(), 0) if tries else 0
+        *_, until = self._tries.get(_network(address), (0.0,))
+        return max(until - self._clock(), 0)
 
     def is_trusted(self, address: str) -> bool:
         return address in self._trusted
@@ -198,15 +192,15 @@ class Guesses:
         _remember(self._trusted, address, None)
 
     def was_wrong(self, address: str) -> None:
-        now, network = self.clock(), _network(address)
-        tries = self._tries.get(network, _Tries())
-        if now - tries.last > 10 * limits.LONGEST_PAUSE:
-            tries = _Tries()
-        tries.wrong, tries.last = tries.wrong + 1, now
-        if (beyond := tries.wrong - limits.WRONG_PASSWORDS) >= 0:
-            tries.until = now + min(2.0 ** min(beyond, 30), limits.LONGEST_PAUSE)
-            log.warning("%d wrong passwords came from %s", tries.wrong, address)
-        _remember(self._tries, network, tries)
+        now, network = self._clock(), _network(address)
+        wrong, last, until = self._tries.get(network, (0, now, 0.0))
+        if now - last > 10 * limits.LONGEST_PAUSE:
+            wrong, until = 0, 0.0
+        wrong += 1
+        if (beyond := wrong - limits.WRONG_PASSWORDS) >= 0:
+            until = now + min(2.0 ** min(beyond, 30), limits.LONGEST_PAUSE)
+            log.warning("%d wrong passwords came from %s", wrong, address)
+        _remember(self._tries, network, (wrong, now, until))
 
 
 def _network(address: str) -> str:

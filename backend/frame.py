@@ -35,14 +35,7 @@ class _Manager:
         return here.set_up(bodies.project_id(project), schema, hostname or "")
 
     def predict(
-        self,
-        tasks: Sequence[dict[str, Any]],
-        project: str,
-        config: str | None,
-        _reload: bool,
-        _fetch: bool,
-        /,
-        **_: Any,
+        self, tasks: Sequence[dict[str, Any]], project: str, config: str | None, /, *_: Any, **__: Any
     ) -> tuple[list[list[Any]], ProjectModel]:
         """Positional, for the other parameters come from the body and may have any name. An empty list says "queued":
         Label Studio stores nothing for it and logs no error."""

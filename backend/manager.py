@@ -1,7 +1,6 @@
 """What the backend does for Label Studio: it remembers its projects, queues their tasks, and answers at once."""
 
 import logging
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -54,7 +53,7 @@ class Manager:
         self.settings = settings
         self.mirror = settings.mirror()
         self._lock = Lock()
-        self._remarks: deque[Remark] = deque(maxlen=limits.REMARKS)
+        self._remarks: list[Remark] = []
 
     def set_up(self, project: int, label_config: str, hostname: str) -> ProjectModel:
         """`hostname`: Label Studio's address as people open it, or "". ConfigError: the config has no targets."""
@@ -121,8 +120,7 @@ class Manager:
 
     def remarks(self) -> list[Remark]:
         """The newest first."""
-        with self._lock:
-            return list(reversed(self._remarks))
+        return self._remarks
 
     def _enqueue(self, model: ProjectModel, tasks: Sequence[int], *, first: bool = False) -> Enqueued:
         id = model.project.id
@@ -171,4 +169,4 @@ class Manager:
         log.warning("%s", remark.sentence)
         with self._lock:
             others = [each for each in self._remarks if each.sentence != remark.sentence]
-            self._remarks = deque([*others, remark], maxlen=limits.REMARKS)
+            self._remarks = [remark, *others][: limits.REMARKS]

@@ -13,12 +13,11 @@ message carries a token, a header or the query of a URL, which may hold a signat
 That a task or a project is gone is believed when Label Studio says so in its own words, twice, with a pause between.
 """
 
+import json
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from functools import partial
-from json import JSONDecodeError
 from time import time
 from typing import Annotated, Any, TypeVar
 
@@ -27,7 +26,7 @@ import jwt
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from av2t_core.errors import AV2TError, ConfigError
-from av2t_core.limits import API_ANSWER, API_SECONDS
+from av2t_core.limits import API_ANSWER, API_SECONDS, ERROR_BODY
 from av2t_core.statuses import may_pass
 from worker.client.transport import Bounds, transport
 from worker.failures import GoneError, TransientError
@@ -131,26 +130,29 @@ class Api:
         self, method: str, path: str, about: str, *, gone: bool = False, **options: Any
     ) -> Iterator[httpx.Response]:
         """A successful response whose body has not been read."""
-        ask = partial(self._http.stream, method, path, **options)
+        pauses = [GONE_PAUSE] if gone else []
         try:
-            with ExitStack() as stack:
-                response = stack.enter_context(ask())
-                if gone and _says_gone(response):
-                    heartbeat.pause(GONE_PAUSE)
-                    response = stack.enter_context(ask())
-                if not response.is_success:
-                    raise GoneError(about) if gone and _says_gone(response) else self._failure(response, about)
-                yield response
+            while True:
+                with self._http.stream(method, path, **options) as response:
+                    if response.is_success:
+                        yield response
+                        return
+                    said = own_words(response)
+                    if not gone or said is None or response.status_code != httpx.codes.NOT_FOUND:
+                        raise self._failure(response, said, about)
+                if not pauses:
+                    raise GoneError(about)
+                heartbeat.pause(pauses.pop())
         except httpx.TransportError as error:
             kind = SlowError if isinstance(error, httpx.ReadTimeout) else TransientError
             raise kind(f"Label Studio at {self.url} cannot be reached ({reason(error)}).") from None
-        except (JSONDecodeError, UnicodeDecodeError, ValidationError, KeyError):
+        except (json.JSONDecodeError, UnicodeDecodeError, ValidationError, KeyError):
             raise TransientError(
                 f"Label Studio at {self.url} answers no JSON of its own for {about}; is it another server?"
             ) from None
 
-    def _failure(self, response: httpx.Response, about: str) -> Exception:
-        status, said = response.status_code, own_words(response)
+    def _failure(self, response: httpx.Response, said: str | None, about: str) -> Exception:
+        status = response.status_code
         if may_pass(status):
             sentence = f"Label Studio at {self.url} answers {status} for {about}."
             return TransientError(sentence, retry_after(response.headers))
@@ -170,9 +172,13 @@ class Api:
 
 def own_words(response: httpx.Response) -> str | None:
     """The reason that an error gives in Label Studio's own words; None for the words of a proxy."""
-    response.read()
+    read = b""
+    for chunk in response.iter_bytes():
+        read += chunk
+        if len(read) > ERROR_BODY:
+            return None
     try:
-        body = response.json()
+        body = json.loads(read)
     except ValueError:
         return None
     if not isinstance(body, dict) or not {"version", "detail"} <= body.keys():
@@ -196,10 +202,6 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return max(parsedate_to_datetime(value).timestamp() - time(), 0)
     except (ValueError, OverflowError):
         return None
-
-
-def _says_gone(response: httpx.Response) -> bool:
-    return response.status_code == httpx.codes.NOT_FOUND and own_words(response) is not None
 
 
 def _key_kind(key: str) -> str:

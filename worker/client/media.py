@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urljoin, urlsplit
 
@@ -30,40 +31,38 @@ CLOUD_SCHEMES = {"s3", "gs", "azure-blob"}
 REDIRECTS = 5
 
 
+@dataclass(frozen=True)
 class ClipCache:
     """Files below `folder`, `limit` bytes together; several processes may share one."""
 
-    def __init__(self, folder: Path, limit: int) -> None:
-        self._folder = folder
-        self._limit = limit
+    folder: Path
+    limit: int
 
     def take(self, key: str, target: Path) -> bool:
         """Whether it holds that clip; if so, the clip is now also at `target`, whatever is dropped here later."""
-        path = self._folder / key
-        try:
-            _link(path, target)
-            os.utime(path)
-        except OSError:
-            return False
-        return True
+        with suppress(OSError):
+            _link(self.folder / key, target)
+            os.utime(self.folder / key)
+            return True
+        return False
 
     def put(self, key: str, clip: Path) -> None:
         """Store a copy, and drop the least recently used clips until all fit. On a full disk nothing is stored."""
-        if clip.stat().st_size > self._limit:
+        if clip.stat().st_size > self.limit:
             return
         with suppress(OSError):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with atomic_file(self._folder / key, several=True) as copy:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with atomic_file(self.folder / key, several=True) as copy:
                 _link(clip, copy)
         self._drop()
 
     def _drop(self) -> None:
         found = []
-        for path in self._folder.glob("*"):
+        for path in self.folder.glob("*"):
             with suppress(FileNotFoundError):  # another process may have dropped it
                 status = path.stat()
                 found.append((status.st_mtime, status.st_size, path))
-        free = self._limit - sum(size for _, size, _ in found)
+        free = self.limit - sum(size for _, size, _ in found)
         for _, size, path in sorted(found):
             if free >= 0:
                 return
@@ -170,7 +169,7 @@ class Media:
         for prefix, what in (("application/json", "JSON"), ("text/html", "a web page")):
             if kind.startswith(prefix):
                 raise DoubtfulError(f"At {shown} there is {what} and no clip; correct the task's URL.")
-        if _length(response.headers) > self._max_clip:
+        if int(response.headers.get("content-length", 0)) > self._max_clip:
             raise self._too_large(shown)
 
     def _save(self, response: httpx.Response, shown: str, target: Path) -> None:
@@ -221,12 +220,6 @@ _LOCAL_FILES = {
 def _origin(url: str) -> tuple[str, str, int]:
     parts = urlsplit(url)
     return parts.scheme, parts.hostname or "", parts.port or PORTS.get(parts.scheme, 0)
-
-
-def _length(headers: Mapping[str, str]) -> int:
-    """The promised size in bytes, which is checked against what arrives; 0 if there is none."""
-    length = headers.get("content-length", "")
-    return int(length) if length.isascii() and length.isdecimal() and len(length) < 20 else 0
 
 
 def _is_whole(content_range: str) -> bool:

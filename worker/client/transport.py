@@ -6,7 +6,7 @@ address, so that neither a redirect nor a changed DNS entry leads elsewhere.
 
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -17,7 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpcore
 import httpx
 
-from av2t_core.limits import ERROR_BODY, LEAST_RATE, PATIENCE
+from av2t_core.limits import LEAST_RATE, PATIENCE
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
@@ -92,28 +92,7 @@ class _Transport(httpx.HTTPTransport):
             # It was asked not to, and what a few bytes unfold to has no bound.
             response.close()
             raise httpx.RemoteProtocolError("it answers in an encoding that it was not asked for", request=request)
-        if response.is_error:
-            assert isinstance(response.stream, httpx.SyncByteStream)
-            response.stream = _Beginning(response.stream)
         return response
-
-
-class _Beginning(httpx.SyncByteStream):
-    """As much of an error's body as its sentence may need."""
-
-    def __init__(self, stream: httpx.SyncByteStream) -> None:
-        self._stream = stream
-
-    def __iter__(self) -> Iterator[bytes]:
-        left = ERROR_BODY
-        for chunk in self._stream:
-            yield chunk[:left]
-            left -= len(chunk)
-            if left <= 0:
-                return
-
-    def close(self) -> None:
-        self._stream.close()
 
 
 class _Backend(httpcore.NetworkBackend):
