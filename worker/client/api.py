@@ -74,9 +74,7 @@ class Api:
             headers={"Accept-Encoding": "identity"},
             transport=transport(self.url, Bounds(seconds=API_SECONDS, size=API_ANSWER)),
         )
-
-    def close(self) -> None:
-        self._http.close()
+        self.close = self._http.close
 
     def ask(
         self,

@@ -142,16 +142,13 @@ class LabelStudioClient:
         """ConfigError: the settings have no key, or one that cannot be used."""
         self.api = Api(settings.label_studio_url, settings.require_api_key())
         media = Media(self.api, settings, cache)
-        self.fetch, self.probe = media.fetch, media.probe
+        self.fetch, self.probe, self.close = media.fetch, media.probe, self.api.close
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def close(self) -> None:
-        self.api.close()
 
     def check(self) -> str:
         """The e-mail address of the key's owner: Label Studio is there and takes the key."""
@@ -177,13 +174,10 @@ class LabelStudioClient:
 
     def labelled_tasks(self, project: int) -> Iterator[LabelledTask]:
         """The project's tasks that have an annotation or were skipped, in the order of their ids, page by page."""
-        some, none = _condition("total_annotations", "greater", 0), _condition("total_annotations", "equal", 0)
-        skipped = _condition("cancelled_annotations", "greater", 0)
+        annotated = [_condition("total_annotations", "greater", 0)]
+        skipped = [_condition("total_annotations", "equal", 0), _condition("cancelled_annotations", "greater", 0)]
         # Two lists, for among conditions Label Studio has no "or" beside the "and" that pages need.
-        both = (
-            self._listed(project, _Page[LabelledTask], some),
-            self._listed(project, _Page[LabelledTask], none, skipped),
-        )
+        both = (self._listed(project, _Page[LabelledTask], *conditions) for conditions in (annotated, skipped))
         return merge(*both, key=lambda task: task.id)
 
     def _listed(self, project: int, shape: type[_Page[Row]], *conditions: Mapping[str, object]) -> Iterator[Row]:
@@ -201,11 +195,10 @@ class LabelStudioClient:
             filters = {"conjunction": "and", "items": [_condition("id", "greater", last), *conditions]}
             query = json.dumps({"filters": filters, "ordering": ["id"]})
             params = {"project": project, "fields": "all", "include": include, "page_size": size, "query": query}
+            params |= UNRESOLVED
             began = monotonic()
             try:
-                page = self.api.ask(
-                    "GET", "/api/tasks", f"the tasks of project {project}", shape, params=params | UNRESOLVED
-                )
+                page = self.api.ask("GET", "/api/tasks", f"the tasks of project {project}", shape, params=params)
             except SlowError:
                 if size == 1:
                     raise
@@ -239,15 +232,11 @@ class LabelStudioClient:
         Label Studio takes any number of them. Where another worker was given the same task after a long silence of this
         one, both come here, and both keep the oldest.
         """
-        found = self.api.ask(
-            "GET",
-            "/api/predictions/",
-            f"the predictions of task {task}",
-            list[_Prediction],
-            params={"task": task},
-            # Label Studio sends their regions along: thousands of masks, which are hundreds of megabytes as objects.
-            object_hook=lambda each: each if "model_version" in each else None,
-        )
+        path, about = "/api/predictions/", f"the predictions of task {task}"
+        # Label Studio sends their regions along: thousands of masks, which are hundreds of megabytes as objects.
+        options: dict[str, Any] = {"params": {"task": task}}
+        options["object_hook"] = lambda each: each if "model_version" in each else None
+        found = self.api.ask("GET", path, about, list[_Prediction], **options)
         ids = sorted(each.id for each in found if each.model_version == model_version)
         for other in ids[1:]:
             with suppress(GoneError):
@@ -286,9 +275,8 @@ class LabelStudioClient:
         try:
             return [urls[frame.name] for frame in frames]
         except KeyError as error:
-            raise TransientError(
-                f"Label Studio took frame {error} of project {project} and does not list it."
-            ) from None
+            sentence = f"Label Studio took frame {error} of project {project} and does not list it."
+            raise TransientError(sentence) from None
 
     def _import(self, project: int, frames: Sequence[Path]) -> list[int]:
         # Of several files in one field Label Studio keeps the last: each gets its own.
@@ -302,9 +290,8 @@ class LabelStudioClient:
         path, about = f"/api/projects/{project}/file-uploads", f"the uploads of project {project}"
         uploads = self.api.ask("GET", path, about, list[_Upload], params=params)
         # Label Studio stores "name" as "upload/<project>/<8 hex digits>-name".
-        newest_first = sorted(uploads, key=lambda upload: -upload.id)
-        files = [upload.file for upload in newest_first]
-        return {file.rpartition("/")[2].partition("-")[2]: f"/data/{file}" for file in files}
+        uploads.sort(key=lambda upload: -upload.id)
+        return {each.file.rpartition("/")[2].partition("-")[2]: f"/data/{each.file}" for each in uploads}
 
 
 def _condition(field: str, operator: str, value: int) -> dict[str, object]:
