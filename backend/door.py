@@ -37,7 +37,7 @@ _OTHER_BODY = (limits.SMALL_BODY, "nothing larger is meant for it")
 _PRIVATE_NAMES = (".localhost", ".local", ".internal", ".home.arpa")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Refusal:
     """An answer that is sent without reading the body."""
 
@@ -80,10 +80,8 @@ def body_limit(path: str) -> int:
 def too_large(path: str) -> Refusal:
     limit, remedy = BODIES.get(path, _OTHER_BODY)
     size = f"{limit >> 20} MB" if limit >> 20 else f"{limit >> 10} kB"
-    return Refusal(
-        code=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        sentence=f"The body for {path[:100]} is larger than {size}: {remedy}",
-    )
+    sentence = f"The body for {path[:100]} is larger than {size}: {remedy}"
+    return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence)
 
 
 class Door:
@@ -111,8 +109,8 @@ class Door:
         if self._names is None or host is None or _is_private(host) or _hostname(host) in self._names:
             return None
         return Refusal(
-            code=HTTPStatus.FORBIDDEN,
-            sentence=f"The backend is not known by the name {host[:100]!r}: add it to AV2T_BACKEND_HOSTS, or set"
+            HTTPStatus.FORBIDDEN,
+            f"The backend is not known by the name {host[:100]!r}: add it to AV2T_BACKEND_HOSTS, or set"
             " AV2T_BACKEND_USER and AV2T_BACKEND_PASSWORD",
         )
 
@@ -125,19 +123,12 @@ class Door:
             if right and (not pause or self._guesses.is_trusted(address)):
                 self._guesses.was_right(address)
                 return None
-            if pause:
-                return Refusal(
-                    code=HTTPStatus.TOO_MANY_REQUESTS,
-                    sentence=f"Too many wrong passwords came from {address}: correct them, and try again in"
-                    f" {ceil(pause)} s",
-                    headers=(("Retry-After", str(ceil(pause))),),
-                )
+            if seconds := ceil(pause):
+                sentence = f"Too many wrong passwords came from {address}: correct them, and try again in {seconds} s"
+                return Refusal(HTTPStatus.TOO_MANY_REQUESTS, sentence, (("Retry-After", str(seconds)),))
             self._guesses.was_wrong(address)
-        return Refusal(
-            code=HTTPStatus.UNAUTHORIZED,
-            sentence="The user and the password in AV2T_BACKEND_USER and AV2T_BACKEND_PASSWORD are needed",
-            headers=(("WWW-Authenticate", 'Basic realm="AV2T-SAM"'),),
-        )
+        sentence = "The user and the password in AV2T_BACKEND_USER and AV2T_BACKEND_PASSWORD are needed"
+        return Refusal(HTTPStatus.UNAUTHORIZED, sentence, (("WWW-Authenticate", 'Basic realm="AV2T-SAM"'),))
 
     def _is_right(self, given: str) -> bool:
         credentials = Authorization.from_header(given)

@@ -42,9 +42,9 @@ log = logging.getLogger(__name__)
 THREADS = 8
 
 _BUSY = Refusal(
-    code=HTTPStatus.SERVICE_UNAVAILABLE,
-    sentence="The backend is at work on other large requests: send this one again in 5 s",
-    headers=(("Retry-After", "5"),),
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The backend is at work on other large requests: send this one again in 5 s",
+    (("Retry-After", "5"),),
 )
 
 

@@ -84,14 +84,10 @@ def snapshot(manager: Manager) -> dict[str, Any]:
 
 def _store(manager: Manager) -> dict[str, Any] | None:
     """None without a model store; `away_since`: since when it has not been reached, and `error`: why."""
-    if manager.mirror.store is None:
+    store, away = manager.mirror.store, manager.mirror.away
+    if store is None:
         return None
-    away = manager.mirror.away
-    return {
-        "url": manager.mirror.store.url,
-        "away_since": away.since if away else None,
-        "error": told(away.error) if away else None,
-    }
+    return {"url": store.url, "away_since": away and away.since, "error": away and told(away.error)}
 
 
 def _project(project: Project, settings: Settings, versions: Sequence[Version]) -> dict[str, Any]:
@@ -149,12 +145,9 @@ class _Families(list[Metric]):
         self, kind: Callable[..., _Family], name: str, description: str, values: Any, label: str | None = None
     ) -> None:
         """`values`: a number, or one for each value of the label."""
-        if label is None:
-            self.append(kind(f"av2t_{name}", description, value=values))
-            return
-        family = kind(f"av2t_{name}", description, labels=[label])
-        for value, number in values.items():
-            family.add_metric([value], number)
+        family = kind(f"av2t_{name}", description, labels=[label] if label else [])
+        for value, number in values.items() if label else [(None, values)]:
+            family.add_metric([value] if label else [], number)
         self.append(family)
 
 
@@ -172,8 +165,9 @@ def metrics(manager: Manager) -> bytes:
     found.add(gauge, "oldest_waiting_seconds", "How long the task at the queue's head has waited.", age)
     found.add(gauge, "workers", "Workers that listen for tasks.", len(state.workers))
     found.add(gauge, "worker_gpu_memory_bytes", "The most that a worker's model has held of its GPU.", gpus, "worker")
-    described = {"version": manager.current_version()}
-    found.add(InfoMetricFamily, "model", "The model version that the backend offers.", described)
+    found.add(
+        InfoMetricFamily, "model", "The model version that the backend offers.", {"version": manager.current_version()}
+    )
     training = _by_state(counts(connection, TRAIN))
     found.add(gauge, "trainings", "Trainings by state; done and failed ones of the last 30 days.", training, "state")
     found.add(gauge, "trainers", "Workers that listen for trainings.", len(workers(connection, TRAIN)))

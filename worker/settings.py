@@ -104,16 +104,16 @@ class Settings(ModelSettings):
 
     @model_validator(mode="after")
     def _check_basic_authentication(self) -> Self:
-        if (self.backend_user is None) != (self.backend_password is None):
+        user, password = self.backend_user, self.backend_password
+        if (user is None) != (password is None):
             raise ValueError("AV2T_BACKEND_USER and AV2T_BACKEND_PASSWORD go together: set both or neither")
-        if self.backend_user is not None and self.backend_password is not None:
-            if ":" in self.backend_user:
-                raise ValueError("AV2T_BACKEND_USER: a name in basic authentication has no colon")
-            if not (self.backend_user + self.backend_password.get_secret_value()).isascii():
-                raise ValueError(
-                    "AV2T_BACKEND_USER and AV2T_BACKEND_PASSWORD: use ASCII alone, for Label Studio sends all else in"
-                    " another encoding than browsers do"
-                )
+        if user and ":" in user:
+            raise ValueError("AV2T_BACKEND_USER: a name in basic authentication has no colon")
+        if password is not None and not f"{user}{password.get_secret_value()}".isascii():
+            raise ValueError(
+                "AV2T_BACKEND_USER and AV2T_BACKEND_PASSWORD: use ASCII alone, for Label Studio sends all else in"
+                " another encoding than browsers do"
+            )
         return self
 
     @classmethod

@@ -95,7 +95,7 @@ class Stack:
         self.own_redis = "redis_url" not in Settings().model_fields_set
         self.redis_url = redis_url(self.redis_dir, redis_port) if self.own_redis else settings.redis_url
         self.backend_url = f"http://127.0.0.1:{settings.backend_port}"
-        self.studio_url = label_studio_server.url(studio_port) if studio_port else settings.label_studio_url
+        self.studio_url = f"http://127.0.0.1:{studio_port}" if studio_port else settings.label_studio_url
         self.account: label_studio_server.Account | None = None
 
     def say(self, line: str) -> None:

@@ -134,9 +134,8 @@ def connect_backend(api: Api, project: int, url: str) -> str:
 def upload_clip(api: Api, project: int, clip: Path) -> None:
     """As the import page does it: it becomes a task."""
     with clip.open("rb") as file:
-        api.tell(
-            "POST", f"/api/projects/{project}/import", f"the clip {clip.name}", files={clip.name: (clip.name, file)}
-        )
+        files = {clip.name: (clip.name, file)}
+        api.tell("POST", f"/api/projects/{project}/import", f"the clip {clip.name}", files=files)
 
 
 def ask_for_predictions(api: Api, project: int, tasks: Sequence[int]) -> None:

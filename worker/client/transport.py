@@ -42,13 +42,12 @@ class Places:
         if (host, port) == self.own:
             return [host]
         found = [str(each[4][0]) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-        if not all(self._holds(ip_address(each.partition("%")[0])) for each in found):
-            raise ForbiddenAddressError(host)
+        for each in found:
+            meant = _meant(ip_address(each.partition("%")[0]))
+            public = meant.is_global and not meant.is_multicast
+            if not public and not any(meant in network for network in self.networks):
+                raise ForbiddenAddressError(host)
         return found
-
-    def _holds(self, address: Address) -> bool:
-        meant = _meant(address)
-        return (meant.is_global and not meant.is_multicast) or any(meant in network for network in self.networks)
 
 
 def _meant(address: Address) -> Address:
@@ -74,9 +73,8 @@ def transport(url: str, bounds: Bounds, places: Places | None = None) -> httpx.H
     Who reaches the network through a proxy leaves it to that one where names may lead.
     """
     parts, proxy = urlsplit(url), _proxy_for(url)
-    host = parts.hostname or ""
-    if proxy is not None and places is not None and _address(host):
-        places.addresses_of(host, parts.port or PORTS[parts.scheme])
+    if proxy is not None and places is not None and _address(parts.hostname):
+        places.addresses_of(parts.hostname or "", parts.port or PORTS[parts.scheme])
     return _Transport(_Backend(bounds, None if proxy else places), proxy)
 
 
@@ -153,19 +151,17 @@ class _Stream(httpcore.NetworkStream):
 
 
 def _proxy_for(url: str) -> str | None:
-    parts = urlsplit(url)
-    proxies = getproxies()
+    parts, proxies = urlsplit(url), getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
-    host = parts.hostname or ""
-    address = _address(host)
+    host, address = parts.hostname or "", _address(parts.hostname)
     # No proxy leads back to this machine.
     if proxy is None or host == "localhost" or (address and address.is_loopback) or proxy_bypass(host):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
 
 
-def _address(host: str) -> Address | None:
+def _address(host: str | None) -> Address | None:
     try:
-        return ip_address(host)
+        return ip_address(host or "")
     except ValueError:
         return None
