@@ -146,8 +146,9 @@ class _Families(list[Metric]):
     ) -> None:
         """`values`: a number, or one for each value of the label."""
         family = kind(f"av2t_{name}", description, labels=[label] if label else [])
-        for value, number in values.items() if label else [(None, values)]:
-            family.add_metric([value] if label else [], number)
+        rows = {(value,): number for value, number in values.items()} if label else {(): values}
+        for row, number in rows.items():
+            family.add_metric(row, number)
         self.append(family)
 
 
@@ -165,9 +166,8 @@ def metrics(manager: Manager) -> bytes:
     found.add(gauge, "oldest_waiting_seconds", "How long the task at the queue's head has waited.", age)
     found.add(gauge, "workers", "Workers that listen for tasks.", len(state.workers))
     found.add(gauge, "worker_gpu_memory_bytes", "The most that a worker's model has held of its GPU.", gpus, "worker")
-    found.add(
-        InfoMetricFamily, "model", "The model version that the backend offers.", {"version": manager.current_version()}
-    )
+    offered = {"version": manager.current_version()}
+    found.add(InfoMetricFamily, "model", "The model version that the backend offers.", offered)
     training = _by_state(counts(connection, TRAIN))
     found.add(gauge, "trainings", "Trainings by state; done and failed ones of the last 30 days.", training, "state")
     found.add(gauge, "trainers", "Workers that listen for trainings.", len(workers(connection, TRAIN)))
