@@ -67,12 +67,8 @@ def application(manager: Manager) -> Flask:
     """With the views that this project has none of its own for."""
     app = Flask(__name__, static_folder=None)
     app.extensions["manager"] = manager
-    for path, view in (
-        ("/setup", api._setup),
-        ("/predict", api._predict),
-        ("/webhook", api.webhook),
-        ("/versions", api.get_version),
-    ):
+    posts = {"/setup": api._setup, "/predict": api._predict, "/webhook": api.webhook, "/versions": api.get_version}
+    for path, view in posts.items():
         app.add_url_rule(path, view_func=view, methods=["POST"])
     app.add_url_rule("/is_training", view_func=api._is_training)
     return app

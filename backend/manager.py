@@ -114,9 +114,8 @@ class Manager:
 
     def versions(self) -> list[str]:
         """The model versions that Label Studio can choose from, the current one first."""
-        current = self.current_version()
         others = [each.name for each in installed(self.settings.models_dir) if not each.card.start]
-        return list(dict.fromkeys([current, *others]))
+        return list(dict.fromkeys([self.current_version(), *others]))
 
     def remarks(self) -> list[Remark]:
         """The newest first."""

@@ -96,12 +96,10 @@ def install(environment: Path, log: Path) -> None:
 def start(environment: Path, data_dir: Path, port: int, account: Account, log: Path) -> Process:
     """Start the server on 127.0.0.1:`port`; its data is kept in `data_dir`. It is ready when it `answers`."""
     data_dir.mkdir(parents=True, exist_ok=True)
+    where = ("--internal-host", "127.0.0.1", "--port", str(port), "--data-dir", str(data_dir.absolute()))
     return Process(
         "Label Studio",
-        [
-            *(str(environment.absolute() / "bin" / "label-studio"), "start", "--no-browser"),
-            *("--internal-host", "127.0.0.1", "--port", str(port), "--data-dir", str(data_dir.absolute())),
-        ],
+        [str(environment.absolute() / "bin" / "label-studio"), "start", "--no-browser", *where],
         log=log,
         environment={
             **_ENVIRONMENT,

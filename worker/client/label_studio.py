@@ -78,7 +78,6 @@ class TaskState:
 
     @property
     def labelled(self) -> bool:
-        """It has an annotation."""
         return bool(self.total_annotations)
 
     @property
@@ -216,8 +215,8 @@ class LabelStudioClient:
 
     def annotations(self, task: int) -> list[Annotation]:
         """What was submitted for the task, the oldest first; not drafts, nor that it was skipped. GoneError."""
-        path, about = f"/api/tasks/{task}/annotations/", f"the annotations of task {task}"
-        return self.api.ask("GET", path, about, list[Annotation], gone=True)
+        about = f"the annotations of task {task}"
+        return self.api.ask("GET", f"/api/tasks/{task}/annotations/", about, list[Annotation], gone=True)
 
     def set_task_data(self, task: int, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
         """Set what `change` returns for the task's present data, and leave the rest of it as it is. GoneError."""

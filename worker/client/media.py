@@ -238,7 +238,6 @@ def _named(url: str) -> str:
 
 
 def _shown(url: str) -> str:
-    """For a sentence."""
     name = _named(url)
     return name if len(name) <= SHOWN_URL else f"{name[:SHOWN_URL]}…"
 

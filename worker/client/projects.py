@@ -37,8 +37,7 @@ class Backend:
 
     @property
     def connected(self) -> bool:
-        """Label Studio reached it just now."""
-        return self.state == "CO"
+        return self.state == "CO"  # Label Studio reached it just now
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +64,6 @@ class _Project:
 
 
 def version(api: Api) -> str:
-    """Label Studio's own."""
     return api.ask("GET", "/api/version/", "its version", str, field="release")
 
 
@@ -112,8 +110,7 @@ def recommended_config(labels: Sequence[str]) -> str:
 
 def connect_backend(api: Api, project: int, url: str) -> str:
     """Connect the backend at `url`, in place of any other; the model version that it has. AV2TError."""
-    about = f"the backend {url}"
-    backends = _backends(api, project)
+    about, backends = f"the backend {url}", _backends(api, project)
     same = next((each for each in backends if each.url == url), None)
     for other in backends:
         if other is not same:
