@@ -4,19 +4,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, AliasGenerator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from av2t_core.errors import ConfigError, WeightsError
 from av2t_core.versions.mirror import Mirror
 from av2t_core.versions.names import check_name
 from av2t_core.versions.store import Store
-
-
-def variable(name: str, default: Any, description: str, **constraints: Any) -> Any:
-    """A field that the environment variable `name` sets. With `repr=False` no message repeats its value, which may
-    hold a secret."""
-    return Field(default, validation_alias=name, description=description, **constraints)
 
 
 def matching(pattern: str, reason: str) -> AfterValidator:
@@ -46,62 +40,47 @@ def _models_url(value: str) -> str:
     return value.rstrip("/")
 
 
+_ModelsUrl = Annotated[
+    str,
+    matching(r"[a-z0-9+.-]+://[^:].*", "it must be a URL such as file:///mnt/models or s3://bucket/prefix"),
+    AfterValidator(_models_url),
+]
+
+
 class ModelSettings(BaseSettings):
-    """The settings of whatever needs no queue. `load` is how a command makes them; tests construct their own."""
+    """The settings of whatever needs no queue. `load` is how a command makes them; tests construct their own.
 
-    # An empty variable is what compose passes on for one that is not set.
-    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, populate_by_name=True, extra="forbid")
+    The environment variable of a field is AV2T_ and its name, unless it says another. With `repr=False` no message
+    repeats its value, which may hold a secret.
+    """
 
-    model: Annotated[str, AfterValidator(_version_name)] = variable(
-        "AV2T_MODEL", "tiny", "The preset or the model version that pre-annotates."
+    model_config = SettingsConfigDict(
+        frozen=True,
+        env_ignore_empty=True,  # an empty variable is what compose passes on for one that is not set
+        populate_by_name=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        alias_generator=AliasGenerator(validation_alias=lambda name: f"AV2T_{name.upper()}"),
     )
-    device: Annotated[str, matching(r"auto|cpu|cuda(:\d+)?", "it must be auto, cpu, cuda or cuda:N")] = variable(
-        "AV2T_DEVICE", "auto", "Where the model runs: auto, cpu, cuda or cuda:N."
-    )
-    precision: Literal["auto", "fp32", "bf16"] = variable(
-        "AV2T_PRECISION", "auto", "What the model computes in: fp32, bf16, or auto, which is bf16 where that is faster."
-    )
-    data_dir: Path = variable("AV2T_DATA_DIR", Path(".av2t"), "The folder for model versions, logs and demo data.")
-    models_url: (
-        Annotated[
-            str,
-            matching(r"[a-z0-9+.-]+://[^:].*", "it must be a URL such as file:///mnt/models or s3://bucket/prefix"),
-            AfterValidator(_models_url),
-        ]
-        | None
-    ) = variable(
-        "AV2T_MODELS_URL",
-        None,
-        "The model store that several machines share, by any URL that fsspec opens; none: AV2T_DATA_DIR holds all.",
-        repr=False,
-    )
-    keyframes_per_second: int = variable(
-        "AV2T_KEYFRAMES_PER_SECOND",
-        1,
-        "How many keyframes of each second of a clip get masks; of several, each has the second of sound around it.",
-        ge=1,
-        le=25,
-    )
-    max_keyframes: int = variable(
-        "AV2T_MAX_KEYFRAMES",
-        100,
-        "The most keyframes of a clip, for Label Studio's page slows down beyond; a longer one has them spread evenly.",
-        ge=1,
-    )
-    silence_dbfs: float = variable(
-        "AV2T_SILENCE_DBFS",
-        -60.0,
-        "How loud a second of sound is at least (RMS, in decibels below full scale) for the model to look at it.",
-        ge=-120,
-        le=0,
-    )
-    least_score: float = variable(
-        "AV2T_LEAST_SCORE",
-        0.0,
-        "How probable it is at least that a mask is right; what is less so is left out.",
-        ge=0,
-        le=1,
-    )
+
+    model: Annotated[str, AfterValidator(_version_name)] = "tiny"
+    """The preset or the model version that pre-annotates."""
+    device: Annotated[str, matching(r"auto|cpu|cuda(:\d+)?", "it must be auto, cpu, cuda or cuda:N")] = "auto"
+    """Where the model runs: auto, cpu, cuda or cuda:N."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """What the model computes in: fp32, bf16, or auto, which is bf16 where that is faster."""
+    data_dir: Path = Path(".av2t")
+    """The folder for model versions, logs and demo data."""
+    models_url: _ModelsUrl | None = Field(default=None, repr=False)
+    """The model store that several machines share, by any URL that fsspec opens; none: AV2T_DATA_DIR holds all."""
+    keyframes_per_second: int = Field(default=1, ge=1, le=25)
+    """How many keyframes of each second of a clip get masks; of several, each has the second of sound around it."""
+    max_keyframes: int = Field(default=100, ge=1)
+    """The most keyframes of a clip, for Label Studio's page slows down beyond; a longer one has them spread evenly."""
+    silence_dbfs: float = Field(default=-60.0, ge=-120, le=0)
+    """How loud a second of sound is at least (RMS, in decibels below full scale) for the model to look at it."""
+    least_score: float = Field(default=0.0, ge=0, le=1)
+    """How probable it is at least that a mask is right; what is less so is left out."""
 
     @property
     def models_dir(self) -> Path:

@@ -136,49 +136,33 @@ def contact_sheet() -> Response:
     return Response(jpeg, content_type="image/jpeg")
 
 
-@buttons.post("/retry")
-def retry() -> BaseResponse:
-    retry_job(here.connection, request.form.get("id", ""))
-    return _back()
-
-
-@buttons.post("/stop")
-def stop() -> BaseResponse:
-    stop_job(here.connection, request.form.get("id", ""))
-    return _back()
-
-
-# After these a worker, which has the key, makes Label Studio ask for the version, and queues what is to be predicted.
-@buttons.post("/use")
-def use() -> BaseResponse:
-    """What the project PROJECT in "PROJECT/NAME" predicts with from now on."""
-    project, _, name = request.form.get("id", "").partition("/")
-    promote(here.settings.models_dir, _project(project), name, here.settings.store)
-    reconcile_soon(here.connection)
-    return _back()
-
-
-@buttons.post("/take-back")
-def take_back() -> BaseResponse:
-    rollback(here.settings.models_dir, _project(request.form.get("id", "")), here.settings.store)
-    reconcile_soon(here.connection)
-    return _back()
-
-
-@buttons.post("/predict-anew")
-def predict_anew() -> BaseResponse:
-    reconcile_soon(here.connection, _project(request.form.get("id", "")))
-    return _back()
+@buttons.post("/<any(retry, stop, use, 'take-back', 'predict-anew'):button>")
+def press(button: str) -> BaseResponse:
+    """`id` of the form is a job's for the first two, a project's for the last two, and PROJECT/NAME for `use`: the
+    version NAME is what the project predicts with from now on."""
+    id, settings, connection = request.form.get("id", ""), here.settings, here.connection
+    match button:
+        case "retry":
+            retry_job(connection, id)
+        case "stop":
+            stop_job(connection, id)
+        case "use":
+            project, _, name = id.partition("/")
+            promote(settings.models_dir, _project(project), name, settings.store)
+        case "take-back":
+            rollback(settings.models_dir, _project(id), settings.store)
+        case "predict-anew":
+            reconcile_soon(connection, _project(id))
+    if button in {"use", "take-back"}:
+        # A worker, which has the key, makes Label Studio ask for the version, and queues what is to be predicted.
+        reconcile_soon(connection)
+    return redirect("./", HTTPStatus.SEE_OTHER)
 
 
 def _project(text: str) -> int:
     if not re.fullmatch("[1-9][0-9]{0,18}", text):
         raise BodyError("id", f"{text[:100]!r} is no number of a project")
     return int(text)
-
-
-def _back() -> BaseResponse:
-    return redirect("./", HTTPStatus.SEE_OTHER)
 
 
 def _refusal(code: int, message: str, **more: Any) -> Response:

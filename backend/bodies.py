@@ -114,8 +114,6 @@ class StartTraining(BaseModel):
     project: Project
 
 
-Event = TasksCreated | TasksDeleted | ProjectUpdated | StartTraining
-
 # By the path of the request.
 BODIES: dict[str, type[BaseModel]] = {
     "/setup": Setup,
@@ -126,6 +124,7 @@ BODIES: dict[str, type[BaseModel]] = {
 }
 
 # By the webhook's action.
+Event = TasksCreated | TasksDeleted | ProjectUpdated | StartTraining
 EVENTS: dict[str, type[Event]] = {
     "TASKS_CREATED": TasksCreated,
     "TASKS_DELETED": TasksDeleted,
@@ -152,7 +151,7 @@ def project_id(key: str) -> int:
 
 
 def project_in(key: str) -> int:
-    """The id in what a request's address names as its project. BodyError if that is none."""
+    """The id in a ProjectKey that has not been checked. BodyError."""
     _validated(Versions, {"project": key})
     return project_id(key)
 
@@ -162,10 +161,6 @@ def _validated(model: type[Model], body: dict[str, Any]) -> Model:
         return model.model_validate(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise BodyError(_path(first["loc"]), first["msg"]) from None
-
-
-def _path(location: tuple[int | str, ...]) -> str:
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    # A field that is too many may have a name of any length.
-    return sentence(path.removeprefix("."))
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+        # A field that is too many may have a name of any length.
+        raise BodyError(sentence(path.removeprefix(".")), first["msg"]) from None

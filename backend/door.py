@@ -6,7 +6,7 @@ import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hmac import compare_digest
 from http import HTTPStatus
 from ipaddress import ip_address, ip_network
@@ -37,7 +37,7 @@ _OTHER_BODY = (limits.SMALL_BODY, "nothing larger is meant for it")
 _PRIVATE_NAMES = (".localhost", ".local", ".internal", ".home.arpa")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Refusal:
     """An answer that is sent without reading the body."""
 
@@ -80,10 +80,8 @@ def body_limit(path: str) -> int:
 def too_large(path: str) -> Refusal:
     limit, remedy = BODIES.get(path, _OTHER_BODY)
     size = f"{limit >> 20} MB" if limit >> 20 else f"{limit >> 10} kB"
-    return Refusal(
-        code=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        sentence=f"The body for {path[:100]} is larger than {size}: {remedy}",
-    )
+    sentence = f"The body for {path[:100]} is larger than {size}: {remedy}"
+    return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence)
 
 
 class Door:
@@ -111,8 +109,8 @@ class Door:
         if self._names is None or host is None or _is_private(host) or _hostname(host) in self._names:
             return None
         return Refusal(
-            code=HTTPStatus.FORBIDDEN,
-            sentence=f"The backend is not known by the name {host[:100]!r}: add it to AV2T_BACKEND_HOSTS, or set"
+            HTTPStatus.FORBIDDEN,
+            f"The backend is not known by the name {host[:100]!r}: add it to AV2T_BACKEND_HOSTS, or set"
             " AV2T_BACKEND_USER and AV2T_BACKEND_PASSWORD",
         )
 
@@ -125,19 +123,12 @@ class Door:
             if right and (not pause or self._guesses.is_trusted(address)):
                 self._guesses.was_right(address)
                 return None
-            if pause:
-                return Refusal(
-                    code=HTTPStatus.TOO_MANY_REQUESTS,
-                    sentence=f"Too many wrong passwords came from {address}: correct them, and try again in"
-                    f" {ceil(pause)} s",
-                    headers=(("Retry-After", str(ceil(pause))),),
-                )
+            if seconds := ceil(pause):
+                sentence = f"Too many wrong passwords came from {address}: correct them, and try again in {seconds} s"
+                return Refusal(HTTPStatus.TOO_MANY_REQUESTS, sentence, (("Retry-After", str(seconds)),))
             self._guesses.was_wrong(address)
-        return Refusal(
-            code=HTTPStatus.UNAUTHORIZED,
-            sentence="The user and the password in AV2T_BACKEND_USER and AV2T_BACKEND_PASSWORD are needed",
-            headers=(("WWW-Authenticate", 'Basic realm="AV2T-SAM"'),),
-        )
+        sentence = "The user and the password in AV2T_BACKEND_USER and AV2T_BACKEND_PASSWORD are needed"
+        return Refusal(HTTPStatus.UNAUTHORIZED, sentence, (("WWW-Authenticate", 'Basic realm="AV2T-SAM"'),))
 
     def _is_right(self, given: str) -> bool:
         credentials = Authorization.from_header(given)
@@ -167,28 +158,22 @@ def _is_private(host: str) -> bool:
     return True
 
 
-@dataclass
-class _Tries:
-    wrong: int = 0
-    last: float = 0  # when the last one was made
-    until: float = 0  # none is looked at before
-
-
-@dataclass
 class Guesses:
     """The wrong passwords of each address, and the pauses that they cost: doubled by every further one.
 
     Where the right one came from, it is always taken: else whoever shares Label Studio's address could keep it out.
     """
 
-    clock: Callable[[], float]
-    _tries: OrderedDict[str, _Tries] = field(default_factory=OrderedDict)
-    _trusted: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        # By network: how many were wrong, when the last one came, and until when none is looked at.
+        self._tries: OrderedDict[str, tuple[int, float, float]] = OrderedDict()
+        self._trusted: OrderedDict[str, None] = OrderedDict()
 
     def pause(self, address: str) -> float:
         """Seconds until the next try of this address is looked at."""
-        tries = self._tries.get(_network(address))
-        return max(tries.until - self.clock(), 0) if tries else 0
+        *_, until = self._tries.get(_network(address), (0.0,))
+        return max(until - self._clock(), 0)
 
     def is_trusted(self, address: str) -> bool:
         return address in self._trusted
@@ -198,15 +183,15 @@ class Guesses:
         _remember(self._trusted, address, None)
 
     def was_wrong(self, address: str) -> None:
-        now, network = self.clock(), _network(address)
-        tries = self._tries.get(network, _Tries())
-        if now - tries.last > 10 * limits.LONGEST_PAUSE:
-            tries = _Tries()
-        tries.wrong, tries.last = tries.wrong + 1, now
-        if (beyond := tries.wrong - limits.WRONG_PASSWORDS) >= 0:
-            tries.until = now + min(2.0 ** min(beyond, 30), limits.LONGEST_PAUSE)
-            log.warning("%d wrong passwords came from %s", tries.wrong, address)
-        _remember(self._tries, network, tries)
+        now, network = self._clock(), _network(address)
+        wrong, last, until = self._tries.get(network, (0, now, 0.0))
+        if now - last > 10 * limits.LONGEST_PAUSE:
+            wrong, until = 0, 0.0
+        wrong += 1
+        if (beyond := wrong - limits.WRONG_PASSWORDS) >= 0:
+            until = now + min(2.0 ** min(beyond, 30), limits.LONGEST_PAUSE)
+            log.warning("%d wrong passwords came from %s", wrong, address)
+        _remember(self._tries, network, (wrong, now, until))
 
 
 def _network(address: str) -> str:

@@ -35,14 +35,7 @@ class _Manager:
         return here.set_up(bodies.project_id(project), schema, hostname or "")
 
     def predict(
-        self,
-        tasks: Sequence[dict[str, Any]],
-        project: str,
-        config: str | None,
-        _reload: bool,
-        _fetch: bool,
-        /,
-        **_: Any,
+        self, tasks: Sequence[dict[str, Any]], project: str, config: str | None, /, *_: Any, **__: Any
     ) -> tuple[list[list[Any]], ProjectModel]:
         """Positional, for the other parameters come from the body and may have any name. An empty list says "queued":
         Label Studio stores nothing for it and logs no error."""
@@ -74,12 +67,8 @@ def application(manager: Manager) -> Flask:
     """With the views that this project has none of its own for."""
     app = Flask(__name__, static_folder=None)
     app.extensions["manager"] = manager
-    for path, view in (
-        ("/setup", api._setup),
-        ("/predict", api._predict),
-        ("/webhook", api.webhook),
-        ("/versions", api.get_version),
-    ):
+    posts = {"/setup": api._setup, "/predict": api._predict, "/webhook": api.webhook, "/versions": api.get_version}
+    for path, view in posts.items():
         app.add_url_rule(path, view_func=view, methods=["POST"])
     app.add_url_rule("/is_training", view_func=api._is_training)
     return app

@@ -1,7 +1,6 @@
 """What the backend does for Label Studio: it remembers its projects, queues their tasks, and answers at once."""
 
 import logging
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -54,7 +53,7 @@ class Manager:
         self.settings = settings
         self.mirror = settings.mirror()
         self._lock = Lock()
-        self._remarks: deque[Remark] = deque(maxlen=limits.REMARKS)
+        self._remarks: list[Remark] = []
 
     def set_up(self, project: int, label_config: str, hostname: str) -> ProjectModel:
         """`hostname`: Label Studio's address as people open it, or "". ConfigError: the config has no targets."""
@@ -70,7 +69,22 @@ class Manager:
     def webhook(self, action: str, event: bodies.Event | None) -> dict[str, Any]:
         """`event`: None for an action that is of no interest."""
         try:
-            return self._handle(event)
+            match event:
+                case bodies.TasksCreated():
+                    queued = self._enqueue(self._updated(event.project), [task.id for task in event.tasks])
+                    return {"status": "queued", "new": queued.new, "already": queued.already}
+                case bodies.TasksDeleted():
+                    dropped = forget_tasks(self.connection, [task.id for task in event.tasks])
+                    return {"status": "dropped", "jobs": dropped}
+                case bodies.ProjectUpdated():
+                    return {"status": "updated", "model_version": self._updated(event.project).model_version}
+                case bodies.StartTraining():
+                    if event.project.label_config is not None:
+                        self._updated(event.project)
+                    job, new = self.train(event.project.id)
+                    return {"status": "queued", "job": job, "new": new}
+                case None:
+                    return {"status": "ignored"}
         except AV2TError as error:
             self._remark(f"{action} was refused: {told(error)}")
             raise
@@ -86,12 +100,11 @@ class Manager:
             raise UnknownProjectError(
                 f"Project {project} is not set up: add this backend to its settings in Label Studio first"
             )
-        base = None
         if base_version is not None:
             version = resolve(base_version, self.settings.models_dir)
             version.check()
-            base = version.name
-        job, new = enqueue_training(self.connection, project, base_version=base, epochs=epochs, also=also)
+            base_version = version.name
+        job, new = enqueue_training(self.connection, project, base_version=base_version, epochs=epochs, also=also)
         log.info("Project %d: %s %s", project, job, "was queued" if new else "waits already")
         return job, new
 
@@ -101,32 +114,12 @@ class Manager:
 
     def versions(self) -> list[str]:
         """The model versions that Label Studio can choose from, the current one first."""
-        current = self.current_version()
         others = [each.name for each in installed(self.settings.models_dir) if not each.card.start]
-        return list(dict.fromkeys([current, *others]))
+        return list(dict.fromkeys([self.current_version(), *others]))
 
     def remarks(self) -> list[Remark]:
         """The newest first."""
-        with self._lock:
-            return list(reversed(self._remarks))
-
-    def _handle(self, event: bodies.Event | None) -> dict[str, Any]:
-        match event:
-            case bodies.TasksCreated():
-                queued = self._enqueue(self._updated(event.project), [task.id for task in event.tasks])
-                return {"status": "queued", "new": queued.new, "already": queued.already}
-            case bodies.TasksDeleted():
-                dropped = forget_tasks(self.connection, [task.id for task in event.tasks])
-                return {"status": "dropped", "jobs": dropped}
-            case bodies.ProjectUpdated():
-                return {"status": "updated", "model_version": self._updated(event.project).model_version}
-            case bodies.StartTraining():
-                if event.project.label_config is not None:
-                    self._updated(event.project)
-                job, new = self.train(event.project.id)
-                return {"status": "queued", "job": job, "new": new}
-            case None:
-                return {"status": "ignored"}
+        return self._remarks
 
     def _enqueue(self, model: ProjectModel, tasks: Sequence[int], *, first: bool = False) -> Enqueued:
         id = model.project.id
@@ -159,10 +152,10 @@ class Manager:
         before = known(self.connection, id)
         if before is None and label_config is None:
             raise UnknownProjectError(f"Project {id} is not set up: send its label_config, or call /setup first")
-        changes = {
-            name: value for name, value in (changes | {"label_config": label_config}).items() if value is not None
-        }
-        project = Project(**(asdict(before) if before else {"id": id}) | changes)
+        given = {name: value for name, value in changes.items() if value is not None}
+        if label_config is not None:
+            given["label_config"] = label_config
+        project = Project(**(asdict(before) if before else {"id": id}) | given)
         parse_label_config(project.label_config)
         model = ProjectModel(project=project, model_version=project.model_version(self.settings))
         if project != before:
@@ -175,4 +168,4 @@ class Manager:
         log.warning("%s", remark.sentence)
         with self._lock:
             others = [each for each in self._remarks if each.sentence != remark.sentence]
-            self._remarks = deque([*others, remark], maxlen=limits.REMARKS)
+            self._remarks = [remark, *others][: limits.REMARKS]

@@ -42,9 +42,9 @@ log = logging.getLogger(__name__)
 THREADS = 8
 
 _BUSY = Refusal(
-    code=HTTPStatus.SERVICE_UNAVAILABLE,
-    sentence="The backend is at work on other large requests: send this one again in 5 s",
-    headers=(("Retry-After", "5"),),
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The backend is at work on other large requests: send this one again in 5 s",
+    (("Retry-After", "5"),),
 )
 
 
@@ -58,12 +58,12 @@ def serve(settings: Settings, connection: Redis) -> None:
     try:
         server = listen(app, Door(settings), host, port)
     except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigError(
-                f"Port {port} of {host} is taken: end what listens there, or choose another with --port"
-                " or AV2T_BACKEND_PORT"
-            ) from None
-        raise ConfigError(f"Cannot listen on {host}:{port} ({error.strerror}): change --host or --port") from None
+        taken = "end what listens there, or choose another with --port or AV2T_BACKEND_PORT"
+        raise ConfigError(
+            f"Port {port} of {host} is taken: {taken}"
+            if error.errno == errno.EADDRINUSE
+            else f"Cannot listen on {host}:{port} ({error.strerror}): change --host or --port"
+        ) from None
     except ValueError:
         raise ConfigError(f"Cannot listen on {host}: it is no address of this machine; change --host") from None
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

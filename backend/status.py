@@ -84,13 +84,13 @@ def snapshot(manager: Manager) -> dict[str, Any]:
 
 def _store(manager: Manager) -> dict[str, Any] | None:
     """None without a model store; `away_since`: since when it has not been reached, and `error`: why."""
-    if manager.mirror.store is None:
+    store = manager.mirror.store
+    if store is None:
         return None
-    error = manager.mirror.error
     return {
-        "url": manager.mirror.store.url,
+        "url": store.url,
         "away_since": manager.mirror.away_since,
-        "error": told(error) if error else None,
+        "error": told(manager.mirror.error) if manager.mirror.error else None,
     }
 
 
@@ -149,12 +149,10 @@ class _Families(list[Metric]):
         self, kind: Callable[..., _Family], name: str, description: str, values: Any, label: str | None = None
     ) -> None:
         """`values`: a number, or one for each value of the label."""
-        if label is None:
-            self.append(kind(f"av2t_{name}", description, value=values))
-            return
-        family = kind(f"av2t_{name}", description, labels=[label])
-        for value, number in values.items():
-            family.add_metric([value], number)
+        family = kind(f"av2t_{name}", description, labels=[label] if label else [])
+        rows = {(value,): number for value, number in values.items()} if label else {(): values}
+        for row, number in rows.items():
+            family.add_metric(row, number)
         self.append(family)
 
 

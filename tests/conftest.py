@@ -184,7 +184,7 @@ def _serving_label_studio(
             patch.setenv(name, value)
         server = label_studio_server.start(installation, folder / "data", port, account, folder / "label-studio.log")
     try:
-        url = label_studio_server.url(port)
+        url = f"http://127.0.0.1:{port}"
         server.wait_until(lambda: answers(url + "/health"), timeout=300)
         yield url, account
     finally:

@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
 from av2t_core.errors import ConfigError
-from av2t_core.settings import ModelSettings, matching, variable
+from av2t_core.settings import ModelSettings, matching
 
 EMBEDDED_REDIS = Path("redis/url")
 """The file below the data folder that holds the URL of `av2t up`'s own Redis while it runs."""
 
-
+_NOTHING: Any = Field(default="", validate_default=True)  # an empty list, as the environment writes it
 _RedisUrl = Annotated[str, matching("(?i:rediss?|unix):.*", "it must start with redis://, rediss:// or unix://")]
 
 
@@ -53,103 +53,67 @@ class Settings(ModelSettings):
     """What can be set from outside. Without REDIS_URL, `load` takes the Redis that `av2t up` runs in the data folder,
     if it runs."""
 
-    label_studio_url: Annotated[str, AfterValidator(web_address)] = variable(
-        "LABEL_STUDIO_URL", "http://127.0.0.1:8080", "Where Label Studio is, as the worker reaches it.", repr=False
+    label_studio_url: Annotated[str, AfterValidator(web_address)] = Field(
+        default="http://127.0.0.1:8080", validation_alias="LABEL_STUDIO_URL", repr=False
     )
-    label_studio_api_key: SecretStr | None = variable(
-        "LABEL_STUDIO_API_KEY",
-        None,
-        "A personal access token or a legacy token of Label Studio. The worker needs it.",
-        repr=False,
+    """Where Label Studio is, as the worker reaches it."""
+    label_studio_api_key: SecretStr | None = Field(default=None, validation_alias="LABEL_STUDIO_API_KEY", repr=False)
+    """A personal access token or a legacy token of Label Studio. The worker needs it."""
+    redis_url: _RedisUrl = Field(default="redis://127.0.0.1:6379/0", validation_alias="REDIS_URL", repr=False)
+    """The Redis that holds the queue; where it is not set and `av2t up` runs in AV2T_DATA_DIR, that one's."""
+    log_format: Literal["text", "json"] = "text"
+    """How worker and backend log: text, for people, or json, a line of it for each thing."""
+    models_refresh: int = Field(default=30, ge=1)
+    """How often the backend looks into the model store, in seconds."""
+    backend_host: str = "127.0.0.1"
+    """The address that the backend listens on."""
+    backend_port: int = Field(default=9090, ge=1, le=65535)
+    """The port that the backend listens on."""
+    backend_user: str | None = None
+    """A name that the backend asks for, by HTTP's basic authentication; with a password."""
+    backend_password: SecretStr | None = Field(default=None, repr=False)
+    """The password that goes with it."""
+    backend_hosts: Annotated[frozenset[str], NoDecode, BeforeValidator(_names)] = _NOTHING
+    """The names by which the backend is called, with commas between them, or * for any; none: with a password any,
+    and without one addresses, this machine's name and names that no public DNS has, such as those of compose."""
+    cache_mb: int = Field(default=4096, ge=0)
+    """How much of the clips that were fetched is kept on disk, in MB; 0 is nothing."""
+    reconcile_minutes: int = Field(default=10, ge=0)
+    """How often the workers look through the connected projects for tasks of which no event told; 0 is never."""
+    repredict: Literal["always", "ask", "never"] = "always"
+    """Whether tasks that nobody has touched are predicted anew by a project's new model version: always, never, or
+    ask, which is when a person says so."""
+    hang_seconds: int = Field(default=300, ge=5)
+    """How long a job may give no sign of life before its process is ended: longer than one keyframe ever takes."""
+    memory_mb: int | None = Field(default=None, ge=1)
+    """How much memory the model's process may hold before it is ended, in MB; none: 90 % of the container's, or of
+    the machine's."""
+    max_clip_mb: int = Field(default=2048, ge=1)
+    """The largest clip that the worker fetches, in MB."""
+    clip_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_networks)] = _NOTHING
+    """The private networks that clips may come from, beside Label Studio and the public internet, separated by
+    commas, as in 10.0.0.0/8,192.168.1.20."""
+    annotations_by: Literal["ground-truth", "newest"] = Field(
+        default="ground-truth", validation_alias="AV2T_ANNOTATION"
     )
-    redis_url: _RedisUrl = variable(
-        "REDIS_URL",
-        "redis://127.0.0.1:6379/0",
-        "The Redis that holds the queue; where it is not set and `av2t up` runs in AV2T_DATA_DIR, that one's.",
-        repr=False,
-    )
-    log_format: Literal["text", "json"] = variable(
-        "AV2T_LOG_FORMAT", "text", "How worker and backend log: text, for people, or json, a line of it for each thing."
-    )
-    models_refresh: int = variable(
-        "AV2T_MODELS_REFRESH", 30, "How often the backend looks into the model store, in seconds.", ge=1
-    )
-    backend_host: str = variable("AV2T_BACKEND_HOST", "127.0.0.1", "The address that the backend listens on.")
-    backend_port: int = variable("AV2T_BACKEND_PORT", 9090, "The port that the backend listens on.", ge=1, le=65535)
-    backend_user: str | None = variable(
-        "AV2T_BACKEND_USER", None, "A name that the backend asks for, by HTTP's basic authentication; with a password."
-    )
-    backend_password: SecretStr | None = variable(
-        "AV2T_BACKEND_PASSWORD", None, "The password that goes with it.", repr=False
-    )
-    backend_hosts: Annotated[frozenset[str], NoDecode, BeforeValidator(_names)] = variable(
-        "AV2T_BACKEND_HOSTS",
-        "",
-        "The names by which the backend is called, with commas between them, or * for any; none: with a password any,"
-        " and without one addresses, this machine's name and names that no public DNS has, such as those of compose.",
-        validate_default=True,
-    )
-    cache_mb: int = variable(
-        "AV2T_CACHE_MB", 4096, "How much of the clips that were fetched is kept on disk, in MB; 0 is nothing.", ge=0
-    )
-    reconcile_minutes: int = variable(
-        "AV2T_RECONCILE_MINUTES",
-        10,
-        "How often the workers look through the connected projects for tasks of which no event told; 0 is never.",
-        ge=0,
-    )
-    repredict: Literal["always", "ask", "never"] = variable(
-        "AV2T_REPREDICT",
-        "always",
-        "Whether tasks that nobody has touched are predicted anew by a project's new model version: always, never, or"
-        " ask, which is when a person says so.",
-    )
-    hang_seconds: int = variable(
-        "AV2T_HANG_SECONDS",
-        300,
-        "How long a job may give no sign of life before its process is ended: longer than one keyframe ever takes.",
-        ge=5,
-    )
-    memory_mb: int | None = variable(
-        "AV2T_MEMORY_MB",
-        None,
-        "How much memory the model's process may hold before it is ended, in MB; none: 90 % of the container's, or of"
-        " the machine's.",
-        ge=1,
-    )
-    max_clip_mb: int = variable("AV2T_MAX_CLIP_MB", 2048, "The largest clip that the worker fetches, in MB.", ge=1)
-    clip_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_networks)] = variable(
-        "AV2T_CLIP_NETWORKS",
-        "",
-        "The private networks that clips may come from, beside Label Studio and the public internet, separated by"
-        " commas, as in 10.0.0.0/8,192.168.1.20.",
-        validate_default=True,
-    )
-    annotations_by: Literal["ground-truth", "newest"] = variable(
-        "AV2T_ANNOTATION",
-        "ground-truth",
-        "Which of a task's annotations a training learns from: newest, or the one marked as ground-truth, and the"
-        " newest where none is.",
-    )
-    boxes_are_masks: bool = variable(
-        "AV2T_BOX_HINTS",
-        False,
-        "Whether a training takes a rectangle that no mask lies in for a mask of its whole area: True or False, which"
-        " leaves out clips that have one.",
-    )
+    """Which of a task's annotations a training learns from: newest, or the one marked as ground-truth, and the newest
+    where none is."""
+    boxes_are_masks: bool = Field(default=False, validation_alias="AV2T_BOX_HINTS")
+    """Whether a training takes a rectangle that no mask lies in for a mask of its whole area: True or False, which
+    leaves out clips that have one."""
 
     @model_validator(mode="after")
     def _check_basic_authentication(self) -> Self:
-        if (self.backend_user is None) != (self.backend_password is None):
+        user, password = self.backend_user, self.backend_password
+        if (user is None) != (password is None):
             raise ValueError("AV2T_BACKEND_USER and AV2T_BACKEND_PASSWORD go together: set both or neither")
-        if self.backend_user is not None and self.backend_password is not None:
-            if ":" in self.backend_user:
-                raise ValueError("AV2T_BACKEND_USER: a name in basic authentication has no colon")
-            if not (self.backend_user + self.backend_password.get_secret_value()).isascii():
-                raise ValueError(
-                    "AV2T_BACKEND_USER and AV2T_BACKEND_PASSWORD: use ASCII alone, for Label Studio sends all else in"
-                    " another encoding than browsers do"
-                )
+        if user and ":" in user:
+            raise ValueError("AV2T_BACKEND_USER: a name in basic authentication has no colon")
+        if password is not None and not f"{user}{password.get_secret_value()}".isascii():
+            raise ValueError(
+                "AV2T_BACKEND_USER and AV2T_BACKEND_PASSWORD: use ASCII alone, for Label Studio sends all else in"
+                " another encoding than browsers do"
+            )
         return self
 
     @classmethod

@@ -28,7 +28,7 @@ from worker.queue.projects import Project
 from worker.queue.views import overview
 from worker.settings import Settings
 
-PACKAGES = ("torch", "sam2", "transformers", "open_clip_torch", "av", "redis", "rq", "label-studio-sdk")
+PACKAGES = ("torch", "sam2", "transformers", "open_clip_torch", "av", "redis", "rq")
 MARKS = {"ok": "ok  ", "note": "note", "fail": "FAIL"}
 
 State = Literal["ok", "note", "fail"]
@@ -86,7 +86,7 @@ def _examine(settings: Settings, project: int | None) -> Iterator[tuple[str, Fin
     for what, check in checks.items():
         yield from _checked(what, check(settings))
     try:
-        client = LabelStudioClient.of(settings)
+        client = LabelStudioClient(settings)
     except AV2TError as error:
         yield "Label Studio", fail(f"{told(error)}.")
         return

@@ -61,7 +61,7 @@ def _follow(settings: Settings, project: int, name: str) -> None:
     workers and Label Studio find out by themselves."""
     try:
         connection = connect(settings.redis_url, timeout=5)
-        with LabelStudioClient.of(settings) as client:
+        with LabelStudioClient(settings) as client:
             client.is_connected(project)  # by which Label Studio asks the backend what it has
             used = model_version(connection, project, settings)
             if used != name:

@@ -75,7 +75,7 @@ def submit(
     version.check()
     connection = connect(settings.redis_url, timeout=5)
     overview(connection)  # a Redis that is away should not wait for Label Studio's list
-    with LabelStudioClient.of(settings) as client:
+    with LabelStudioClient(settings) as client:
         state = project_state(client.api, project)
         parse_label_config(state.label_config)
         chosen = Project(
@@ -174,7 +174,7 @@ def finetune(
         base = version.name
     connection = connect(settings.redis_url, timeout=5)
     listening = workers(connection, TRAIN)  # a Redis that is away should not wait for Label Studio
-    with LabelStudioClient.of(settings) as client:
+    with LabelStudioClient(settings) as client:
         parse_label_config(client.label_config(project))
     job, new = enqueue_training(connection, project, base_version=base, epochs=epochs, also=also or ())
     print(f"Training {'queued' if new else 'queued earlier'}: {job}", flush=True)

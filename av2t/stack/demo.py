@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-from redis import Redis
 
 from av2t.console import progress_bar
 from av2t_core.errors import AV2TError
@@ -46,7 +44,7 @@ class Demo:
         Running it again uploads nothing twice. `check` is called while it waits, and raises if waiting is of no use.
         AV2TError if the clips or Label Studio are not as they must be.
         """
-        clips, labels = self._clips(), self._labels()
+        clips, labels = self._read()
         try:
             project = find_or_make(self.client.api, TITLE, labels)
         except KeyRefusedError as error:
@@ -67,7 +65,8 @@ class Demo:
             self.say(f"demo: {name} has none: {reason}")
         return list(missing)
 
-    def _clips(self) -> list[Path]:
+    def _read(self) -> tuple[list[Path], list[str]]:
+        """The clips, and the labels of what can be heard in them."""
         clips = sorted(self.clips.glob("*.mp4"))
         if not clips:
             raise AV2TError(f"{self.clips} holds no *.mp4; name a folder that holds some with --demo-clips")
@@ -75,13 +74,10 @@ class Demo:
             # Label Studio changes all other characters, and the clip would not be recognised the next time.
             if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", clip.name):
                 raise AV2TError(f"{clip} must be called with letters, digits, '_', '-' and '.' only; rename it")
-        return clips
-
-    def _labels(self) -> list[str]:
         path = self.clips / "labels.txt"
         if not path.is_file():
             raise AV2TError(f"{path} is missing; write into it what can be heard in the clips, one label on a line")
-        return path.read_text().splitlines()
+        return clips, path.read_text().splitlines()
 
     def _wait(self, project: int, model_version: str, clips: list[str], check: Callable[[], None]) -> dict[str, str]:
         """Until each clip has a prediction of `model_version` or has failed; {clip without one: why}."""
@@ -94,7 +90,12 @@ class Demo:
             while True:
                 check()
                 # The queue first: a job that ends in between is seen as both running and done, never as neither.
-                queue, failed = overview(redis), _failed(redis, project, model_version, tasks)
+                queue = overview(redis)
+                failed = {
+                    tasks[job.task]: job.error
+                    for job in failed_jobs(redis, project)
+                    if job.task in tasks and job.model_version == model_version
+                }
                 done = {
                     tasks[task.id]
                     for task in self.client.tasks(project)
@@ -103,7 +104,7 @@ class Demo:
                 at_work = (
                     f"{tasks[job.task]} {job.done}/{job.total} keyframes"
                     for job in queue.running
-                    if job.task is not None and job.task in tasks and job.total
+                    if job.task in tasks and job.total
                 )
                 bar.n = len(done)
                 bar.set_postfix_str(", ".join(at_work))
@@ -124,13 +125,3 @@ class Demo:
                 time.sleep(0.5)
         nothing_came = f"Label Studio was asked {asked} times and no job came; see its log and the backend's"
         return {clip: failed.get(clip, nothing_came) for clip in clips if clip not in done}
-
-
-def _failed(redis: Redis, project: int, model_version: str, tasks: Mapping[int, str]) -> dict[str, str]:
-    """{clip: why it got no masks}."""
-    failed = failed_jobs(redis, project)
-    return {
-        tasks[job.task]: job.error
-        for job in failed
-        if job.task is not None and job.task in tasks and job.model_version == model_version
-    }

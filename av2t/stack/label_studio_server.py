@@ -19,6 +19,7 @@ from av2t_core.files import atomic_file, locked
 
 VERSION = "1.23.2"
 REQUIREMENTS = Path(__file__).with_name("label_studio_server.requirements.txt")
+_STAMP = "av2t-requirements"
 
 _ENVIRONMENT = {
     # Nothing leaves the machine.
@@ -31,6 +32,19 @@ _ENVIRONMENT = {
     "USE_DEFAULT_BANNED_SUBNETS": "false",
     # The worker's key has to be known before the server has ever run, and only a legacy token can be chosen.
     "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
+}
+
+_NO_NETWORK = "its packages could not be downloaded; connect this machine to the internet and run this again"
+# By what the installer says.
+_REMEDIES = {
+    "No space left": "the disk is full, and it takes 1 GB",
+    "Failed to fetch": _NO_NETWORK,
+    "error sending request": _NO_NETWORK,
+    "network was disabled": _NO_NETWORK,
+    "Hash mismatch": (
+        "a package is not the one that was checked; if a package mirror is configured, it changes what it serves"
+    ),
+    "": "run this again, and if it fails again report it with the lines below",
 }
 
 
@@ -50,7 +64,7 @@ def environment_in(data_dir: Path) -> Path:
 
 def is_installed(environment: Path) -> bool:
     """Whether `environment` holds exactly label_studio_server.requirements.txt."""
-    stamp = _stamp(environment)
+    stamp = environment / _STAMP
     return stamp.is_file() and stamp.read_text() == _identity(environment)
 
 
@@ -76,18 +90,16 @@ def install(environment: Path, log: Path) -> None:
         pinned = ["--require-hashes", "--build-constraints", str(REQUIREMENTS), str(REQUIREMENTS)]
         _uv(["pip", "sync", *python, *pinned], log)
         # Written last: an environment without it, or with another, is not finished.
-        _stamp(environment).write_text(_identity(environment))
+        (environment / _STAMP).write_text(_identity(environment))
 
 
 def start(environment: Path, data_dir: Path, port: int, account: Account, log: Path) -> Process:
     """Start the server on 127.0.0.1:`port`; its data is kept in `data_dir`. It is ready when it `answers`."""
     data_dir.mkdir(parents=True, exist_ok=True)
+    where = ("--internal-host", "127.0.0.1", "--port", str(port), "--data-dir", str(data_dir.absolute()))
     return Process(
         "Label Studio",
-        [
-            *(str(environment.absolute() / "bin" / "label-studio"), "start", "--no-browser"),
-            *("--internal-host", "127.0.0.1", "--port", str(port), "--data-dir", str(data_dir.absolute())),
-        ],
+        [str(environment.absolute() / "bin" / "label-studio"), "start", "--no-browser", *where],
         log=log,
         environment={
             **_ENVIRONMENT,
@@ -97,10 +109,6 @@ def start(environment: Path, data_dir: Path, port: int, account: Account, log: P
             "LABEL_STUDIO_USER_TOKEN": account.api_key,
         },
     )
-
-
-def url(port: int) -> str:
-    return f"http://127.0.0.1:{port}"
 
 
 def account(path: Path) -> Account:
@@ -118,10 +126,6 @@ def account(path: Path) -> Account:
         partial.touch(mode=0o600)
         partial.write_text(json.dumps(asdict(made)) + "\n")
     return made
-
-
-def _stamp(environment: Path) -> Path:
-    return environment / "av2t-requirements"
 
 
 def _identity(environment: Path) -> str:
@@ -144,17 +148,6 @@ def _uv(arguments: list[str], log: Path) -> None:
     finally:
         uv.stop()
     if code != 0:
-        raise AV2TError(
-            f"Label Studio was not installed: {_reason(uv.log_tail(40))}; the end of {log}:\n{uv.log_tail()}"
-        )
-
-
-def _reason(output: str) -> str:
-    """What a person can do about the installer's `output`."""
-    if "No space left" in output:
-        return "the disk is full, and it takes 1 GB"
-    if "Failed to fetch" in output or "error sending request" in output or "network was disabled" in output:
-        return "its packages could not be downloaded; connect this machine to the internet and run this again"
-    if "Hash mismatch" in output:
-        return "a package is not the one that was checked; if a package mirror is configured, it changes what it serves"
-    return "run this again, and if it fails again report it with the lines below"
+        said = uv.log_tail(40)
+        remedy = next(remedy for words, remedy in _REMEDIES.items() if words in said)
+        raise AV2TError(f"Label Studio was not installed: {remedy}; the end of {log}:\n{uv.log_tail()}")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
+from pydantic import SecretStr
 from redis import Redis
 
 from av2t.options import DEMO_CLIPS, Port
@@ -94,7 +95,7 @@ class Stack:
         self.own_redis = "redis_url" not in Settings().model_fields_set
         self.redis_url = redis_url(self.redis_dir, redis_port) if self.own_redis else settings.redis_url
         self.backend_url = f"http://127.0.0.1:{settings.backend_port}"
-        self.studio_url = label_studio_server.url(studio_port) if studio_port else settings.label_studio_url
+        self.studio_url = f"http://127.0.0.1:{studio_port}" if studio_port else settings.label_studio_url
         self.account: label_studio_server.Account | None = None
 
     def say(self, line: str) -> None:
@@ -130,8 +131,9 @@ class Stack:
 
     def demo(self, clips: Path) -> list[str]:
         """The names of the clips that got no masks."""
-        api_key = self.account.api_key if self.account else self.settings.require_api_key()
-        with LabelStudioClient(self.studio_url, api_key, max_clip_mb=self.settings.max_clip_mb) as client:
+        own = {"label_studio_api_key": SecretStr(self.account.api_key)} if self.account else {}
+        settings = self.settings.model_copy(update={"label_studio_url": self.studio_url, **own})
+        with LabelStudioClient(settings) as client:
             demo = Demo(
                 client=client, backend_url=self.backend_url, redis_url=self.redis_url, clips=clips, say=self.say
             )

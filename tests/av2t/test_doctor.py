@@ -17,7 +17,7 @@ from av2t.stack.process import Process
 from tests.backend.conftest import running
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, wait_until
 from tests.core.clips import at_rate, write_clip
-from worker.client.label_studio import LabelStudioClient
+from tests.worker.conftest import client_of
 from worker.client.projects import connect_backend, find_or_make
 from worker.queue.connection import connect
 from worker.queue.views import overview
@@ -60,7 +60,7 @@ def setting(label_studio: LabelStudioServer, redis_url: str, tmp_path: Path) -> 
     worker = Process(
         "worker", [sys.executable, "-m", "tests.worker.stub", redis_url], log=tmp_path / "log", environment={}
     )
-    client = LabelStudioClient(label_studio.url, label_studio.api_key, max_clip_mb=1)
+    client = client_of(label_studio.url, label_studio.api_key)
     try:
         with running(redis_url, tmp_path / "backend.log") as backend, client:
             project = find_or_make(client.api, f"doctor {tmp_path.name}", ["dog"])
@@ -77,7 +77,7 @@ def test_where_all_is_well(setting: Setting) -> None:
     found = setting.examine()
     assert setting.failures() == []
     sentences = {what: " ".join(sentence for _, sentence in some) for what, some in found.items()}
-    assert "label-studio-sdk" in sentences["packages"]
+    assert "torch" in sentences["packages"]
     assert "workers that listen: 1" in sentences["Redis"]
     assert f"{EMBEDDED}, of the preset tiny; its weights are whole" in sentences["model"]
     assert f"offers {EMBEDDED}" in sentences["backend"]

@@ -13,6 +13,7 @@ from av2t_core.labelstudio.label_config import parse_label_config
 from av2t_core.labelstudio.regions import keyframe_regions
 from av2t_core.prediction.objects import Detection
 from tests.conftest import LabelStudioServer
+from tests.worker.conftest import client_of
 from worker.client.annotations import AnnotatedTask, Skipped, annotated_tasks, chosen
 from worker.client.label_studio import Annotation, LabelStudioClient
 from worker.settings import Settings
@@ -54,7 +55,7 @@ def test_of_those_changed_at_the_same_time_the_later_one_counts() -> None:
 
 @pytest.fixture
 def client(label_studio: LabelStudioServer) -> Iterator[LabelStudioClient]:
-    with LabelStudioClient(label_studio.url, label_studio.api_key, max_clip_mb=1) as client:
+    with client_of(label_studio.url, label_studio.api_key) as client:
         yield client
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from av2t_core.errors import AV2TError, ConfigError, MediaError
 from tests.conftest import LabelStudioServer
-from tests.worker.conftest import LOOPBACK, Serve
+from tests.worker.conftest import KEY, Serve, client_of
 from tests.worker.http_server import Answer, as_json, said
 from worker.client.label_studio import Annotation, LabelStudioClient
 from worker.client.media import ClipCache
@@ -26,16 +26,11 @@ from worker.failures import DoubtfulError, GoneError, TransientError
 CONFIG = """<View><Video name="video" value="$video"/>
 <BrushLabels name="mask" toName="frames"><Label value="dog"/></BrushLabels>
 <Image name="frames" valueList="$frames"/></View>"""
-KEY = "legacy-token-of-nobody"
 
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
     return tmp_path / "clip.mp4"
-
-
-def client_of(url: str, key: str = KEY, max_clip_mb: int = 1) -> LabelStudioClient:
-    return LabelStudioClient(url, key, max_clip_mb=max_clip_mb, networks=LOOPBACK)
 
 
 @pytest.fixture
@@ -118,7 +113,7 @@ def test_a_storages_uri_goes_through_label_studio(serve: Serve, clip: Path) -> N
 def test_a_clip_that_was_fetched_is_kept(serve: Serve, clip: Path, tmp_path: Path) -> None:
     """Its server is asked all the same; another body under the same tag shows that it was not read again."""
     server, cache = serve(), ClipCache(tmp_path / "cache", 10**6)
-    with LabelStudioClient(server.url, KEY, max_clip_mb=1, networks=LOOPBACK, cache=cache) as client:
+    with client_of(server.url, cache=cache) as client:
 
         def fetched(body: bytes, tag: str | None, status: int = 200) -> bytes:
             server.answers["/a.mp4"] = (status, {"ETag": tag} if tag else {}, body)

@@ -11,6 +11,7 @@ from av2t_core.errors import AV2TError
 from tests.conftest import LabelStudioServer
 from tests.ports import free_port
 from tests.up import python_m_av2t
+from tests.worker.conftest import client_of
 from worker.client.api import Api
 from worker.client.label_studio import LabelStudioClient
 from worker.client.projects import connect_backend, find_or_make, upload_clip
@@ -18,7 +19,7 @@ from worker.client.projects import connect_backend, find_or_make, upload_clip
 
 @pytest.fixture
 def client(label_studio: LabelStudioServer) -> Iterator[LabelStudioClient]:
-    with LabelStudioClient(label_studio.url, label_studio.api_key, max_clip_mb=1) as client:
+    with client_of(label_studio.url, label_studio.api_key) as client:
         yield client
 
 
@@ -93,7 +94,7 @@ def test_a_backend_that_is_not_there_is_named(api: Api) -> None:
 
 
 def test_the_demo_says_what_to_do_about_a_key_that_is_not_accepted(label_studio: LabelStudioServer) -> None:
-    with LabelStudioClient(label_studio.url, "0123456789", max_clip_mb=1) as client:
+    with client_of(label_studio.url, "0123456789") as client:
         demo = Demo(client=client, backend_url="", redis_url="", clips=DEMO_CLIPS, say=print)
         with pytest.raises(AV2TError, match=r"refuses the legacy token .* --data-dir"):
             demo.run(lambda: None)

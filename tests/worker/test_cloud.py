@@ -14,8 +14,7 @@ from tests import s3
 from tests.conftest import LabelStudioServer, wait_until
 from tests.core.versions.test_bundle import NAME, tune
 from tests.faults.between import Between
-from tests.worker.conftest import LOOPBACK
-from worker.client.label_studio import LabelStudioClient
+from tests.worker.conftest import client_of
 from worker.failures import DoubtfulError
 from worker.jobs import preannotation as jobs
 from worker.settings import Settings
@@ -53,7 +52,7 @@ def project(label_studio: LabelStudioServer, store: str) -> int:
 def fetch(server: LabelStudioServer, project: int, uri: str, target: Path) -> None:
     server.request("POST", f"/api/projects/{project}/import", json=[{"video": uri}])
     [task] = server.sdk.tasks.list(project=project)
-    with LabelStudioClient(server.url, server.api_key, max_clip_mb=1, networks=LOOPBACK) as client:
+    with client_of(server.url, server.api_key) as client:
         client.fetch(uri, int(task.id), target)
 
 
@@ -65,7 +64,7 @@ def test_a_clip_in_a_bucket(label_studio: LabelStudioServer, project: int, tmp_p
 def test_the_data_keeps_the_storages_uri(label_studio: LabelStudioServer, project: int) -> None:
     label_studio.request("POST", f"/api/projects/{project}/import", json=[{"video": "s3://clips/a.mp4"}])
     [task] = label_studio.sdk.tasks.list(project=project)
-    with LabelStudioClient(label_studio.url, label_studio.api_key, max_clip_mb=1, networks=LOOPBACK) as client:
+    with client_of(label_studio.url, label_studio.api_key) as client:
         client.set_task_data(int(task.id), lambda _: {"fps": 25})
     raw = label_studio.request("GET", f"/api/tasks/{task.id}/?resolve_uri=false").json()["data"]
     assert raw == {"video": "s3://clips/a.mp4", "fps": 25}

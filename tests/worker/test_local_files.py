@@ -16,6 +16,7 @@ from redis import Redis
 from av2t.__main__ import main
 from av2t.options import DEMO_CLIPS
 from tests.conftest import EMBEDDED, LabelStudioServer, running_label_studio
+from tests.worker.conftest import client_of
 from worker.client.label_studio import LabelStudioClient
 from worker.client.media import ClipCache
 from worker.failures import DoubtfulError
@@ -46,7 +47,7 @@ def serving(label_studio: LabelStudioServer, root: Path) -> Iterator[LabelStudio
 
 @pytest.fixture
 def client(serving: LabelStudioServer) -> Iterator[LabelStudioClient]:
-    with LabelStudioClient(serving.url, serving.api_key, max_clip_mb=1) as client:
+    with client_of(serving.url, serving.api_key) as client:
         yield client
 
 
@@ -112,7 +113,7 @@ def test_files_of_the_same_size_and_time_are_two_in_the_cache(project: Project, 
         (project.folder / f"{name}.mp4").write_bytes(name.encode())
         os.utime(project.folder / f"{name}.mp4", (1e9, 1e9))  # as out of an archive, which has whole seconds
     cache = ClipCache(tmp_path / "cache", 10**6)
-    with LabelStudioClient(project.server.url, project.server.api_key, max_clip_mb=1, cache=cache) as client:
+    with client_of(project.server.url, project.server.api_key, cache=cache) as client:
         for name, task in project.synced().items():
             client.fetch(url_of(client, task), task, tmp_path / name)
             assert (tmp_path / name).read_text() == name[0]

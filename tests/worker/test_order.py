@@ -1,7 +1,7 @@
 """The order in which Label Studio's stream brings tasks up, by what the worker's client writes; real Label Studio."""
 
 from tests.conftest import EMBEDDED, LabelStudioServer
-from worker.client.label_studio import LabelStudioClient
+from tests.worker.conftest import client_of
 
 CONFIG = """<View><Video name="video" value="$video"/>
 <BrushLabels name="mask" toName="frames"><Label value="dog"/></BrushLabels>
@@ -12,7 +12,7 @@ def test_what_the_model_is_least_sure_of_comes_first(label_studio: LabelStudioSe
     project = int(label_studio.make_project(CONFIG).id)
     scores = [0.9, 0.15, 0.6, 0.3]
     tasks = label_studio.add_tasks(project, len(scores))
-    with LabelStudioClient(label_studio.url, label_studio.api_key, max_clip_mb=1) as client:
+    with client_of(label_studio.url, label_studio.api_key) as client:
         for task, score in zip(tasks, scores, strict=True):
             client.create_prediction(task, EMBEDDED, score, [])
             # What another model says is not asked.

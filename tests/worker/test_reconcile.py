@@ -42,7 +42,7 @@ def settings(label_studio: LabelStudioServer, redis_url: str, tmp_path: Path) ->
 
 @pytest.fixture
 def client(settings: Settings) -> Iterator[LabelStudioClient]:
-    with LabelStudioClient(settings.label_studio_url, settings.require_api_key(), max_clip_mb=1) as client:
+    with LabelStudioClient(settings) as client:
         yield client
 
 

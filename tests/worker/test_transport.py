@@ -2,7 +2,7 @@
 
 import gzip
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -11,21 +11,15 @@ import pytest
 
 from av2t_core.errors import MediaError
 from av2t_core.limits import ERROR_BODY
-from tests.worker.conftest import LOOPBACK, Serve
+from tests.worker.conftest import LOOPBACK, Serve, client_of
 from tests.worker.http_server import Server
-from worker.client.label_studio import LabelStudioClient
-from worker.client.transport import ForbiddenAddressError, Network, Places
+from worker.client.transport import ForbiddenAddressError, Places
 from worker.failures import DoubtfulError, TransientError
 
-KEY = "legacy-token-of-nobody"
 SENTENCE = (
     "The clip at {} is not on the public internet, and the worker fetches none from other networks than those in"
     " AV2T_CLIP_NETWORKS; upload the clip, or have its network added there."
 )
-
-
-def client_of(server: Server, networks: Sequence[Network] = ()) -> LabelStudioClient:
-    return LabelStudioClient(server.url, KEY, max_clip_mb=1, networks=networks)
 
 
 # Where it may lead
@@ -60,7 +54,7 @@ def client_of(server: Server, networks: Sequence[Network] = ()) -> LabelStudioCl
 def test_private_addresses_are_refused_in_one_sentence(serve: Serve, tmp_path: Path, host: str) -> None:
     """Whether somebody listens there or not, and whatever answers."""
     url = f"http://{host}:9/a.mp4"
-    with client_of(serve()) as client, pytest.raises(MediaError) as caught:
+    with client_of(serve().url, networks=()) as client, pytest.raises(MediaError) as caught:
         client.fetch(url, 1, tmp_path / "clip")
     assert str(caught.value) == SENTENCE.format(url)
 
@@ -68,7 +62,7 @@ def test_private_addresses_are_refused_in_one_sentence(serve: Serve, tmp_path: P
 def test_a_port_beside_label_studio_is_another_place(serve: Serve, tmp_path: Path) -> None:
     own, other = serve(), serve()
     own.answers["/a.mp4"] = other.answers["/a.mp4"] = (200, {}, b"clip")
-    with client_of(own) as client:
+    with client_of(own.url, networks=()) as client:
         client.fetch(f"{own.url}/a.mp4", 1, tmp_path / "clip")
         with pytest.raises(MediaError, match="not on the public internet"):
             client.fetch(f"{other.url}/a.mp4", 1, tmp_path / "clip")
@@ -79,7 +73,10 @@ def test_a_redirect_leads_no_further(serve: Serve, tmp_path: Path) -> None:
     """Not even one of Label Studio's own: a task's author chooses which of its addresses is asked."""
     own, other = serve(), serve()
     own.answers["/data/a.mp4"] = (302, {"Location": f"{other.url}/a.mp4"}, b"")
-    with client_of(own) as client, pytest.raises(MediaError, match=r"clip at /data/a\.mp4 is not on the public"):
+    with (
+        client_of(own.url, networks=()) as client,
+        pytest.raises(MediaError, match=r"clip at /data/a\.mp4 is not on the public"),
+    ):
         client.fetch("/data/a.mp4", 1, tmp_path / "clip")
     assert not other.asked
 
@@ -87,7 +84,7 @@ def test_a_redirect_leads_no_further(serve: Serve, tmp_path: Path) -> None:
 def test_what_a_setting_allows(serve: Serve, tmp_path: Path) -> None:
     own, other = serve(), serve()
     other.answers["/a.mp4"] = (200, {}, b"clip")
-    with client_of(own, LOOPBACK) as client:
+    with client_of(own.url, networks=LOOPBACK) as client:
         client.fetch(f"{other.url}/a.mp4", 1, tmp_path / "clip")
     assert (tmp_path / "clip").read_bytes() == b"clip"
 
@@ -108,7 +105,7 @@ def test_a_name_is_looked_up_once(serve: Serve, tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(socket, "getaddrinfo", rebinding)
     allowed = [ip_network("127.0.0.2/32")]
-    with client_of(own, allowed) as client, pytest.raises(TransientError, match="cannot be fetched now"):
+    with client_of(own.url, networks=allowed) as client, pytest.raises(TransientError, match="cannot be fetched now"):
         client.fetch(f"http://rebinding.test:{port}/a.mp4", 1, tmp_path / "clip")
     assert asked == ["rebinding.test"]
     assert not other.asked  # which listens on the second address alone
@@ -132,7 +129,7 @@ def test_a_proxy_of_the_environment_is_used(serve: Serve, tmp_path: Path, monkey
     proxy.answers["http://clips.test/a.mp4"] = (200, {}, b"clip")
     monkeypatch.setenv("http_proxy", proxy.url)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with client_of(own) as client:
+    with client_of(own.url, networks=()) as client:
         client.fetch("http://clips.test/a.mp4", 1, tmp_path / "clip")
         assert (tmp_path / "clip").read_bytes() == b"clip"
         with pytest.raises(MediaError, match="not on the public internet"):
@@ -157,7 +154,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_clip_that_drips_is_given_up(serve: Serve, tmp_path: Path) -> None:
     server = serve()
     server.answers["/a.mp4"] = (200, {"Connection": "close"}, lambda: drip(server))
-    with client_of(server) as client, pytest.raises(TransientError, match="comes slower than 16 kB a second"):
+    with (
+        client_of(server.url, networks=()) as client,
+        pytest.raises(TransientError, match="comes slower than 16 kB a second"),
+    ):
         client.fetch("/a.mp4", 1, tmp_path / "clip")
 
 
@@ -165,7 +165,10 @@ def test_a_clip_that_drips_is_given_up(serve: Serve, tmp_path: Path) -> None:
 def test_an_answer_that_drips_is_given_up(serve: Serve) -> None:
     server = serve()
     server.answers["/api/projects/1/"] = (200, {"Connection": "close"}, lambda: drip(server))
-    with client_of(server) as client, pytest.raises(TransientError, match="comes slower than 16 kB a second"):
+    with (
+        client_of(server.url, networks=()) as client,
+        pytest.raises(TransientError, match="comes slower than 16 kB a second"),
+    ):
         client.label_config(1)
 
 
@@ -174,7 +177,7 @@ def test_a_clip_that_takes_too_long_is_given_up(serve: Serve, tmp_path: Path, mo
     monkeypatch.setattr("worker.client.media.FETCH_SECONDS", 0.2)
     server = serve()
     server.answers["/a.mp4"] = (200, {"Connection": "close"}, lambda: drip(server))
-    with client_of(server) as client, pytest.raises(TransientError, match="takes longer than 0 s"):
+    with client_of(server.url, networks=()) as client, pytest.raises(TransientError, match="takes longer than 0 s"):
         client.fetch("/a.mp4", 1, tmp_path / "clip")
 
 
@@ -193,7 +196,7 @@ def test_of_an_error_no_more_than_its_sentence_is_read(serve: Serve, tmp_path: P
             sent[0] += len(chunk)
 
     server.answers["/a.mp4"] = server.answers["/api/projects/1/"] = (404, {"Connection": "close"}, counted)
-    with client_of(server) as client:
+    with client_of(server.url, networks=()) as client:
         with pytest.raises(DoubtfulError):
             client.fetch("/a.mp4", 1, tmp_path / "clip")
         with pytest.raises(TransientError):
@@ -206,7 +209,7 @@ def test_an_answer_has_an_end(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("worker.client.api.API_ANSWER", 10**6)
     server = serve()
     server.answers["/api/projects/1/"] = (200, {"Connection": "close"}, endless)
-    with client_of(server) as client, pytest.raises(TransientError, match="is larger than 1 MB"):
+    with client_of(server.url, networks=()) as client, pytest.raises(TransientError, match="is larger than 1 MB"):
         client.label_config(1)
 
 
@@ -217,7 +220,7 @@ def test_what_unfolds_is_not_taken(serve: Serve, tmp_path: Path, encoding: str) 
     body = gzip.compress(gzip.compress(bytes(10**7)))
     for path in ("/a.mp4", "/api/projects/1/"):
         server.answers[path] = (200, {"Content-Encoding": encoding}, body)
-    with client_of(server) as client:
+    with client_of(server.url, networks=()) as client:
         for call in (lambda: client.fetch("/a.mp4", 1, tmp_path / "clip"), lambda: client.label_config(1)):
             with pytest.raises(TransientError, match="in an encoding that it was not asked for"):
                 call()

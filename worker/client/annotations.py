@@ -88,27 +88,22 @@ def _annotated(client: LabelStudioClient, task: LabelledTask, targets: Targets, 
         raise AnnotationError(
             "It was skipped." if task.cancelled_annotations else "Its annotation was deleted meanwhile."
         )
+    counts = set()
+    for variable in targets.frame_variables:
+        frames = task.data.get(variable)
+        # An empty annotation would say nothing.
+        if not isinstance(frames, list) or not frames:
+            raise AnnotationError(f'It has no frames in "{variable}", so nobody could draw on them.')
+        counts.add(len(frames))
+    if len(counts) != 1:
+        lengths = " and ".join(map(str, sorted(counts)))
+        raise AnnotationError(f"It has lists of {lengths} frames, which must be of one length.")
     return AnnotatedTask(
         task=task.id,
         url=url,
         annotation=annotation.id,
         updated_at=annotation.updated_at,
-        pages=_pages(task, targets),
+        pages=counts.pop(),
         origins=count_origins(targets, annotation.result),
         packed=zlib.compress(json.dumps(annotation.result, separators=(",", ":")).encode(), 1),
     )
-
-
-def _pages(task: LabelledTask, targets: Targets) -> int:
-    """How many frames people saw. Without frames nobody could draw, so an empty annotation would say nothing."""
-    counts = set()
-    for variable in targets.frame_variables:
-        frames = task.data.get(variable)
-        if not isinstance(frames, list) or not frames:
-            raise AnnotationError(f'It has no frames in "{variable}", so nobody could draw on them.')
-        counts.add(len(frames))
-    if len(counts) != 1:
-        raise AnnotationError(
-            f"It has lists of {' and '.join(map(str, sorted(counts)))} frames, which must be of one length."
-        )
-    return counts.pop()

@@ -13,12 +13,11 @@ message carries a token, a header or the query of a URL, which may hold a signat
 That a task or a project is gone is believed when Label Studio says so in its own words, twice, with a pause between.
 """
 
+import json
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from functools import partial
-from json import JSONDecodeError
 from time import time
 from typing import Annotated, Any, TypeVar
 
@@ -27,7 +26,7 @@ import jwt
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from av2t_core.errors import AV2TError, ConfigError, may_pass
-from av2t_core.limits import API_ANSWER, API_SECONDS
+from av2t_core.limits import API_ANSWER, API_SECONDS, ERROR_BODY
 from worker.client.transport import Bounds, transport
 from worker.failures import GoneError, TransientError
 from worker.queue import heartbeat
@@ -74,18 +73,28 @@ class Api:
             headers={"Accept-Encoding": "identity"},
             transport=transport(self.url, Bounds(seconds=API_SECONDS, size=API_ANSWER)),
         )
-
-    def close(self) -> None:
-        self._http.close()
+        self.close = self._http.close
 
     def ask(
-        self, method: str, path: str, about: str, shape: type[Answer], *, object_hook: Any = None, **options: Any
+        self,
+        method: str,
+        path: str,
+        about: str,
+        shape: type[Answer],
+        *,
+        field: str | None = None,
+        object_hook: Any = None,
+        **options: Any,
     ) -> Answer:
-        """The answer, checked to have this shape. `about` names in messages what is asked for; `object_hook` is passed
-        to json.loads. `options` are those of httpx, and `gone=True`, which makes a 404 a GoneError."""
+        """The answer, or that field of it, checked to have this shape. `about` names in messages what is asked for;
+        `object_hook` is passed to json.loads. `options` are those of httpx, and `gone=True`, which makes a 404 a
+        GoneError."""
         with self._answer(method, path, about, **options) as response:
             response.read()
-            return TypeAdapter(shape).validate_python(response.json(object_hook=object_hook))
+            answer = response.json(object_hook=object_hook)
+            if field is not None:
+                answer = TypeAdapter(dict[str, Any]).validate_python(answer)[field]
+            return TypeAdapter(shape).validate_python(answer)
 
     def tell(self, method: str, path: str, about: str, **options: Any) -> None:
         """As `ask`, without reading the answer, which may be large."""
@@ -118,67 +127,67 @@ class Api:
         self, method: str, path: str, about: str, *, gone: bool = False, **options: Any
     ) -> Iterator[httpx.Response]:
         """A successful response whose body has not been read."""
-        ask = partial(self._http.stream, method, path, **options)
+        pauses = [GONE_PAUSE] if gone else []
         try:
-            with ExitStack() as stack:
-                response = stack.enter_context(ask())
-                if gone and _says_gone(response):
-                    heartbeat.pause(GONE_PAUSE)
-                    response = stack.enter_context(ask())
-                if not response.is_success:
-                    response.read()
-                    raise GoneError(about) if gone and _says_gone(response) else self._failure(response, about)
-                yield response
+            while True:
+                with self._http.stream(method, path, **options) as response:
+                    if response.is_success:
+                        yield response
+                        return
+                    said = own_words(response)
+                    if not gone or said is None or response.status_code != httpx.codes.NOT_FOUND:
+                        raise self._failure(response, said, about)
+                if not pauses:
+                    raise GoneError(about)
+                heartbeat.pause(pauses.pop())
         except httpx.TransportError as error:
             kind = SlowError if isinstance(error, httpx.ReadTimeout) else TransientError
             raise kind(f"Label Studio at {self.url} cannot be reached ({reason(error)}).") from None
-        except (JSONDecodeError, UnicodeDecodeError, ValidationError):
+        except (json.JSONDecodeError, UnicodeDecodeError, ValidationError, KeyError):
             raise TransientError(
                 f"Label Studio at {self.url} answers no JSON of its own for {about}; is it another server?"
             ) from None
 
-    def _failure(self, response: httpx.Response, about: str) -> Exception:
-        status, body = response.status_code, json_of(response)
+    def _failure(self, response: httpx.Response, said: str | None, about: str) -> Exception:
+        status = response.status_code
         if may_pass(status):
             sentence = f"Label Studio at {self.url} answers {status} for {about}."
             return TransientError(sentence, retry_after(response.headers))
-        if not is_label_studios(status, body):
+        if said is None:
             return TransientError(
                 f"Label Studio at {self.url} answers {status} for {about}, and not in its own words: a proxy before it,"
                 " or LABEL_STUDIO_URL is another server's."
             )
         if status == httpx.codes.UNAUTHORIZED:
-            return self.key_refused(detail(body))
+            return self.key_refused(said)
         if status == httpx.codes.FORBIDDEN:
             return AV2TError(
                 f"The account of LABEL_STUDIO_API_KEY has no access to {about}; make it a member of the project."
             )
-        return AV2TError(f"Label Studio at {self.url} refuses {about} ({status}: {detail(body)}).")
+        return AV2TError(f"Label Studio at {self.url} refuses {about} ({status}: {said}).")
 
 
-def is_label_studios(status: int, body: object) -> bool:
-    """Whether an error with this body, parsed JSON, is in Label Studio's own words and not a proxy's."""
-    return isinstance(body, dict) and body.get("status_code") == status and {"version", "detail"} <= body.keys()
-
-
-def json_of(response: httpx.Response) -> object:
-    """Its body; None for one that is no JSON."""
+def own_words(response: httpx.Response) -> str | None:
+    """The reason that an error gives in Label Studio's own words; None for the words of a proxy."""
+    read = b""
+    for chunk in response.iter_bytes():
+        read += chunk
+        if len(read) > ERROR_BODY:
+            return None
     try:
-        return response.json()
+        body = json.loads(read)
     except ValueError:
         return None
+    if not isinstance(body, dict) or not {"version", "detail"} <= body.keys():
+        return None
+    if body.get("status_code") != response.status_code:
+        return None
+    errors = body.get("validation_errors")
+    return f"{body['detail']}{f', {errors}' if errors else ''}"[:500]
 
 
 def reason(error: Exception) -> str:
     return str(error) or type(error).__name__
-
-
-def detail(body: object) -> str:
-    """What the body of an error, parsed JSON, gives as its reason."""
-    if not isinstance(body, dict):
-        return "no reason given"
-    errors = body.get("validation_errors")
-    return f"{body.get('detail', 'no reason given')}{f', {errors}' if errors else ''}"[:500]
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -190,13 +199,6 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return max(parsedate_to_datetime(value).timestamp() - time(), 0)
     except (ValueError, OverflowError):
         return None
-
-
-def _says_gone(response: httpx.Response) -> bool:
-    if response.status_code != httpx.codes.NOT_FOUND:
-        return False
-    response.read()
-    return is_label_studios(response.status_code, json_of(response))
 
 
 def _key_kind(key: str) -> str:

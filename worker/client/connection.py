@@ -26,7 +26,7 @@ Answer = TypeVar("Answer")
 def connected(settings: Settings) -> LabelStudioClient:
     """Label Studio, once it answers. AV2TError: the key cannot be used."""
     cache = ClipCache(settings.clips_dir, settings.cache_mb * 10**6) if settings.cache_mb else None
-    client = LabelStudioClient.of(settings, cache)
+    client = LabelStudioClient(settings, cache)
     log.info("connected to Label Studio at %s as %s", settings.label_studio_url, awaited(client.check))
     return client
 

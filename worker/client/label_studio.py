@@ -16,7 +16,6 @@ from av2t_core.errors import AV2TError, MediaError
 from av2t_core.labelstudio.label_config import Video
 from worker.client.api import Api, SlowError
 from worker.client.media import ClipCache, Media
-from worker.client.transport import Network
 from worker.failures import GoneError, TransientError
 from worker.queue import heartbeat
 from worker.settings import Settings
@@ -79,7 +78,6 @@ class TaskState:
 
     @property
     def labelled(self) -> bool:
-        """It has an annotation."""
         return bool(self.total_annotations)
 
     @property
@@ -120,11 +118,6 @@ class _Page(Generic[Row]):
 
 
 @dataclass(frozen=True)
-class _Account:
-    email: str
-
-
-@dataclass(frozen=True)
 class _Project:
     label_config: str | None
 
@@ -141,38 +134,14 @@ class _Upload:
     file: str
 
 
-@dataclass(frozen=True)
-class _Imported:
-    file_upload_ids: list[int]
-
-
 class LabelStudioClient:
     """One Label Studio and one key, as a context manager. `fetch` and `probe` are those of `Media`."""
 
-    def __init__(
-        self,
-        url: str,
-        api_key: str,
-        *,
-        max_clip_mb: int,
-        networks: Sequence[Network] = (),
-        cache: ClipCache | None = None,
-    ) -> None:
-        """`networks`: from which clips may come beside Label Studio and the public internet."""
-        self.api = Api(url, api_key)
-        media = Media(self.api, max_clip_mb=max_clip_mb, networks=networks, cache=cache)
-        self.fetch, self.probe = media.fetch, media.probe
-
-    @classmethod
-    def of(cls, settings: Settings, cache: ClipCache | None = None) -> Self:
-        """As the settings say. ConfigError: they have no key, or one that cannot be used."""
-        return cls(
-            settings.label_studio_url,
-            settings.require_api_key(),
-            max_clip_mb=settings.max_clip_mb,
-            networks=settings.clip_networks,
-            cache=cache,
-        )
+    def __init__(self, settings: Settings, cache: ClipCache | None = None) -> None:
+        """ConfigError: the settings have no key, or one that cannot be used."""
+        self.api = Api(settings.label_studio_url, settings.require_api_key())
+        media = Media(self.api, settings, cache)
+        self.fetch, self.probe, self.close = media.fetch, media.probe, self.api.close
 
     def __enter__(self) -> Self:
         return self
@@ -180,12 +149,9 @@ class LabelStudioClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self) -> None:
-        self.api.close()
-
     def check(self) -> str:
         """The e-mail address of the key's owner: Label Studio is there and takes the key."""
-        return self.api.ask("GET", "/api/current-user/whoami", "the account", _Account).email
+        return self.api.ask("GET", "/api/current-user/whoami", "the account", str, field="email")
 
     def is_connected(self, project: int) -> bool:
         """Whether the project has an ML backend, of which Label Studio then asks which model version it has. GoneError
@@ -207,13 +173,10 @@ class LabelStudioClient:
 
     def labelled_tasks(self, project: int) -> Iterator[LabelledTask]:
         """The project's tasks that have an annotation or were skipped, in the order of their ids, page by page."""
-        some, none = _condition("total_annotations", "greater", 0), _condition("total_annotations", "equal", 0)
-        skipped = _condition("cancelled_annotations", "greater", 0)
+        annotated = [_condition("total_annotations", "greater", 0)]
+        skipped = [_condition("total_annotations", "equal", 0), _condition("cancelled_annotations", "greater", 0)]
         # Two lists, for among conditions Label Studio has no "or" beside the "and" that pages need.
-        both = (
-            self._listed(project, _Page[LabelledTask], some),
-            self._listed(project, _Page[LabelledTask], none, skipped),
-        )
+        both = (self._listed(project, _Page[LabelledTask], *conditions) for conditions in (annotated, skipped))
         return merge(*both, key=lambda task: task.id)
 
     def _listed(self, project: int, shape: type[_Page[Row]], *conditions: Mapping[str, object]) -> Iterator[Row]:
@@ -231,11 +194,10 @@ class LabelStudioClient:
             filters = {"conjunction": "and", "items": [_condition("id", "greater", last), *conditions]}
             query = json.dumps({"filters": filters, "ordering": ["id"]})
             params = {"project": project, "fields": "all", "include": include, "page_size": size, "query": query}
+            params |= UNRESOLVED
             began = monotonic()
             try:
-                page = self.api.ask(
-                    "GET", "/api/tasks", f"the tasks of project {project}", shape, params=params | UNRESOLVED
-                )
+                page = self.api.ask("GET", "/api/tasks", f"the tasks of project {project}", shape, params=params)
             except SlowError:
                 if size == 1:
                     raise
@@ -253,8 +215,8 @@ class LabelStudioClient:
 
     def annotations(self, task: int) -> list[Annotation]:
         """What was submitted for the task, the oldest first; not drafts, nor that it was skipped. GoneError."""
-        path, about = f"/api/tasks/{task}/annotations/", f"the annotations of task {task}"
-        return self.api.ask("GET", path, about, list[Annotation], gone=True)
+        about = f"the annotations of task {task}"
+        return self.api.ask("GET", f"/api/tasks/{task}/annotations/", about, list[Annotation], gone=True)
 
     def set_task_data(self, task: int, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
         """Set what `change` returns for the task's present data, and leave the rest of it as it is. GoneError."""
@@ -269,15 +231,11 @@ class LabelStudioClient:
         Label Studio takes any number of them. Where another worker was given the same task after a long silence of this
         one, both come here, and both keep the oldest.
         """
-        found = self.api.ask(
-            "GET",
-            "/api/predictions/",
-            f"the predictions of task {task}",
-            list[_Prediction],
-            params={"task": task},
-            # Label Studio sends their regions along: thousands of masks, which are hundreds of megabytes as objects.
-            object_hook=lambda each: each if "model_version" in each else None,
-        )
+        path, about = "/api/predictions/", f"the predictions of task {task}"
+        # Label Studio sends their regions along: thousands of masks, which are hundreds of megabytes as objects.
+        options: dict[str, Any] = {"params": {"task": task}}
+        options["object_hook"] = lambda each: each if "model_version" in each else None
+        found = self.api.ask("GET", path, about, list[_Prediction], **options)
         ids = sorted(each.id for each in found if each.model_version == model_version)
         for other in ids[1:]:
             with suppress(GoneError):
@@ -316,15 +274,14 @@ class LabelStudioClient:
         try:
             return [urls[frame.name] for frame in frames]
         except KeyError as error:
-            raise TransientError(
-                f"Label Studio took frame {error} of project {project} and does not list it."
-            ) from None
+            sentence = f"Label Studio took frame {error} of project {project} and does not list it."
+            raise TransientError(sentence) from None
 
     def _import(self, project: int, frames: Sequence[Path]) -> list[int]:
         # Of several files in one field Label Studio keeps the last: each gets its own.
         files = {frame.name: (frame.name, frame.read_bytes(), "image/jpeg") for frame in frames}
         path, about = f"/api/projects/{project}/import?commit_to_project=false", f"the frames of project {project}"
-        return self.api.ask("POST", path, about, _Imported, files=files).file_upload_ids
+        return self.api.ask("POST", path, about, list[int], field="file_upload_ids", files=files)
 
     def _uploaded(self, project: int, ids: Sequence[int] | None) -> dict[str, str]:
         """Name → URL of these uploads of the project, or of all of them; of equal names the oldest."""
@@ -332,9 +289,8 @@ class LabelStudioClient:
         path, about = f"/api/projects/{project}/file-uploads", f"the uploads of project {project}"
         uploads = self.api.ask("GET", path, about, list[_Upload], params=params)
         # Label Studio stores "name" as "upload/<project>/<8 hex digits>-name".
-        newest_first = sorted(uploads, key=lambda upload: -upload.id)
-        files = [upload.file for upload in newest_first]
-        return {file.rpartition("/")[2].partition("-")[2]: f"/data/{file}" for file in files}
+        uploads.sort(key=lambda upload: -upload.id)
+        return {each.file.rpartition("/")[2].partition("-")[2]: f"/data/{each.file}" for each in uploads}
 
 
 def _condition(field: str, operator: str, value: int) -> dict[str, object]:

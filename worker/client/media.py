@@ -9,8 +9,9 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urljoin, urlsplit
 
@@ -19,49 +20,48 @@ import httpx
 from av2t_core.errors import MediaError, may_pass
 from av2t_core.files import atomic_file
 from av2t_core.limits import FETCH_SECONDS, SHOWN_URL
-from worker.client.api import TIMEOUT, Api, detail, is_label_studios, json_of, reason, retry_after
-from worker.client.transport import PORTS, Bounds, ForbiddenAddressError, Network, Places, transport
+from worker.client.api import TIMEOUT, Api, own_words, reason, retry_after
+from worker.client.transport import PORTS, Bounds, ForbiddenAddressError, Places, transport
 from worker.failures import DoubtfulError, TransientError
 from worker.queue import heartbeat
+from worker.settings import Settings
 
 CLOUD_SCHEMES = {"s3", "gs", "azure-blob"}
 REDIRECTS = 5
 
 
+@dataclass(frozen=True)
 class ClipCache:
     """Files below `folder`, `limit` bytes together; several processes may share one."""
 
-    def __init__(self, folder: Path, limit: int) -> None:
-        self._folder = folder
-        self._limit = limit
+    folder: Path
+    limit: int
 
     def take(self, key: str, target: Path) -> bool:
         """Whether it holds that clip; if so, the clip is now also at `target`, whatever is dropped here later."""
-        path = self._folder / key
-        try:
-            _link(path, target)
-            os.utime(path)
-        except OSError:
-            return False
-        return True
+        with suppress(OSError):
+            _link(self.folder / key, target)
+            os.utime(self.folder / key)
+            return True
+        return False
 
     def put(self, key: str, clip: Path) -> None:
         """Store a copy, and drop the least recently used clips until all fit. On a full disk nothing is stored."""
-        if clip.stat().st_size > self._limit:
+        if clip.stat().st_size > self.limit:
             return
         with suppress(OSError):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with atomic_file(self._folder / key, several=True) as copy:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with atomic_file(self.folder / key, several=True) as copy:
                 _link(clip, copy)
         self._drop()
 
     def _drop(self) -> None:
         found = []
-        for path in self._folder.glob("*"):
+        for path in self.folder.glob("*"):
             with suppress(FileNotFoundError):  # another process may have dropped it
                 status = path.stat()
                 found.append((status.st_mtime, status.st_size, path))
-        free = self._limit - sum(size for _, size, _ in found)
+        free = self.limit - sum(size for _, size, _ in found)
         for _, size, path in sorted(found):
             if free >= 0:
                 return
@@ -72,14 +72,12 @@ class ClipCache:
 class Media:
     """Streams clips to disk. Label Studio's key goes to Label Studio alone."""
 
-    def __init__(self, api: Api, *, max_clip_mb: int, networks: Sequence[Network], cache: ClipCache | None) -> None:
-        """`networks`: from which clips may come beside Label Studio and the public internet."""
-        self._api = api
-        self._max_clip = max_clip_mb * 10**6
+    def __init__(self, api: Api, settings: Settings, cache: ClipCache | None) -> None:
+        self._api, self._cache = api, cache
+        self._max_clip = settings.max_clip_mb * 10**6
         self._bounds = Bounds(seconds=FETCH_SECONDS, size=self._max_clip + 10**6)
         _, host, port = _origin(api.url)
-        self._places = Places(own=(host, port), networks=networks)
-        self._cache = cache
+        self._places = Places(own=(host, port), networks=settings.clip_networks)
 
     def fetch(self, url: str, task: int, target: Path) -> None:
         """Bring the clip at `url`, as it stands in the data of `task`, to the file `target`, from the cache if it can.
@@ -165,13 +163,12 @@ class Media:
             if not _is_whole(response.headers.get("content-range", "")):
                 raise TransientError(f"The server of {shown} gives a part of the clip only.")
         elif response.status_code != 200:
-            response.read()
             raise self._refusal(response, shown, own)
         kind = response.headers.get("content-type", "")
         for prefix, what in (("application/json", "JSON"), ("text/html", "a web page")):
             if kind.startswith(prefix):
                 raise DoubtfulError(f"At {shown} there is {what} and no clip; correct the task's URL.")
-        if _length(response.headers) > self._max_clip:
+        if int(response.headers.get("content-length", 0)) > self._max_clip:
             raise self._too_large(shown)
 
     def _save(self, response: httpx.Response, shown: str, target: Path) -> None:
@@ -189,21 +186,21 @@ class Media:
         return MediaError(f"The clip at {shown} is larger than {limit}; raise AV2T_MAX_CLIP_MB or shorten it.")
 
     def _refusal(self, response: httpx.Response, shown: str, own: bool) -> Exception:
-        status, body = response.status_code, json_of(response)
-        known = own and is_label_studios(status, body)
-        if known and status == 401:
-            return self._api.key_refused(detail(body))
+        status, said = response.status_code, own_words(response) if own else None
+        no_clip = f"There is no clip at {shown}; bring it there again or correct the task's URL."
+        if said is not None and status == 401:
+            return self._api.key_refused(said)
         # Label Studio 1.23 answers 500 for an upload that it does not know.
-        if known and (status in {404, 410} or (status == 500 and "has_permission" in detail(body))):
-            return MediaError(f"There is no clip at {shown}; bring it there again or correct the task's URL.")
+        if said is not None and (status in {404, 410} or (status == 500 and "has_permission" in said)):
+            return MediaError(no_clip)
         if may_pass(status):
             return TransientError(f"The server of {shown} answers {status}.", retry_after(response.headers))
         if own and "/data/local-files/" in shown:
             return DoubtfulError(_LOCAL_FILES.get(status, _REFUSED).format(shown=shown, status=status))
         if status in {404, 410}:
-            return DoubtfulError(f"There is no clip at {shown}; bring it there again or correct the task's URL.")
+            return DoubtfulError(no_clip)
         sentence = _REFUSED.format(shown=shown, status=status)
-        return MediaError(sentence) if known else DoubtfulError(sentence)
+        return DoubtfulError(sentence) if said is None else MediaError(sentence)
 
 
 _REFUSED = "The server of {shown} refuses the clip ({status}); the worker must be allowed to read it."
@@ -224,12 +221,6 @@ def _origin(url: str) -> tuple[str, str, int]:
     return parts.scheme, parts.hostname or "", parts.port or PORTS.get(parts.scheme, 0)
 
 
-def _length(headers: Mapping[str, str]) -> int:
-    """The promised size in bytes, which is checked against what arrives; 0 if there is none."""
-    length = headers.get("content-length", "")
-    return int(length) if length.isascii() and length.isdecimal() and len(length) < 20 else 0
-
-
 def _is_whole(content_range: str) -> bool:
     """Whether that header, as in "bytes 0-99/100", is of all there is."""
     found = re.fullmatch(r"bytes 0-(\d+)/(\d+)", content_range)
@@ -246,7 +237,6 @@ def _named(url: str) -> str:
 
 
 def _shown(url: str) -> str:
-    """For a sentence."""
     name = _named(url)
     return name if len(name) <= SHOWN_URL else f"{name[:SHOWN_URL]}…"
 
@@ -256,7 +246,7 @@ def content_key(address: str, headers: Mapping[str, str]) -> str | None:
 
     Another content has another time or tag. `address` comes without what is another one each time, as a signature.
     """
-    seen = {name.lower(): value for name, value in headers.items()}
+    seen = httpx.Headers(headers)
     mark = seen.get("etag") or seen.get("last-modified")
     if not mark or "content-length" not in seen:
         return None
@@ -267,7 +257,5 @@ def _link(source: Path, target: Path) -> None:
     """The same file under a second name; a copy where the folders are on two disks."""
     try:
         os.link(source, target)
-    except FileNotFoundError:
-        raise
     except OSError:
         shutil.copyfile(source, target)

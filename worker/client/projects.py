@@ -37,8 +37,7 @@ class Backend:
 
     @property
     def connected(self) -> bool:
-        """Label Studio reached it just now."""
-        return self.state == "CO"
+        return self.state == "CO"  # Label Studio reached it just now
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,19 +63,8 @@ class _Project:
     sampling: str | None = None
 
 
-@dataclass(frozen=True)
-class _Projects:
-    results: list[_Project]
-
-
-@dataclass(frozen=True)
-class _Version:
-    release: str
-
-
 def version(api: Api) -> str:
-    """Label Studio's own."""
-    return api.ask("GET", "/api/version/", "its version", _Version).release
+    return api.ask("GET", "/api/version/", "its version", str, field="release")
 
 
 def project_state(api: Api, project: int) -> ProjectState:
@@ -101,7 +89,7 @@ def project_state(api: Api, project: int) -> ProjectState:
 def find_or_make(api: Api, title: str, labels: Sequence[str]) -> int:
     """The project of this title; made with the recommended label config if there is none."""
     params = {"title": title, "include": "id,title"}
-    found = api.ask("GET", "/api/projects/", "its projects", _Projects, params=params).results
+    found = api.ask("GET", "/api/projects/", "its projects", list[_Project], field="results", params=params)
     # Label Studio finds titles that contain the one asked for.
     if ids := [each.id for each in found if each.title == title]:
         return min(ids)
@@ -122,8 +110,7 @@ def recommended_config(labels: Sequence[str]) -> str:
 
 def connect_backend(api: Api, project: int, url: str) -> str:
     """Connect the backend at `url`, in place of any other; the model version that it has. AV2TError."""
-    about = f"the backend {url}"
-    backends = _backends(api, project)
+    about, backends = f"the backend {url}", _backends(api, project)
     same = next((each for each in backends if each.url == url), None)
     for other in backends:
         if other is not same:
@@ -144,9 +131,8 @@ def connect_backend(api: Api, project: int, url: str) -> str:
 def upload_clip(api: Api, project: int, clip: Path) -> None:
     """As the import page does it: it becomes a task."""
     with clip.open("rb") as file:
-        api.tell(
-            "POST", f"/api/projects/{project}/import", f"the clip {clip.name}", files={clip.name: (clip.name, file)}
-        )
+        files = {clip.name: (clip.name, file)}
+        api.tell("POST", f"/api/projects/{project}/import", f"the clip {clip.name}", files=files)
 
 
 def ask_for_predictions(api: Api, project: int, tasks: Sequence[int]) -> None:

@@ -61,21 +61,18 @@ def reconcile(connection: Redis, settings: Settings) -> int:
     projects, found = all_known(connection), 0
     if not projects:
         return 0
-    with LabelStudioClient.of(settings) as client:
+    with reachable(connection), LabelStudioClient(settings) as client:
         for project in projects:
             try:
                 connected = client.is_connected(project.id)
-                with reachable(connection):
-                    connection.srem(ABSENT, project.id)
+                connection.srem(ABSENT, project.id)
                 if not connected:
                     continue
                 version = project.model_version(settings)
                 missed, outdated = _lacking(connection, client, settings, project.id, version)
             except GoneError:
                 # As when a database is restored: only what Label Studio says twice, minutes apart, is believed.
-                with reachable(connection):
-                    first = bool(connection.sadd(ABSENT, project.id))
-                if not first:
+                if not connection.sadd(ABSENT, project.id):
                     forget(connection, project.id)
                 continue
             except QueueError:
@@ -83,8 +80,8 @@ def reconcile(connection: Redis, settings: Settings) -> int:
             except AV2TError as error:  # a project that cannot be looked through leaves the others theirs
                 log.warning("%s", told(error))
                 continue
-            with reachable(connection):  # a person's wish is served once
-                wanted = settings.repredict == "always" or connection.srem(REPREDICT, project.id)
+            # A person's wish is served once.
+            wanted = settings.repredict == "always" or connection.srem(REPREDICT, project.id)
             found += _enqueue(connection, project.id, missed + (outdated if wanted else []), version)
     return found
 

@@ -5,9 +5,8 @@ address, so that neither a redirect nor a changed DNS entry leads elsewhere.
 """
 
 import socket
-import ssl
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -18,7 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpcore
 import httpx
 
-from av2t_core.limits import ERROR_BODY, LEAST_RATE, PATIENCE
+from av2t_core.limits import LEAST_RATE, PATIENCE
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
@@ -43,13 +42,12 @@ class Places:
         if (host, port) == self.own:
             return [host]
         found = [str(each[4][0]) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-        if not all(self._holds(ip_address(each.partition("%")[0])) for each in found):
-            raise ForbiddenAddressError(host)
+        for each in found:
+            meant = _meant(ip_address(each.partition("%")[0]))
+            public = meant.is_global and not meant.is_multicast
+            if not public and not any(meant in network for network in self.networks):
+                raise ForbiddenAddressError(host)
         return found
-
-    def _holds(self, address: Address) -> bool:
-        meant = _meant(address)
-        return (meant.is_global and not meant.is_multicast) or any(meant in network for network in self.networks)
 
 
 def _meant(address: Address) -> Address:
@@ -58,7 +56,7 @@ def _meant(address: Address) -> Address:
         return address
     if address in _NAT64:
         return IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else address)
+    return address.ipv4_mapped or address.sixtofour or (address.teredo or (None, address))[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +73,8 @@ def transport(url: str, bounds: Bounds, places: Places | None = None) -> httpx.H
     Who reaches the network through a proxy leaves it to that one where names may lead.
     """
     parts, proxy = urlsplit(url), _proxy_for(url)
-    host = parts.hostname or ""
-    if proxy is not None and places is not None and _address(host):
-        places.addresses_of(host, parts.port or PORTS[parts.scheme])
+    if proxy is not None and places is not None and _address(parts.hostname):
+        places.addresses_of(parts.hostname or "", parts.port or PORTS[parts.scheme])
     return _Transport(_Backend(bounds, None if proxy else places), proxy)
 
 
@@ -93,54 +90,26 @@ class _Transport(httpx.HTTPTransport):
             # It was asked not to, and what a few bytes unfold to has no bound.
             response.close()
             raise httpx.RemoteProtocolError("it answers in an encoding that it was not asked for", request=request)
-        if response.is_error:
-            assert isinstance(response.stream, httpx.SyncByteStream)
-            response.stream = _Beginning(response.stream)
         return response
-
-
-class _Beginning(httpx.SyncByteStream):
-    """As much of an error's body as its sentence may need."""
-
-    def __init__(self, stream: httpx.SyncByteStream) -> None:
-        self._stream = stream
-
-    def __iter__(self) -> Iterator[bytes]:
-        left = ERROR_BODY
-        for chunk in self._stream:
-            yield chunk[:left]
-            left -= len(chunk)
-            if left <= 0:
-                return
-
-    def close(self) -> None:
-        self._stream.close()
 
 
 class _Backend(httpcore.NetworkBackend):
     def __init__(self, bounds: Bounds, places: Places | None) -> None:
         self._bounds, self._places, self._plain = bounds, places, httpcore.SyncBackend()
 
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.NetworkStream:
+    def connect_tcp(self, host: str, port: int, *options: Any, **more: Any) -> httpcore.NetworkStream:
         try:
-            hosts = self._places.addresses_of(host, port) if self._places else [host]
+            *others, last = self._places.addresses_of(host, port) if self._places else [host]
         except OSError as error:
             raise httpcore.ConnectError(str(error)) from None
-        *others, last = hosts
+
+        def connected(address: str) -> httpcore.NetworkStream:
+            return _Stream(self._plain.connect_tcp(address, port, *options, **more), self._bounds)
+
         for each in others:
             with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
-                return self._connected(each, port, timeout, local_address, socket_options)
-        return self._connected(last, port, timeout, local_address, socket_options)
-
-    def _connected(self, host: str, port: int, *options: Any) -> httpcore.NetworkStream:
-        return _Stream(self._plain.connect_tcp(host, port, *options), self._bounds)
+                return connected(each)
+        return connected(last)
 
 
 class _Stream(httpcore.NetworkStream):
@@ -174,29 +143,25 @@ class _Stream(httpcore.NetworkStream):
     def close(self) -> None:
         self._stream.close()
 
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, timeout), self._bounds)
+    def start_tls(self, *options: Any, **more: Any) -> httpcore.NetworkStream:
+        return _Stream(self._stream.start_tls(*options, **more), self._bounds)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
 
 
 def _proxy_for(url: str) -> str | None:
-    parts = urlsplit(url)
-    proxies = getproxies()
+    parts, proxies = urlsplit(url), getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
-    host = parts.hostname or ""
-    address = _address(host)
+    host, address = parts.hostname or "", _address(parts.hostname)
     # No proxy leads back to this machine.
     if proxy is None or host == "localhost" or (address and address.is_loopback) or proxy_bypass(host):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
 
 
-def _address(host: str) -> Address | None:
+def _address(host: str | None) -> Address | None:
     try:
-        return ip_address(host)
+        return ip_address(host or "")
     except ValueError:
         return None
