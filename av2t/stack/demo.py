@@ -100,11 +100,8 @@ class Demo:
                     for task in self.client.tasks(project)
                     if task.id in tasks and model_version in task.predictions_model_versions
                 }
-                at_work = (
-                    f"{tasks[job.task]} {job.done}/{job.total} keyframes"
-                    for job in queue.running
-                    if job.task is not None and job.task in tasks and job.total
-                )
+                running = ((job, tasks.get(job.task or 0)) for job in queue.running if job.total)
+                at_work = (f"{clip} {job.done}/{job.total} keyframes" for job, clip in running if clip)
                 bar.n = len(done)
                 bar.set_postfix_str(", ".join(at_work))
                 if bar.disable:  # no terminal: lines in place of the bar
@@ -128,9 +125,5 @@ class Demo:
 
 def _failed(redis: Redis, project: int, model_version: str, tasks: Mapping[int, str]) -> dict[str, str]:
     """{clip: why it got no masks}."""
-    failed = failed_jobs(redis, project)
-    return {
-        tasks[job.task]: job.error
-        for job in failed
-        if job.task is not None and job.task in tasks and job.model_version == model_version
-    }
+    jobs = ((job, tasks.get(job.task or 0)) for job in failed_jobs(redis, project))
+    return {clip: job.error for job, clip in jobs if clip and job.model_version == model_version}

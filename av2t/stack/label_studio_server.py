@@ -7,6 +7,7 @@ The whole of its environment is pinned with hashes in label_studio_server.requir
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import sys
 from dataclasses import asdict, dataclass
@@ -33,6 +34,16 @@ _ENVIRONMENT = {
     "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
 }
 
+_REASONS = {
+    "No space left": "the disk is full, and it takes 1 GB",
+    "Failed to fetch|error sending request|network was disabled": "its packages could not be downloaded; connect this"
+    " machine to the internet and run this again",
+    "Hash mismatch": "a package is not the one that was checked; if a package mirror is configured, it changes what it"
+    " serves",
+}
+"""What a person can do, by what the installer says."""
+_UNKNOWN = "run this again, and if it fails again report it with the lines below"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
@@ -44,14 +55,13 @@ class Account:
 
 
 def environment_in(data_dir: Path) -> Path:
-    """Where Label Studio's environment is kept under `data_dir`."""
     return data_dir / f"label-studio-{VERSION}"
 
 
 def is_installed(environment: Path) -> bool:
     """Whether `environment` holds exactly label_studio_server.requirements.txt."""
-    stamp = _stamp(environment)
-    return stamp.is_file() and stamp.read_text() == _identity(environment)
+    stamp, identity = _stamp(environment)
+    return stamp.is_file() and stamp.read_text() == identity
 
 
 def install(environment: Path, log: Path) -> None:
@@ -76,7 +86,8 @@ def install(environment: Path, log: Path) -> None:
         pinned = ["--require-hashes", "--build-constraints", str(REQUIREMENTS), str(REQUIREMENTS)]
         _uv(["pip", "sync", *python, *pinned], log)
         # Written last: an environment without it, or with another, is not finished.
-        _stamp(environment).write_text(_identity(environment))
+        stamp, identity = _stamp(environment)
+        stamp.write_text(identity)
 
 
 def start(environment: Path, data_dir: Path, port: int, account: Account, log: Path) -> Process:
@@ -120,14 +131,12 @@ def account(path: Path) -> Account:
     return made
 
 
-def _stamp(environment: Path) -> Path:
-    return environment / "av2t-requirements"
-
-
-def _identity(environment: Path) -> str:
-    # With its own place, for an environment that was moved does not run.
+def _stamp(environment: Path) -> tuple[Path, str]:
+    """The file that a finished environment has, and what it holds."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return f"{sha256(REQUIREMENTS.read_bytes()).hexdigest()} {python} {environment.resolve()}\n"
+    # With its own place, for an environment that was moved does not run.
+    identity = f"{sha256(REQUIREMENTS.read_bytes()).hexdigest()} {python} {environment.resolve()}\n"
+    return environment / "av2t-requirements", identity
 
 
 def _uv(arguments: list[str], log: Path) -> None:
@@ -144,17 +153,6 @@ def _uv(arguments: list[str], log: Path) -> None:
     finally:
         uv.stop()
     if code != 0:
-        raise AV2TError(
-            f"Label Studio was not installed: {_reason(uv.log_tail(40))}; the end of {log}:\n{uv.log_tail()}"
-        )
-
-
-def _reason(output: str) -> str:
-    """What a person can do about the installer's `output`."""
-    if "No space left" in output:
-        return "the disk is full, and it takes 1 GB"
-    if "Failed to fetch" in output or "error sending request" in output or "network was disabled" in output:
-        return "its packages could not be downloaded; connect this machine to the internet and run this again"
-    if "Hash mismatch" in output:
-        return "a package is not the one that was checked; if a package mirror is configured, it changes what it serves"
-    return "run this again, and if it fails again report it with the lines below"
+        said = uv.log_tail(40)
+        reason = next((reason for pattern, reason in _REASONS.items() if re.search(pattern, said)), _UNKNOWN)
+        raise AV2TError(f"Label Studio was not installed: {reason}; the end of {log}:\n{uv.log_tail()}")
