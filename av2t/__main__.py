@@ -22,10 +22,7 @@ COMMANDS: Table = {
     "retry": ("av2t.commands.queue:retry", "queue failed tasks again"),
     "doctor": ("av2t.commands.doctor:doctor", "find out what is not as it must be, and what to do about it"),
     "weights": ("av2t.commands.weights:COMMANDS", "pull, import and list the published models' weights"),
-    "models": (
-        "av2t.commands.models:COMMANDS",
-        "list, compare, choose, delete, push, export, import model versions",
-    ),
+    "models": ("av2t.commands.models:COMMANDS", "list, compare, choose, delete, push, export, import model versions"),
     "compose": ("av2t.commands.data:compose", "compose training clips from cut-outs and recordings"),
     "data": ("av2t.commands.data:COMMANDS", "look through a data set before training or evaluation"),
     "pretrain": ("av2t.commands.train:pretrain", "make the embedded model from nothing, of cut-outs"),

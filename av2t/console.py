@@ -43,16 +43,8 @@ def writing_into(folder: Path) -> Iterator[None]:
 
 def progress_bar(what: str, total: int | None, unit: str) -> Any:
     """A tqdm bar; it shows itself on a terminal only. Bytes, of the unit "B", are scaled."""
-    return tqdm(
-        desc=one_line(what),
-        total=total,
-        unit=unit,
-        unit_scale=unit == "B",
-        disable=None,
-        file=sys.stderr,
-        leave=False,
-        bar_format=_BAR,
-    )
+    shown: dict[str, Any] = {"disable": None, "file": sys.stderr, "leave": False, "bar_format": _BAR}
+    return tqdm(desc=one_line(what), total=total, unit=unit, unit_scale=unit == "B", **shown)
 
 
 def table(title: str, rows: list[list[str]]) -> list[str]:

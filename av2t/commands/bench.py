@@ -30,11 +30,7 @@ ROWS = {
         "rest": "all else",
         "whole": "the whole",
     },
-    "memory_mb": {
-        "host_peak": "host, peak",
-        "host_mapped": "of it mapped files",
-        "device_peak": "GPU, peak",
-    },
+    "memory_mb": {"host_peak": "host, peak", "host_mapped": "of it mapped files", "device_peak": "GPU, peak"},
 }
 """What the text shows, by the names of the JSON."""
 
@@ -132,16 +128,10 @@ def _rounded(value: float) -> float:
 
 def _lines(numbers: Mapping[str, Any], ways: Sequence[str]) -> list[str]:
     described, loading, (width, height) = numbers["machine"], numbers["loading"], numbers["size"]
+    cores = f"{described['cores']} cores, {described['threads']} threads"
     lines = [
         f"{numbers['model_version']} on {numbers['device']}, {numbers['keyframes']} keyframes of {width} x {height}",
-        ", ".join(
-            [
-                described["cpu"],
-                f"{described['cores']} cores, {described['threads']} threads",
-                *([described["gpu"]] if described["gpu"] else []),
-                f"torch {described['torch']}",
-            ]
-        ),
+        ", ".join(filter(None, [described["cpu"], cores, described["gpu"], f"torch {described['torch']}"])),
         f"loaded in {loading['seconds']} s, with {loading['peak_mb']} MB for {loading['weights_mb']} MB of weights",
         "",
         _row("", *ways),

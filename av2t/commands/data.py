@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from av2t.console import counted, progress_bar, report, table, writing_into
-from av2t.options import Count
+from av2t.options import Count, Json, Names
 from av2t.signature import Arg, Table
 from av2t_core.data import avsbench_check
 from av2t_core.data.avsbench import SIZE, SPLITS, Layout, Split, read_table, table_of
@@ -23,10 +23,10 @@ COMMANDS: Table = {
 _SHOWN_SIZES = 5
 _MP4 = "clips as mp4"
 _SET = "a data set"
-
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(text.split(",")))
+_LAYOUTS = (
+    "s4 and ms3: AVSBench-object's single-source and multi-source part; v1s and v1m: the same parts in"
+    " AVSBench-semantic"
+)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -42,8 +42,7 @@ def _shares(text: str) -> tuple[int, int, int]:
         raise argparse.ArgumentTypeError(
             f"{text!r} must be the percentages of train, val and test, which add up to 100, such as 70,15,15"
         )
-    train, val, test = shares
-    return train, val, test
+    return shares[0], shares[1], shares[2]
 
 
 Part = Literal["s4", "ms3"]
@@ -58,7 +57,7 @@ def compose(
     clips: Annotated[Count, Arg("how many")] = 10,
     seed: Annotated[int, Arg("the first clip's seed")] = 0,
     things: Annotated[Count, Arg("at most so many that sound (default: 3; one in s4)")] = 3,
-    labels: Annotated[tuple[str, ...] | None, _listed, Arg("only these classes, as a,b,c")] = None,
+    labels: Annotated[Names | None, Arg("only these classes, as a,b,c")] = None,
     generated_backgrounds: Annotated[bool, Arg("use none of the photographs")] = False,
     later: Annotated[bool, Arg("the classes in CUTOUTS/later instead of sounding")] = False,
     jobs: Annotated[Count | None, Arg("processes (default: one for each core)", "N")] = None,
@@ -93,14 +92,12 @@ def compose(
     if layout is None and (split or held_out):
         option = "--split" if split else "--held-out"
         raise AV2TError(f"{option} is about the splits of a data set; it goes with --layout s4 or --layout ms3 only")
-    for name, value in {"seconds": seconds, "size": size, "fps": fps}.items():
-        if layout and value is not None:
-            raise AV2TError(
-                f"--{name} does not go with --layout: AVSBench's clips have five seconds and a frame a second at"
-                " 224x224"
-            )
-    if layout and part:
-        raise AV2TError("--part does not go with --layout: a data set has all splits; --split says how much of each")
+    of_clips = {"seconds": seconds, "size": size, "fps": fps, "part": part}
+    if layout and (name := next((name for name, value in of_clips.items() if value is not None), None)):
+        why = "AVSBench's clips have five seconds and a frame a second at 224x224"
+        if name == "part":
+            why = "a data set has all splits; --split says how much of each"
+        raise AV2TError(f"--{name} does not go with --layout: {why}")
     if layout == "ms3" and things < 2:
         raise AV2TError("--things 1: in ms3 two or more sound by turns")
     from av2t_core.data.composed_clip import in_order, write_drawn_clip
@@ -135,14 +132,8 @@ def compose(
 def check(
     root: Annotated[Path, Arg("folder of the data set", "ROOT")],
     *,
-    layout: Annotated[
-        Layout,
-        Arg(
-            "s4 and ms3: AVSBench-object's single-source and multi-source part; v1s and v1m: the same parts in"
-            " AVSBench-semantic"
-        ),
-    ],
-    json: Annotated[bool, Arg("print JSON")] = False,
+    layout: Annotated[Layout, Arg(_LAYOUTS)],
+    json: Json = False,
 ) -> int:
     """Read every file of a data set in one of AVSBench's layouts, and name each that would stop a training or spoil a
     score.
@@ -175,10 +166,7 @@ def check(
 
 
 def _lines(findings: Findings, notes: list[str]) -> list[str]:
-    splits = [
-        [split, str(counts.clips), str(counts.masks), str(counts.empty_masks)]
-        for split, counts in findings.splits.items()
-    ]
+    splits = [[split, *map(str, (its.clips, its.masks, its.empty_masks))] for split, its in findings.splits.items()]
     sizes = findings.frame_sizes.most_common()
     shown = [[in_pixels(size), str(count)] for size, count in sizes[:_SHOWN_SIZES]]
     if rest := sizes[_SHOWN_SIZES:]:

@@ -1,10 +1,11 @@
 """`av2t doctor`: go through everything that has to be right, and say what to do about what is not."""
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import httpx
 from redis import Redis
@@ -32,20 +33,16 @@ PACKAGES = ("torch", "sam2", "transformers", "open_clip_torch", "av", "redis", "
 MARKS = {"ok": "ok  ", "note": "note", "fail": "FAIL"}
 
 State = Literal["ok", "note", "fail"]
-Finding = tuple[State, str]
-"""A note is worth knowing and stops nothing."""
 
 
-def ok(sentence: str) -> Finding:
-    return "ok", sentence
+class Finding(NamedTuple):
+    """A note is worth knowing and stops nothing."""
+
+    state: State
+    sentence: str
 
 
-def note(sentence: str) -> Finding:
-    return "note", sentence
-
-
-def fail(sentence: str) -> Finding:
-    return "fail", sentence
+ok, note, fail = (partial(Finding, state) for state in get_args(State))
 
 
 def doctor(
@@ -64,7 +61,7 @@ def doctor(
     The exit status is 1 if something fails.
     """
     found = []
-    for what, (state, sentence) in _examine(Settings.load(), project):
+    for what, state, sentence in _examine(Settings.load(), project):
         found.append({"what": what, "state": state, "sentence": sentence})
         if not json:
             print(f"{MARKS[state]}  {what}: {one_line(sentence)}", flush=True)
@@ -74,39 +71,31 @@ def doctor(
     return 1 if failed else 0
 
 
-def _examine(settings: Settings, project: int | None) -> Iterator[tuple[str, Finding]]:
-    checks: dict[str, Callable[[Settings], Iterator[Finding]]] = {
-        "packages": _packages,
-        "Redis": _redis,
-        "model store": _store,
-        "model": _model,
-        "device": _device,
-        "backend": _backend,
+def _examine(settings: Settings, project: int | None) -> Iterator[tuple[str, State, str]]:
+    checks = {
+        **{"packages": _packages(), "Redis": _redis(settings), "model store": _store(settings)},
+        **{"model": _model(settings), "device": _device(settings), "backend": _backend(settings)},
+        "Label Studio": _label_studio(settings),
     }
-    for what, check in checks.items():
-        yield from _checked(what, check(settings))
-    try:
-        client = LabelStudioClient(settings)
-    except AV2TError as error:
-        yield "Label Studio", fail(f"{told(error)}.")
-        return
-    with client:
-        reached = list(_checked("Label Studio", _label_studio(settings, client)))
-        yield from reached
-        if project is not None and reached[-1][1][0] != "fail":
-            yield from _checked(f"project {project}", _project(settings, client, project))
+    state: State = "ok"
+    for what, findings in checks.items():
+        for state, sentence in _checked(findings):
+            yield what, state, sentence
+    if project is not None and state != "fail":  # of Label Studio
+        with LabelStudioClient(settings) as client:
+            for state, sentence in _checked(_project(settings, client, project)):
+                yield f"project {project}", state, sentence
 
 
-def _checked(what: str, findings: Iterator[Finding]) -> Iterator[tuple[str, Finding]]:
+def _checked(findings: Iterator[Finding]) -> Iterator[Finding]:
     """An error that they end in is a finding, too."""
     try:
-        for finding in findings:
-            yield what, finding
+        yield from findings
     except (AV2TError, TransientError) as error:
-        yield what, fail(f"{told(error).rstrip('.')}.")
+        yield fail(f"{told(error).rstrip('.')}.")
 
 
-def _packages(_: Settings) -> Iterator[Finding]:
+def _packages() -> Iterator[Finding]:
     missing, there = [], [f"Python {platform.python_version()}", f"av2t-sam {version('av2t-sam')}"]
     for package in PACKAGES:
         try:
@@ -136,14 +125,11 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     if info.get("role") == "slave":
         yield fail("it is a replica and takes nothing that is written; set REDIS_URL to the server that it copies.")
     state = overview(connection)
-    if state.workers:
-        yield ok(
-            f"workers that listen: {len(state.workers)}; tasks that wait: {state.queued}, that failed: {state.failed}."
-        )
+    if number := len(state.workers):
+        yield ok(f"workers that listen: {number}; tasks that wait: {state.queued}, that failed: {state.failed}.")
     else:
-        yield fail(
-            f"no worker listens, so nothing is done: start one with `av2t worker`. Tasks that wait: {state.queued}."
-        )
+        start = "start one with `av2t worker`"
+        yield fail(f"no worker listens, so nothing is done: {start}. Tasks that wait: {state.queued}.")
 
 
 def _config(connection: Redis, name: str) -> str:
@@ -213,9 +199,9 @@ def _backend(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _label_studio(settings: Settings, client: LabelStudioClient) -> Iterator[Finding]:
-    owner = client.check()
-    release, kind = label_studio_version(client.api), client.api.key_kind
+def _label_studio(settings: Settings) -> Iterator[Finding]:
+    with LabelStudioClient(settings) as client:
+        owner, release, kind = client.check(), label_studio_version(client.api), client.api.key_kind
     yield ok(f"{settings.label_studio_url} answers, version {release}, and takes the {kind} of {owner}.")
 
 
@@ -226,8 +212,7 @@ def _project(settings: Settings, client: LabelStudioClient, project: int) -> Ite
     yield ok(f'"{state.title}" has a place for what sounds: {held}.')
     yield from _connection(state, secured=settings.backend_password is not None)
     chosen = state.model_version if state.pinned else ""
-    known = Project(id=project, label_config=state.label_config, chosen=chosen)
-    own = known.model_version(settings)
+    own = Project(id=project, label_config=state.label_config, chosen=chosen).model_version(settings)
     if state.model_version == own:
         yield ok(f"annotators are shown the predictions of {own}{', to which it is pinned' if state.pinned else ''}.")
     else:

@@ -1,8 +1,9 @@
 """`av2t evaluate`, how right a model version is on a data set in AVSBench's layout, and `av2t scores`, how far its
 scores can be trusted."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,8 +21,7 @@ from av2t_core.data.avsbench import (
     shuffled,
 )
 from av2t_core.errors import AV2TError
-from av2t_core.evaluation.pictures import check_predictions
-from av2t_core.settings import ModelSettings
+from av2t_core.evaluation.pictures import check_predictions, write_strip
 from av2t_core.versions.version import resolve
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from av2t_core.evaluation.reliability import Reliability
-    from av2t_core.evaluation.scores import ClipScores, Evaluation, OnClip, Scores
+    from av2t_core.evaluation.scores import ClipScores, Evaluation, Scores
+    from av2t_core.prediction.predictor import Predictor
 
 COLUMNS: dict[Hearing, str] = {"own": "as recorded", "shuffled": "shuffled sound", "muted": "muted"}
 ROWS = {
@@ -93,13 +94,14 @@ def evaluate(
     `av2t predict clip.mp4 --out DIR/VIDEO` writes, with masks/000.png to 004.png.
     """
     # A mistake in a name, or a file that is missing, should not wait for what takes seconds to import.
-    hearings: dict[Hearing, bool] = {"own": True, "shuffled": shuffle_audio, "muted": mute}
+    wanted: dict[Hearing, bool] = {"own": True, "shuffled": shuffle_audio, "muted": mute}
+    hearings = [hearing for hearing, said in wanted.items() if said]
     settings = options.settings(run_model=predictions is None)
     if predictions is None:
         resolve(settings.model, settings.models_dir).check()
     else:
         needing = {**asdict(options), "shuffle-audio": shuffle_audio, "mute": mute}
-        for option in (option for option, value in needing.items() if value):
+        if option := next((option for option, value in needing.items() if value), None):
             raise AV2TError(
                 f"--{option} does not go with --predictions, which measures masks as they are, without a model"
             )
@@ -119,58 +121,44 @@ def evaluate(
     if save_overlays is not None:
         with writing_into(save_overlays):
             save_overlays.mkdir(parents=True, exist_ok=True)
-    measured, evaluations = _measured(
-        settings, chosen, predictions, [hearing for hearing, wanted in hearings.items() if wanted], save_overlays
-    )
+    source = predictions or load_predictor(settings)
+    predictor = None if isinstance(source, Path) else source
+    evaluations = _evaluations(source, chosen, hearings, save_overlays)
     categories = evaluations["own"].categories
     scores = {hearing: evaluation.scores for hearing, evaluation in evaluations.items()}
     found = {
-        **{"root": str(root), "layout": layout, "split": split, **measured},
+        **{"root": str(root), "layout": layout, "split": split},
+        "model_version": predictor and predictor.model_version,
+        "predictions": predictions and str(predictions),
+        "device": predictor and str(predictor.loaded.device),
+        "precision": predictor and predictor.loaded.precision,
         "sounds": {hearing: _numbers(its) for hearing, its in scores.items()},
         "categories": {category: _numbers(its) for category, its in categories.items()},
     }
-    title = f"{measured['model_version'] or predictions} on {layout} {split} of {root}"
+    title = f"{found['model_version'] or predictions} on {layout} {split} of {root}"
     report(found, [title, *_table(scores), *_remarks(scores), *_category_table(categories)], json=json)
 
 
-def _measured(
-    settings: ModelSettings,
-    clips: Sequence[LabelledClip],
-    predictions: Path | None,
-    hearings: Sequence[Hearing],
-    overlays: Path | None,
-) -> tuple[dict[str, str | None], "dict[Hearing, Evaluation]"]:
-    """What was measured, as JSON says it, and how right it is: of saved masks, else of the model by each hearing."""
-    predictor = None if predictions else load_predictor(settings)
+def _evaluations(
+    source: "Path | Predictor", clips: Sequence[LabelledClip], hearings: Sequence[Hearing], overlays: Path | None
+) -> "dict[Hearing, Evaluation]":
+    """Of saved masks, else of the model by each hearing."""
     from av2t_core.evaluation.scores import evaluate_clips, score_predictions
 
-    evaluations: dict[Hearing, Evaluation] = {}
-    with progress_bar("evaluating", len(clips) * len(hearings), "clips") as bar:
-        for hearing in hearings:
-            on_clip = _on_clip(overlays, hearing, bar.update)
-            if predictor:
-                evaluations[hearing] = evaluate_clips(predictor, clips, sound=hearing, seed=SEED, on_clip=on_clip)
-            elif predictions:
-                evaluations[hearing] = score_predictions(predictions, clips, on_clip)
-    return {
-        "model_version": predictor.model_version if predictor else None,
-        "predictions": str(predictions) if predictions else None,
-        "device": str(predictor.loaded.device) if predictor else None,
-        "precision": predictor.loaded.precision if predictor else None,
-    }, evaluations
-
-
-def _on_clip(overlays: Path | None, hearing: Hearing, done: Callable[[], object]) -> "OnClip":
-    from av2t_core.evaluation.pictures import write_strip
-
-    def on_clip(scores: "ClipScores", masks: "NDArray[np.bool_]") -> None:
+    def on_clip(hearing: Hearing, scores: "ClipScores", masks: "NDArray[np.bool_]") -> None:
         if overlays is not None:
             name = scores.clip.video + ("" if hearing == "own" else f".{hearing}")
             with writing_into(overlays):
                 write_strip(overlays / f"{name}.png", scores, masks)
-        done()
+        bar.update()
 
-    return on_clip
+    with progress_bar("evaluating", len(clips) * len(hearings), "clips") as bar:
+        if isinstance(source, Path):
+            return {"own": score_predictions(source, clips, partial(on_clip, "own"))}
+        return {
+            hearing: evaluate_clips(source, clips, sound=hearing, seed=SEED, on_clip=partial(on_clip, hearing))
+            for hearing in hearings
+        }
 
 
 def _numbers(scores: "Scores") -> dict[str, int | float | None]:
@@ -183,36 +171,28 @@ def _table(scores: "Mapping[Hearing, Scores]") -> list[str]:
     rows = [["", *(COLUMNS[hearing] for hearing in scores)]]
     for name, label in ROWS.items():
         recorded, *others = (getattr(its, name) for its in scores.values())
-        cells = [_cell(recorded)]
-        for value in others:
-            cells.append(_cell(value) + ("" if value is None else f" ({value - recorded:+.4f})"))
-        rows.append([label, *cells])
+        changes = (_cell(value) + ("" if value is None else f" ({value - recorded:+.4f})") for value in others)
+        rows.append([label, _cell(recorded), *changes])
     return [counts, *table("", rows)[1:]]
 
 
 def _remarks(scores: "Mapping[Hearing, Scores]") -> list[str]:
     recorded = scores["own"].iou_sounding
-    without = {"shuffled": "with another clip's sound", "muted": "without sound"}
+    without: dict[Hearing, str] = {"shuffled": "with another clip's sound", "muted": "without sound"}
     hardly = [
-        without[hearing]
-        for hearing, its in scores.items()
-        if hearing != "own" and recorded and its.iou_sounding and its.iou_sounding > HARDLY * recorded
+        words
+        for hearing, words in without.items()
+        if hearing in scores and recorded and (scores[hearing].iou_sounding or 0) > HARDLY * recorded
     ]
-    if not hardly:
-        return []
-    return [
-        "",
-        f"Where something sounds, the IoU hardly falls {' and '.join(hardly)}: this data set can be solved without"
-        " listening, or the model does not listen.",
-    ]
+    what = "this data set can be solved without listening, or the model does not listen"
+    return ["", f"Where something sounds, the IoU hardly falls {' and '.join(hardly)}: {what}."] if hardly else []
 
 
 def _category_table(categories: "Mapping[str, Scores]") -> list[str]:
-    shown = list(categories.items())[:MOST_CATEGORIES]
-    rows = [[name, str(its.clips), _cell(its.miou), _cell(its.f_avsbench)] for name, its in shown]
-    lines = table("by category, as recorded", [["", "clips", "mIoU", "F (AVSBench)"], *rows] if rows else [])
-    more = len(categories) - len(shown)
-    return [*lines, f"  and {more} more, which --json has"] if more else lines
+    rows = [[name, str(its.clips), _cell(its.miou), _cell(its.f_avsbench)] for name, its in categories.items()]
+    shown = [["", "clips", "mIoU", "F (AVSBench)"], *rows[:MOST_CATEGORIES]] if rows else []
+    more = [f"  and {len(rows) - MOST_CATEGORIES} more, which --json has"] if len(rows) > MOST_CATEGORIES else []
+    return table("by category, as recorded", shown) + more
 
 
 def _cell(value: float | None) -> str:

@@ -18,15 +18,15 @@ examples:
 `av2t models COMMAND --help` tells more about one of them."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from av2t.console import counted, note, report, table
-from av2t.options import Count, Json
+from av2t.options import Count, Json, load_settings
 from av2t.remedies import told
 from av2t.signature import Arg, Table
-from av2t.store import load_settings
 from av2t_core.errors import WeightsError
 from av2t_core.files import in_gigabytes
 from av2t_core.settings import ModelSettings
@@ -72,19 +72,13 @@ def list_versions(
     if project is not None:
         versions = _of_project(project, versions, pointers, settings)
     found = [_summary(version, pointers, settings) for version in versions]
-    columns = {
-        "name": [each["name"] for each in found],
-        "where": [_where(each) for each in found],
-        "loads onto": [each["loads_onto"] or "-" for each in found],
-        "project": [str(each["project"] or "-") for each in found],
-        "made": [_time(each["created"]) for each in found],
-        "size": [in_gigabytes(each["bytes"]) for each in found],
-        "IoU where it sounds": [_gain(each["before"], each["after"]) for each in found],
-        "used by": [_used_by(each) for each in found],
-    }
+    rows = [["name", "where", "loads onto", "project", "made", "size", "IoU where it sounds", "used by"]]
+    for each in found:
+        origin = [each["name"], _where(each), each["loads_onto"] or "-", str(each["project"] or "-")]
+        gain = _gain(each["before"], each["after"])
+        rows.append([*origin, _time(each["created"]), in_gigabytes(each["bytes"]), gain, _used_by(each)])
     if settings.store is None:
-        del columns["where"]
-    rows = [list(columns), *map(list, zip(*columns.values(), strict=True))]
+        rows = [row[:1] + row[2:] for row in rows]
     report(found, table(f"Model versions in {settings.models_dir}", rows)[1:], json=json, indent=2)
     for sentence in damaged(settings.models_dir).values() if not json else ():
         note(sentence)
@@ -99,6 +93,7 @@ def show(
     version = resolve(name, settings.models_dir)
     found = _summary(version, read_all(settings.models_dir), settings)
     card = version.card
+    names = (*(card.names or ()), *card.labels)
     about = {
         "verdict": card.verdict and card.verdict.sentence,
         "used by": _used_by(found),
@@ -107,7 +102,7 @@ def show(
         "project": found["project"],
         "made": found["created"] and _time(found["created"]),
         "preset": f"{card.preset}, feature {card.feature}",
-        "names": _labels((*(card.names or ()), *card.labels)),
+        "names": ", ".join(names[:SHOWN_LABELS]) + (f", … ({len(names)})" if len(names) > SHOWN_LABELS else ""),
         "size": f"{in_gigabytes(found['bytes'])} in {version.directory}",
         "where": _where(found) if settings.store else None,
         "lacks": found["lacks"],
@@ -116,10 +111,15 @@ def show(
     if card.metrics and card.metrics.after:
         clips = "clips" if found["held_out_clips"] is None else counted(found["held_out_clips"], "clip")
         lines += table(f"On {clips} that it has not learnt from", _before_and_after(version, card.metrics))
-        lines += table("What people did with what was pre-annotated", _agreement(card.metrics.agreement))
+        agreement = card.metrics.agreement
+        if (share := agreement.get("accepted")) is not None:
+            agreement = {**agreement, "accepted": f"{share:.0%}"}
+        lines += table("What people did with what was pre-annotated", _pairs(agreement))
     else:
         lines += table("Metrics", _pairs(card.metrics.as_json() if card.metrics else None))
-    lines += table("Clips", _uses(version))
+    uses = Counter(": ".join(filter(None, (clip.use, clip.reason))) for clip in card.clips)
+    data = card.data.as_json() if card.data else None
+    lines += table("Clips", [[use, str(number)] for use, number in uses.most_common()] or _pairs(data))
     lines += table("Recipe", _pairs(card.recipe))
     report({**found, "card": card.as_json()}, lines, json=json, indent=2)
 
@@ -135,24 +135,24 @@ def compare(
     found = [_summary(version, pointers, settings) for version in versions]
     one, other = (_sets(version) for version in versions)
     common = {use: len(one[use] & other[use]) for use in ("training", "held out")}
-    rows = [
-        ["", *(version.name for version in versions)],
-        *([text, *(_share(each["after"].get(key)) for each in found)] for key, text in METRICS.items()),
-        [f"{METRICS['sounding_iou']}, before it", *(_share(each["before"].get("sounding_iou")) for each in found)],
-        ["clips held out", *(str(each["held_out_clips"] or "-") for each in found)],
-        ["clips trained on", *(str(len(sets["training"]) or "-") for sets in (one, other))],
-        ["project", *(str(each["project"] or "-") for each in found)],
-        ["made", *(_time(each["created"]) for each in found)],
-        ["loads onto", *(each["loads_onto"] or "-" for each in found)],
-        ["used by", *(_used_by(each) or "-" for each in found)],
+    columns = [
+        {
+            "": each["name"],
+            **{text: _share(each["after"].get(key)) for key, text in METRICS.items()},
+            f"{METRICS['sounding_iou']}, before it": _share(each["before"].get("sounding_iou")),
+            "clips held out": each["held_out_clips"],
+            "clips trained on": len(sets["training"]),
+            "project": each["project"],
+            "made": _time(each["created"]),
+            "loads onto": each["loads_onto"],
+            "used by": _used_by(each),
+        }
+        for each, sets in zip(found, (one, other), strict=True)
     ]
-    lines = table("", rows)[2:]
+    lines = table("", [[text, *(str(column[text] or "-") for column in columns)] for text in columns[0]])[2:]
     if one["held out"] and other["held out"] and one["held out"] != other["held out"]:
-        lines += [
-            "",
-            f"They were judged on different clips, {common['held out']} of which are the same: hold each against what"
-            " was there before it.",
-        ]
+        judged = f"They were judged on different clips, {common['held out']} of which are the same"
+        lines += ["", f"{judged}: hold each against what was there before it."]
     if common["training"]:
         lines += ["", f"Clips that both were trained on: {common['training']}."]
     if leaked := len(one["training"] & other["held out"]) + len(one["held out"] & other["training"]):
@@ -202,15 +202,12 @@ def _lack(version: Version) -> str | None:
 
 def _default(settings: ModelSettings) -> str | None:
     """The version of projects that were given none."""
-    try:
+    with suppress(WeightsError):
         return resolve(settings.model, settings.models_dir).name
-    except WeightsError:
-        return None
+    return None
 
 
-def _of_project(
-    project: int, versions: Sequence[Version], pointers: Pointers, settings: ModelSettings
-) -> list[Version]:
+def _of_project(project: int, versions: list[Version], pointers: Pointers, settings: ModelSettings) -> list[Version]:
     """Those that the project has made, uses or used, and what they load onto."""
     pointer = pointers.get(project)
     names = {pointer.current, *pointer.history} if pointer else {_default(settings)}
@@ -221,10 +218,9 @@ def _of_project(
 
 def _chain(version: Version) -> list[str]:
     """The names of the version and of what it loads onto, as far as that is here."""
-    try:
+    with suppress(WeightsError):
         return [each.name for each in version.chain]
-    except WeightsError:
-        return [version.name, str(version.card.parent)]
+    return [version.name, str(version.card.parent)]
 
 
 def _sets(version: Version) -> dict[str, set[str]]:
@@ -233,14 +229,6 @@ def _sets(version: Version) -> dict[str, set[str]]:
         use: {clip.sha256 for clip in version.card.clips if clip.use == use and clip.sha256}
         for use in ("training", "held out")
     }
-
-
-def _uses(version: Version) -> list[list[str]]:
-    card = version.card
-    uses = Counter(": ".join(filter(None, (clip.use, clip.reason))) for clip in card.clips)
-    return [[use, str(number)] for use, number in uses.most_common()] or _pairs(
-        card.data.as_json() if card.data else None
-    )
 
 
 def _before_and_after(version: Version, metrics: Metrics) -> list[list[str]]:
@@ -254,11 +242,6 @@ def _before_and_after(version: Version, metrics: Metrics) -> list[list[str]]:
     return rows
 
 
-def _agreement(found: Mapping[str, Any]) -> list[list[str]]:
-    share = found.get("accepted")
-    return _pairs(found if share is None else {**found, "accepted": f"{share:.0%}"})
-
-
 def _pairs(fields: Mapping[str, Any] | None) -> list[list[str]]:
     """The plain fields; a share is one."""
     return [
@@ -268,11 +251,6 @@ def _pairs(fields: Mapping[str, Any] | None) -> list[list[str]]:
     ]
 
 
-def _labels(labels: Sequence[str]) -> str:
-    more = f", … ({len(labels)})" if len(labels) > SHOWN_LABELS else ""
-    return ", ".join(labels[:SHOWN_LABELS]) + more
-
-
 def _used_by(found: Mapping[str, Any]) -> str:
     projects = found["current_of"]
     users = [f"project{'s' if len(projects) > 1 else ''} {', '.join(map(str, projects))}"] if projects else []
@@ -280,10 +258,8 @@ def _used_by(found: Mapping[str, Any]) -> str:
 
 
 def _gain(before: Mapping[str, float | None], after: Mapping[str, float | None]) -> str:
-    if after.get("sounding_iou") is None:
-        return "-"
-    was = f" (was {_share(before['sounding_iou'])})" if before.get("sounding_iou") is not None else ""
-    return _share(after["sounding_iou"]) + was
+    was, now = (_share(scores.get("sounding_iou")) for scores in (before, after))
+    return now if "-" in (was, now) else f"{now} (was {was})"
 
 
 def _share(value: float | None) -> str:

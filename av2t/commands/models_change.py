@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 from av2t.console import note
-from av2t.options import Count
+from av2t.options import Count, load_settings, share
 from av2t.remedies import told
 from av2t.signature import Arg
-from av2t.store import load_settings, share
 from av2t_core.errors import AV2TError, ConfigError, WeightsError
 from av2t_core.files import in_gigabytes
 from av2t_core.settings import ModelSettings
@@ -86,9 +85,8 @@ def _follow(settings: Settings, project: int, name: str) -> None:
 
 def _agrees(tasks: int) -> bool:
     """Whether a person who is there says yes."""
-    if not sys.stdin.isatty():
-        return False
-    return input(f"Predict {tasks} tasks that nobody has touched anew? [y/N] ").strip().lower() in {"y", "yes"}
+    question = f"Predict {tasks} tasks that nobody has touched anew? [y/N] "
+    return sys.stdin.isatty() and input(question).strip().lower() in {"y", "yes"}
 
 
 def delete(name: Name) -> None:
@@ -133,12 +131,9 @@ def import_file(file: File) -> None:
     names, and that what it loads onto is here and is the same. Nothing that is here is replaced."""
     settings = load_settings(ModelSettings)
     version, new = import_version(file, settings.models_dir)
+    then = " already"
     if new:
-        print(
-            f"{version.name} is in {settings.models_dir}: `av2t models show {version.name}` tells of it, `av2t models"
-            f" promote {version.name} --project {version.card.project or 'N'}` has a project use it",
-            flush=True,
-        )
-    else:
-        print(f"{version.name} is in {settings.models_dir} already")
+        then = f": `av2t models show {version.name}` tells of it, `av2t models promote {version.name} --project"
+        then += f" {version.card.project or 'N'}` has a project use it"
+    print(f"{version.name} is in {settings.models_dir}{then}", flush=True)
     share(version, settings)

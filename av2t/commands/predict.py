@@ -1,12 +1,11 @@
 """`av2t predict`: one video in, a folder with its masks out."""
 
-import argparse
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 from av2t.console import counted, note, progress_bar, writing_into
-from av2t.options import DEMO_CLIPS, ModelOptions, load_predictor
+from av2t.options import DEMO_CLIPS, ModelOptions, Names, load_predictor
 from av2t.remedies import caution
 from av2t.signature import Arg
 from av2t_core.errors import AV2TError
@@ -16,13 +15,6 @@ from av2t_core.prediction.folder import NAME, OVERLAY, SHEET, Prediction, Predic
 from av2t_core.versions.version import resolve
 
 
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-    if not all(names):
-        raise argparse.ArgumentTypeError(f"{text!r} has an empty name; write them as dog,violin")
-    return names
-
-
 def predict(
     video: Annotated[Path, Arg("a video file with sound: mp4, mov, webm, mkv, avi …", "VIDEO")],
     *,
@@ -30,8 +22,7 @@ def predict(
     options: ModelOptions,
     random_weights: Annotated[bool, Arg("draw the preset's weights: its speed and memory, no real masks")] = False,
     names: Annotated[
-        tuple[str, ...],
-        _names,
+        Names,
         Arg("what things may be called; the paper's models choose among these, the embedded one has its own", "A,B,C"),
     ] = (),
     json: Annotated[bool, Arg("print prediction.json instead of a summary")] = False,

@@ -13,9 +13,8 @@ from typing import Annotated, Any
 from redis import Redis
 
 from av2t.console import note, progress_bar, report, table
-from av2t.options import Count, reading
+from av2t.options import Count, load_settings, reading
 from av2t.signature import Arg
-from av2t.store import load_settings
 from av2t_core.labelstudio.label_config import parse_label_config
 from av2t_core.text import one_line
 from av2t_core.versions.version import resolve
@@ -130,10 +129,8 @@ def _watch_tasks(connection: Redis, project: int, tasks: Sequence[int], model_ve
             if left:
                 time.sleep(INTERVAL)
     print(", ".join(f"{number} {state}" for state, number in sorted(ended.items())))
-    mine = set(tasks)
-    failures = [
-        job for job in failed_jobs(connection, project) if job.task in mine and job.model_version == model_version
-    ]
+    mine = {(task, model_version) for task in tasks}
+    failures = [job for job in failed_jobs(connection, project) if (job.task, job.model_version) in mine]
     for job in failures[:MAX_FAILURES]:
         print(f"task {job.task}: {one_line(job.error)}", file=sys.stderr)
     if len(failures) > MAX_FAILURES:
@@ -167,16 +164,15 @@ def finetune(
     The exit status is 1 if the training failed.
     """
     settings = load_settings(Settings)
-    base = None
     if base_version is not None:
         version = resolve(base_version, settings.models_dir)
         version.check()
-        base = version.name
+        base_version = version.name
     connection = connect(settings.redis_url, timeout=5)
     listening = workers(connection, TRAIN)  # a Redis that is away should not wait for Label Studio
     with LabelStudioClient(settings) as client:
         parse_label_config(client.label_config(project))
-    job, new = enqueue_training(connection, project, base_version=base, epochs=epochs, also=also or ())
+    job, new = enqueue_training(connection, project, base_version=base_version, epochs=epochs, also=also or ())
     print(f"Training {'queued' if new else 'queued earlier'}: {job}", flush=True)
     if not listening:
         note("no worker listens for trainings, so nothing is done: start one with `av2t worker`")
@@ -203,8 +199,9 @@ def _watch_training(connection: Redis, project: int, job: str) -> int:
             stage = now.stage if now.state is State.RUNNING else None
             if shown != (stage, now.total):
                 stack.close()
-                shown, bar = (stage, now.total), _bar_of(stage, now.total, stack)
-            if bar is not None:
+                shown = (stage, now.total)
+                bar = stage and stack.enter_context(progress_bar(stage, now.total, UNITS.get(stage, "")))
+            if bar:
                 bar.set_postfix_str(one_line(now.measured), refresh=False)
                 bar.n = now.done or 0
                 bar.refresh()
@@ -214,10 +211,6 @@ def _watch_training(connection: Redis, project: int, job: str) -> int:
         return 0
     print(f"The training failed: {one_line(now.told) if now else 'nothing is known of it any more'}", file=sys.stderr)
     return 1
-
-
-def _bar_of(stage: str | None, total: int | None, stack: ExitStack) -> Any:
-    return stack.enter_context(progress_bar(stage, total, UNITS.get(stage, ""))) if stage else None
 
 
 def status(
@@ -276,11 +269,12 @@ def _lines(
         lines += ["", "No worker listens for trainings: start one with `av2t worker --queues train`"]
     lines += table("Workers", [_worker(worker) for worker in state.workers])
     lines += table("Workers for trainings", [_worker(worker) for worker in trainers])
-    lines += table("Running", [_running(job) for job in state.running])
+    lines += table("Running", [_job(job, _progress(job)) for job in state.running])
     newest = [[f"project {each.project}", each.version or "", each.state, each.told] for each in learnt]
     lines += table("Trainings, the newest first", newest)
     shown = "" if len(failures) == state.failed else f" (the newest {len(failures)} of {state.failed})"
-    return lines + table(f"Failed{shown}, `av2t retry` queues them again", [_failed(job) for job in failures])
+    failed = [[job.id, "", "", job.error] if job.task is None else _job(job, job.error) for job in failures]
+    return lines + table(f"Failed{shown}, `av2t retry` queues them again", failed)
 
 
 def _worker(worker: WorkerState) -> list[str]:
@@ -288,12 +282,9 @@ def _worker(worker: WorkerState) -> list[str]:
     return [worker.name, f"{worker.host}:{worker.pid}", worker.state, counts]
 
 
-def _running(job: RunningJob) -> list[str]:
-    progress = "starting" if job.done is None else f"{job.done} of {job.total or '?'} keyframes"
-    return [f"project {job.project}", f"task {job.task}", job.model_version or "", progress]
+def _progress(job: RunningJob) -> str:
+    return "starting" if job.done is None else f"{job.done} of {job.total or '?'} keyframes"
 
 
-def _failed(job: FailedJob) -> list[str]:
-    if job.task is None:
-        return [job.id, "", "", job.error]
-    return [f"project {job.project}", f"task {job.task}", job.model_version or "", job.error]
+def _job(job: RunningJob | FailedJob, said: str) -> list[str]:
+    return [f"project {job.project}", f"task {job.task}", job.model_version or "", said]

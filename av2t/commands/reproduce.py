@@ -6,15 +6,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from av2t.commands.train import Recipe, RecipeOptions, Running, RunOptions, run_folder, run_plan
+from av2t.commands.train import Recipe, Running, RunOptions, run_folder, run_plan
 from av2t.console import note, progress_bar, report
+from av2t.options import load_settings
 from av2t.signature import Arg
-from av2t.store import load_settings
 from av2t_core.data.avsbench import Hearing, LabelledClip, Layout, missing_files, read_clips, refuse_missing, shuffled
 from av2t_core.files import atomic_file
 from av2t_core.model.config import Feature
 from av2t_core.settings import ModelSettings
-from av2t_core.training.plan import PaperRecipe, Plan, TrainingError, make_plan
+from av2t_core.training.plan import PaperRecipe, Plan, TrainingError
 
 Score = tuple[float | None, float | None]
 """mIoU in per cent, and F; None for a number that the text of the paper does not give."""
@@ -70,14 +70,7 @@ COLUMNS = (
 
 Numbers = dict[Hearing, dict[str, Any]]
 """By the sound, the fields of evaluation.Scores."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """A model of the tables on one data set. `test` are the clips that it is measured on."""
-
-    plan: Plan
-    test: Sequence[LabelledClip]
+Clips = Sequence[LabelledClip]
 
 
 def reproduce(
@@ -114,21 +107,27 @@ def reproduce(
         raise TrainingError(f"table {table} has no row of {', '.join(preset)}")
     if not roots:
         raise TrainingError("no data set was named: give --s4 ROOT, --ms3 ROOT or both")
-    cells = _cells(rows, roots, name, options, settings)
+    tests = {layout: _test_clips(root, layout) for layout, root in roots.items()}
+    named = [(row, layout, _name(name, row, layout)) for row in rows for layout in roots]
+    plans: dict[str, Plan] = {}  # a model that stands in both tables is one of them
+    for row, layout, version in sorted(named, key=lambda each: LAYOUTS.index(each[1])):
+        if version not in plans:
+            made_of = {"preset": row.preset, "feature": row.feature, "adapter": row.adapter}
+            plans[version] = options.plan(roots[layout], layout, version, settings, **made_of)
     measured: dict[str, Numbers] = {}
-    for number, cell in enumerate(cells.values(), start=1):
-        found = _measured(cell, settings, running)
+    for number, (version, plan) in enumerate(plans.items(), start=1):
+        found = _measured(plan, tests[plan.layout], settings, running)
         if found is not None:
-            note(f"{number} of {len(cells)}, {cell.plan.name}: done")
-            measured[cell.plan.name] = found
+            note(f"{number} of {len(plans)}, {version}: done")
+            measured[version] = found
     if not measured:
         return  # the first of several processes speaks
-    named = [(row, layout, _name(name, row, layout)) for row in rows for layout in roots]
     records = [
         {**asdict(row), "layout": layout, "model_version": version, "measured": measured[version]}
         for row, layout, version in named
     ]
-    lines = [*_tables(named, measured), *_remarks(roots, cells, options.recipe, tiny=TINY in preset)]
+    remarks = _remarks(roots, plans, tests, options.recipe, tiny=TINY in preset)
+    lines = [*_tables(named, measured), *(line for remark in remarks for line in ("", remark))]
     report(records, lines, json=json)
 
 
@@ -136,38 +135,17 @@ def _name(start: str, row: Row, layout: Layout) -> str:
     return "-".join([start, row.preset, *([] if row.adapter else ["noadapter"]), row.feature, layout])
 
 
-def _cells(
-    rows: Sequence[Row], roots: Mapping[Layout, Path], start: str, options: RecipeOptions, settings: ModelSettings
-) -> dict[str, Cell]:
-    """By the names of their models; a model that stands in both tables once. AV2TError before any work."""
-    cells: dict[str, Cell] = {}
-    for layout, root in roots.items():
-        test = read_clips(root, layout, "test")
-        refuse_missing(missing_files(test), root, layout)
-        shuffled(test, seed=0)  # refuses a single clip
-        for row in rows:
-            name = _name(start, row, layout)
-            if name in cells:
-                continue
-            plan = make_plan(
-                root,
-                layout,
-                name,
-                models_dir=settings.models_dir,
-                preset=row.preset,
-                feature=row.feature,
-                adapter=row.adapter,
-                recipe=options.recipe,
-                precision=options.precision,
-            )
-            cells[name] = Cell(plan=plan, test=test)
-    return cells
+def _test_clips(root: Path, layout: Layout) -> Clips:
+    """AV2TError before any work."""
+    clips = read_clips(root, layout, "test")
+    refuse_missing(missing_files(clips), root, layout)
+    shuffled(clips, seed=0)  # refuses a single clip
+    return clips
 
 
-def _measured(cell: Cell, settings: ModelSettings, running: RunOptions) -> Numbers | None:
+def _measured(plan: Plan, test: Sequence[LabelledClip], settings: ModelSettings, running: RunOptions) -> Numbers | None:
     """Trains the model unless that was done, and measures it unless that was done, with the clips' own sound and with
     that of others; None in all processes but one."""
-    plan = cell.plan
     if plan.directory.exists():
         plan.require_same()
     else:
@@ -183,8 +161,8 @@ def _measured(cell: Cell, settings: ModelSettings, running: RunOptions) -> Numbe
         predictor = Predictor.load(plan.name, settings.device, models_dir=plan.models_dir, precision=plan.precision)
         found: Numbers = {}
         for sound in HEARINGS:
-            with progress_bar(f"measuring, {sound} sound", len(cell.test), "clips") as bar:
-                evaluation = evaluate_clips(predictor, cell.test, sound=sound, on_clip=lambda *_: bar.update())
+            with progress_bar(f"measuring, {sound} sound", len(test), "clips") as bar:
+                evaluation = evaluate_clips(predictor, test, sound=sound, on_clip=lambda *_: bar.update())
             found[sound] = asdict(evaluation.scores)
         result.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(result) as aside:
@@ -222,24 +200,21 @@ def _or_dash(value: float | None, form: str) -> str:
 
 
 def _remarks(
-    roots: Mapping[Layout, Path], cells: Mapping[str, Cell], recipe: PaperRecipe, *, tiny: bool
+    roots: dict[Layout, Path], plans: dict[str, Plan], tests: dict[Layout, Clips], recipe: PaperRecipe, *, tiny: bool
 ) -> Iterator[str]:
     """What keeps the numbers from being compared."""
     for layout, root in roots.items():
-        cell = next(cell for cell in cells.values() if cell.plan.layout == layout)
-        counts = (len(cell.plan.training), len(cell.plan.validation), len(cell.test))
+        plan = next(plan for plan in plans.values() if plan.layout == layout)
+        counts = (len(plan.training), len(plan.validation), len(tests[layout]))
         if counts != CLIPS[layout]:
-            yield ""
             yield (
                 f"{root} is not AVSBench's {layout.upper()}: to train, validate and test it has {_split(counts)} clips,"
                 f" not {_split(CLIPS[layout])}. What was published is of other data."
             )
     if tiny:
-        yield ""
         yield "tiny stands in the rows of SAM2; it is not the paper's model, and what was published is not of it."
     paper = asdict(PaperRecipe())
     if changed := {name: value for name, value in asdict(recipe).items() if value != paper[name]}:
-        yield ""
         yield f"The recipe is not the paper's: {', '.join(f'{name} {value:g}' for name, value in changed.items())}."
 
 

@@ -9,10 +9,9 @@ import time
 from collections.abc import Sequence
 from typing import Annotated
 
-from av2t.options import Count
+from av2t.options import Count, load_settings
 from av2t.signature import Arg
 from av2t.stack.process import Terminated, die_with, signals_raise
-from av2t.store import load_settings
 from av2t_core.errors import AV2TError
 from av2t_core.versions.version import resolve
 from worker.queue import queues
@@ -53,7 +52,7 @@ def worker(
     queues: Annotated[
         tuple[str, ...],
         _queues,
-        Arg(f"what to take: {' or '.join(QUEUES)} (default: both, each in a process of its own)", "NAMES"),
+        Arg(f"what to take, separated by commas: {', '.join(QUEUES)} (default: both, in a process each)", "NAMES"),
     ] = tuple(QUEUES),
     burst: Annotated[bool, Arg("end when the queues are empty")] = False,
     max_jobs: Annotated[Count | None, Arg("end after so many jobs of one of the queues", "N")] = None,
@@ -69,8 +68,8 @@ def worker(
     settings.require_api_key()
     resolve(settings.model, settings.models_dir).check()  # before the model's process, which takes seconds to say it
     if len(queues) > 1:
-        options = {"--model": model, "--device": device, "--max-jobs": max_jobs, "--name": name}
-        given = [word for option, value in options.items() if value is not None for word in (option, str(value))]
+        options = {"model": model, "device": device, "max-jobs": max_jobs, "name": name}
+        given = [f"--{option}={value}" for option, value in options.items() if value is not None]
         return _run_each(queues, [*given, *(["--burst"] if burst else [])], burst=burst)
     from worker.process.worker import run_worker  # only now, so that --help is quick
 
@@ -105,9 +104,8 @@ def _run_each(queues: Sequence[str], options: Sequence[str], *, burst: bool) -> 
                     raise AV2TError(f"the worker of the queue {queue} was ended by signal {name}")
                 if code:
                     return code
-            return 0
     except (KeyboardInterrupt, Terminated):
-        return 0
+        pass
     finally:
         for worker in workers.values():  # all at once, for each puts down what it has in hand
             worker.terminate()
@@ -117,3 +115,4 @@ def _run_each(queues: Sequence[str], options: Sequence[str], *, burst: bool) -> 
             except subprocess.TimeoutExpired:
                 worker.kill()
                 worker.wait()
+    return 0

@@ -1,14 +1,13 @@
 """`av2t train`, the paper's training on a data set in one of AVSBench's layouts, and `av2t pretrain`, by which the
 embedded model is made."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from av2t.console import note, progress_bar
-from av2t.options import Count, Number, Positive
+from av2t.options import Count, Number, Positive, load_settings, share
 from av2t.signature import Arg
-from av2t.store import load_settings, share
 from av2t_core.data.avsbench import Layout
 from av2t_core.errors import ConfigError, WeightsError
 from av2t_core.model.config import Feature
@@ -35,9 +34,12 @@ class RecipeOptions:
 
     @property
     def recipe(self) -> PaperRecipe:
-        return PaperRecipe(
-            epochs=self.epochs, batch=self.batch, lr=self.lr, weight_decay=self.weight_decay, seed=self.seed
-        )
+        return PaperRecipe(**{name: value for name, value in asdict(self).items() if name != "precision"})
+
+    def plan(self, root: Path, layout: Layout, name: str, settings: ModelSettings, **made_of: Any) -> Plan:
+        """Of what is `made_of`, as `make_plan` takes it."""
+        recipe, models_dir = self.recipe, settings.models_dir
+        return make_plan(root, layout, name, models_dir=models_dir, recipe=recipe, precision=self.precision, **made_of)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,18 +89,8 @@ def train(
       torchrun --nproc-per-node 2 -m av2t train … --device cpu
     """
     settings = load_settings(ModelSettings, device=running.device)
-    plan = make_plan(
-        root,
-        layout,
-        name,
-        models_dir=settings.models_dir,
-        preset=preset,
-        feature=feature,
-        adapter=adapter,
-        start=start,
-        recipe=options.recipe,
-        precision=options.precision,
-    )
+    made_of = {"preset": preset, "feature": feature, "adapter": adapter, "start": start}
+    plan = options.plan(root, layout, name, settings, **made_of)
     plan.require_new()
     metrics = run_plan(plan, settings, running)
     if metrics is not None:
@@ -164,9 +156,8 @@ def pretrain(
     """
     ends = ("",) if start else ("", "-held-out")
     versions = {out / check_name(f"{name}{end}"): not end for end in ends}
-    for directory in versions:
-        if directory.exists():
-            raise WeightsError(f"{directory} exists; a model version is never changed, choose another --name")
+    for directory in filter(Path.exists, versions):
+        raise WeightsError(f"{directory} exists; a model version is never changed, choose another --name")
     from av2t_core.data.cutouts import Cutouts
     from av2t_core.pretraining.tiny_recipe import TinyRecipe, keep_version, train_tiny
 

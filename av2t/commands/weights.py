@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from av2t.console import note, report, table
-from av2t.options import Json
+from av2t.options import BARS, Json, load_settings, share
 from av2t.remedies import how_to_train, told
 from av2t.signature import Arg, Table
-from av2t.store import BARS, load_settings, share
 from av2t_core.errors import WeightsError
 from av2t_core.files import in_gigabytes, require_space
 from av2t_core.model.config import Feature
@@ -66,7 +65,7 @@ def pull(
     ] = None,
     start: Annotated[bool, Arg("EVF-SAM's weights alone, to train a model from")] = False,
     file: Annotated[str | None, Arg("the checkpoint in its repository, where pull does not find it", "NAME")] = None,
-) -> int:
+) -> None:
     """Fetch a published model and its encoders from the model hub, check them, and convert them once.
 
     A pull that is interrupted goes on where it was when the same command runs again. What was fetched is deleted as
@@ -101,21 +100,20 @@ def pull(
     version = NewVersion(name=name, preset=preset, feature=feature, source={"command": command})
     if find_complete(models_dir, version.name, BARS):
         print(f"{version.name} is in {models_dir} already")
-        return 0
+        return
     with alone(models_dir):
         _fetch_and_convert(version, wanted, file, models_dir)
-    finish(find_complete(models_dir, version.name, BARS), settings)
-    return 0
+    finish(version.name, settings)
 
 
-def finish(made: Version | None, settings: ModelSettings) -> None:
+def finish(name: str, settings: ModelSettings) -> None:
     """Say what was made, and share it."""
+    made = find_complete(settings.models_dir, name, BARS)
     if made is None:
         return
     size = in_gigabytes(sum(path.stat().st_size for path, _ in made.files))
-    use = "from which a model can be trained"
-    if not made.card.start:
-        use = f"try `av2t predict clip.mp4 --out result --model {made.name}`"
+    trial = f"try `av2t predict clip.mp4 --out result --model {made.name}`"
+    use = "from which a model can be trained" if made.card.start else trial
     print(f"{made.name} is in {made.directory.parent}, {size} with all its parts: {use}", flush=True)
     share(made, settings)
 
@@ -205,13 +203,6 @@ def _fetched(
 def list_weights(*, json: Json = False) -> None:
     """Show which weights there are, and how to get the others."""
     models_dir = load_settings(ModelSettings).models_dir
-    found = _overview(models_dir)
-    report(found, _lines(found), json=json, indent=2)
-    for sentence in damaged(models_dir).values():
-        note(sentence)
-
-
-def _overview(models_dir: Path) -> dict[str, Any]:
     versions = installed(models_dir)
     users: dict[str, list[str]] = {path.name: [] for path in sorted((models_dir / PARTS_FOLDER).glob("*.safetensors"))}
     for version in versions:
@@ -220,7 +211,7 @@ def _overview(models_dir: Path) -> dict[str, Any]:
     # What somebody trained is no published model.
     models = {version.card.preset for version in versions if version.card.is_fresh}
     downloads = [path for path in (models_dir / DOWNLOADS_FOLDER).glob("*") if path.is_file()]
-    return {
+    found: dict[str, Any] = {
         "directory": str(models_dir),
         "versions": [_version(version) for version in versions],
         "parts": [
@@ -239,6 +230,9 @@ def _overview(models_dir: Path) -> dict[str, Any]:
         ],
         "downloads": {"directory": str(models_dir / DOWNLOADS_FOLDER), "bytes": sum(map(_size, downloads))},
     }
+    report(found, _lines(found), json=json, indent=2)
+    for sentence in damaged(models_dir).values():
+        note(sentence)
 
 
 def _version(version: Version) -> dict[str, Any]:
@@ -291,10 +285,9 @@ def _lines(found: dict[str, Any]) -> list[str]:
 
 def _row(version: dict[str, Any]) -> list[str]:
     lacks = [f"lacks {Path(path).name}" for path in version["lacks"]]
+    origin = "ships with the package" if version["built_in"] else (version["source"] or {}).get("command", "")
     if version["parent"]:
         origin = f"trained from {version['parent']}"
-    else:
-        origin = "ships with the package" if version["built_in"] else (version["source"] or {}).get("command", "")
     size = "in the store" if version["bytes"] is None and version["in_store"] else _shown(version["bytes"])
     return [version["name"], version["kind"], size, "; ".join([*lacks, origin])]
 

@@ -8,20 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 from av2t.commands.weights import FEATURE, PresetName, finish
 from av2t.console import note
+from av2t.options import load_settings
 from av2t.signature import Arg
-from av2t.store import BARS, load_settings
 from av2t_core.errors import WeightsError
 from av2t_core.files import require_space
 from av2t_core.model.config import Feature
 from av2t_core.settings import ModelSettings
 from av2t_core.versions import published
 from av2t_core.versions.names import check_name
-from av2t_core.versions.saving import NewVersion, alone, encoder_parts, find_complete, save_encoder, save_model
+from av2t_core.versions.saving import NewVersion, alone, encoder_parts, save_encoder, save_model
 
 if TYPE_CHECKING:  # they bring torch, for which nobody who is refused should wait
     from torch import Tensor
-
-    from av2t_core.model.weights import Published
 
 _SHARD = re.compile(r"-\d+-of-(\d+)")
 
@@ -76,7 +74,7 @@ def import_files(
         if model and version:
             save_model(models_dir, model.label, model.kind, model.state, version, parts)
     if version:
-        finish(find_complete(models_dir, version.name, BARS), settings)
+        finish(version.name, settings)
     else:
         print(f"{' and '.join(given)} of {preset} are in {models_dir}; import the model's own checkpoint next")
 
@@ -98,22 +96,19 @@ def _given(paths: Sequence[Path], preset: str) -> "dict[str, Given]":
         if rival := given.get(kind) or next(iter(models), None):
             raise WeightsError(f"{rival.label} is {rival.kind} and {label} is {kind}: import one at a time")
         given[kind] = Given(label=label, kind=kind, state=state)
+    # What goes beside an encoder's weights into them: neither is of use without the other.
     for source in encoders.values():
-        _join(given, source)
+        for other in source.beside:
+            beside, encoder = given.pop(other.kind, None), given.get(source.kind)
+            if encoder and beside:
+                given[source.kind] = replace(encoder, state={**encoder.state, **beside.state})
+            elif encoder:
+                raise WeightsError(f"{encoder.label} needs {other.what}: give {other.where} beside it")
+            elif beside:
+                raise WeightsError(
+                    f"{beside.label} is {other.what}: give {source.example} of {source.repository} beside it"
+                )
     return dict(sorted(given.items(), key=lambda item: item[0] not in encoders))
-
-
-def _join(given: "dict[str, Given]", source: "Published") -> None:
-    """What goes beside an encoder's weights into them. WeightsError: one is there without the other."""
-    for other in source.beside:
-        beside, encoder = given.pop(other.kind, None), given.get(source.kind)
-        if encoder and beside:
-            given[source.kind] = replace(encoder, state={**encoder.state, **beside.state})
-        elif encoder:
-            raise WeightsError(f"{encoder.label} needs {other.what}: give {other.where} beside it")
-        elif beside:
-            file = f"{source.example} of {source.repository}"
-            raise WeightsError(f"{beside.label} is {other.what}: give {file} beside it")
 
 
 def _grouped(paths: Sequence[Path]) -> list[list[Path]]:

@@ -61,10 +61,12 @@ class Process:
 
     def check(self) -> None:
         """AV2TError, which ends with the last lines of the log, if the program has ended."""
-        if (code := self.exit_code) is None:
-            return
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        raise AV2TError(f"{self.name} ended with {how}; the end of its log {self.log}:\n{self.log_tail()}")
+        if (code := self.exit_code) is not None:
+            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            raise self._failed(f"ended with {how}")
+
+    def _failed(self, how: str) -> AV2TError:
+        return AV2TError(f"{self.name} {how}; the end of its log {self.log}:\n{self.log_tail()}")
 
     def wait_until(self, ready: Callable[[], bool], *, timeout: float) -> None:
         """Ask `ready` until it says so. AV2TError if the program ends before, or after `timeout` seconds."""
@@ -72,8 +74,7 @@ class Process:
         while not ready():
             self.check()
             if time.monotonic() > deadline:
-                late = f"{self.name} was not ready after {timeout:.0f} s"
-                raise AV2TError(f"{late}; the end of its log {self.log}:\n{self.log_tail()}")
+                raise self._failed(f"was not ready after {timeout:.0f} s")
             time.sleep(0.1)
 
     def wait(self) -> int:
@@ -90,9 +91,8 @@ class Process:
         """SIGTERM, then SIGKILL after `grace` seconds, to the program and what it started in its group."""
         self._signal_group(signal.SIGTERM)
         try:
-            self._popen.wait(grace)
-        except subprocess.TimeoutExpired:
-            pass
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._popen.wait(grace)
         finally:
             # Also after a clean end: what the program started may outlive it. The group's number cannot have been
             # taken by anyone else while a member of it lives, and without members the signal goes nowhere.
@@ -162,14 +162,11 @@ def check_port(port: int, *, purpose: str, option: str) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
-        except PermissionError:
-            raise AV2TError(
-                f"port {port} for {purpose} is reserved for root; choose one above 1023 with {option}"
-            ) from None
-        except (OSError, OverflowError):
-            raise AV2TError(
-                f"port {port} for {purpose} is taken by another program; choose another with {option}"
-            ) from None
+        except OSError as error:
+            why = "taken by another program; choose another"
+            if isinstance(error, PermissionError):
+                why = "reserved for root; choose one above 1023"
+            raise AV2TError(f"port {port} for {purpose} is {why} with {option}") from None
 
 
 def answers(url: str) -> bool:

