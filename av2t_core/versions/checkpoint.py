@@ -61,7 +61,7 @@ class Loaded:
         return self._read(tuple(names))
 
     @cached_property
-    def _read(self) -> _lru_cache_wrapper[ReadNamer]:
+    def _read(self) -> "_lru_cache_wrapper[ReadNamer]":
         sight, hearing = self.image_encoder, self.audio_encoder
         assert isinstance(sight, Reader)
         return lru_cache(_NAMERS)(
