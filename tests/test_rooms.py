@@ -36,7 +36,6 @@ TWO_SIDES = {
     "projects.py",  # in Label Studio, and what the queue knows of them
     "queue.py",  # the commands, and what they do
     "settings.py",  # of the model, and of the service
-    "store.py",  # the model store, and how the commands use it
     "train.py",  # the command, and what it does
 }
 """Names of two files that are the same thing on two sides."""

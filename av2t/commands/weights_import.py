@@ -21,7 +21,6 @@ from av2t_core.versions.saving import NewVersion, alone, encoder_parts, save_enc
 if TYPE_CHECKING:  # they bring torch, for which nobody who is refused should wait
     from torch import Tensor
 
-    from av2t_core.model.published_weights import Published
 
 _SHARD = re.compile(r"-\d+-of-(\d+)")
 
