@@ -1,6 +1,7 @@
 """What a person does about an error: the remedies of `av2t_core.errors` in this program's commands and variables."""
 
 from av2t_core.errors import AV2TError, Remedy
+from av2t_core.model.presets import PRESETS, SEGMENTERS
 from av2t_core.versions import published
 from av2t_core.versions.version import Version
 
@@ -49,11 +50,13 @@ def how_to_get(name: str) -> str:
     if release.dataset:
         feature = f" --feature {release.feature}" if release.feature != "mul" else ""
         options = f"{feature} --dataset {release.dataset}"
-    return f"`av2t weights pull {preset}{options}` fetches them, {by_hand}"
+    size = published.gigabytes(preset, only_start=release.start)
+    return f"`av2t weights pull {preset}{options}` fetches them (about {size:.0f} GB), {by_hand}"
 
 
 def how_to_train(preset: str) -> str:
-    return f"`av2t weights pull {preset} --start` fetches what a training starts from"
+    what = SEGMENTERS[PRESETS[preset].segmenter].what
+    return f"`av2t weights pull {preset} --start` fetches {what} to train one from"
 
 
 def caution(version: Version) -> str | None:

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from transformers.models.clap.configuration_clap import ClapAudioConfig
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 
-from av2t_core.encoders import clip, gpt2, htsat, laion_clap, ms_clap
+from av2t_core.encoders import gpt2, htsat, laion_clap, ms_clap, openai_clip
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import Feature
 from av2t_core.model.presets import PRESETS, segmenter
-from av2t_core.model.weights import Source
+from av2t_core.model.published_weights import Source
 from av2t_core.versions.state_file import read_state_file
 from tests.core.encoders.merges import made_up
 from tests.core.model.micro import MICRO, SEGMENTERS, VOCABULARY, complete, reference_weights
@@ -79,7 +79,7 @@ def evf_sam(preset: str = "sam2-l") -> dict[str, Tensor]:
 @cache
 def clip_state() -> dict[str, Tensor]:
     torch.manual_seed(0)
-    state = clip.ClipImageEncoder().state_dict()
+    state = openai_clip.ClipImageEncoder().state_dict()
     return {**{key.removeprefix("text."): tensor for key, tensor in state.items()}, "logit_scale": torch.tensor(1.0)}
 
 

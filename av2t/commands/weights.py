@@ -39,7 +39,7 @@ from av2t_core.versions.version import Version, damaged, installed
 if TYPE_CHECKING:  # they bring torch and an HTTP client, for which nobody who is refused should wait
     from torch import Tensor
 
-    from av2t_core.model.weights import Published
+    from av2t_core.model.published_weights import Published
     from av2t_core.versions.hub import RemoteFile
 
 COMMANDS: Table = {

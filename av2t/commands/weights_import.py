@@ -21,7 +21,7 @@ from av2t_core.versions.saving import NewVersion, alone, encoder_parts, find_com
 if TYPE_CHECKING:  # they bring torch, for which nobody who is refused should wait
     from torch import Tensor
 
-    from av2t_core.model.weights import Published
+    from av2t_core.model.published_weights import Published
 
 _SHARD = re.compile(r"-\d+-of-(\d+)")
 

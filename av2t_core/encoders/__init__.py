@@ -7,7 +7,7 @@ from typing import Any, Protocol, Self
 from torch import Tensor, nn
 
 from av2t_core.media.sound import Sound
-from av2t_core.model.weights import Published, Source, empty_weights, translate
+from av2t_core.model.published_weights import Published, Source, empty_weights, translate
 
 
 class ImageEncoder(Protocol):

@@ -8,7 +8,7 @@ import re
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from av2t_core.model.weights import Source
+from av2t_core.model.published_weights import Source
 
 MELS = 64
 FRAMES = 1024

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from av2t_core.encoders import PublishedEncoder, htsat
 from av2t_core.encoders.melspectrogram import log_mel, mono
 from av2t_core.media.sound import Sound
-from av2t_core.model.weights import Published, Source
+from av2t_core.model.published_weights import Published, Source
 
 SAMPLE_RATE = 48_000
 SECONDS = 10  # what the model hears at once; a second is repeated until they are full
@@ -39,7 +39,6 @@ class LaionClapAudioEncoder(PublishedEncoder):
         repository="lukewys/laion_clap",
         names=(r"630k-audioset-best\.pt", r"630k-best\.pt"),  # without fusion; music's are of a larger HTSAT
         example="630k-audioset-best.pt",
-        gigabytes=1.9,
         licence="CC0-1.0",
         marks=("audio_branch.", "audio_projection."),
     )

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from av2t_core.encoders import PublishedEncoder, gpt2, htsat
 from av2t_core.encoders.melspectrogram import log_mel, resample_second
 from av2t_core.media.sound import MARGIN, Sound
-from av2t_core.model.weights import Published, Source
+from av2t_core.model.published_weights import Published, Source
 
 SAMPLE_RATE = 44_100
 WIDTH = 1024
@@ -95,7 +95,6 @@ class MsClapAudioEncoder(PublishedEncoder):
         repository="microsoft/msclap",
         names=(r"CLAP_weights_2023\.pth",),
         example="CLAP_weights_2023.pth",
-        gigabytes=0.7,
         licence="MIT",
         marks=("audio_encoder.base.htsat.", "audio_encoder.projection."),
         beside=(
@@ -106,7 +105,6 @@ class MsClapAudioEncoder(PublishedEncoder):
                 repository="openai-community/gpt2",
                 names=(r"merges\.txt",),
                 example=gpt2.FILE,
-                gigabytes=0.0005,
                 licence="MIT",
                 marks=(gpt2.FILE,),
             ),

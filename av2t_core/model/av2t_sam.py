@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from av2t_core.model.adapters import Adapters
 from av2t_core.model.config import AV2TSamConfig
 from av2t_core.model.feature import Projector, Prompter
-from av2t_core.model.weights import Source, translate
+from av2t_core.model.published_weights import Source, translate
 from av2t_core.segmenters import Candidates, Images, TextPromptedSegmenter
 
 DRAWN = ("projector.", "adapters.")

@@ -15,20 +15,29 @@ if TYPE_CHECKING:
     from av2t_core.encoders import EncoderClass
     from av2t_core.segmenters import SegmenterClass
 
+
+@dataclass(frozen=True)
+class Part:
+    """Where the class of a part stands, how large its published weights are, and what a segmenter's are called."""
+
+    place: str
+    gigabytes: float = 0
+    what: str = ""
+
+
 IMAGE_ENCODERS = {
-    "tiny": "av2t_core.encoders.tiny:TinyImageEncoder",
-    "clip": "av2t_core.encoders.clip:ClipImageEncoder",
+    "tiny": Part("av2t_core.encoders.tiny:TinyImageEncoder"),
+    "clip": Part("av2t_core.encoders.openai_clip:ClipImageEncoder", 0.6),
 }
 AUDIO_ENCODERS = {
-    "tiny": "av2t_core.encoders.tiny:TinyAudioEncoder",
-    "ms-clap": "av2t_core.encoders.ms_clap:MsClapAudioEncoder",
-    "laion-clap": "av2t_core.encoders.laion_clap:LaionClapAudioEncoder",
+    "tiny": Part("av2t_core.encoders.tiny:TinyAudioEncoder"),
+    "ms-clap": Part("av2t_core.encoders.ms_clap:MsClapAudioEncoder", 0.7),
+    "laion-clap": Part("av2t_core.encoders.laion_clap:LaionClapAudioEncoder", 1.9),
 }
 SEGMENTERS = {
-    "evf-sam2": "av2t_core.segmenters.evf_sam2:EvfSam2",
-    "evf-sam1": "av2t_core.segmenters.evf_sam1:EvfSam1",
+    "evf-sam2": Part("av2t_core.segmenters.evf_sam2:EvfSam2", 3.6, "EVF-SAM2"),  # if it is in fp32
+    "evf-sam1": Part("av2t_core.segmenters.evf_sam1:EvfSam1", 2.6, "EVF-SAM"),
 }
-"""Where the class of each stands."""
 
 
 def image_encoder(name: str) -> "EncoderClass":
@@ -46,10 +55,10 @@ def segmenter(name: str) -> "SegmenterClass":
     return _class("segmenter", SEGMENTERS, name)  # type: ignore[no-any-return]
 
 
-def _class(what: str, known: Mapping[str, str], name: str) -> Any:
+def _class(what: str, known: Mapping[str, Part], name: str) -> Any:
     if name not in known:
         raise WeightsError(f"there is no {what} {name!r}; there are {', '.join(known)}")
-    module, _, attribute = known[name].partition(":")
+    module, _, attribute = known[name].place.partition(":")
     return getattr(import_module(module), attribute)
 
 
@@ -58,7 +67,8 @@ class Preset:
     """The parts of a model by their names, and what AV2T-SAM itself is between them.
 
     `size`: of the segmenter, see its `sizes`. `gains_by_bf16`: its matrices are so large that to compute in bfloat16 is
-    faster, where a device can. `embedded`: its weights ship with the package.
+    faster, where a device can. `embedded`: its weights ship with the package. `gigabytes`: of the authors' trained
+    checkpoint; 0 where none is known to be published, as of those that hear with LAION-CLAP.
     """
 
     segmenter: str = "evf-sam2"
@@ -71,6 +81,7 @@ class Preset:
     mask_reach: float | None = None
     gains_by_bf16: bool = True
     embedded: bool = False
+    gigabytes: float = 0
 
     def config(self, feature: Feature = "mul") -> AV2TSamConfig:
         """Imports its parts. WeightsError: one of them is not known."""
@@ -109,11 +120,11 @@ PRESETS = {
     "tiny": _tiny(adapter=True),
     "tiny-noadapter": _tiny(adapter=False),
     # The paper's: Table 1 has both with and without adapters; Table 2's features are the config's `feature`.
-    "sam2-l": Preset(),
-    "sam2-l-noadapter": Preset(adapter=False),
+    "sam2-l": Preset(gigabytes=3.7),
+    "sam2-l-noadapter": Preset(adapter=False, gigabytes=3.7),
     "sam2-l-laion": Preset(audio_encoder="laion-clap"),
-    "sam1-h": Preset(segmenter="evf-sam1"),
-    "sam1-h-noadapter": Preset(segmenter="evf-sam1", adapter=False),
+    "sam1-h": Preset(segmenter="evf-sam1", gigabytes=5.3),
+    "sam1-h-noadapter": Preset(segmenter="evf-sam1", adapter=False, gigabytes=5.3),
 }
 
 

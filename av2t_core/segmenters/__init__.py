@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from av2t_core.model.config import SegmenterConfig
-from av2t_core.model.weights import Published
+from av2t_core.model.published_weights import Published
 
 Images = Mapping[str, Tensor]
 """What a segmenter reads of B pictures, by names of its own: each (B, 3, H, W)."""
@@ -101,12 +101,10 @@ class TextPromptedSegmenter(Protocol):
 class SegmenterClass(Protocol):
     """What the class of a segmenter offers, by which a preset finds it.
 
-    `sizes`: its frozen configs by name. `published`: where its weights are, without AV2T-SAM's; `checkpoint` and
-    `checkpoint_gigabytes`: what the authors of AV2T-SAM call it in the names of their checkpoints, and how large those
-    are. None, "" and 0 if nothing is published.
+    `sizes`: its frozen configs by name. `published`: where its weights are, without AV2T-SAM's; `checkpoint`: what
+    the authors of AV2T-SAM call it in the names of their checkpoints. None and "" if nothing is published.
     """
 
     sizes: Mapping[str, SegmenterConfig]
     published: Published | None
     checkpoint: str
-    checkpoint_gigabytes: float

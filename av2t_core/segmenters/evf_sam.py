@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from av2t_core.encoders.efficientnet import InvertedResidual
 from av2t_core.model.adapters import adapted
 from av2t_core.model.inputs import normalise_sam, stack_frames
-from av2t_core.model.weights import Published
+from av2t_core.model.published_weights import Published
 from av2t_core.segmenters import Candidates, Images
 from av2t_core.segmenters.beit3 import Beit3, Beit3Config
 
@@ -57,7 +57,7 @@ class EvfSamConfig:
         return replace(self, beit3=replace(self.beit3, vocabulary=vocabulary))
 
 
-def evf_published(*, what: str, part: str, repository: str, gigabytes: float, marks: tuple[str, ...]) -> Published:
+def evf_published(*, what: str, part: str, repository: str, marks: tuple[str, ...]) -> Published:
     """Where EVF-SAM's own weights are, of one of the two. `marks`: of its SAM."""
     return Published(
         kind="evf-sam",
@@ -71,7 +71,6 @@ def evf_published(*, what: str, part: str, repository: str, gigabytes: float, ma
             r"pytorch_model-\d+-of-\d+\.bin",
         ),
         example="model.safetensors",
-        gigabytes=gigabytes,
         licence="Apache-2.0",
         marks=(*marks, "mm_extractor.beit3."),
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from av2t_core.model.weights import empty_weights
+from av2t_core.model.published_weights import empty_weights
 from av2t_core.segmenters.evf_sam import EvfSam, EvfSamConfig, evf_published
 
 if TYPE_CHECKING:
@@ -50,10 +50,9 @@ class EvfSam1(EvfSam):
         what="EVF-SAM",
         part="evf-sam1",
         repository="YxZhang/evf-sam-multitask",
-        gigabytes=2.6,
         marks=("visual_model.mask_decoder.",),
     )
-    checkpoint, checkpoint_gigabytes = "evf_sam", 5.3
+    checkpoint = "evf_sam"
 
     def __init__(self, config: EvfSam1Config) -> None:
         super().__init__(config, build_sam1(config.sam))

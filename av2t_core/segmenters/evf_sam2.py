@@ -80,10 +80,9 @@ class EvfSam2(EvfSam):
         what="EVF-SAM2",
         part="evf-sam2",
         repository="YxZhang/evf-sam2-multitask",
-        gigabytes=3.6,  # if it is in fp32
         marks=("visual_model.sam_mask_decoder.",),
     )
-    checkpoint, checkpoint_gigabytes = "evf_sam2", 3.7
+    checkpoint = "evf_sam2"
     published_names = (
         # The authors' copy of SAM2 calls this `weight`, the published package `gamma`.
         *((f"visual_model.{_FUSER}.{i}.weight", f"sam.{_FUSER}.{i}.gamma") for i in range(_FUSER_LAYERS)),

@@ -23,7 +23,7 @@ from av2t_core.memory import is_out_of_memory
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import Feature
 from av2t_core.model.presets import PRESETS, audio_encoder, image_encoder
-from av2t_core.model.weights import empty_weights
+from av2t_core.model.published_weights import empty_weights
 from av2t_core.versions.store import fetch
 from av2t_core.versions.version import NAMES, Version
 

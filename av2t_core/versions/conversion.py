@@ -20,7 +20,7 @@ from av2t_core.model.presets import (
     image_encoder,
     segmenter,
 )
-from av2t_core.model.weights import Published, empty_weights
+from av2t_core.model.published_weights import Published, empty_weights
 from av2t_core.versions import published
 
 Tensors = dict[str, Tensor]

@@ -13,10 +13,18 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from av2t_core.errors import Remedy, WeightsError
 from av2t_core.model.config import Feature
-from av2t_core.model.presets import PRESETS, audio_encoder, image_encoder, segmenter
+from av2t_core.model.presets import (
+    AUDIO_ENCODERS,
+    IMAGE_ENCODERS,
+    PRESETS,
+    SEGMENTERS,
+    audio_encoder,
+    image_encoder,
+    segmenter,
+)
 
 if TYPE_CHECKING:  # it brings torch
-    from av2t_core.model.weights import Published
+    from av2t_core.model.published_weights import Published
 
 Text = TypeVar("Text")
 Dataset = Literal["ms3", "s4"]
@@ -63,7 +71,7 @@ def presets() -> list[str]:
 
 def model(preset: str, feature: Feature, dataset: Dataset) -> "Published":
     """The authors' checkpoint, which holds the segmenter's weights, too."""
-    from av2t_core.model.weights import Published
+    from av2t_core.model.published_weights import Published
 
     chosen = PRESETS[preset]
     used = segmenter(chosen.segmenter)
@@ -80,15 +88,14 @@ def model(preset: str, feature: Feature, dataset: Dataset) -> "Published":
         repository="Kyungbok/AV2T-SAM",
         names=(_CHECKPOINT.format(**{**named, "dataset": "ms?3" if dataset == "ms3" else dataset}),),
         example="…_{feature}{adapter}_{evf}_{dataset}_best.pth".format(**named),
-        gigabytes=used.checkpoint_gigabytes,
         licence="",
         marks=("projector.",),
     )
 
 
 def is_known(preset: str) -> bool:
-    """Whether a trained model of it was published, as far as is known: the authors' hear with MS-CLAP."""
-    return PRESETS[preset].audio_encoder == "ms-clap"
+    """Whether a trained model of it was published, as far as is known."""
+    return PRESETS[preset].gigabytes > 0
 
 
 def start(preset: str) -> "Published":
@@ -107,9 +114,9 @@ def encoders(preset: str) -> "dict[str, Published]":
 
 def gigabytes(preset: str, *, only_start: bool = False) -> float:
     """To fetch for a model of this preset, or its start, where none of its parts is there yet."""
-    used = segmenter(PRESETS[preset].segmenter)
-    main = start(preset).gigabytes if only_start else used.checkpoint_gigabytes
-    return main + sum(each.gigabytes for encoder in encoders(preset).values() for each in encoder.sources)
+    chosen = PRESETS[preset]
+    main = SEGMENTERS[chosen.segmenter].gigabytes if only_start else chosen.gigabytes
+    return main + IMAGE_ENCODERS[chosen.image_encoder].gigabytes + AUDIO_ENCODERS[chosen.audio_encoder].gigabytes
 
 
 def version_name(preset: str, feature: Feature, dataset: Dataset) -> str:

@@ -52,7 +52,7 @@ def test_how_to_get_what_is_published(name: str, command: str) -> None:
 def test_how_to_get_what_is_not_known_to_be_published() -> None:
     assert how_to_get("sam2-l-laion-s4").startswith("no such model is known to be published; `av2t weights im")
     assert how_to_get("sam2-l-laion").endswith(
-        "`av2t weights pull sam2-l-laion --start` fetches what a training starts from"
+        "`av2t weights pull sam2-l-laion --start` fetches EVF-SAM2 to train one from"
     )
     assert how_to_get("sam2-l-laion-start").startswith("`av2t weights pull sam2-l-laion --start` fetches them")
 

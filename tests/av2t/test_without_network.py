@@ -23,7 +23,9 @@ COMMANDS = {
     "up": ["up", "--no-label-studio"],
 }
 PULL = ["weights", "pull", "sam2-l"]
-HOW = "the weights of sam2-l are not in data/models: `av2t weights pull sam2-l` fetches them, `av2t weights"
+HOW = (
+    "the weights of sam2-l are not in data/models: `av2t weights pull sam2-l` fetches them (about 5 GB), `av2t weights"
+)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Model
 from av2t_core.encoders.gpt2 import END, read_merges
 from av2t_core.encoders.ms_clap import CaptionEncoder, MsClapAudioEncoder
 from av2t_core.encoders.naming import ReadNamer
-from av2t_core.model.weights import empty_weights
+from av2t_core.model.published_weights import empty_weights
 from tests.core.encoders.merges import made_up
 from tests.core.encoders.test_gpt2 import theirs
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from av2t_core.encoders.clip import ClipImageEncoder
 from av2t_core.encoders.laion_clap import LaionClapAudioEncoder
 from av2t_core.encoders.ms_clap import MsClapAudioEncoder
+from av2t_core.encoders.openai_clip import ClipImageEncoder
 from av2t_core.media.sound import Sound
-from av2t_core.model.weights import empty_weights
+from av2t_core.model.published_weights import empty_weights
 
 ENCODERS = (ClipImageEncoder, MsClapAudioEncoder, LaionClapAudioEncoder)
 
@@ -39,7 +39,7 @@ def refuse(*args, **kwargs): raise AssertionError("a connection was tried")
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 import torch
 from av2t_core.encoders import gpt2
-from av2t_core.encoders.clip import ClipImageEncoder
+from av2t_core.encoders.openai_clip import ClipImageEncoder
 from av2t_core.encoders.laion_clap import LaionClapAudioEncoder
 from av2t_core.encoders.ms_clap import MsClapAudioEncoder
 from av2t_core.model.presets import PRESETS

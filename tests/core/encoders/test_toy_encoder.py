@@ -13,7 +13,7 @@ from av2t_core.errors import WeightsError
 from av2t_core.media.sound import Sound
 from av2t_core.model import presets
 from av2t_core.model.inputs import stack_frames
-from av2t_core.model.weights import Published
+from av2t_core.model.published_weights import Published
 from av2t_core.prediction.predictor import Predictor
 from av2t_core.versions.conversion import encoder_tensors, kind_of
 from tests.core.toys import assert_same, fine_tuned, saved_and_loaded, windows
@@ -49,7 +49,6 @@ class ToyAudioEncoder(nn.Module):
         repository="nobody/toy",
         names=("toy.pth",),
         example="toy.pth",
-        gigabytes=0.1,
         licence="MIT",
         marks=("toy.weight",),
     )
@@ -74,8 +73,8 @@ class ToyAudioEncoder(nn.Module):
 
 @pytest.fixture
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(presets.IMAGE_ENCODERS, "toy", f"{__name__}:ToyImageEncoder")
-    monkeypatch.setitem(presets.AUDIO_ENCODERS, "toy", f"{__name__}:ToyAudioEncoder")
+    monkeypatch.setitem(presets.IMAGE_ENCODERS, "toy", presets.Part(f"{__name__}:ToyImageEncoder"))
+    monkeypatch.setitem(presets.AUDIO_ENCODERS, "toy", presets.Part(f"{__name__}:ToyAudioEncoder"))
     preset = presets.Preset(size="tiny", image_encoder="toy", audio_encoder="toy", feature_width=16, adapter_width=8)
     monkeypatch.setitem(presets.PRESETS, "toy", preset)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from av2t_core.errors import WeightsError
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import AV2TSamConfig, Feature
-from av2t_core.model.weights import empty_weights
+from av2t_core.model.published_weights import empty_weights
 from av2t_core.segmenters.evf_sam1 import EvfSam1Config
 from av2t_core.segmenters.evf_sam2 import EvfSam2Config
 from tests.core.model.micro import (

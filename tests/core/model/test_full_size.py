@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.presets import PRESETS
-from av2t_core.model.weights import empty_weights
+from av2t_core.model.published_weights import empty_weights
 from tests.core.model.micro import (
     Batch,
     complete,

@@ -16,7 +16,7 @@ from av2t_core.evaluation.benchmark import measure
 from av2t_core.model import presets
 from av2t_core.model.config import SegmenterConfig
 from av2t_core.model.inputs import stack_frames
-from av2t_core.model.weights import Published
+from av2t_core.model.published_weights import Published
 from av2t_core.prediction.predictor import Predictor
 from av2t_core.segmenters import Candidates, Images
 from av2t_core.training.paper import Inputs, PaperTraining, accelerator
@@ -42,7 +42,7 @@ class ToySegmenter(nn.Module):
 
     sizes: Mapping[str, SegmenterConfig] = {"toy": ToyConfig()}
     published: Published | None = None
-    checkpoint, checkpoint_gigabytes = "", 0.0
+    checkpoint = ""
     block_widths: tuple[int, ...] = (3,)
     shared_adapter = False
     trained: tuple[str, ...] = ("masks.", "scores.")
@@ -96,7 +96,7 @@ class ToySegmenter(nn.Module):
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(presets.SEGMENTERS, "toy", f"{__name__}:ToySegmenter")
+    monkeypatch.setitem(presets.SEGMENTERS, "toy", presets.Part(f"{__name__}:ToySegmenter"))
     parts = {"segmenter": "toy", "size": "toy", "image_encoder": "tiny", "audio_encoder": "tiny"}
     monkeypatch.setitem(presets.PRESETS, "toy", presets.Preset(**parts))  # type: ignore[arg-type]
     monkeypatch.setitem(presets.PRESETS, "toy-noadapter", presets.Preset(**parts, adapter=False))  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.presets import PRESETS
-from av2t_core.model.weights import empty_weights
+from av2t_core.model.published_weights import empty_weights
 from av2t_core.pretraining.models import candidates_loss
 from av2t_core.training.paper import Inputs, PaperTraining, accelerator, frame_losses, soft_iou, trained_parameters
 from av2t_core.training.plan import PaperRecipe, TrainingError

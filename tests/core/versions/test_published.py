@@ -92,5 +92,8 @@ def test_version_names_are_names() -> None:
 
 
 def test_it_needs_neither_torch_nor_the_hub() -> None:
-    code = "import sys, av2t_core.versions.published; assert not {'torch', 'huggingface_hub'} & set(sys.modules)"
+    code = (
+        "import sys; from av2t_core.versions.published import gigabytes; assert round(gigabytes('sam2-l'), 1) == 5.0;"
+        " assert not {'torch', 'huggingface_hub'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

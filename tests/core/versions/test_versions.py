@@ -113,7 +113,7 @@ def test_published_weights_that_are_not_there_are_told_how_to_get(tmp_path: Path
     with pytest.raises(WeightsError) as error:
         resolve("sam2-l", tmp_path)
     assert told(error.value) == (
-        f"the weights of sam2-l are not in {tmp_path}: `av2t weights pull sam2-l` fetches them,"
+        f"the weights of sam2-l are not in {tmp_path}: `av2t weights pull sam2-l` fetches them (about 5 GB),"
         " `av2t weights import sam2-l FILE…` takes files that you have"
     )
 

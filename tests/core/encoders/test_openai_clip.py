@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from av2t_core.encoders.clip import PROMPTS, ClipImageEncoder, inputs
 from av2t_core.encoders.naming import ReadNamer
+from av2t_core.encoders.openai_clip import PROMPTS, ClipImageEncoder, inputs
 from av2t_core.errors import WeightsError
 from av2t_core.model.inputs import to_device
 

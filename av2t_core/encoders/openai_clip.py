@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from av2t_core.encoders import PublishedEncoder
 from av2t_core.model.inputs import stack_frames
-from av2t_core.model.weights import Published, Source
+from av2t_core.model.published_weights import Published, Source
 
 if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
@@ -42,7 +42,6 @@ class ClipImageEncoder(PublishedEncoder):
         repository="timm/vit_base_patch32_clip_224.openai",  # which open_clip itself names
         names=(r"open_clip_model\.safetensors", r"open_clip_pytorch_model\.bin"),
         example="open_clip_model.safetensors",
-        gigabytes=0.6,
         licence="MIT",
         marks=("visual.conv1.", "visual.transformer."),
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from av2t_core.errors import WeightsError
-from av2t_core.model.weights import Source, translate
+from av2t_core.model.published_weights import Source, translate
 
 OWN = {"first": torch.empty(2, 3, device="meta"), "second": torch.empty(2, 3, device="meta")}
 UNREAD = re.compile(r"text\.")
