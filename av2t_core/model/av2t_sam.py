@@ -1,7 +1,7 @@
 """AV2T-SAM, the whole (paper, figure 1)."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -11,12 +11,11 @@ from torch.utils.checkpoint import checkpoint
 from av2t_core.model.adapters import Adapters
 from av2t_core.model.config import AV2TSamConfig
 from av2t_core.model.feature import Projector, Prompter
-from av2t_core.model.published_weights import Source, translate
+from av2t_core.model.published_weights import NOTHING, Source, translate
 from av2t_core.segmenters import Candidates, Images, TextPromptedSegmenter
 
 DRAWN = ("projector.", "adapters.")
 """What the names of the modules begin with that the paper trains from nothing."""
-
 
 _AUTHORS_NAMES = (
     ("adapters.shared.", "audio_prompt_generator.shared_mlp."),
@@ -87,11 +86,15 @@ class AV2TSam(nn.Module):
     def published_name(self, name: str) -> str:
         """What the authors call the tensor of this name (model hub: Kyungbok/AV2T-SAM)."""
         segmenter = ((f"segmenter.{own}", f"model.{theirs}") for theirs, own in self.segmenter.published_names)
-        return _renamed(name, (*segmenter, *_AUTHORS_NAMES))
+        for own, theirs in (*segmenter, *_AUTHORS_NAMES):
+            if name.startswith(own):
+                return theirs + name.removeprefix(own)
+        return name
 
-    def is_unread(self, name: str) -> bool:
-        """Whether weights may hold a tensor of this name that this model has no use for."""
-        return name.startswith(tuple(f"segmenter.{prefix}" for prefix in self.segmenter.unread))
+    def unread(self, rename: Callable[[str], str]) -> re.Pattern[str]:
+        """What the names of tensors begin with, renamed, that weights may hold and this model has no use for."""
+        prefixes = [re.escape(rename(f"segmenter.{prefix}")) for prefix in self.segmenter.unread]
+        return re.compile("|".join(prefixes)) if prefixes else NOTHING
 
     def from_checkpoint(self, state: Mapping[str, Tensor], absent: tuple[str, ...] = ()) -> dict[str, Tensor]:
         """The authors' weights under the names of this model, none copied; the model may be on the meta device.
@@ -100,9 +103,8 @@ class AV2TSam(nn.Module):
         projector. WeightsError names every key that is missing, unknown or of another shape.
         """
         own = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(absent)}
-        unread = [re.escape(self.published_name(f"segmenter.{prefix}")) for prefix in self.segmenter.unread]
-        pattern = re.compile("|".join(unread) or "(?!)")
-        return translate("model", state, own, lambda name: Source(self.published_name(name)), pattern)
+        unread = self.unread(self.published_name)
+        return translate("model", state, own, lambda name: Source(self.published_name(name)), unread)
 
     def matrices(self) -> Iterator[str]:
         """The names of the weights that bf16 is for: the frozen encoders' matrices and convolutions."""
@@ -110,14 +112,6 @@ class AV2TSam(nn.Module):
             for name, module in self.get_submodule(f"segmenter.{encoder}").named_modules(prefix=f"segmenter.{encoder}"):
                 if isinstance(module, nn.Linear | nn.Conv2d):
                     yield from (f"{name}.{parameter}" for parameter, _ in module.named_parameters())
-
-
-def _renamed(key: str, prefixes: Iterable[tuple[str, str]]) -> str:
-    """By the first prefix that fits."""
-    for old, new in prefixes:
-        if key.startswith(old):
-            return new + key.removeprefix(old)
-    return key
 
 
 def lifted(logits: Tensor, reach: float) -> Tensor:

@@ -47,8 +47,9 @@ class Published:
     def page(self) -> str:
         return f"https://huggingface.co/{self.repository}"
 
-    def recognises(self, state: Mapping[str, object], prefix: str = "") -> bool:
-        return all(any(key.startswith(prefix + mark) for key in state) for mark in self.marks)
+
+NOTHING = re.compile("(?!)")
+"""Matches no key."""
 
 
 @dataclass(frozen=True)
@@ -76,20 +77,18 @@ def translate(
     problems = {f"missing {origin.key}" for origin in sources.values() if origin.key not in state}
     known = {origin.key for origin in sources.values()}
     problems |= {f"unknown {key}" for key in state if key not in known and not unread.match(key)}
-    translated = {}
     for key, origin in sources.items():
-        if origin.key not in state:
-            continue
-        tensor, expected = state[origin.key], tuple(own[key].shape)
+        expected = tuple(own[key].shape)
         if origin.parts > 1:
             expected = (expected[0] * origin.parts, *expected[1:])
-        if tensor.shape == expected:
-            translated[key] = tensor.chunk(origin.parts)[origin.part] if origin.parts > 1 else tensor
-        else:
+        if (tensor := state.get(origin.key)) is not None and tensor.shape != expected:
             problems.add(f"{origin.key} is {tuple(tensor.shape)}, the {what} has {expected}")
     if problems:
         raise misfit(what, problems)
-    return translated
+    return {
+        key: state[origin.key].chunk(origin.parts)[origin.part] if origin.parts > 1 else state[origin.key]
+        for key, origin in sources.items()
+    }
 
 
 @contextmanager

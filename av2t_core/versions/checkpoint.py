@@ -6,8 +6,10 @@ share, and its own; the later ones go over the earlier ones:
     model.<name in AV2TSam>    image_encoder.<name>    audio_encoder.<name>    names.<name in LearnedNamer>
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import _lru_cache_wrapper, cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,13 +19,13 @@ from torch import Tensor, nn
 
 from av2t_core.encoders import AudioEncoder, ImageEncoder
 from av2t_core.encoders.naming import EncodersNamer, Hearing, LearnedNamer, Namer, Reader, ReadNamer, Sight
-from av2t_core.errors import MemoryShortError, WeightsError, misfit
+from av2t_core.errors import MemoryShortError, WeightsError
 from av2t_core.files import check_header
 from av2t_core.memory import is_out_of_memory
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import Feature
 from av2t_core.model.presets import PRESETS, audio_encoder, image_encoder
-from av2t_core.model.published_weights import empty_weights
+from av2t_core.model.published_weights import NOTHING, Source, empty_weights, translate
 from av2t_core.versions.store import fetch
 from av2t_core.versions.version import NAMES, Version
 
@@ -48,23 +50,23 @@ class Loaded:
     namer: Namer | None
     device: torch.device
     precision: Precision
-    _read: dict[tuple[str, ...], ReadNamer] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def namer_for(self, names: Sequence[str]) -> Namer | None:
         """The model's own namer, or one that chooses among `names` if the image encoder can read; None without both.
 
         The same names are read once, unless many others come between.
         """
-        names, sight, hearing = tuple(names), self.image_encoder, self.audio_encoder
-        if self.namer is not None or not names or not isinstance(sight, Reader):
+        if self.namer is not None or not names or not isinstance(self.image_encoder, Reader):
             return self.namer
-        namer = self._read.pop(names, None) or ReadNamer(
-            names, sight=sight, hearing=hearing if isinstance(hearing, Reader) else None
+        return self._read(tuple(names))
+
+    @cached_property
+    def _read(self) -> "_lru_cache_wrapper[ReadNamer]":
+        sight, hearing = self.image_encoder, self.audio_encoder
+        assert isinstance(sight, Reader)
+        return lru_cache(_NAMERS)(
+            partial(ReadNamer, sight=sight, hearing=hearing if isinstance(hearing, Reader) else None)
         )
-        while len(self._read) >= _NAMERS:
-            del self._read[next(iter(self._read))]  # the one that was not asked for longest
-        self._read[names] = namer
-        return namer
 
 
 def load_version(version: Version, device: torch.device, precision: Precision = "fp32") -> Loaded:
@@ -145,11 +147,10 @@ def fill(
             beside = bool(narrow) and key.startswith("model.")
             tensor = tensor.to(torch.bfloat16 if key in narrow else torch.float32, copy=beside)
         tensors[key] = tensor
+    unread = empty.model.unread(lambda name: f"model.{name}")
     for name in MODULES:
         module: nn.Module = getattr(empty, name)
-        state = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
-        unread = [key for key in state if name == "model" and empty.model.is_unread(key)]
-        _load(name, module, {key: t for key, t in state.items() if key not in unread})
+        _load(f"{name}.", module, tensors, unread)
         module.to(device).eval().requires_grad_(False)
     filled = replace(empty, device=device, precision=precision)
     if not names:
@@ -158,17 +159,12 @@ def fill(
     return with_names(filled, names, learnt)
 
 
-def _load(name: str, module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """WeightsError names what does not fit."""
-    shapes = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
-    problems = [f"missing {name}.{key}" for key in shapes.keys() - state.keys()]
-    problems += [f"unknown {name}.{key}" for key in state.keys() - shapes.keys()]
-    for key in shapes.keys() & state.keys():
-        if state[key].shape != shapes[key]:
-            problems.append(f"{name}.{key} is {tuple(state[key].shape)}, the model has {shapes[key]}")
-    if problems:
-        raise misfit("model", problems)
-    module.load_state_dict(state, assign=True)
+def _load(prefix: str, module: nn.Module, tensors: Mapping[str, Tensor], unread: re.Pattern[str] = NOTHING) -> None:
+    """Those of `tensors` whose names begin with the prefix. WeightsError names what does not fit."""
+    own = {f"{prefix}{key}": tensor for key, tensor in module.state_dict().items()}
+    state = {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    fitting = translate("model", state, own, Source, unread)
+    module.load_state_dict({key.removeprefix(prefix): tensor for key, tensor in fitting.items()}, assign=True)
 
 
 def with_names(loaded: Loaded, names: Sequence[str], tensors: Mapping[str, Tensor]) -> Loaded:
@@ -183,7 +179,7 @@ def with_names(loaded: Loaded, names: Sequence[str], tensors: Mapping[str, Tenso
         namer = LearnedNamer(
             known, names, audio_width=loaded.audio_encoder.width, image_width=loaded.image_encoder.width
         )
-    _load("names", namer, tensors)
+    _load(NAMES, namer, {f"{NAMES}{key}": tensor for key, tensor in tensors.items()})
     return replace(loaded, namer=namer.eval().requires_grad_(False))
 
 

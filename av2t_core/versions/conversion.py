@@ -3,7 +3,8 @@
 What the paper trains becomes a version's own tensors, all else a part that versions share.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 
 from torch import Tensor
 
@@ -28,18 +29,14 @@ Tensors = dict[str, Tensor]
 
 def kind_of(file: str, state: Mapping[str, Tensor]) -> str:
     """The `Published.kind` of the state dict of `file`, told from its keys. WeightsError: nothing that is known."""
-    marks: dict[str, tuple[str, ...]] = {}
-    for _, start in _segmenters():
-        marks[published.MODEL] = ("projector.", *(f"model.{mark}" for mark in start.marks))
-        if "projector." in {key[: len("projector.")] for key in state} and start.recognises(state, "model."):
-            return published.MODEL
-    known = [start for _, start in _segmenters()]
-    known += [source for _, encoder in _encoders() if encoder.published for source in encoder.published.sources]
-    for source in known:
-        if source.recognises(state):
-            return source.kind
-        marks[source.kind] = source.marks
-    told = "; ".join(f"{kind} ({', '.join(f'{mark}*' for mark in some)})" for kind, some in marks.items())
+    starts = [start for _, start in _segmenters()]
+    known = [(published.MODEL, ("projector.", *(f"model.{mark}" for mark in start.marks))) for start in starts]
+    encoders = (encoder.published.sources for _, encoder in _encoders() if encoder.published)
+    known += [(source.kind, source.marks) for source in chain(starts, *encoders)]
+    for kind, marks in known:
+        if _has(state, marks):
+            return kind
+    told = "; ".join(f"{kind} ({', '.join(f'{mark}*' for mark in marks)})" for kind, marks in dict(known).items())
     first = sorted({".".join(key.split(".")[:2]) for key in state})
     seen = ", ".join(first[:5]) + (", …" if len(first) > 5 else "")
     raise WeightsError(f"{file} is none of the state dicts that are known: {told}; its keys begin with {seen}")
@@ -86,6 +83,11 @@ def encoder_tensors(file: str, kind: str, state: Mapping[str, Tensor]) -> tuple[
     raise WeightsError(f"{file} is {kind}, which is no encoder")
 
 
+def _has(state: Mapping[str, object], marks: Iterable[str]) -> bool:
+    """Each of them at the beginning of a key."""
+    return all(any(key.startswith(mark) for key in state) for mark in marks)
+
+
 def _segmenters() -> Iterator[tuple[str, Published]]:
     for name in SEGMENTERS:
         if start := segmenter(name).published:
@@ -101,7 +103,7 @@ def _check_fit(file: str, kind: str, state: Mapping[str, Tensor], preset: str) -
     """The differences between published models, told in their own words rather than by keys."""
     chosen = PRESETS[preset]
     width, wanted_width = (audio_encoder(chosen.audio_encoder).width,) * 2
-    [(held, start)] = [(name, start) for name, start in _segmenters() if start.recognises(state, "model.")]
+    [(held, start)] = [each for each in _segmenters() if _has(state, (f"model.{mark}" for mark in each[1].marks))]
     adapter = chosen.adapter
     if kind == published.MODEL:
         adapter = any(key.startswith("audio_prompt_generator.") for key in state)
@@ -116,14 +118,11 @@ def _check_fit(file: str, kind: str, state: Mapping[str, Tensor], preset: str) -
     if width != wanted_width:
         reasons.append(f"was trained on sound embeddings of {width}, {chosen.audio_encoder} gives {wanted_width}")
     if reasons:
-        fitting = _fitting(held, adapter, width)
-        remedy = f"use preset {fitting}" if fitting else "there is no preset for that"
+        fitting = [
+            name
+            for name, each in PRESETS.items()
+            if not each.embedded
+            and (each.segmenter, each.adapter, audio_encoder(each.audio_encoder).width) == (held, adapter, width)
+        ]
+        remedy = f"use preset {fitting[0]}" if fitting else "there is no preset for that"
         raise WeightsError(f"{file} does not fit the preset {preset}: it {' and '.join(reasons)}: {remedy}")
-
-
-def _fitting(held: str, adapter: bool, width: int) -> str | None:
-    for name in published.presets():
-        preset = PRESETS[name]
-        if (preset.segmenter, preset.adapter, audio_encoder(preset.audio_encoder).width) == (held, adapter, width):
-            return name
-    return None
