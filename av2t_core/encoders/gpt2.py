@@ -20,34 +20,33 @@ END = "<|endoftext|>"
 
 _BYTES = sorted(ByteLevel.alphabet())
 """A character for each byte, in the order of GPT-2's vocabulary."""
-_REMEDY = "get merges.txt of openai-community/gpt2 again"
 _SHOWN = 40  # characters
 
 
 def read_merges(path: Path) -> torch.Tensor:
     """(MERGES, 2) from the file: the numbers of the two tokens that become one. WeightsError: they are not GPT-2's."""
+
+    def wrong(what: str) -> WeightsError:
+        return WeightsError(f"{path}{what}: get merges.txt of openai-community/gpt2 again")
+
     numbers = {character: number for number, character in enumerate(_BYTES)}
     merges = []
     if (size := path.stat().st_size) > MERGES_FILE:
-        raise WeightsError(f"{path} has {size:,} bytes, and GPT-2's merges less than {MERGES_FILE:,}: {_REMEDY}")
+        raise wrong(f" has {size:,} bytes, and GPT-2's merges less than {MERGES_FILE:,}")
     lines = path.read_text("utf-8", errors="replace").rstrip().splitlines()
     for place, line in enumerate(lines, 1):
         if place == 1 and line.startswith("#version"):
             continue
         left, _, right = line.partition(" ")
+        here = f", line {place}: {line[:_SHOWN]!r}"
         if left not in numbers or right not in numbers:
-            raise WeightsError(
-                f"{path}, line {place}: {line[:_SHOWN]!r} is not two tokens that are known by then, with a space"
-                f" between them: {_REMEDY}"
-            )
+            raise wrong(f"{here} is not two tokens that are known by then, with a space between them")
         if left + right in numbers:
-            raise WeightsError(
-                f"{path}, line {place}: {line[:_SHOWN]!r} makes a token that is there already: {_REMEDY}"
-            )
+            raise wrong(f"{here} makes a token that is there already")
         merges.append((numbers[left], numbers[right]))
         numbers[left + right] = len(numbers)
     if len(merges) != MERGES:
-        raise WeightsError(f"{path} holds {len(merges)} merges, and GPT-2 has {MERGES}: {_REMEDY}")
+        raise wrong(f" holds {len(merges)} merges, and GPT-2 has {MERGES}")
     return torch.tensor(merges, dtype=torch.int32)
 
 

@@ -22,7 +22,7 @@ from av2t_core.errors import MediaError
 from av2t_core.media.clip import Clip, Window
 from av2t_core.memory import device_peak, resident, resident_files, resident_peak, start_peaks
 from av2t_core.prediction.predictor import SILENT, Predictor
-from av2t_core.versions.checkpoint import MODULES, Loaded
+from av2t_core.versions.checkpoint import MODULES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +92,28 @@ def repeated(path: Path, keyframes: Sequence[int], count: int) -> Iterator[Windo
                 yield window
 
 
-def measure(predictor: Predictor, path: Path, keyframes: int, on_keyframe: Callable[[], object]) -> Speed:
-    """As a prediction runs, after some that do not count: a batch, and as many on a GPU. `on_keyframe` is called
-    `steps` times."""
-    return _measure(predictor, path, keyframes, predictor.predict, on_keyframe)
+def measure(
+    predictor: Predictor,
+    path: Path,
+    keyframes: int,
+    on_keyframe: Callable[[], object],
+    predict: Callable[[Iterable[Window]], Iterable[object]] | None = None,
+) -> Speed:
+    """As a prediction runs, by `predictor.predict` or otherwise, after some that do not count: a batch, and as many on
+    a GPU. `on_keyframe` is called `steps` times.
+    """
+    predict = predict or predictor.predict
+    device = predictor.loaded.device
+    windows = partial(repeated, path, audible_keyframes(predictor, path, keyframes))
+    for _ in predict(windows(_warm_up(predictor, keyframes))):
+        on_keyframe()
+    start_peaks(device)
+    began = time.perf_counter()
+    for _ in predict(windows(keyframes)):  # its masks are on the host, so nothing is still under way
+        on_keyframe()
+    seconds, memory = time.perf_counter() - began, _peaks(device)
+    stages = _stages(predictor, windows(keyframes), on_keyframe)
+    return Speed(keyframes=keyframes, seconds=seconds, stages=stages, memory=memory)
 
 
 def measure_plain(predictor: Predictor, path: Path, keyframes: int, on_keyframe: Callable[[], object]) -> Speed:
@@ -103,13 +121,9 @@ def measure_plain(predictor: Predictor, path: Path, keyframes: int, on_keyframe:
 
     The predictor is to be of fp32 and of batches of one.
     """
-
-    def one_by_one(windows: Iterable[Window]) -> Iterator[object]:
-        for window in windows:
-            yield from predictor.predict([window])
-
     with predictor.loaded.model.segmenter.plain_attention():
-        return _measure(predictor, path, keyframes, one_by_one, on_keyframe)
+        one_by_one = lambda windows: (found for window in windows for found in predictor.predict([window]))  # noqa: E731
+        return measure(predictor, path, keyframes, on_keyframe, one_by_one)
 
 
 def measure_fine_tuning(
@@ -147,37 +161,15 @@ def steps(predictor: Predictor, keyframes: int) -> int:
 
 def machine(device: torch.device) -> dict[str, str | int | None]:
     """What the numbers were measured on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.partition(": ")[2] for line in lines if line.startswith("model name"))  # Arm's kernels tell none
     return {
-        "cpu": _cpu(),
+        "cpu": next(names, platform.machine()),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "torch": torch.__version__,
     }
-
-
-def _measure(
-    predictor: Predictor,
-    path: Path,
-    keyframes: int,
-    predict: Callable[[Iterable[Window]], Iterable[object]],
-    on_keyframe: Callable[[], object],
-) -> Speed:
-    device = predictor.loaded.device
-    windows = partial(repeated, path, audible_keyframes(predictor, path, keyframes))
-    for _ in predict(windows(_warm_up(predictor, keyframes))):
-        on_keyframe()
-    start_peaks(device)
-    began = time.perf_counter()
-    for _ in predict(windows(keyframes)):  # its masks are on the host, so nothing is still under way
-        on_keyframe()
-    seconds, memory = time.perf_counter() - began, _peaks(device)
-    return Speed(
-        keyframes=keyframes,
-        seconds=seconds,
-        stages=_stages(predictor, windows(keyframes), on_keyframe),
-        memory=memory,
-    )
 
 
 def _warm_up(predictor: Predictor, keyframes: int) -> int:
@@ -187,21 +179,24 @@ def _warm_up(predictor: Predictor, keyframes: int) -> int:
 
 def _stages(predictor: Predictor, windows: Iterator[Window], on_keyframe: Callable[[], object]) -> dict[str, float]:
     loaded, segmenter = predictor.loaded, predictor.loaded.model.segmenter
+    stopwatch = partial(_stopwatch, device=loaded.device)
     encoders: dict[str, tuple[object, str]] = {
         "clip": (loaded.image_encoder, "encode"),
         "clap": (loaded.audio_encoder, "encode"),
     }
     stages = encoders | segmenter.stages() | {"native_size": (segmenter, "upsample")}
     seconds = dict.fromkeys(("decoding", *stages), 0.0)
+
+    @stopwatch(seconds, "decoding")
+    def decode() -> list[Window]:
+        return list(islice(windows, predictor.batch_size))
+
     began = time.perf_counter()
     with ExitStack() as timed:
         for stage, (owner, method) in stages.items():
-            timed.enter_context(_timed(owner, method, seconds, stage, loaded))
-        while True:
-            with _stopwatch(seconds, "decoding", loaded):
-                batch = list(islice(windows, predictor.batch_size))
-            if not batch:
-                break
+            setattr(owner, method, stopwatch(seconds, stage)(getattr(owner, method)))  # hides that of its class
+            timed.callback(delattr, owner, method)
+        while batch := decode():
             for _ in predictor.predict(batch):
                 on_keyframe()
     seconds["rest"] = time.perf_counter() - began - sum(seconds.values())
@@ -209,27 +204,12 @@ def _stages(predictor: Predictor, windows: Iterator[Window], on_keyframe: Callab
 
 
 @contextmanager
-def _timed(owner: object, method: str, seconds: dict[str, float], stage: str, loaded: Loaded) -> Iterator[None]:
-    """Within it, what `method` of this one object takes counts for `stage`."""
-    original = getattr(owner, method)
-
-    def wrapper(*args: object, **options: object) -> object:
-        with _stopwatch(seconds, stage, loaded):
-            return original(*args, **options)
-
-    setattr(owner, method, wrapper)  # hides that of its class
-    try:
-        yield
-    finally:
-        delattr(owner, method)
-
-
-@contextmanager
-def _stopwatch(seconds: dict[str, float], stage: str, loaded: Loaded) -> Iterator[None]:
-    _wait_for(loaded.device)
+def _stopwatch(seconds: dict[str, float], stage: str, device: torch.device) -> Iterator[None]:
+    """What it takes, or each call of what it decorates, counts for `stage`."""
+    _wait_for(device)
     began = time.perf_counter()
     yield
-    _wait_for(loaded.device)
+    _wait_for(device)
     seconds[stage] += time.perf_counter() - began
 
 
@@ -241,9 +221,3 @@ def _peaks(device: torch.device) -> Memory:
 def _wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    # Arm's kernels name none.
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())

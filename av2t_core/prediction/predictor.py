@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice, repeat
 from pathlib import Path
 from typing import Self, TypeVar
@@ -62,11 +62,21 @@ class KeyframePrediction:
     image: NDArray[np.uint8]  # (H, W, 3)
     level: float  # of the window's sound, RMS in dBFS
     presence: float | None
-    sounding: bool
     score: float
-    mask: Mask  # (H, W), the union of the objects
-    objects: tuple[Detection, ...]
-    evidence: Evidence | None  # None for a silent window, whose frame is not segmented
+    objects: tuple[Detection, ...] = ()
+    evidence: Evidence | None = None  # None for a silent window, whose frame is not segmented
+
+    @property
+    def sounding(self) -> bool:
+        return bool(self.objects)
+
+    @cached_property
+    def mask(self) -> Mask:
+        """(H, W), the union of the objects."""
+        union = np.zeros(self.image.shape[:2], np.bool_)
+        for detection in self.objects:
+            union |= detection.mask
+        return union
 
 
 class Predictor:
@@ -208,7 +218,10 @@ class Predictor:
     def _predict_batch(self, windows: list[Window], namer: Namer | None) -> list[KeyframePrediction]:
         levels, a = [level_dbfs(window.sound.second) for window in windows], self._hear(windows)
         silence = self._silence(levels, a, namer)
-        predictions = list(map(_silent, windows, levels, silence))
+        predictions = [
+            KeyframePrediction(keyframe=w.keyframe, image=w.image, level=level, presence=1 - p, score=p)
+            for w, level, p in zip(windows, levels, silence, strict=True)
+        ]
         if audible := [i for i, probability in enumerate(silence) if probability <= SILENT]:
             found = self._predict_audible(
                 [windows[i] for i in audible], [levels[i] for i in audible], a[audible], namer
@@ -262,8 +275,15 @@ class Predictor:
             objects = [replace(each, score=self.calibration.right_of(evidence.of(each))) for each in objects]
         objects = [each for each in objects if each.score >= self.least_score]
         areas, scores = [int(each.mask.sum()) for each in objects], [each.score for each in objects]
-        score = float(np.average(scores, weights=areas)) if objects else unseen
-        return _prediction(window, level, objects, score, presence=presence, evidence=evidence)
+        return KeyframePrediction(
+            keyframe=window.keyframe,
+            image=window.image,
+            level=level,
+            presence=presence,
+            score=float(np.average(scores, weights=areas)) if objects else unseen,
+            objects=tuple(objects),
+            evidence=evidence,
+        )
 
     def _silence(self, levels: list[float], a: Tensor, namer: Namer | None) -> list[float]:
         heard = namer.silence(a).tolist() if namer else [0.0] * len(levels)
@@ -308,36 +328,6 @@ def level_dbfs(audio: NDArray[np.float32]) -> float:
     """The RMS level of a window (channels, samples) in decibels relative to full scale; -inf without any sound."""
     power = float(np.mean(np.square(audio, dtype=np.float64))) if audio.size else 0.0
     return 10 * float(np.log10(power)) if power > 0 else -float("inf")
-
-
-def _silent(window: Window, level: float, probability: float) -> KeyframePrediction:
-    """Nothing sounds, with so much probability, whatever is in view."""
-    return _prediction(window, level, (), probability, presence=1 - probability)
-
-
-def _prediction(
-    window: Window,
-    level: float,
-    objects: Sequence[Detection],
-    score: float,
-    *,
-    presence: float | None = None,
-    evidence: Evidence | None = None,
-) -> KeyframePrediction:
-    union = np.zeros(window.image.shape[:2], np.bool_)
-    for detection in objects:
-        union |= detection.mask
-    return KeyframePrediction(
-        keyframe=window.keyframe,
-        image=window.image,
-        level=level,
-        presence=presence,
-        sounding=bool(objects),
-        score=score,
-        mask=union,
-        objects=tuple(objects),
-        evidence=evidence,
-    )
 
 
 def _likeliest(probabilities: Sequence[float], labels: Sequence[str]) -> dict[str, float]:

@@ -6,7 +6,7 @@ evf_sam2.py and evf_sam1.py hold the two.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +26,12 @@ _NORMALISE: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class SamConfig(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class SamConfig:
     """What the two SAMs' configs have in common. `width`: of the neck, the prompts and the mask decoder."""
 
-    @property
-    def image_size(self) -> int: ...
-
-    @property
-    def width(self) -> int: ...
+    image_size: int = 1024
+    width: int = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +104,11 @@ class EvfSam(nn.Module):
             nn.Linear(config.text_width, config.sam.width),
         )
         self.sam: Any = sam
-        self.block_widths: tuple[int, ...] = tuple(_width(block) for block in self.blocks)
-        self.channel_axis = 1 if isinstance(self.blocks[0], InvertedResidual) else -1  # of what blocks read
+        blocks: Any = self.blocks
+        self.channel_axis = 1 if isinstance(blocks[0], InvertedResidual) else -1  # of what blocks read
+        self.block_widths: tuple[int, ...] = tuple(
+            block.channels_in if self.channel_axis == 1 else block.norm1.normalized_shape[0] for block in blocks
+        )
 
     @property
     def image_encoder(self) -> nn.Module:
@@ -160,7 +161,7 @@ class EvfSam(nn.Module):
         raise NotImplementedError
 
     def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        raise NotImplementedError
+        return F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
     def stages(self) -> dict[str, tuple[Any, str]]:
         return {
@@ -176,10 +177,3 @@ class EvfSam(nn.Module):
 
     def plain_attention(self) -> AbstractContextManager[None]:
         return sdpa_kernel(SDPBackend.MATH)
-
-
-def _width(block: nn.Module) -> int:
-    """How many channels it reads."""
-    if isinstance(block, InvertedResidual):
-        return block.channels_in
-    return cast(nn.LayerNorm, block.norm1).normalized_shape[0]

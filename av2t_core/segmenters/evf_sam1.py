@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from av2t_core.model.published_weights import empty_weights
-from av2t_core.segmenters.evf_sam import EvfSam, EvfSamConfig, evf_published
+from av2t_core.segmenters.evf_sam import EvfSam, EvfSamConfig, SamConfig, evf_published
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -19,17 +19,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sam1Config:
-    """The defaults are ViT-H's. `width`: of the neck, the prompts and the mask decoder."""
+class Sam1Config(SamConfig):
+    """The defaults are ViT-H's."""
 
-    image_size: int = 1024
     patch_size: int = 16
     embed_dim: int = 1280
     num_heads: int = 16
     blocks: int = 32
     global_att_blocks: tuple[int, ...] = (7, 15, 23, 31)
     window_size: int = 14
-    width: int = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +82,7 @@ class EvfSam1(EvfSam):
 
     def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """In two steps, as SAM does: to the size of its input first. One step differs by as much as 0.27."""
-        square = (self.image_size, self.image_size)
-        at_input = F.interpolate(logits[:, None], square, mode="bilinear", align_corners=False)
-        return F.interpolate(at_input, size, mode="bilinear", align_corners=False)[:, 0]
+        return super().upsample(super().upsample(logits, (self.image_size, self.image_size)), size)
 
     @contextmanager
     def plain_attention(self) -> Iterator[None]:

@@ -12,23 +12,21 @@ from sam2.modeling.position_encoding import PositionEmbeddingSine
 from sam2.modeling.sam.transformer import RoPEAttention
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from av2t_core.encoders.efficientnet import EfficientNetLite
 from av2t_core.segmenters.beit3 import Beit3Config
-from av2t_core.segmenters.evf_sam import EvfSam, EvfSamConfig, evf_published
+from av2t_core.segmenters.evf_sam import EvfSam, EvfSamConfig, SamConfig, evf_published
 
 _FUSER, _FUSER_LAYERS = "memory_encoder.fuser.layers", 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sam2Config:
-    """The defaults are those of SAM2's Hiera-L. `width`: of the neck, the prompts and the mask decoder.
+class Sam2Config(SamConfig):
+    """The defaults are those of SAM2's Hiera-L.
 
     `trunk`: the image encoder's; what follows up to `window_pos_embed` is of Hiera alone.
     """
 
-    image_size: int = 1024
     trunk: Literal["hiera", "efficientnet-lite0"] = "hiera"
     embed_dim: int = 144
     num_heads: int = 2
@@ -36,7 +34,6 @@ class Sam2Config:
     global_att_blocks: tuple[int, ...] = (23, 33, 43)
     window_spec: tuple[int, ...] = (8, 4, 16, 8)
     window_pos_embed: int = 7  # side of the position table that is shared by all windows
-    width: int = 256
     memory: bool = False  # the video memory, which AV2T-SAM never runs but whose weights the checkpoints hold
     memory_layers: int = 4
     memory_ffn_width: int = 2048
@@ -129,9 +126,6 @@ class EvfSam2(EvfSam):
         )
         return logits, ious
 
-    def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        return F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-
 
 class NoPositions(nn.Module):
     """In place of the neck's position maps (B, width, H, W) for each level, which only the video memory reads."""
@@ -188,10 +182,6 @@ def _hiera(config: Sam2Config) -> Hiera:
     )
 
 
-def _sine(width: int) -> PositionEmbeddingSine:
-    return PositionEmbeddingSine(num_pos_feats=width, normalize=True, scale=None, temperature=10000)
-
-
 def _memory_attention(config: Sam2Config) -> MemoryAttention:
     side = config.image_size // 16
 
@@ -228,6 +218,6 @@ def _memory_encoder(config: Sam2Config) -> MemoryEncoder:
             CXBlock(dim=config.width, kernel_size=7, padding=3, layer_scale_init_value=1e-6, use_dwconv=True),
             num_layers=_FUSER_LAYERS,
         ),
-        position_encoding=_sine(config.memory_width),
+        position_encoding=PositionEmbeddingSine(num_pos_feats=config.memory_width, temperature=10000),
         in_dim=config.width,
     )

@@ -58,13 +58,13 @@ class FrozenResults:
         """From the store, on the host; None unless all of it is there. May be called from another thread."""
         if self.store is None:
             return None
-        found = [self.store.get(key) for key in self._keys(clip)]
-        if None in found:
+        keys = self._keys(clip)
+        found = [entry for key in keys if (entry := self.store.get(key)) is not None]
+        if len(found) < len(keys):
             return None
-        embeddings, *rest = found
-        assert embeddings is not None
-        features = [rest[0][str(level)] for level in range(len(rest[0]))] if rest and rest[0] is not None else None
-        return Frozen(v=embeddings["v"], a=embeddings["a"], features=features)
+        embeddings, *levels = found
+        features = [entry[str(level)] for entry in levels for level in range(len(entry))]
+        return Frozen(v=embeddings["v"], a=embeddings["a"], features=features or None)
 
     @torch.no_grad()
     def compute(self, clip: LabelledClip, frames: Sequence[NDArray[np.uint8]], sounds: Sequence[Sound]) -> Frozen:

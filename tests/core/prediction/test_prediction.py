@@ -21,9 +21,7 @@ def sounding(index: int) -> KeyframePrediction:
         image=np.zeros((6, 8, 3), np.uint8),
         level=-20.04,
         presence=0.87654321,
-        sounding=True,
         score=0.75,
-        mask=mask,
         objects=(Detection(names={"dog": 0.9}, score=0.5, mask=mask, number=2),),
         evidence=None,
     )
@@ -35,9 +33,7 @@ def silent(index: int) -> KeyframePrediction:
         image=np.zeros((6, 8, 3), np.uint8),
         level=-np.inf,
         presence=None,
-        sounding=False,
         score=1.0,
-        mask=np.zeros((6, 8), np.bool_),
         objects=(),
         evidence=None,
     )

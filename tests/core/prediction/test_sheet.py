@@ -30,9 +30,7 @@ def seen(window: Window, *, sounding: bool = True) -> KeyframePrediction:
         image=window.image,
         level=-20,
         presence=0.5,
-        sounding=sounding,
         score=0.5,
-        mask=mask,
         objects=(Detection(names={"dog": 0.9}, score=0.5, mask=mask),) if sounding else (),
         evidence=None,
     )
