@@ -39,7 +39,6 @@ class LaionClapAudioEncoder(PublishedEncoder):
         repository="lukewys/laion_clap",
         names=(r"630k-audioset-best\.pt", r"630k-best\.pt"),  # without fusion; music's are of a larger HTSAT
         example="630k-audioset-best.pt",
-        licence="CC0-1.0",
         marks=("audio_branch.", "audio_projection."),
     )
 

@@ -95,7 +95,6 @@ class MsClapAudioEncoder(PublishedEncoder):
         repository="microsoft/msclap",
         names=(r"CLAP_weights_2023\.pth",),
         example="CLAP_weights_2023.pth",
-        licence="MIT",
         marks=("audio_encoder.base.htsat.", "audio_encoder.projection."),
         beside=(
             Published(
@@ -105,7 +104,6 @@ class MsClapAudioEncoder(PublishedEncoder):
                 repository="openai-community/gpt2",
                 names=(r"merges\.txt",),
                 example=gpt2.FILE,
-                licence="MIT",
                 marks=(gpt2.FILE,),
             ),
         ),

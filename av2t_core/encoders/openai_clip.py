@@ -42,7 +42,6 @@ class ClipImageEncoder(PublishedEncoder):
         repository="timm/vit_base_patch32_clip_224.openai",  # which open_clip itself names
         names=(r"open_clip_model\.safetensors", r"open_clip_pytorch_model\.bin"),
         example="open_clip_model.safetensors",
-        licence="MIT",
         marks=("visual.conv1.", "visual.transformer."),
     )
 

@@ -134,6 +134,8 @@ def _read(tag: ImageTag, region: Region, shape: Size, pages: int) -> tuple[str, 
         page = region.get("item_index")
         if page is None and pages == 1:
             page = 0
+        if page is None:
+            raise ValueError(f"it does not say on which of {pages} pages it is (item_index)")
         if type(page) is not int or not 0 <= page < pages:
             raise ValueError(f"its item_index is {page!r}, and the clip has {pages} keyframes")
         name = f"{name} on page {page + 1}"

@@ -29,7 +29,6 @@ class Published:
     repository: str
     names: tuple[str, ...]
     example: str
-    licence: str
     marks: tuple[str, ...]
     beside: tuple["Published", ...] = ()  # what goes into the same part from other repositories
 

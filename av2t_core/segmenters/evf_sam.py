@@ -69,7 +69,6 @@ def evf_published(*, what: str, part: str, repository: str, marks: tuple[str, ..
             r"pytorch_model-\d+-of-\d+\.bin",
         ),
         example="model.safetensors",
-        licence="Apache-2.0",
         marks=(*marks, "mm_extractor.beit3."),
     )
 

@@ -88,7 +88,6 @@ def model(preset: str, feature: Feature, dataset: Dataset) -> "Published":
         repository="Kyungbok/AV2T-SAM",
         names=(_CHECKPOINT.format(**{**named, "dataset": "ms?3" if dataset == "ms3" else dataset}),),
         example="…_{feature}{adapter}_{evf}_{dataset}_best.pth".format(**named),
-        licence="",
         marks=("projector.",),
     )
 

@@ -49,7 +49,6 @@ class ToyAudioEncoder(nn.Module):
         repository="nobody/toy",
         names=("toy.pth",),
         example="toy.pth",
-        licence="MIT",
         marks=("toy.weight",),
     )
 
