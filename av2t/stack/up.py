@@ -134,8 +134,8 @@ class Stack:
 
     def demo(self, clips: Path) -> list[str]:
         """The names of the clips that got no masks."""
-        own = {"label_studio_api_key": SecretStr(self.account.api_key)} if self.account else {}
-        settings = self.settings.model_copy(update={"label_studio_url": self.studio_url, **own})
+        own = {"label_studio_url": self.studio_url, "label_studio_api_key": SecretStr(self.api_key)}
+        settings = self.settings.model_copy(update=own)
         with LabelStudioClient(settings) as client:
             demo = Demo(
                 client=client, backend_url=self.backend_url, redis_url=self.redis_url, clips=clips, say=self.say
