@@ -56,6 +56,20 @@ class PublishedEncoder(nn.Module):
         raise NotImplementedError
 
 
+class EmbeddedEncoder(nn.Module):
+    """What those have in common whose weights are a part of the model versions that use them; see `EncoderClass`."""
+
+    published = None
+
+    @classmethod
+    def build(cls, _labels: Sequence[str] = ()) -> Self:
+        return cls()
+
+    @classmethod
+    def from_checkpoint(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return dict(state)
+
+
 class EncoderClass(Protocol):
     """What the class of an encoder offers, by which a preset finds it. Nothing here reaches a network.
 

@@ -4,7 +4,7 @@ They stand where CLIP and CLAP stand in the paper. Since they have no text tower
 what is heard and of what is seen.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from av2t_core.encoders import EmbeddedEncoder
 from av2t_core.encoders.efficientnet import EfficientNetLite
 from av2t_core.encoders.melspectrogram import log_mel, mono
 from av2t_core.media.sound import Sound
@@ -84,11 +85,10 @@ class Prototypes(nn.Module):
         return cosine * self.slope.exp() + self.offset
 
 
-class TinyEncoder(nn.Module):
-    """What both encoders have in common. Their weights are a part of the model versions that use them."""
+class TinyEncoder(EmbeddedEncoder):
+    """What both encoders have in common."""
 
     width = TinyEncodersConfig.width
-    published = None
 
     def __init__(self, config: TinyEncodersConfig) -> None:
         super().__init__()
@@ -98,10 +98,6 @@ class TinyEncoder(nn.Module):
     @classmethod
     def build(cls, labels: Sequence[str] = ()) -> Self:
         return cls(TinyEncodersConfig(labels=tuple(labels)))
-
-    @classmethod
-    def from_checkpoint(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return dict(state)
 
 
 class TinyImageEncoder(TinyEncoder):

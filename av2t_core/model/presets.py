@@ -33,6 +33,7 @@ AUDIO_ENCODERS = {
     "tiny": Part("av2t_core.encoders.tiny:TinyAudioEncoder"),
     "ms-clap": Part("av2t_core.encoders.ms_clap:MsClapAudioEncoder", 0.7),
     "laion-clap": Part("av2t_core.encoders.laion_clap:LaionClapAudioEncoder", 1.9),
+    "yamnet": Part("av2t_core.encoders.yamnet:YamNetAudioEncoder"),
 }
 SEGMENTERS = {
     "evf-sam2": Part("av2t_core.segmenters.evf_sam2:EvfSam2", 3.6, "EVF-SAM2"),  # if it is in fp32

@@ -6,6 +6,9 @@ from torch import Tensor, nn
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 from transformers.models.gpt2.modeling_gpt2 import GPT2Model
 
+from av2t_core.errors import WeightsError
+from av2t_core.versions.checkpoint import Loaded, load_version
+from av2t_core.versions.version import resolve
 from tests.core.encoders import laion
 
 
@@ -35,3 +38,13 @@ def captions() -> Iterator[dict[str, Tensor]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("transformers.models.gpt2.configuration_gpt2.GPT2Config", lambda: config)
         yield {f"caption_encoder.{key}": tensor for key, tensor in state.items()}
+
+
+@pytest.fixture(scope="session")
+def small() -> Loaded:
+    """The embedded version of the preset `small`; skips where the checkout has none."""
+    try:
+        version = resolve("small")
+    except WeightsError:
+        pytest.skip("needs the embedded weights of the preset small")
+    return load_version(version, torch.device("cpu"))
