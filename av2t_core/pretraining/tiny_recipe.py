@@ -35,13 +35,13 @@ from av2t_core.model.inputs import normalise_sam, to_device
 from av2t_core.model.presets import PRESETS
 from av2t_core.prediction.predictor import Predictor
 from av2t_core.pretraining.composed_frames import draw_frames, draw_hearing, draw_sound, evaluate, sounding_mask
+from av2t_core.pretraining.imagenet_weights import imagenet_weights
 from av2t_core.pretraining.stages import StagesFolder
 from av2t_core.pretraining.taggers import (
     DenseHead,
     DenseTagger,
     Tagger,
     candidates_loss,
-    imagenet_weights,
     pixel_loss,
     tagging_loss,
 )
@@ -185,14 +185,14 @@ class Run:
         self._fit_audio("audio", TinyAudioEncoder(self.encoders), self.training, self.recipe.audio_steps, 2e-3)
 
     def image(self) -> None:
-        model, (trunk, last) = TinyImageEncoder(self.encoders), imagenet_weights()
-        model.trunk.load_state_dict(trunk)
-        model.last.load_state_dict(last)
+        model, learned = TinyImageEncoder(self.encoders), imagenet_weights()
+        model.trunk.load_state_dict(learned.trunk_for_sam)
+        model.last.load_state_dict(learned.last)
         self._fit_image("image", model, self.training, self.recipe.image_steps, 1e-3)
 
     def trunk(self) -> None:
         model = DenseTagger(_segmenter(self.recipe.sizes[0]), self.encoders)
-        model.trunk.load_state_dict(imagenet_weights()[0])
+        model.trunk.load_state_dict(imagenet_weights().trunk_for_sam)
 
         def loss(rng: np.random.Generator) -> Tensor:
             frames = draw_frames(rng, self.training, 2 * self.recipe.batch, self.recipe.sizes[0], varied=True)

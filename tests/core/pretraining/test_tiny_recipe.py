@@ -15,7 +15,7 @@ from av2t_core.data.cutouts import Cutouts
 from av2t_core.model.presets import PRESETS
 from av2t_core.prediction.calibration import Calibration
 from av2t_core.prediction.predictor import Predictor
-from av2t_core.pretraining.taggers import imagenet_weights
+from av2t_core.pretraining.imagenet_weights import imagenet_weights
 from av2t_core.pretraining.tiny_recipe import STAGES, TinyRecipe, keep_version, train_tiny
 from av2t_core.training.replay import replay_of
 from av2t_core.versions.version import resolve
@@ -71,7 +71,7 @@ def test_the_result_becomes_a_model_version(run: Path) -> None:
 
 
 def test_the_stem_stays_as_imagenet_taught_it_and_the_rest_learns(run: Path) -> None:
-    learned, _ = imagenet_weights()
+    learned = imagenet_weights().trunk_for_sam
     settled = torch.load(run / "settle.pt", weights_only=True)
     for place in ("model.segmenter.sam.image_encoder.trunk", "image_encoder.trunk"):
         for key, tensor in learned.items():
@@ -98,7 +98,7 @@ def test_a_killed_stage_goes_on_where_it_was(run: Path, tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
 from av2t_core.data.cutouts import Cutouts
-from av2t_core.pretraining.taggers import imagenet_weights
+from av2t_core.pretraining.imagenet_weights import imagenet_weights
 from av2t_core.training.replay import replay_of
 from av2t_core.pretraining.tiny_recipe import TinyRecipe, train_tiny
 if __name__ == "__main__":
