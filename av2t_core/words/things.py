@@ -55,9 +55,7 @@ def match(
     if not labels:
         return {name: (thing,) for name, thing in known.items()}
     claims = {label: _claims(aliases.get(label) or (label,)) for label in labels}
-    nearest: Distances = {}
-    for claim in claims.values():
-        nearest |= {name: min(far, nearest.get(name, far)) for name, far in claim.items()}
+    nearest = _nearest(each for claim in claims.values() for each in claim.items())
     return {
         label: tuple(thing for name, thing in known.items() if name in claim and claim[name] == nearest[name])
         for label, claim in claims.items()
@@ -80,8 +78,9 @@ def _with_wider(kinds: Sequence[str]) -> tuple[str, ...]:
 
 def _thing(name: str, entry: Mapping[str, Any]) -> Thing:
     kinds = _with_wider(entry["kinds"])
+    of = [_table()["kind"][kind] for kind in kinds]
     heard = _indices("audioset", entry.get("heard", ()))
-    hints = [*entry.get("hinted", ()), *(hint for kind in kinds for hint in _table()["kind"][kind].get("hinted", ()))]
+    hinted = _indices("audioset", [hint for each in (entry, *of) for hint in each.get("hinted", ())])
     coco_kin = _indices("coco", entry.get("coco_kin", ()))
     imagenet_kin = _indices("imagenet", entry.get("imagenet_kin", ()))
     return Thing(
@@ -89,12 +88,12 @@ def _thing(name: str, entry: Mapping[str, Any]) -> Thing:
         called=tuple(entry.get("called", ())),
         kinds=kinds,
         heard=heard,
-        hinted=tuple(index for index in _indices("audioset", hints) if index not in heard),
+        hinted=tuple(index for index in hinted if index not in heard),
         coco=_indices("coco", entry.get("coco", ())) + coco_kin,
         imagenet=_indices("imagenet", entry.get("imagenet", ())) + imagenet_kin,
         coco_kin=frozenset(coco_kin),
         imagenet_kin=frozenset(imagenet_kin),
-        played=entry.get("played", False),
+        played=any(each.get("played", False) for each in (entry, *of)),
     )
 
 
@@ -114,8 +113,14 @@ def _index(of: Literal["audioset", "coco", "imagenet"]) -> dict[str, int]:
 
 # What a label says ---------------------------------------------------------------------------------------------------
 
-Distances = dict[str, tuple[int, int]]
-"""Names of things, each with how far the words are from its name; the less the nearer."""
+Distance = tuple[int, int]
+"""Of words from a thing, the less the nearer: by what term of it, and whether other words stand beside the term."""
+Distances = dict[str, Distance]
+
+Terms = Mapping[str, Mapping[str, int]]
+"""Terms by their `_key`, to names of things."""
+Endings = tuple[tuple[str, str], ...]
+"""Each with what stands in its place."""
 
 _NAME, _CLASS = 0, 1  # a kind is as much farther as things are of it
 _LONGEST = 4  # words of a term in a label
@@ -133,52 +138,77 @@ _GERUNDS = (("ing", ""), ("ing", "e"))
 
 
 @cache
-def _named() -> Mapping[str, Mapping[str, int]]:
+def _named() -> Terms:
     """What things and kinds are called, to things and distances."""
     terms: dict[str, dict[str, int]] = defaultdict(dict)
     for kind, entry in _table()["kind"].items():
-        members = [thing.name for thing in things().values() if kind in thing.kinds]
-        for term in (kind, *entry.get("called", ())):
-            for name in members:
-                terms[_key(_words(term))].setdefault(name, _CLASS + len(members))
+        for key in _keys((kind, *entry.get("called", ()))):
+            terms[key] |= _members(kind)
     for thing in things().values():
-        for term in (thing.name, *thing.called):
-            terms[_key(_words(term))][thing.name] = _NAME
+        for key in _keys((thing.name, *thing.called)):
+            terms[key][thing.name] = _NAME
     return terms
 
 
 @cache
-def _classes() -> Mapping[str, Mapping[str, int]]:
-    """The classes of ears and eyes, to the things that they are."""
+def _classes() -> Terms:
+    """The classes of ears and eyes, to the things that they are, or else to a kind's things that they hint at."""
     terms: dict[str, dict[str, int]] = defaultdict(dict)
     for thing in things().values():
         seen = [names("coco")[each] for each in thing.coco if each not in thing.coco_kin]
         seen += [names("imagenet")[each] for each in thing.imagenet if each not in thing.imagenet_kin]
-        heard = [names("audioset")[each] for each in thing.heard]
-        for term in (*seen, *heard, *(part for name in heard for part in re.split("[,()]", name))):
-            terms[_key(_words(term))][thing.name] = _CLASS
+        for key in _keys(seen, [names("audioset")[each] for each in thing.heard]):
+            terms[key][thing.name] = _CLASS
+    for kind, entry in _table()["kind"].items():
+        for key in _keys((), entry.get("hinted", ())) - terms.keys():
+            terms[key] = _members(kind)
     return terms
 
 
+def _members(kind: str) -> dict[str, int]:
+    found = [thing.name for thing in things().values() if kind in thing.kinds]
+    return dict.fromkeys(found, _CLASS + len(found))
+
+
+def _keys(terms: Iterable[str], sounds: Iterable[str] = ()) -> set[str]:
+    """AudioSet's names of sounds, as `Crying, sobbing` and `Police car (siren)`, are lists of terms."""
+    parts = [part for sound in sounds for part in (sound, *re.split("[,()]", sound))]
+    return {_key(_words(term)) for term in (*terms, *parts)} - {""}
+
+
 def _claims(meanings: Sequence[str]) -> Distances:
-    """What these words may be; a term in a label is less near than one that is the whole of it."""
-    claims: Distances = {}
-    for words in map(_words, meanings):
-        for inside, terms in ((0, _named()), (0, _classes()), (1, _named()), (1, _classes())):
-            found = list(_inside(words, terms)) if inside else [_look_up(words, terms)]
-            if any(found):
-                for name, distance in (each for distances in found for each in distances.items()):
-                    claims[name] = min(claims.get(name, (distance, inside)), (distance, inside))
-                break
-    return claims
+    return _nearest(each for meaning in meanings for each in _meant(_words(meaning)))
 
 
-def _inside(words: Sequence[str], terms: Mapping[str, Mapping[str, int]]) -> Iterator[Mapping[str, int]]:
+def _nearest(claims: Iterable[tuple[str, Distance]]) -> Distances:
+    nearest: Distances = {}
+    for name, distance in claims:
+        nearest[name] = min(distance, nearest.get(name, distance))
+    return nearest
+
+
+def _meant(words: Sequence[str]) -> Iterator[tuple[str, Distance]]:
+    """Things that the words may be, by the whole of them or else by terms in them."""
+    known = ((_named(), _PLURALS), (_classes(), _PLURALS + _GERUNDS))
+    for terms, endings in known:
+        if whole := _look_up(words, terms, endings):
+            yield from ((name, (distance, 0)) for name, distance in whole.items())
+            return
+    for terms, endings in known:
+        if parts := list(_inside(words, terms, endings)):
+            for part in parts:
+                # `Animal: dog` is a dog.
+                if not any(other.keys() < part.keys() for other in parts):
+                    yield from ((name, (distance, 1)) for name, distance in part.items())
+            return
+
+
+def _inside(words: Sequence[str], terms: Terms, endings: Endings) -> Iterator[Mapping[str, int]]:
     """Of terms that overlap, the one that begins first, and then the longest."""
     start = 0
     while start < len(words):
         for length in range(min(_LONGEST, len(words) - start), 0, -1):
-            if found := _look_up(words[start : start + length], terms):
+            if found := _look_up(words[start : start + length], terms, endings):
                 yield found
                 break
         else:
@@ -186,19 +216,15 @@ def _inside(words: Sequence[str], terms: Mapping[str, Mapping[str, int]]) -> Ite
         start += length
 
 
-def _look_up(words: Sequence[str], terms: Mapping[str, Mapping[str, int]]) -> Mapping[str, int]:
-    """By the words as they are, or with the last in the singular or without its -ing."""
-    if not words:
-        return {}
-    *before, last = words
-    return next((terms[key] for form in _forms(last) if (key := _key([*before, form])) in terms), {})
+def _look_up(words: Sequence[str], terms: Terms, endings: Endings) -> Mapping[str, int]:
+    """By the words as they are, or with another ending of the last."""
+    *before, last = words or [""]
+    return next((terms[key] for form in _forms(last, endings) if (key := _key([*before, form])) in terms), {})
 
 
-def _forms(word: str) -> Iterator[str]:
-    yield word
-    if word in _IRREGULAR:
-        yield _IRREGULAR[word]
-    for ending, instead in _PLURALS + _GERUNDS:
+def _forms(word: str, endings: Endings) -> Iterator[str]:
+    yield _IRREGULAR.get(word, word)
+    for ending, instead in endings:
         if word.endswith(ending):
             yield word.removesuffix(ending) + instead
 
