@@ -25,7 +25,7 @@ _MP4 = "clips as mp4"
 _SET = "a data set"
 _LAYOUTS = (
     "s4 and ms3: AVSBench-object's single-source and multi-source part; v1s and v1m: the same parts in"
-    " AVSBench-semantic"
+    " AVSBench-semantic; clips: of any length, as av2t_core.data.real_clips writes them"
 )
 
 

@@ -91,7 +91,8 @@ def evaluate(
 
     --predictions DIR measures masks that any program saved: DIR/VIDEO/1.png to 5.png are the frames of the clip VIDEO,
     counted from 1, grey, 0 to 255 for the probability that a pixel sounds, of any size. It also takes the folders that
-    `av2t predict clip.mp4 --out DIR/VIDEO` writes, with masks/000.png to 004.png.
+    `av2t predict clip.mp4 --out DIR/VIDEO` writes, with masks/000.png to 004.png. In the layout clips there are as many
+    as the clip has keyframes.
     """
     # A mistake in a name, or a file that is missing, should not wait for what takes seconds to import.
     wanted: dict[Hearing, bool] = {"own": True, "shuffled": shuffle_audio, "muted": mute}

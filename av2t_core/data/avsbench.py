@@ -4,6 +4,10 @@ AVSBench-object (Zhou et al., "Audio-Visual Segmentation", ECCV 2022) has a sing
 part, ms3. Their folders stand beside the table or in s4_data/ and ms3_data/, and both in Single-source/ and
 Multi-sources/ if the root is the folder above. AVSBench-semantic (arXiv 2301.13190) has the same clips again, v1s and
 v1m, as its authors' loader reads them. Of the training clips of s4 and v1s the first frame alone has a mask.
+
+The project's own layout, clips, is for clips of any length, see `real_clips`: frames and masks at the clip's own size,
+clips/VIDEO/frames/000.png and clips/VIDEO/masks/000.png, counted from 0 as `av2t predict` counts; the table says how
+many there are, and which have no mask because nobody can tell what sounds.
 """
 
 import csv
@@ -22,7 +26,7 @@ from PIL import Image, UnidentifiedImageError
 from av2t_core.errors import AV2TError, MediaError, Remedy
 from av2t_core.media.sound import Sound, Soundtrack
 
-Layout = Literal["s4", "ms3", "v1s", "v1m"]
+Layout = Literal["s4", "ms3", "v1s", "v1m", "clips"]
 Split = Literal["train", "val", "test"]
 Hearing = Literal["own", "shuffled", "muted"]
 """What clips are heard with: a model that answers alike to all three does not listen."""
@@ -69,6 +73,7 @@ class LabelledClip:
 class _Place:
     """`table` and the columns in it of the video, of its category ("" for none) and, in v1s and v1m, of its part.
 
+    `frames` and `without_mask` are columns of the layout clips: a count, and indices as 2+7.
     `frame`, `mask` and `sound` are paths below the table or below `data` beside it; {i} counts from 0, {number} from 1.
     """
 
@@ -78,6 +83,8 @@ class _Place:
     category: str
     video: str = ""  # the first column
     part: str = ""
+    frames: str = ""
+    without_mask: str = ""
     frame: str
     mask: str
     sound: str
@@ -110,7 +117,16 @@ _SEMANTIC = _Place(
     mask="{layout}/{video}/labels_rgb/{i}.png",
     sound="{layout}/{video}/audio.wav",
 )
-_PLACES: dict[Layout, _Place] = {"s4": _S4, "ms3": _MS3, "v1s": _SEMANTIC, "v1m": _SEMANTIC}
+_CLIPS = _Place(
+    table="clips_meta_data.csv",
+    category="label",
+    frames="frames",
+    without_mask="without_mask",
+    frame="clips/{video}/frames/{i:03}.png",
+    mask="clips/{video}/masks/{i:03}.png",
+    sound="clips/{video}/sound.wav",
+)
+_PLACES: dict[Layout, _Place] = {"s4": _S4, "ms3": _MS3, "v1s": _SEMANTIC, "v1m": _SEMANTIC, "clips": _CLIPS}
 
 
 def table_of(root: Path, layout: Layout) -> Path:
@@ -147,20 +163,29 @@ def read_clips(root: Path, layout: Layout, split: Split) -> list[LabelledClip]:
     return clips
 
 
-def clip_at(folder: Path, layout: Layout, video: str, category: str, split: Split) -> LabelledClip:
-    """A clip's files below `folder`, which holds visual_frames, or v1s and v1m."""
+def clip_at(
+    folder: Path,
+    layout: Layout,
+    video: str,
+    category: str,
+    split: Split,
+    frames: int = FRAMES,
+    without_mask: frozenset[int] = frozenset(),
+) -> LabelledClip:
+    """A clip's files below `folder`, which holds visual_frames, v1s and v1m, or clips."""
     place = _PLACES[layout]
 
     def path(template: str, i: int = 0) -> Path:
         return folder / template.format(layout=layout, video=video, category=category, split=split, i=i, number=i + 1)
 
-    labelled = 1 if layout in ("s4", "v1s") and split == "train" else FRAMES
+    if layout in ("s4", "v1s") and split == "train":
+        without_mask = frozenset(range(1, frames))
     return LabelledClip(
         video=video,
         category=category,
         split=split,
-        frames=tuple(path(place.frame, i) for i in range(FRAMES)),
-        masks=tuple(path(place.mask, i) if i < labelled else None for i in range(FRAMES)),
+        frames=tuple(path(place.frame, i) for i in range(frames)),
+        masks=tuple(None if i in without_mask else path(place.mask, i) for i in range(frames)),
         sound=path(place.sound),
     )
 
@@ -274,14 +299,15 @@ def _open(path: Path) -> Image.Image:
         raise DataError(f"{path} is damaged ({error})") from None
 
 
-def _rows(table: Path, place: _Place, layout: Layout) -> Iterator[tuple[str, str, Split]]:
-    """Video, category and split of each row that is of this layout."""
+def _rows(table: Path, place: _Place, layout: Layout) -> Iterator[tuple[str, str, Split, int, frozenset[int]]]:
+    """Video, category, split, frames and those without a mask, of each row that is of this layout."""
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
             columns = reader.fieldnames or []
             # In s4 the category is a folder.
-            needed = [place.video, place.part, place.category if layout == "s4" else "", "split"]
+            category = place.category if layout == "s4" else ""
+            needed = [place.video, place.part, category, place.frames, place.without_mask, "split"]
             if absent := [name for name in needed if name and name not in columns]:
                 raise DataError(f"{table} has no column {absent[0]!r}; it has {', '.join(columns) or 'none'}")
             for row in reader:
@@ -301,6 +327,14 @@ def _rows(table: Path, place: _Place, layout: Layout) -> Iterator[tuple[str, str
                     )
                 if layout == "s4" and not category:
                     raise DataError(f"{where}: {video!r} has no category, the folder it lies in")
-                yield video, category, cast(Split, split)
+                frames = _count(row[place.frames] or "", where) if place.frames else FRAMES
+                without = [index for index in (row.get(place.without_mask) or "").split("+") if index]
+                yield video, category, cast(Split, split), frames, frozenset(_count(each, where) for each in without)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table} cannot be read ({error})") from None
+
+
+def _count(text: str, where: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise DataError(f"{where}: {text!r} is no count of frames, nor the index of one")
+    return int(text)

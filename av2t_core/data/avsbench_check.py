@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from av2t_core.data.avsbench import (
-    FRAMES,
     SPLITS,
     DataError,
     LabelledClip,
@@ -116,10 +115,11 @@ class _Look:
             # Where the frame is the odd one out, that has been said.
             if usual and size not in (frame_size, usual):
                 self.add(mask_path, "size", f"is {in_pixels(size)}, its frame {in_pixels(frame_size or usual)}")
-        sounds = self.read(partial(read_sounds, seconds=FRAMES), clip.sound) or []
+        count = len(clip.frames)
+        sounds = self.read(partial(read_sounds, seconds=count), clip.sound) or []
         heard = sum(sound.end is None or sound.end > MARGIN for sound in sounds)
-        if sounds and heard < FRAMES:
-            self.add(clip.sound, "short sound", f"ends in second {heard} of {FRAMES}: no sound for the frames after it")
+        if sounds and heard < count:
+            self.add(clip.sound, "short sound", f"ends in second {heard} of {count}: no sound for the frames after it")
 
     def read(self, reader: Callable[[Path], T], path: Path) -> T | None:
         try:
