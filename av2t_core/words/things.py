@@ -111,8 +111,6 @@ def _index(of: Literal["audioset", "coco", "imagenet"]) -> dict[str, int]:
     return {name: index for index, name in enumerate(names(of))}
 
 
-# What a label says ---------------------------------------------------------------------------------------------------
-
 Distance = tuple[int, int]
 """Of words from a thing, the less the nearer: by what term of it, and whether other words stand beside the term."""
 Distances = dict[str, Distance]
@@ -124,6 +122,7 @@ Endings = tuple[tuple[str, str], ...]
 
 _NAME, _CLASS = 0, 1  # a kind is as much farther as things are of it
 _LONGEST = 4  # words of a term in a label
+_MOST = 16  # words of a label that terms are looked for in; what is longer is no name
 _IRREGULAR = {
     "men": "man",
     "women": "woman",
@@ -131,7 +130,6 @@ _IRREGULAR = {
     "mice": "mouse",
     "geese": "goose",
     "oxen": "ox",
-    "feet": "foot",
 }
 _PLURALS = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("s", ""), ("es", ""))
 _GERUNDS = (("ing", ""), ("ing", "e"))
@@ -171,12 +169,13 @@ def _members(kind: str) -> dict[str, int]:
 
 
 def _keys(terms: Iterable[str], sounds: Iterable[str] = ()) -> set[str]:
-    """AudioSet's names of sounds, as `Crying, sobbing` and `Police car (siren)`, are lists of terms."""
-    parts = [part for sound in sounds for part in (sound, *re.split("[,()]", sound))]
+    """AudioSet's names of sounds may be lists of terms: `Crying, sobbing`. What is in brackets alone says nothing."""
+    parts = [part for sound in sounds for part in (sound, *re.sub(r"\(.*\)", "", sound).split(","))]
     return {_key(_words(term)) for term in (*terms, *parts)} - {""}
 
 
 def _claims(meanings: Sequence[str]) -> Distances:
+    """Of a label that means all of these."""
     return _nearest(each for meaning in meanings for each in _meant(_words(meaning)))
 
 
@@ -195,7 +194,7 @@ def _meant(words: Sequence[str]) -> Iterator[tuple[str, Distance]]:
             yield from ((name, (distance, 0)) for name, distance in whole.items())
             return
     for terms, endings in known:
-        if parts := list(_inside(words, terms, endings)):
+        if parts := list(_inside(words[:_MOST], terms, endings)):
             for part in parts:
                 # `Animal: dog` is a dog.
                 if not any(other.keys() < part.keys() for other in parts):

@@ -206,10 +206,16 @@ def test_a_kind_takes_all_that_no_nearer_label_takes() -> None:
 
 def test_labels_that_no_eye_and_ear_tell_apart_both_get_the_thing() -> None:
     assert matched("man", "woman", "baby") == [["person"], ["person"], ["baby"]]
+    assert matched("man", "people") == [["person"], ["person", "baby"]]
 
 
 def test_a_label_that_names_no_thing_is_left_empty() -> None:
-    assert matched("dog", "background", "sound", "wind", "", "???") == [["dog"], [], [], [], [], []]
+    none = ["background", "sound", "wind", "road", "food", "traffic light", "office chair", "", "???"]
+    assert matched("dog", *none) == [["dog"], *([] for _ in none)]
+
+
+def test_a_label_of_any_length_is_read() -> None:
+    assert matched("dog " * 100_000, "x" * 100_000) == [["dog"], []]
 
 
 def test_the_predicted_values_stand_in_place_of_the_label() -> None:
