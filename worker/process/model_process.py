@@ -64,8 +64,9 @@ class ModelProcess:
         self._files.mkdir()
         context = multiprocessing.get_context("spawn")
         self._channel, theirs = context.Pipe()
-        self._process = context.Process(target=_main, args=(theirs, os.getpid(), *self._arguments), name="av2t-model")
-        self._process.start()
+        process = context.Process(target=_main, args=(theirs, os.getpid(), *self._arguments), name="av2t-model")
+        process.start()
+        self._process = process  # a signal may end this before, and nobody can wait for what has not begun
         theirs.close()  # else the channel stays open when the process dies
 
     def send(self, message: tuple[str, str]) -> None:
