@@ -17,7 +17,7 @@ from av2t_core.text import sentence
 from av2t_core.versions.version import installed, resolve
 from backend import bodies
 from worker.queue.projects import Project, keep, known
-from worker.queue.queue import Enqueued, enqueue_preannotation, enqueue_training
+from worker.queue.queue import enqueue_preannotation, enqueue_training
 from worker.queue.training import Extra
 from worker.queue.upkeep import forget_tasks
 from worker.settings import Settings, web_address
@@ -71,8 +71,9 @@ class Manager:
         try:
             match event:
                 case bodies.TasksCreated():
-                    queued = self._enqueue(self._updated(event.project), [task.id for task in event.tasks])
-                    return {"status": "queued", "new": queued.new, "already": queued.already}
+                    tasks = [task.id for task in event.tasks]
+                    new = self._enqueue(self._updated(event.project), tasks)
+                    return {"status": "queued", "new": new, "already": len(tasks) - new}
                 case bodies.TasksDeleted():
                     dropped = forget_tasks(self.connection, [task.id for task in event.tasks])
                     return {"status": "dropped", "jobs": dropped}
@@ -81,8 +82,8 @@ class Manager:
                 case bodies.StartTraining():
                     if event.project.label_config is not None:
                         self._updated(event.project)
-                    job, new = self.train(event.project.id)
-                    return {"status": "queued", "job": job, "new": new}
+                    job, is_new = self.train(event.project.id)
+                    return {"status": "queued", "job": job, "new": is_new}
                 case None:
                     return {"status": "ignored"}
         except AV2TError as error:
@@ -101,9 +102,7 @@ class Manager:
                 f"Project {project} is not set up: add this backend to its settings in Label Studio first"
             )
         if base_version is not None:
-            version = resolve(base_version, self.settings.models_dir)
-            version.check()
-            base_version = version.name
+            base_version = resolve(base_version, self.settings.models_dir).check().name
         job, new = enqueue_training(self.connection, project, base_version=base_version, epochs=epochs, also=also)
         log.info("Project %d: %s %s", project, job, "was queued" if new else "waits already")
         return job, new
@@ -121,11 +120,11 @@ class Manager:
         """The newest first."""
         return self._remarks
 
-    def _enqueue(self, model: ProjectModel, tasks: Sequence[int], *, first: bool = False) -> Enqueued:
+    def _enqueue(self, model: ProjectModel, tasks: Sequence[int], *, first: bool = False) -> int:
         id = model.project.id
-        enqueued = enqueue_preannotation(self.connection, id, tasks, model.model_version, first=first)
-        log.info("Project %d: %d new jobs, %d already there", id, enqueued.new, enqueued.already)
-        return enqueued
+        new = enqueue_preannotation(self.connection, id, tasks, model.model_version, first=first)
+        log.info("Project %d: %d new jobs, %d already there", id, new, len(tasks) - new)
+        return new
 
     def _updated(self, project: bodies.Project) -> ProjectModel:
         # Where a backend was chosen, its title is here: even cut, it is the name of no model version.

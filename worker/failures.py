@@ -36,10 +36,6 @@ class GoneError(Exception):
     """The task or project was deleted in Label Studio: nothing is left to do, and nobody waits for it."""
 
 
-class Interrupted(Exception):  # noqa: N818  # nothing has failed
-    """The worker was told to stop: what the job has done is kept, and it goes back to the front of the queue."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     sentence: str  # for the status page

@@ -36,10 +36,11 @@ State = Literal["ok", "note", "fail"]
 
 
 class Finding(NamedTuple):
-    """A note is worth knowing and stops nothing."""
+    """A note is worth knowing and stops nothing. `what`: if it is of something else than what was looked at."""
 
     state: State
     sentence: str
+    what: str = ""
 
 
 ok, note, fail = (partial(Finding, state) for state in get_args(State))
@@ -75,16 +76,11 @@ def _examine(settings: Settings, project: int | None) -> Iterator[tuple[str, Sta
     checks = {
         **{"packages": _packages(), "Redis": _redis(settings), "model store": _store(settings)},
         **{"model": _model(settings), "device": _device(settings), "backend": _backend(settings)},
-        "Label Studio": _label_studio(settings),
+        "Label Studio": _label_studio(settings, project),
     }
-    state: State = "ok"
     for what, findings in checks.items():
-        for state, sentence in _checked(findings):
-            yield what, state, sentence
-    if project is not None and state != "fail":  # of Label Studio
-        with LabelStudioClient(settings) as client:
-            for state, sentence in _checked(_project(settings, client, project)):
-                yield f"project {project}", state, sentence
+        for state, sentence, own in _checked(findings):
+            yield own or what, state, sentence
 
 
 def _checked(findings: Iterator[Finding]) -> Iterator[Finding]:
@@ -199,10 +195,13 @@ def _backend(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _label_studio(settings: Settings) -> Iterator[Finding]:
+def _label_studio(settings: Settings, project: int | None) -> Iterator[Finding]:
     with LabelStudioClient(settings) as client:
         owner, release, kind = client.check(), label_studio_version(client.api), client.api.key_kind
-    yield ok(f"{settings.label_studio_url} answers, version {release}, and takes the {kind} of {owner}.")
+        yield ok(f"{settings.label_studio_url} answers, version {release}, and takes the {kind} of {owner}.")
+        if project is not None:
+            for found in _checked(_project(settings, client, project)):
+                yield found._replace(what=f"project {project}")
 
 
 def _project(settings: Settings, client: LabelStudioClient, project: int) -> Iterator[Finding]:
@@ -211,8 +210,7 @@ def _project(settings: Settings, client: LabelStudioClient, project: int) -> Ite
     held = ", ".join(f'{control.tag.name} "{control.name}"' for control in targets.controls)
     yield ok(f'"{state.title}" has a place for what sounds: {held}.')
     yield from _connection(state, secured=settings.backend_password is not None)
-    chosen = state.model_version if state.pinned else ""
-    own = Project(id=project, label_config=state.label_config, chosen=chosen).model_version(settings)
+    own = Project(id=project, label_config=state.label_config, chosen=state.chosen).model_version(settings)
     if state.model_version == own:
         yield ok(f"annotators are shown the predictions of {own}{', to which it is pinned' if state.pinned else ''}.")
     else:

@@ -220,8 +220,7 @@ def scores(
       av2t scores --cutouts cutouts --out reliability.png
     """
     settings = options.settings(run_model=True)
-    version = resolve(settings.model, settings.models_dir)
-    version.check()
+    version = resolve(settings.model, settings.models_dir).check()
     if version.card.calibration is None:
         raise AV2TError(f"model version {version.name} has no calibration, so its scores are no probabilities")
     from av2t_core.data.cutouts import Cutouts

@@ -78,7 +78,7 @@ def _follow(settings: Settings, project: int, name: str) -> None:
                 f" `av2t submit --project {project} --only-unlabeled` has them predicted by {name}"
             )
             return
-        print(f"Tasks queued for {name}: {enqueue_preannotation(connection, project, tasks, name).new}")
+        print(f"Tasks queued for {name}: {enqueue_preannotation(connection, project, tasks, name)}")
     except (AV2TError, TransientError, GoneError) as error:
         note(f"Label Studio was not told, and no task was queued: {told(error)}")
 

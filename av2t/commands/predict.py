@@ -46,8 +46,7 @@ def predict(
         if random_weights:
             remark = "the weights are drawn at random, so the masks mean nothing"
         else:
-            version = resolve(settings.model, settings.models_dir)
-            version.check()
+            version = resolve(settings.model, settings.models_dir).check()
             if names and version.card.labels:
                 raise AV2TError(f"--names: {version.name} has names of its own for what it knows; leave the option out")
             remark = None if video.resolve().parent == DEMO_CLIPS else caution(version)

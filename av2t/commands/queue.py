@@ -70,22 +70,19 @@ def submit(
     The exit status is 1 if a task failed.
     """
     settings = load_settings(Settings, model=model)
-    version = resolve(settings.model, settings.models_dir)
-    version.check()
+    version = resolve(settings.model, settings.models_dir).check()
     connection = connect(settings.redis_url, timeout=5)
     overview(connection)  # a Redis that is away should not wait for Label Studio's list
     with LabelStudioClient(settings) as client:
         state = project_state(client.api, project)
         parse_label_config(state.label_config)
-        chosen = Project(
-            id=project, label_config=state.label_config, chosen=state.model_version if state.pinned else ""
-        )
+        chosen = Project(id=project, label_config=state.label_config, chosen=state.chosen)
         name = version.name if model else chosen.model_version(settings)
         found: Counter[str] = Counter()
         tasks = list(islice(_missing(client, project, name, found, only_unlabeled=only_unlabeled), limit))
     if found:
         print("Tasks left out: " + ", ".join(f"{number} {why}" for why, number in found.items()))
-    new = enqueue_preannotation(connection, project, tasks, name).new
+    new = enqueue_preannotation(connection, project, tasks, name)
     earlier = len(tasks) - new
     print(f"Tasks queued for {name}: {new}" + (f"; queued earlier: {earlier}" if earlier else ""), flush=True)
     if detach or not tasks:
@@ -165,9 +162,7 @@ def finetune(
     """
     settings = load_settings(Settings)
     if base_version is not None:
-        version = resolve(base_version, settings.models_dir)
-        version.check()
-        base_version = version.name
+        base_version = resolve(base_version, settings.models_dir).check().name
     connection = connect(settings.redis_url, timeout=5)
     listening = workers(connection, TRAIN)  # a Redis that is away should not wait for Label Studio
     with LabelStudioClient(settings) as client:

@@ -14,7 +14,7 @@ from av2t_core.model.config import Feature
 from av2t_core.model.presets import NO_ADAPTER, PRESETS
 from av2t_core.settings import ModelSettings
 from av2t_core.training.plan import PaperRecipe, Plan, make_plan
-from av2t_core.versions.names import check_name
+from av2t_core.versions.names import check_name, require_new
 from av2t_core.versions.version import resolve
 
 BASE_PRESETS = [preset for preset in PRESETS if not preset.endswith(NO_ADAPTER)]
@@ -91,7 +91,7 @@ def train(
     settings = load_settings(ModelSettings, device=running.device)
     made_of = {"preset": preset, "feature": feature, "adapter": adapter, "start": start}
     plan = options.plan(root, layout, name, settings, **made_of)
-    plan.require_new()
+    require_new(plan.directory)
     metrics = run_plan(plan, settings, running)
     if metrics is not None:
         print(
@@ -156,8 +156,8 @@ def pretrain(
     """
     ends = ("",) if start else ("", "-held-out")
     versions = {out / check_name(f"{name}{end}"): not end for end in ends}
-    for directory in filter(Path.exists, versions):
-        raise WeightsError(f"{directory} exists; a model version is never changed, choose another --name")
+    for directory in versions:
+        require_new(directory)
     from av2t_core.data.cutouts import Cutouts
     from av2t_core.pretraining.tiny_recipe import TinyRecipe, keep_version, train_tiny
 

@@ -15,7 +15,7 @@ from av2t_core.files import require_space
 from av2t_core.model.config import Feature
 from av2t_core.settings import ModelSettings
 from av2t_core.versions import published
-from av2t_core.versions.names import check_name
+from av2t_core.versions.names import check_name, require_new
 from av2t_core.versions.saving import NewVersion, alone, encoder_parts, save_encoder, save_model
 
 if TYPE_CHECKING:  # they bring torch, for which nobody who is refused should wait
@@ -139,8 +139,6 @@ def _version_to_import(
         name = name or (published.version_name(preset, feature, said.dataset) if said else None)
         if name is None:
             raise WeightsError(f"the name of {file} does not say what it was trained on: name the version with --name")
-    check_name(name)
-    if (models_dir / name).exists():
-        raise WeightsError(f"{models_dir / name} exists; a model version is never changed, choose another --name")
+    require_new(models_dir / check_name(name))
     command = f"av2t weights import {preset} {' '.join(map(str, files))} --feature {feature} --name {name}"
     return NewVersion(name=name, preset=preset, feature=feature, source={"command": command, "file": file})

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from av2t_core.data.avsbench import LabelledClip, Layout, missing_files, read_clips, refuse_missing, table_of
-from av2t_core.errors import AV2TError, WeightsError
+from av2t_core.errors import AV2TError
 from av2t_core.files import file_hash
 from av2t_core.model.config import Feature
 from av2t_core.model.presets import NO_ADAPTER, PRESETS
@@ -53,11 +53,6 @@ class Plan:
     def directory(self) -> Path:
         """Of the model version."""
         return self.models_dir / self.name
-
-    def require_new(self) -> None:
-        """WeightsError: there is a model version of this name."""
-        if self.directory.exists():
-            raise WeightsError(f"{self.directory} exists; a model version is never changed, choose another name")
 
     def require_same(self) -> None:
         """TrainingError: the model version of this name, which there must be, was not trained by this plan."""

@@ -4,6 +4,7 @@ A version that a project's training made is called <root of its chain>-p<project
 """
 
 import re
+from pathlib import Path
 
 from av2t_core.errors import WeightsError
 from av2t_core.model.presets import PRESETS
@@ -29,6 +30,12 @@ def check_name(name: str) -> str:
         why = "a folder beside them is called so" if NAME.fullmatch(name) else "a name is of a-z, 0-9, '_', '.' and '-'"
         raise WeightsError(f"{name!r} is no model version: {why}")
     return name
+
+
+def require_new(directory: Path) -> None:
+    """WeightsError: there is a model version in it."""
+    if directory.exists():
+        raise WeightsError(f"{directory} exists; a model version is never changed, choose another name")
 
 
 def is_name(name: str) -> bool:

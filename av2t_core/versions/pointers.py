@@ -66,8 +66,7 @@ def promote(models_dir: Path, project: int, name: str, store: Store | None = Non
     WeightsError: there is no such version, it cannot predict, or it is not in the store. StoreAwayError.
     """
     with changing(models_dir):
-        version = _existing(name, models_dir)
-        version.check()
+        version = _existing(name, models_dir).check()
         if store and not version.is_built_in and not store.has(version):
             raise WeightsError(f"{name} is not in the model store {store.url}", Remedy.PUSH, name=name)
         try:

@@ -16,7 +16,7 @@ from av2t_core.files import Progress, aside, atomic_folder, file_hash, locked, w
 from av2t_core.model.config import Feature
 from av2t_core.versions import published
 from av2t_core.versions.card import Card, Part
-from av2t_core.versions.names import CARD_FILE, PARTS_FOLDER, WEIGHTS_FILE, part_file
+from av2t_core.versions.names import CARD_FILE, PARTS_FOLDER, WEIGHTS_FILE, part_file, require_new
 from av2t_core.versions.store import fetch, quiet
 from av2t_core.versions.version import Version, resolve
 
@@ -120,8 +120,7 @@ def save_version(
     `beside`: files of which copies are to lie beside the weights. WeightsError: the directory exists or cannot be
     written, or that parent does not exist.
     """
-    if directory.exists():
-        raise WeightsError(f"{directory} exists; a model version is never changed, choose another name")
+    require_new(directory)
     with writing(directory.parent), atomic_folder(directory) as made:
         card = {**card, "sha256": _save(made / WEIGHTS_FILE, tensors)}
         version = Version(name=directory.name, directory=directory, card=Card.parse(_text(card)))

@@ -14,6 +14,7 @@ imports torch: the backend only asks for names.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from av2t_core.errors import Remedy, WeightsError
 from av2t_core.files import file_hash, read_plain
@@ -144,12 +145,13 @@ class Version:
     def damaged(self, path: Path) -> WeightsError:
         return WeightsError(f"{path} is damaged: its sha256 is not the one on the card; {self.remedy}")
 
-    def check(self) -> None:
-        """WeightsError if it cannot predict, as far as that is seen without reading its weights."""
+    def check(self) -> Self:
+        """Itself. WeightsError if it cannot predict, as far as that is seen without reading its weights."""
         if self.card.start:
             why = f"model version {self.name} is EVF-SAM alone, a start for training; it cannot tell what sounds"
             raise WeightsError(why, Remedy.GET_TRAINED, name=self.card.preset)
         self.check_files()
+        return self
 
     def check_files(self) -> None:
         """WeightsError if one of its files is missing, here and in the model store."""

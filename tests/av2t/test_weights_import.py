@@ -271,7 +271,7 @@ def test_a_version_is_never_changed(av2t: Av2t, models_dir: Path, tmp_path: Path
     path = write(tmp_path, CHECKPOINT, published.av2t_sam())
     assert av2t("weights", "import", "sam2-l", path, *encoders).status == 0
     sentence = refused(av2t("weights", "import", "sam2-l", path))
-    assert f"{models_dir / 'sam2-l-s4'} exists; a model version is never changed, choose another --name" in sentence
+    assert f"{models_dir / 'sam2-l-s4'} exists; a model version is never changed, choose another name" in sentence
 
 
 def test_a_preset_that_is_none(av2t: Av2t) -> None:

@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ from rq import get_current_job
 from rq.utils import current_timestamp, now
 
 from av2t_core.errors import AV2TError
-from worker.failures import Interrupted, TransientError
-from worker.process.memory import gpu_lease
+from worker.failures import TransientError
+from worker.process.memory import Gpu, gpu_lease
 from worker.process.worker import run_worker
-from worker.queue import KINDS, heartbeat, upkeep
+from worker.queue import KINDS, heartbeat
+from worker.queue.heartbeat import Interrupted
 from worker.queue.job import KnownJob
 from worker.queue.kind import Kind, Payload, Result, Subject
 from worker.queue.preannotation import PREANNOTATION, Preannotated, ToPreannotate
@@ -155,11 +156,8 @@ def train(asked: ToTrain) -> Trained:
     return Trained(version="tiny-1-p3-1", promoted=True, sentence="It is better.", metrics={"iou": 0.5})
 
 
-@dataclass(frozen=True)
-class FullGpu:
+class FullGpu(Gpu):
     """One with room for one model: it is free once no process of the list `loaded` but this one runs."""
-
-    uuid: str
 
     def free(self) -> int:
         loaded = [int(pid) for pid in _redis().lrange("loaded", 0, -1)]
@@ -171,7 +169,7 @@ def train_on_gpu(asked: ToTrain) -> Trained:
     connection = _redis()
     gpu = connection.get("gpu")
     assert isinstance(gpu, bytes)
-    with gpu_lease(connection, FullGpu(gpu.decode()), needed=50):
+    with gpu_lease(connection, FullGpu(gpu.decode(), index=0), needed=50):
         work(Named(name=str(asked.project)))
     return Trained()
 
@@ -220,8 +218,6 @@ def main() -> None:
     url, *options = sys.argv[1:]
     if wrong := ("--ahead" in options) - ("--behind" in options):
         rq.registry.current_timestamp = lambda: current_timestamp() + 3600 * wrong
-    if "--repair" in options:
-        upkeep.REPAIR_LOOK = 0
     settings = Settings.load(redis_url=url, label_studio_api_key=SECRET)
     try:
         run_worker(

@@ -32,8 +32,6 @@ def annotation(id: int, minute: int, *, ground_truth: bool = False, was_cancelle
         updated_at=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minute),
         ground_truth=ground_truth,
         was_cancelled=was_cancelled,
-        completed_by=1,
-        parent_prediction=None,
         result=[],
     )
 

@@ -29,10 +29,11 @@ from tests.up import python_m_av2t
 from tests.worker.conftest import LOOPBACK, Serve
 from tests.worker.http_server import Answer
 from tests.worker.test_trainings import model_processes
-from worker.failures import Interrupted, judge
+from worker.failures import judge
 from worker.jobs import finetuning
 from worker.jobs import preannotation as jobs
 from worker.queue import heartbeat
+from worker.queue.heartbeat import Interrupted
 from worker.queue.job import KnownJob, open_queue
 from worker.queue.kind import State
 from worker.queue.preannotation import job_id

@@ -14,7 +14,7 @@ from av2t_core.errors import MemoryShortError
 from tests.conftest import wait_until
 from tests.worker.stub_worker import Process, Start, done, names
 from worker.process import memory
-from worker.process.memory import gpu_lease, gpu_of, lease_key
+from worker.process.memory import Gpu, gpu_lease, gpu_of, lease_key
 from worker.queue import KINDS
 from worker.queue.job import open_queue
 from worker.queue.kind import State
@@ -88,12 +88,11 @@ def test_another_gpu_is_another_matter(redis: Redis, annotator: Process) -> None
     wait_until(lambda: task.is_finished, what="the task")
 
 
-@dataclass
-class Memory:
+@dataclass(frozen=True)
+class Memory(Gpu):
     """A GPU of which so many bytes are free."""
 
     amount: int
-    uuid: str = "GPU-1"
 
     def free(self) -> int:
         return self.amount
@@ -106,7 +105,7 @@ def held(redis: Redis, device: Memory | None) -> Iterator[bool]:
 
 
 def test_it_is_taken_only_where_there_is_no_room_for_both(redis: Redis) -> None:
-    with held(redis, Memory(50)) as taken:
+    with held(redis, Memory("GPU-1", 0, amount=50)) as taken:
         assert not taken
     with held(redis, None) as taken:
         assert not taken
@@ -114,7 +113,8 @@ def test_it_is_taken_only_where_there_is_no_room_for_both(redis: Redis) -> None:
 
 def test_where_nobody_makes_room_the_training_is_put_off(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "PATIENCE", 0)
-    with pytest.raises(MemoryShortError, match=r"GPU-1 is free by 0\.0 GB and 0\.0 are needed"), held(redis, Memory(0)):
+    full = Memory("GPU-1", 0, amount=0)
+    with pytest.raises(MemoryShortError, match=r"GPU-1 is free by 0\.0 GB and 0\.0 are needed"), held(redis, full):
         pass
     assert not redis.exists(lease_key("GPU-1"))
 

@@ -59,7 +59,7 @@ def test_a_full_redis_takes_no_more(full: Redis) -> None:
     assert (Checkpoint(job, "a").parts(), sheet(full, job.id)) == ([], None)
     assert forget_tasks(full, range(waiting)) == waiting
     check(full)
-    assert enqueue_preannotation(full, 3, [1], VERSION).new == 1
+    assert enqueue_preannotation(full, 3, [1], VERSION) == 1
 
 
 def test_workers_drain_it(redis: Redis, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

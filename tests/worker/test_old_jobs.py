@@ -50,7 +50,7 @@ def test_they_are_known(old: Redis) -> None:
 
 def test_they_count_as_there_already(old: Redis) -> None:
     assert overview(old, 3).queued == 2
-    assert enqueue_preannotation(old, 3, [14, 15, 16], "tiny-1").new == 1
+    assert enqueue_preannotation(old, 3, [14, 15, 16], "tiny-1") == 1
     assert enqueue_training(old, 3) == ("train-3-1", False)
     assert [each.job for each in trainings(old)] == ["train-4-2", "train-3-1"]
     assert enqueue_training(old, 5) == ("train-5-3", True)

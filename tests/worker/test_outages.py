@@ -5,8 +5,9 @@ import pytest
 from tests.worker.conftest import Serve, client_of
 from tests.worker.http_server import Answer, as_json, said
 from worker.client.connection import through_outages
-from worker.failures import Interrupted, TransientError
+from worker.failures import TransientError
 from worker.queue import heartbeat
+from worker.queue.heartbeat import Interrupted
 
 WELL = as_json({"email": "a@example.com"})
 DEPLOYED: Answer = (404, {}, b"404 page not found")
@@ -15,7 +16,7 @@ WHOAMI = "/api/current-user/whoami"
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.queue.heartbeat.pause", lambda _: None)
+    monkeypatch.setattr(heartbeat, "pause", lambda _: heartbeat.check())
 
 
 @pytest.mark.parametrize("page", [DEPLOYED, (503, {}, b""), (200, {"Content-Type": "text/html"}, b"<html>")])

@@ -25,11 +25,11 @@ from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, wait_until
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
 from tests.core.labelstudio.test_toy_tag import EllipseLabels
 from tests.worker.conftest import LOOPBACK, Serve
-from worker.failures import Interrupted
 from worker.jobs import preannotation as jobs
 from worker.jobs import prediction_pass
 from worker.jobs.prediction_pass import Checkpoint, Part
 from worker.queue import heartbeat
+from worker.queue.heartbeat import Interrupted
 from worker.queue.job import PROTOCOL, KnownJob, fetch
 from worker.queue.preannotation import Preannotated, job_id
 from worker.queue.queue import enqueue_preannotation

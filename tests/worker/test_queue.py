@@ -21,7 +21,7 @@ from worker.queue import queue
 from worker.queue.connection import QueueError, connect
 from worker.queue.job import PROTOCOL, KnownJob, open_queue
 from worker.queue.preannotation import job_id
-from worker.queue.queue import Enqueued, enqueue_preannotation, retry_failed
+from worker.queue.queue import enqueue_preannotation, retry_failed
 from worker.queue.upkeep import forget_tasks
 from worker.queue.views import PAGE, failed_jobs, overview
 
@@ -50,25 +50,25 @@ def test_id_has_only_characters_that_rq_allows() -> None:
 
 
 def test_enqueuing_twice_is_enqueuing_once(redis: Redis) -> None:
-    assert enqueue_preannotation(redis, 3, range(1, 501), VERSION) == Enqueued(new=500, already=0)
-    assert enqueue_preannotation(redis, 3, range(1, 501), VERSION) == Enqueued(new=0, already=500)
+    assert enqueue_preannotation(redis, 3, range(1, 501), VERSION) == 500
+    assert enqueue_preannotation(redis, 3, range(1, 501), VERSION) == 0
     assert waiting(redis) == [job_id(3, task, VERSION) for task in range(1, 501)]
 
 
 def test_identity_is_project_task_and_version(redis: Redis) -> None:
-    assert enqueue_preannotation(redis, 3, [1, 1], VERSION) == Enqueued(new=1, already=1)
-    assert enqueue_preannotation(redis, 4, [1], VERSION).new == 1
-    assert enqueue_preannotation(redis, 3, [1], "tiny-2").new == 1
+    assert enqueue_preannotation(redis, 3, [1, 1], VERSION) == 1
+    assert enqueue_preannotation(redis, 4, [1], VERSION) == 1
+    assert enqueue_preannotation(redis, 3, [1], "tiny-2") == 1
 
 
 def test_no_tasks(redis: Redis) -> None:
-    assert enqueue_preannotation(redis, 3, [], VERSION) == Enqueued(new=0, already=0)
+    assert enqueue_preannotation(redis, 3, [], VERSION) == 0
 
 
 def test_what_a_person_waits_for_comes_first(redis: Redis) -> None:
     enqueue_preannotation(redis, 3, [1, 2, 3], VERSION)
-    assert enqueue_preannotation(redis, 3, [9], VERSION, first=True) == Enqueued(new=1, already=0)
-    assert enqueue_preannotation(redis, 3, [3], VERSION, first=True) == Enqueued(new=0, already=1)
+    assert enqueue_preannotation(redis, 3, [9], VERSION, first=True) == 1
+    assert enqueue_preannotation(redis, 3, [3], VERSION, first=True) == 0
     assert waiting(redis) == [job_id(3, task, VERSION) for task in (3, 9, 1, 2)]
 
 
@@ -101,14 +101,14 @@ def test_callers_at_the_same_moment(redis: Redis, redis_url: str) -> None:
     script = (
         "import sys; from worker.queue.connection import connect\n"
         "from worker.queue.queue import enqueue_preannotation\n"
-        "print(enqueue_preannotation(connect(sys.argv[1], timeout=30), 3, range(200), sys.argv[2]).new)"
+        "print(enqueue_preannotation(connect(sys.argv[1], timeout=30), 3, range(200), sys.argv[2]))"
     )
     processes = [
         subprocess.Popen([sys.executable, "-c", script, redis_url, VERSION], stdout=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
     with ThreadPoolExecutor(4) as pool:
-        threads = pool.map(lambda _: enqueue_preannotation(redis, 3, range(200), VERSION).new, range(4))
+        threads = pool.map(lambda _: enqueue_preannotation(redis, 3, range(200), VERSION), range(4))
         new = [*threads, *(int(process.communicate()[0]) for process in processes)]
     assert sum(new) == 200
     assert sorted(waiting(redis)) == sorted(job_id(3, task, VERSION) for task in range(200))
@@ -119,7 +119,7 @@ def test_running_job_is_not_enqueued_again(redis: Redis) -> None:
     taken = open_queue(redis).dequeue_any([open_queue(redis)], None, redis)
     assert taken is not None
     start(redis, taken[0])
-    assert enqueue_preannotation(redis, 3, [1], VERSION) == Enqueued(new=0, already=1)
+    assert enqueue_preannotation(redis, 3, [1], VERSION) == 0
     assert waiting(redis) == []
 
 
@@ -127,7 +127,7 @@ def test_finished_job_is_enqueued_anew(redis: Redis) -> None:
     enqueue_preannotation(redis, 3, [1], VERSION)
     work(redis, dict)
     assert overview(redis).finished == 1
-    assert enqueue_preannotation(redis, 3, [1], VERSION).new == 1
+    assert enqueue_preannotation(redis, 3, [1], VERSION) == 1
     state = overview(redis)
     assert (state.queued, state.finished) == (1, 0)
     # The finished job's hash had a time to live, which the new one must not inherit.
@@ -141,7 +141,7 @@ def test_failed_job_waits_for_retry(redis: Redis) -> None:
     enqueue_preannotation(redis, 4, [2], VERSION)
     work(redis, fail)
     assert fetch(redis, 1).retries_left == 0
-    assert enqueue_preannotation(redis, 3, [1], VERSION) == Enqueued(new=0, already=1)
+    assert enqueue_preannotation(redis, 3, [1], VERSION) == 0
 
     assert retry_failed(redis, project=3) == 1
     assert retry_failed(redis, project=3) == 0
@@ -184,14 +184,14 @@ def test_jobs_of_deleted_tasks_go(redis: Redis) -> None:
     assert waiting(redis) == [job_id(3, 12, VERSION)]
     assert overview(redis).queued == 1
     assert failed_jobs(redis) == []
-    assert enqueue_preannotation(redis, 3, [1], VERSION).new == 1
+    assert enqueue_preannotation(redis, 3, [1], VERSION) == 1
 
 
 def test_what_is_tried_again_later_still_waits(redis: Redis) -> None:
     enqueue_preannotation(redis, 3, [1, 2], VERSION)
     put_off(redis, 1)
     assert overview(redis).queued == 2
-    assert enqueue_preannotation(redis, 3, [1], VERSION).new == 0
+    assert enqueue_preannotation(redis, 3, [1], VERSION) == 0
 
 
 def test_overview_shows_progress_and_workers(redis: Redis) -> None:

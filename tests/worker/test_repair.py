@@ -11,7 +11,7 @@ from worker.queue import upkeep
 from worker.queue.connection import QueueError
 from worker.queue.job import open_queue
 from worker.queue.preannotation import PREANNOTATE, job_id
-from worker.queue.queue import Enqueued, enqueue_preannotation, enqueue_training
+from worker.queue.queue import enqueue_preannotation, enqueue_training
 from worker.queue.training import TRAIN
 from worker.queue.upkeep import forget_tasks
 from worker.queue.views import failed_jobs, overview
@@ -39,7 +39,7 @@ def test_a_job_in_no_list_goes_back_into_the_queue(redis: Redis, status: str) ->
     enqueue_preannotation(redis, 3, [1, 2, 3], VERSION)
     redis.lrem(open_queue(redis).key, 1, ids(2)[0])
     redis.hset(f"rq:job:{ids(2)[0]}", "status", status)
-    assert enqueue_preannotation(redis, 3, [2], VERSION) == Enqueued(new=0, already=1)
+    assert enqueue_preannotation(redis, 3, [2], VERSION) == 0
     assert put_right(redis) == 1
     assert open_queue(redis).get_job_ids() == ids(1, 3, 2)
     assert redis.hget(f"rq:job:{ids(2)[0]}", "status") == b"queued"
@@ -106,11 +106,11 @@ def test_trainings_too_and_nobody_elses_jobs(redis: Redis) -> None:
     assert redis.exists(other.key)
 
 
-def test_a_worker_repairs_beside_its_jobs(redis: Redis, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_repairs_beside_its_jobs(redis: Redis, start: Start) -> None:
     jobs = open_queue(redis)
     lost = jobs.enqueue("tests.worker.stub.note", kwargs={"name": "lost"})
     redis.delete(jobs.key)
-    start("--repair")
+    start()
     wait_until(lambda: done(redis), what="the job that no list knew")
     assert lost.get_status() is not None
 
@@ -126,7 +126,7 @@ def test_many_jobs_of_deleted_tasks_go_in_steps(redis: Redis, monkeypatch: pytes
     assert open_queue(redis).get_job_ids() == ids(*left)
     assert len(redis.keys("rq:job:*")) == len(left)
     assert not any(kept_of(redis, f"-3-{task}-") for task in gone[:5])
-    assert enqueue_preannotation(redis, 3, gone[:10], VERSION).new == 10
+    assert enqueue_preannotation(redis, 3, gone[:10], VERSION) == 10
     assert forget_tasks(redis, []) == 0
 
 

@@ -12,7 +12,7 @@ from av2t.remedies import told
 from av2t_core.errors import StoreAwayError
 from worker.client.label_studio import LabelStudioClient
 from worker.client.media import ClipCache
-from worker.failures import Interrupted, TransientError, wait_for
+from worker.failures import TransientError, wait_for
 from worker.queue import heartbeat
 from worker.settings import Settings
 
@@ -64,11 +64,6 @@ def _was_away(client: LabelStudioClient) -> bool:
             log.warning("%s Waiting until it answers.", error)
         failures.append(error)
 
-    def pause(seconds: float) -> None:
-        heartbeat.pause(seconds)
-        if heartbeat.cancelled():
-            raise Interrupted
-
-    patience = LONGEST_OUTAGE
-    wait_for(client.check, TransientError, longest=LONGEST_WAIT, report=report, pause=pause, patience=patience)
+    waits = {"longest": LONGEST_WAIT, "patience": LONGEST_OUTAGE}
+    wait_for(client.check, TransientError, report=report, pause=heartbeat.pause, **waits)
     return bool(failures)

@@ -103,8 +103,6 @@ class Annotation:
     updated_at: datetime
     ground_truth: bool
     was_cancelled: bool  # the task was skipped
-    completed_by: int | None  # a user's id
-    parent_prediction: int | None  # the id of the prediction that it began with
     result: Annotated[Sequence[Any], BeforeValidator(lambda result: result or [])]  # regions, as Label Studio has them
 
 

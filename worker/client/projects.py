@@ -52,6 +52,11 @@ class ProjectState:
     by_uncertainty: bool  # tasks come in the order of their scores, if `pinned`
     backends: list[Backend]
 
+    @property
+    def chosen(self) -> str:
+        """The model version that it is pinned to, or ""."""
+        return self.model_version if self.pinned else ""
+
 
 @dataclass(frozen=True)
 class _Project:

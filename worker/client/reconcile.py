@@ -2,7 +2,6 @@
 
 import logging
 import re
-from threading import Event, Thread
 
 from redis import Redis
 
@@ -11,53 +10,26 @@ from av2t_core.errors import AV2TError
 from av2t_core.model.presets import PRESETS
 from av2t_core.versions.version import installed
 from worker.client.label_studio import LabelStudioClient
-from worker.failures import GoneError, TransientError
-from worker.queue.connection import QueueError, connect, reachable
-from worker.queue.projects import ABSENT, RECONCILED, REPREDICT, all_known, forget, model_version
+from worker.failures import GoneError
+from worker.queue.connection import QueueError, reachable
+from worker.queue.projects import ABSENT, REPREDICT, all_known, forget, model_version
 from worker.queue.queue import enqueue_preannotation
 from worker.queue.results import scores_of
 from worker.settings import Settings
 
 log = logging.getLogger("av2t.worker")
 
-LOOK = 15  # seconds between two looks at whether it is time
 # Names of model versions that this project makes: those of presets, and those of a project's trainings.
 _OURS = re.compile(rf"({'|'.join(map(re.escape, PRESETS))})(-.*)?|.*-p\d+-\d+")
-
-
-class Reconciler(Thread):
-    """In every worker one, beside its jobs; the interval of the settings is that of all of them together."""
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(name="av2t-reconcile", daemon=True)
-        self._settings = settings
-        self._stopped = Event()
-
-    def stop(self) -> None:
-        self._stopped.set()
-
-    def run(self) -> None:
-        connection = connect(self._settings.redis_url, timeout=10)
-        while True:
-            try:
-                with reachable(connection):  # the interval begins anew when it has passed
-                    seconds = 60 * self._settings.reconcile_minutes
-                    due = connection.set(RECONCILED, "", nx=True, ex=seconds)
-                if due:
-                    self._settings.mirror().refresh()  # for which version each project uses
-                    reconcile(connection, self._settings)
-            except (AV2TError, TransientError) as error:
-                log.warning("looking for tasks that were missed: %s", told(error))
-            if self._stopped.wait(LOOK):
-                return
 
 
 def reconcile(connection: Redis, settings: Settings) -> int:
     """Queue the tasks of all connected projects that nobody has labelled and that lack a prediction; how many.
 
     Where the settings say so, those come after them that nobody has touched and that have one of an earlier version.
-    AV2TError or TransientError: Label Studio or Redis cannot be used.
+    AV2TError or TransientError: Label Studio, the model store or Redis cannot be used.
     """
+    settings.mirror().refresh()  # for which version each project uses
     projects, found = all_known(connection), 0
     if not projects:
         return 0
@@ -99,11 +71,7 @@ def outdated_tasks(
 
 
 def repredict(connection: Redis, client: LabelStudioClient, settings: Settings, project: int) -> int:
-    """Queue `outdated_tasks` for the current version; how many. Their old predictions stay.
-
-    Label Studio, which shows those of one version alone, is made to ask the backend which that is. The same errors.
-    """
-    client.is_connected(project)
+    """Queue `outdated_tasks` for the current version; how many. Their old predictions stay. The same errors."""
     version, tasks = outdated_tasks(connection, client, settings, project)
     return _enqueue(connection, project, tasks, version)
 
@@ -130,7 +98,7 @@ def _lacking(
 
 
 def _enqueue(connection: Redis, project: int, tasks: list[int], version: str) -> int:
-    new = enqueue_preannotation(connection, project, tasks, version).new
+    new = enqueue_preannotation(connection, project, tasks, version)
     if new:
         log.info("project %d: %d tasks without a prediction of %s were queued", project, new, version)
     return new

@@ -21,7 +21,7 @@ from av2t_core.versions.checkpoint import Loaded
 from av2t_core.versions.version import Version
 from worker.client.annotations import AnnotatedTask, Skipped
 from worker.client.label_studio import LabelStudioClient
-from worker.failures import DOUBTS, DoubtfulError, GoneError, Interrupted, delay
+from worker.failures import DOUBTS, DoubtfulError, GoneError, delay
 from worker.jobs.preannotation import file_name, opened_clip
 from worker.queue import heartbeat
 from worker.queue.heartbeat import Progress
@@ -66,8 +66,7 @@ class AnnotatedClips:
                 heartbeat.pause(delay(tried - 1))
             for task in left:
                 self._progress.show(len(found), len(tasks), stage="pulling")
-                if heartbeat.cancelled():
-                    raise Interrupted
+                heartbeat.check()
                 try:
                     found[task.task] = self._pulled(task, base, loaded)
                 except DoubtfulError as error:

@@ -47,7 +47,6 @@ from worker.client.annotations import AnnotatedTask, Skipped, annotated_tasks
 from worker.client.connection import connected, through_outages
 from worker.client.label_studio import LabelStudioClient
 from worker.client.reconcile import repredict
-from worker.failures import Interrupted
 from worker.jobs.annotated_clips import AnnotatedClips, PulledClip
 from worker.jobs.preannotation import load_predictor
 from worker.process.memory import gpu_lease, gpu_of
@@ -103,7 +102,7 @@ class _FineTune:
         self.project, self.recipe = project, recipe
         self.number = int(job.id.rpartition("-")[2])
         self.progress = Progress(job)
-        self.folder = context.settings.data_dir / "finetune" / str(project)
+        self.folder = self.settings.data_dir / "finetune" / str(project)
 
     def run(self, base_version: str | None) -> Trained:
         self.settings.mirror().refresh()  # another machine may have made it, or what it is made from
@@ -123,9 +122,7 @@ class _FineTune:
     def _base(self, name: str | None) -> Version:
         if name is None:
             name = model_version(self.connection, self.project, self.settings)
-        base = resolve(name, self.settings.models_dir)
-        base.check()
-        return base
+        return resolve(name, self.settings.models_dir).check()
 
     def _make(self, base: Version, name: str) -> Version:
         started = time.monotonic()
@@ -190,8 +187,7 @@ class _FineTune:
         found = []
         for done, clip in enumerate(clips):
             self.progress.show(done + len(clips) * (not first), 2 * len(clips), now=done == 0, stage="judging")
-            if heartbeat.cancelled():
-                raise Interrupted
+            heartbeat.check()
             with annotated.opened(clip.task) as (_, windows, masks):
                 found.append(judge_clip(predictor, windows, masks))
         return found
@@ -223,8 +219,7 @@ class _FineTune:
                         loss=round(at.mean_loss, 4),
                         eta=round(left),
                     )
-                    if heartbeat.cancelled():
-                        raise Interrupted
+                    heartbeat.check()
             curve = [round(entry["loss"], 4) for entry in folder.entries() if "step" not in entry]
         self.progress.show(0, None, now=True, eta=None)
         return {key: tensor.cpu().clone() for key, tensor in tuning.learned.items()}, curve
@@ -236,7 +231,7 @@ class _FineTune:
         assert metrics is not None, f"{version.name} is of no training"
         if verdict.better:
             promote(self.settings.models_dir, self.project, version.name, self.settings.store)
-            self.client.is_connected(self.project)  # by which Label Studio asks which version that is
+            self.client.is_connected(self.project)  # by which Label Studio asks whose predictions it is to show
             log.info("project %d uses %s from now on", self.project, version.name)
             if self.settings.repredict == "always":
                 repredict(self.connection, self.client, self.settings, self.project)

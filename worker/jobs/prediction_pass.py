@@ -22,10 +22,9 @@ from av2t_core.media.clip import Clip, ClipInfo, Window
 from av2t_core.prediction.drawing import ContactSheet
 from av2t_core.prediction.objects import Detection, Known, Tracker
 from av2t_core.prediction.predictor import KeyframePrediction, Predictor
-from worker.failures import Interrupted
 from worker.queue import heartbeat
 from worker.queue.connection import best_effort, memory
-from worker.queue.heartbeat import Progress
+from worker.queue.heartbeat import Interrupted, Progress
 from worker.queue.job import CHECKPOINT, KnownJob, inflated
 
 log = logging.getLogger("av2t.worker")

@@ -11,13 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from redis import Redis
 from redis.exceptions import RedisError
 
 from av2t_core.errors import MemoryShortError
-from worker.failures import Interrupted
 from worker.queue import heartbeat
 from worker.queue.connection import Lease
 
@@ -78,30 +76,15 @@ def _field(path: Path, *names: str) -> int | None:
     return sum(found) if found else None
 
 
-class Device(Protocol):
-    """What memory is shared on."""
+@dataclass(frozen=True)
+class Gpu:
+    """One that this process sees, there by its index."""
 
-    @property
-    def uuid(self) -> str: ...
+    uuid: str
+    index: int
 
     def free(self) -> int:
         """Bytes."""
-        ...
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One that this process sees."""
-
-    index: int
-
-    @property
-    def uuid(self) -> str:
-        import torch
-
-        return str(torch.cuda.get_device_properties(self.index).uuid)
-
-    def free(self) -> int:
         import torch
 
         return torch.cuda.mem_get_info(self.index)[0]
@@ -114,7 +97,8 @@ def gpu_of(setting: str) -> Gpu | None:
     if setting == "cpu" or not torch.cuda.is_available():
         return None
     index = None if setting == "auto" else torch.device(setting).index
-    return Gpu(torch.cuda.current_device() if index is None else index)
+    index = torch.cuda.current_device() if index is None else index
+    return Gpu(str(torch.cuda.get_device_properties(index).uuid), index)
 
 
 def lease_key(uuid: str) -> str:
@@ -123,7 +107,7 @@ def lease_key(uuid: str) -> str:
 
 
 @contextmanager
-def gpu_lease(connection: Redis, device: Device | None, needed: int) -> Iterator[None]:
+def gpu_lease(connection: Redis, device: Gpu | None, needed: int) -> Iterator[None]:
     """Within the block `needed` bytes of a GPU are free: where they are not, the workers that pre-annotate on it stop
     their models until the block ends. None is a CPU, on which both run side by side.
 
@@ -138,7 +122,7 @@ def gpu_lease(connection: Redis, device: Device | None, needed: int) -> Iterator
 
     lease, ended = Lease(connection, lease_key(device.uuid)), threading.Event()
     while not lease.acquire():  # another training has it
-        _wait()
+        heartbeat.pause(LOOK)
 
     def renew() -> None:
         while not ended.wait(RENEW):
@@ -155,16 +139,10 @@ def gpu_lease(connection: Redis, device: Device | None, needed: int) -> Iterator
         while device.free() < needed:
             if time.monotonic() - began > PATIENCE:
                 raise MemoryShortError(f"{state()}, although nothing is pre-annotated on it.")
-            _wait()
+            heartbeat.pause(LOOK)
         yield
     finally:
         ended.set()
         thread.join()
         with suppress(RedisError):  # then it runs out
             lease.release()
-
-
-def _wait() -> None:
-    heartbeat.pause(LOOK)
-    if heartbeat.cancelled():
-        raise Interrupted

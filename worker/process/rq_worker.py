@@ -19,9 +19,10 @@ from rq.worker import BaseWorker
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from av2t_core.text import redact
-from worker.failures import Interrupted, Verdict, delay, judge, wait_for
+from worker.failures import Verdict, delay, judge, wait_for
 from worker.logs import about
 from worker.queue.connection import AT_ONCE, LEASE, best_effort, memory, redis_time
+from worker.queue.heartbeat import Interrupted
 from worker.queue.job import FAILURE_TTL, KnownJob, KnownQueue, id_in
 from worker.queue.results import forget_sheets
 from worker.queue.upkeep import forget_finished

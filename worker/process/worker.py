@@ -14,6 +14,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from threading import Event, Thread
 from typing import Any
 
 from redis import Redis
@@ -26,8 +28,9 @@ from rq.worker import WorkerStatus
 
 from av2t_core.errors import AV2TError
 from av2t_core.files import in_gigabytes
-from worker.client.reconcile import Reconciler
+from worker.client.reconcile import reconcile
 from worker.logs import about, log_to_stderr
+from worker.process.duty import by_turns
 from worker.process.memory import held_by, lease_key, most_memory
 from worker.process.model_process import REDIS_TIMEOUT, ModelProcess, work_folder
 from worker.process.rq_worker import BEAT, RQWorker
@@ -36,8 +39,9 @@ from worker.queue.connection import LEASE, Lease, connect, reachable, redis_addr
 from worker.queue.job import PROTOCOL, KnownJob, open_queue
 from worker.queue.kind import JobQueue
 from worker.queue.preannotation import PREANNOTATE, PREANNOTATION
+from worker.queue.projects import RECONCILED
 from worker.queue.queue import STOPPED
-from worker.queue.upkeep import Repairer, gone_key
+from worker.queue.upkeep import REPAIR_EVERY, gone_key, repair
 from worker.settings import Settings
 
 log = logging.getLogger("av2t.worker")
@@ -78,26 +82,35 @@ def run_worker(
     # Unique, for RQ refuses the name of a worker that was killed a minute ago.
     name = f"{name or socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
     with work_folder() as folder:
-        model, reconciler = ModelProcess(settings, name, queue, folder), Reconciler(settings)
-        repairer = Repairer(settings.redis_url, queue.name)
+        model, over = ModelProcess(settings, name, queue, folder), Event()
         worker = WarmWorker(connection, name, queue, model, max_jobs, settings)
         try:
             if queue.warm:
                 worker.wait_for_model(lambda: None)
-            if settings.reconcile_minutes and not burst and queue.name == PREANNOTATE:
-                reconciler.start()
             if not burst:
-                repairer.start()
+                _begin_duties(settings, queue, over)
             ended = worker.work_through_outages(burst=burst)
         finally:
-            reconciler.stop()
-            repairer.stop()
+            over.set()
             model.stop(timeout=2)
     if worker.fault is not None:
         raise worker.fault
     if not ended:
         raise AV2TError("The worker ended because of the error above; start it again, its job is not lost.")
     log.info("worker %s ended", name)
+
+
+def _begin_duties(settings: Settings, queue: JobQueue, over: Event) -> None:
+    """What this worker does by turns with the others, until it is over."""
+
+    def begin(*duty: object) -> None:
+        Thread(target=by_turns, args=(settings.redis_url, over, *duty), name="av2t-duty", daemon=True).start()
+
+    again = partial(repair, name=queue.name)
+    begin("looking for jobs that no list knows", f"av2t:repaired:{queue.name}", REPAIR_EVERY, again)
+    if settings.reconcile_minutes and queue.name == PREANNOTATE:
+        missed = partial(reconcile, settings=settings)
+        begin("looking for tasks that were missed", RECONCILED, 60 * settings.reconcile_minutes, missed)
 
 
 class WarmWorker(RQWorker):

@@ -34,7 +34,7 @@ end
 
 
 AT_ONCE = 500
-"""Jobs that are asked of Redis, or sent to it, together."""
+"""Jobs, or keys, that are asked of Redis, or sent to it, together."""
 
 LEASE = 15
 """Seconds after which what a worker that fell silent had taken is free for others: a job, a project, a GPU."""

@@ -17,6 +17,11 @@ PROGRESS_INTERVAL = 0.3  # seconds
 STOP = ("stop", "")
 """What the worker sends while a job runs."""
 
+
+class Interrupted(Exception):  # noqa: N818  # nothing has failed
+    """The worker was told to stop: what the job has done is kept, and it goes back to the front of the queue."""
+
+
 _lock = threading.Lock()  # the clip is decoded in a thread of its own
 _channel: "Connection[Any, Any] | None" = None
 _sent = 0.0
@@ -39,9 +44,10 @@ def beat() -> None:
 
 
 def pause(seconds: float) -> None:
-    """Wait within a job, which goes on; no longer once the job is to put down what it holds."""
+    """Wait within a job, which goes on. Interrupted, as by `check`."""
     until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0 and not cancelled():
+    while (left := until - time.monotonic()) > 0:
+        check()
         beat()
         time.sleep(min(left, INTERVAL))
 
@@ -59,6 +65,12 @@ def progress(_what: str, _total: int) -> nullcontext[_Beat]:
 def cancelled() -> bool:
     """Whether the job is to put down what it holds. While it runs, nothing else is sent."""
     return _channel is not None and _channel.poll()
+
+
+def check() -> None:
+    """Interrupted: the job is to put down what it holds."""
+    if cancelled():
+        raise Interrupted
 
 
 class Progress:

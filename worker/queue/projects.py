@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from redis import Redis
@@ -42,28 +43,21 @@ class Project:
         """The one that it has chosen in Label Studio, if it is one of ours; else the one that a training or a person
         has given it; else that of the settings. WeightsError: that one is not there, or cannot predict.
         """
-        if self.chosen:
-            try:
-                version = find(self.chosen, settings.models_dir)
-                if version is not None:
-                    version.check()
-                    return version.name
-            except WeightsError:
-                pass  # another model's, or the title of its backend: then it is shown what the backend has now
+        with suppress(WeightsError):  # another model's, or its backend's title: it is shown what the backend has now
+            if self.chosen and (version := find(self.chosen, settings.models_dir)):
+                return version.check().name
         name = current(settings.models_dir, self.id)
         if name is None:
             return resolve(settings.model, settings.models_dir).name
         try:
-            version = find(name, settings.models_dir)
-            if version is None:
+            if (version := find(name, settings.models_dir)) is None:
                 raise WeightsError(f"there is no model version {name!r}")
-            version.check()
+            return version.check().name
         except WeightsError as error:
             raise WeightsError(
                 f"project {self.id} is to use {name}, which cannot be used: {told(error)}. Choose another model version"
                 f" with `av2t models promote NAME --project {self.id}`"
             ) from None
-        return name
 
 
 def model_version(connection: Redis, project: int, settings: Settings) -> str:

@@ -6,7 +6,6 @@ Redis.
 
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -101,18 +100,11 @@ return 1
 STOPPED = "Stopped by a person."
 
 
-@dataclass(frozen=True, kw_only=True)
-class Enqueued:
-    """How many jobs a call added, and for how many tasks there was one already (waiting, running or failed)."""
-
-    new: int
-    already: int
-
-
 def enqueue_preannotation(
     connection: Redis, project: int, tasks: Sequence[int], model_version: str, *, first: bool = False
-) -> Enqueued:
-    """One job for each task that has none waiting, running or failed for this model version. Raises QueueError.
+) -> int:
+    """One job for each task that has none waiting, running or failed for this model version; how many are new. Raises
+    QueueError.
 
     A task whose job has finished gets a new one, which looks for its result first. A failed one stays as it is until
     `retry_failed`, so that a bad clip is not tried again each time somebody opens its task. `first`: a person waits, so
@@ -120,8 +112,7 @@ def enqueue_preannotation(
     """
     distinct = dict.fromkeys(tasks)
     wanted = [ToPreannotate(project=project, task=task, model_version=model_version) for task in distinct]
-    new = enqueue(connection, PREANNOTATION, wanted, first=first)
-    return Enqueued(new=new, already=len(tasks) - new)
+    return enqueue(connection, PREANNOTATION, wanted, first=first)
 
 
 def enqueue_training(

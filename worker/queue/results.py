@@ -6,9 +6,7 @@ from typing import Any
 
 from redis import Redis
 
-from worker.queue.connection import memory, reachable
-
-SCORES_AT_ONCE = 1000  # tasks of one HMGET
+from worker.queue.connection import AT_ONCE, memory, reachable
 
 MOST_SHEETS = 20
 """Half a megabyte each at most, of sixty keyframes."""
@@ -35,8 +33,8 @@ def note_score(connection: Redis, project: int, task: int, score: float) -> None
 def scores_of(connection: Redis, project: int, tasks: Sequence[int]) -> dict[int, float]:
     """Of those tasks of which one is known. RedisError."""
     found: dict[int, float] = {}
-    for start in range(0, len(tasks), SCORES_AT_ONCE):
-        block = tasks[start : start + SCORES_AT_ONCE]
+    for start in range(0, len(tasks), AT_ONCE):
+        block = tasks[start : start + AT_ONCE]
         values: list[bytes | None] = connection.hmget(_scores(project), [str(task) for task in block])  # type: ignore[assignment]  # nothing is asynchronous here
         found |= _numbers(dict(zip(block, values, strict=True)))
     return found

@@ -2,15 +2,13 @@
 
 import logging
 from collections.abc import Collection, Sequence
-from threading import Event, Thread
 from typing import Any
 
 from redis import Redis
 from rq.job import JobStatus
 
-from av2t_core.errors import AV2TError
 from worker.queue import KINDS
-from worker.queue.connection import connect, reachable, read_hashes, redis_time
+from worker.queue.connection import AT_ONCE, reachable, read_hashes, redis_time
 from worker.queue.job import CHECKPOINT, FAILURE_TTL, JOB, OLD_RESULTS, fetch, id_in, open_queue
 from worker.queue.kind import DAY
 from worker.queue.queue import job_ids, send_stop
@@ -19,8 +17,6 @@ from worker.queue.results import SHEET
 log = logging.getLogger("av2t.worker")
 
 REPAIR_EVERY = 600  # seconds between two repairs of a queue, by whichever of its workers
-REPAIR_LOOK = 15  # seconds between two looks at whether it is time
-AT_ONCE = 1000  # keys
 
 _FAILED = {JobStatus.FAILED.value, JobStatus.STOPPED.value}
 _OVER = {JobStatus.FINISHED.value, JobStatus.CANCELED.value}
@@ -106,28 +102,6 @@ if is_list and dropped > 0 then
 end
 return {#ids, dropped}
 """
-
-
-class Repairer(Thread):
-    """In every worker one, beside its jobs; one repair of a queue at a time."""
-
-    def __init__(self, redis_url: str, queue: str) -> None:
-        super().__init__(name="av2t-repair", daemon=True)
-        self._redis_url, self._queue = redis_url, queue
-        self._stopped = Event()
-
-    def stop(self) -> None:
-        self._stopped.set()
-
-    def run(self) -> None:
-        connection = connect(self._redis_url, timeout=10)
-        while not self._stopped.wait(REPAIR_LOOK):
-            try:
-                with reachable(connection):
-                    if connection.set(f"av2t:repaired:{self._queue}", "", nx=True, ex=REPAIR_EVERY):
-                        repair(connection, self._queue)
-            except AV2TError as error:
-                log.warning("looking for jobs that no list knows: %s", error)
 
 
 def repair(connection: Redis, name: str) -> int:
