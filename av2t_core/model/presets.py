@@ -39,6 +39,7 @@ AUDIO_ENCODERS = {
 SEGMENTERS = {
     "evf-sam2": Part("av2t_core.segmenters.evf_sam2:EvfSam2", 3.6, "EVF-SAM2"),  # if it is in fp32
     "evf-sam1": Part("av2t_core.segmenters.evf_sam1:EvfSam1", 2.6, "EVF-SAM"),
+    "mobile-sam": Part("av2t_core.segmenters.mobile_sam:MobileSam"),
 }
 
 

@@ -19,19 +19,12 @@ from av2t_core.model.inputs import normalise_sam, stack_frames
 from av2t_core.model.published_weights import Published
 from av2t_core.segmenters import Candidates, Images
 from av2t_core.segmenters.beit3 import Beit3, Beit3Config
+from av2t_core.segmenters.sam import SamConfig
 
 _NORMALISE: dict[str, Callable[[Tensor], Tensor]] = {
     "sam": normalise_sam,
     "multimodal": lambda images: images / 127.5 - 1,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamConfig:
-    """What the two SAMs' configs have in common. `width`: of the neck, the prompts and the mask decoder."""
-
-    image_size: int = 1024
-    width: int = 256
 
 
 @dataclass(frozen=True, kw_only=True)

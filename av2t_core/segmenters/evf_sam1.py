@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from av2t_core.model.published_weights import empty_weights
-from av2t_core.segmenters.evf_sam import EvfSam, EvfSamConfig, SamConfig, evf_published
+from av2t_core.segmenters.evf_sam import EvfSam, EvfSamConfig, evf_published
+from av2t_core.segmenters.sam import PATCH_SIZE, SamConfig, build_sam, decode_prompts
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 class Sam1Config(SamConfig):
     """The defaults are ViT-H's."""
 
-    patch_size: int = 16
     embed_dim: int = 1280
     num_heads: int = 16
     blocks: int = 32
@@ -64,20 +64,8 @@ class EvfSam1(EvfSam):
         return [self.sam.image_encoder(images)]
 
     def masks(self, features: list[Tensor], prompt: Tensor) -> tuple[Tensor, Tensor]:
-        encoder = self.sam.prompt_encoder
-        positions = encoder.get_dense_pe()
-        dense = encoder.no_mask_embed.weight[:, :, None, None].expand_as(features[0][:1])
         # The stock decoder takes several prompts for one image, not several images.
-        decoded = [
-            self.sam.mask_decoder(
-                image_embeddings=image[None],
-                image_pe=positions,
-                sparse_prompt_embeddings=token[None],
-                dense_prompt_embeddings=dense,
-                multimask_output=True,
-            )
-            for image, token in zip(features[0], prompt, strict=True)
-        ]
+        decoded = [decode_prompts(self.sam, *each) for each in zip(features[0], prompt[:, None], strict=True)]
         return torch.cat([logits for logits, _ in decoded]), torch.cat([ious for _, ious in decoded])
 
     def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -142,14 +130,12 @@ def _of_pairs(table: Tensor, size: int) -> Tensor:
 
 
 def build_sam1(config: Sam1Config) -> "Sam":
-    """The stock package's model with the settings of its published sizes (build_sam.py), with RelativeAttention."""
-    # Its package brings torchvision, and that half of what a process needs to start.
-    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+    """The stock package's model with a ViT for an image encoder, with RelativeAttention."""
+    from segment_anything.modeling import ImageEncoderViT  # as in build_sam
 
-    grid = config.image_size // config.patch_size
     encoder = ImageEncoderViT(
         img_size=config.image_size,
-        patch_size=config.patch_size,
+        patch_size=PATCH_SIZE,
         embed_dim=config.embed_dim,
         depth=config.blocks,
         num_heads=config.num_heads,
@@ -163,22 +149,7 @@ def build_sam1(config: Sam1Config) -> "Sam":
     )
     for block in encoder.blocks:
         block.attn = RelativeAttention(block.attn)
-    return Sam(
-        image_encoder=encoder,
-        prompt_encoder=PromptEncoder(
-            embed_dim=config.width,
-            image_embedding_size=(grid, grid),
-            input_image_size=(config.image_size, config.image_size),
-            mask_in_chans=16,
-        ),
-        mask_decoder=MaskDecoder(
-            transformer_dim=config.width,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=config.width, num_heads=8, mlp_dim=2048),
-            num_multimask_outputs=3,
-            iou_head_depth=3,
-            iou_head_hidden_dim=256,
-        ),
-    )
+    return build_sam(encoder, config)
 
 
 def _stock_attention(module: RelativeAttention) -> "Attention":

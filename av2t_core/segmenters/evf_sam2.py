@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from av2t_core.encoders.efficientnet import EfficientNetLite
 from av2t_core.segmenters.beit3 import Beit3Config
-from av2t_core.segmenters.evf_sam import EvfSam, EvfSamConfig, SamConfig, evf_published
+from av2t_core.segmenters.evf_sam import EvfSam, EvfSamConfig, evf_published
+from av2t_core.segmenters.sam import SamConfig
 
 _FUSER, _FUSER_LAYERS = "memory_encoder.fuser.layers", 2
 

@@ -179,5 +179,7 @@ def test_its_matrices_may_be_halved() -> None:
 
 def test_a_segmenter_that_nobody_knows_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(presets.PRESETS, "odd", presets.Preset(segmenter="sam9"))
-    with pytest.raises(WeightsError, match="there is no segmenter 'sam9'; there are evf-sam2, evf-sam1, toy"):
+    with pytest.raises(
+        WeightsError, match="there is no segmenter 'sam9'; there are evf-sam2, evf-sam1, mobile-sam, toy"
+    ):
         Predictor.random("odd", "cpu")
