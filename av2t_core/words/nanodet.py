@@ -14,8 +14,9 @@ from torchvision.ops import box_iou, nms  # type: ignore[import-untyped]
 
 from av2t_core.words.things import names
 
-# What an image is looked at as: the longer side in pixels, and whether mirrored. It was trained at 416.
-_VIEWS = ((416, True), (608, False))
+# What an image is looked at as: the longer side in pixels, and whether mirrored. It was trained at 416. A single size
+# misses things by accident, two around it do not.
+_VIEWS = ((384, True), (544, False))
 # It was trained on images in OpenCV's order, blue first, in the middle of a black canvas.
 _MEAN, _STD = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
 _STRIDES = (8, 16, 32)
@@ -69,7 +70,9 @@ class Detector(nn.Module):
         left, top = extra_w // 2, extra_h // 2
         canvas = F.pad(small, (left, extra_w - left, top, extra_h - top))
         mean, std = (canvas.new_tensor(each)[:, None, None] for each in (_MEAN, _STD))
-        logits, bins = self.network((canvas - mean) / std)
+        # On a CPU convolutions are faster so than in torch's usual order of memory.
+        canvas = ((canvas - mean) / std).contiguous(memory_format=torch.channels_last)
+        logits, bins = self.network(canvas)
         boxes = _boxes(bins, h + extra_h, w + extra_w) - bins.new_tensor([left, top, left, top])
         boxes = boxes * bins.new_tensor([width / w, height / h]).repeat(2)
         if mirrored:
