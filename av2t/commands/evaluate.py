@@ -40,6 +40,8 @@ ROWS = {
     "iou_sounding": "IoU where something sounds",
     "false_positives": "false masks in silence",
     "false_positives_off_screen": "false masks, off-screen",
+    "false_positives_all": "false masks, both",
+    "names_right": "right names",
     "masked": "masked",
 }
 """What the text shows, by the names of the JSON."""
@@ -78,6 +80,8 @@ def evaluate(
                          the picture (with another clip's sound they are not silent any more, and masking may be right)
       false masks, off-screen      the same of the frames in which only something sounds that is not in view; where the
                          data set does not tell these from silence (`av2t compose` does), they count as silent
+      right names        the share of the objects, where something in view sounds, that go under the name of something
+                         that sounds; of predictions in folders of `av2t predict`, where the data set has names
       masked             the share of all frames that are masked
 
     --shuffle-audio and --mute measure again with the wrong sound or none, and show by how much the numbers change:

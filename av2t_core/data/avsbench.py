@@ -13,8 +13,8 @@ many there are, and which have no mask because nobody can tell what sounds.
 import csv
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -58,6 +58,7 @@ class LabelledClip:
     masks: tuple[Path | None, ...]
     sound: Path
     heard: frozenset[int] = frozenset()  # seconds in which something sounds, seen or not, where that is known
+    names: Mapping[int, frozenset[str]] = field(default_factory=dict)  # of what sounds in view, by those seconds
 
     @property
     def labelled(self) -> list[int]:
@@ -152,7 +153,7 @@ def read_table(root: Path, layout: Layout) -> list[LabelledClip]:
     if not clips:
         raise DataError(f"{table} has no clip of the layout {layout}")
     heard = _heard(table.with_name(SOUNDING))
-    return [replace(clip, heard=frozenset(heard[clip.video])) for clip in clips]
+    return [replace(clip, heard=frozenset(heard[clip.video]), names=heard[clip.video]) for clip in clips]
 
 
 def read_clips(root: Path, layout: Layout, split: Split) -> list[LabelledClip]:
@@ -190,17 +191,17 @@ def clip_at(
     )
 
 
-def _heard(path: Path) -> dict[str, set[int]]:
-    """Of each video the seconds in which something sounds; none without the file."""
-    found: dict[str, set[int]] = defaultdict(set)
+def _heard(path: Path) -> dict[str, dict[int, frozenset[str]]]:
+    """Of each video the seconds in which something sounds, with what of it is in view; none without the file."""
+    found: dict[str, dict[int, frozenset[str]]] = defaultdict(dict)
     if not path.is_file():
         return found
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                video, second, sounding, _in_view = (row[column] for column in SOUNDING_COLUMNS)
+                video, second, sounding, in_view = (row[column] for column in SOUNDING_COLUMNS)
                 if sounding:
-                    found[video].add(int(second) - 1)
+                    found[video][int(second) - 1] = frozenset(sounding.split("+")) & frozenset(in_view.split("+"))
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError, AttributeError) as error:
         raise DataError(
             f"{path} cannot be read as a table of {', '.join(SOUNDING_COLUMNS)} ({error!r}); remove it"

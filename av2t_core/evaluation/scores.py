@@ -8,7 +8,7 @@ brought as in training, without the rules by which `Predictor.predict` makes mas
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -28,6 +28,7 @@ from av2t_core.data.avsbench import (
     read_target,
     shuffled,
 )
+from av2t_core.evaluation.naming_score import names_right
 from av2t_core.evaluation.pictures import check_predictions, prediction_paths, read_probabilities, to_logits
 from av2t_core.media.clip import KEYFRAME_OFFSET, Keyframe, Window
 
@@ -117,6 +118,7 @@ class ClipScores:
     sounding: tuple[bool, ...]  # whether the truth has a pixel
     heard: tuple[bool, ...]  # whether it is known that something sounds, in view or not
     masked: tuple[bool, ...]  # whether the prediction has more than LEAST_MASK
+    named: tuple[bool, ...] = ()  # of the objects at frames in which something sounds, whether their names are right
     f_avsbench: float
     f_reference: float
 
@@ -133,6 +135,8 @@ class Scores:
     iou_sounding: float | None  # I / U, over the frames in which something sounds
     false_positives: float | None  # the share of the frames in which nothing sounds that are masked
     false_positives_off_screen: float | None  # of those in which only something sounds that is not in view
+    false_positives_all: float | None  # of both
+    names_right: float | None  # the share of the objects, of saved predictions that name them, see naming_score
     masked: float  # the share of all frames that are masked
     frames_sounding: int
     frames_silent: int
@@ -146,6 +150,7 @@ class Scores:
         sounding = np.concatenate([clip.sounding for clip in clips])
         heard = np.concatenate([clip.heard for clip in clips])
         off_screen, silent = heard & ~sounding, ~heard & ~sounding
+        named = np.array([right for clip in clips for right in clip.named], np.bool_)
         return cls(
             clips=len(clips),
             frames=len(ious),
@@ -155,6 +160,8 @@ class Scores:
             iou_sounding=_mean(ious[sounding]),
             false_positives=_mean(masked[silent]),
             false_positives_off_screen=_mean(masked[off_screen]),
+            false_positives_all=_mean(masked[~sounding]),
+            names_right=_mean(named),
             masked=float(masked.mean()),
             frames_sounding=int(sounding.sum()),
             frames_silent=int(silent.sum()),
@@ -227,13 +234,17 @@ def score_predictions(
         brightest = max(brightest, float(probabilities.max()))
         return torch.from_numpy(to_logits(probabilities))
 
-    evaluation = _evaluate(((clip, saved(clip)) for clip in clips), on_clip)
+    evaluation = _evaluate(((clip, saved(clip)) for clip in clips), on_clip, partial(names_right, directory))
     if round(brightest * 255) == 1:
         raise DataError(f"the pictures in {directory} have no grey above 1 of 255; save masks as 0 and 255")
     return evaluation
 
 
-def _evaluate(predicted: Iterable[tuple[LabelledClip, Tensor]], on_clip: OnClip) -> Evaluation:
+def _evaluate(
+    predicted: Iterable[tuple[LabelledClip, Tensor]],
+    on_clip: OnClip,
+    named: Callable[[LabelledClip], tuple[bool, ...]] = lambda clip: (),
+) -> Evaluation:
     """Clips with the logits (frames, SIZE, SIZE) of those frames that have a mask."""
     found = []
     for clip, logits in predicted:
@@ -247,6 +258,7 @@ def _evaluate(predicted: Iterable[tuple[LabelledClip, Tensor]], on_clip: OnClip)
             masked=tuple(bool(mask.mean() > LEAST_MASK) for mask in masks),
             f_avsbench=f_avsbench(logits, targets),
             f_reference=f_reference(logits, targets),
+            named=named(clip),
         )
         found.append(scores)
         on_clip(scores, masks)

@@ -124,10 +124,13 @@ def test_saved_masks_are_measured_against_it(composed: Path) -> None:
     predicted.mkdir(parents=True)
     for index in (0, 2):
         Image.open(masks / "000.png").save(predicted / f"{index:03}.png")
+    keyframes = [{"objects": [{"label": label}]} for label in ("square", "circle", "circle")]
+    predicted.with_name("prediction.json").write_text(json.dumps({"keyframes": keyframes}))
     scores = score_predictions(composed / "predictions", clips).scores
     assert (scores.frames, scores.frames_sounding, scores.frames_off_screen) == (2, 1, 1)
     assert scores.iou_sounding == pytest.approx(1, abs=0.03)  # saved masks are resized smoothly, the truth is not
-    assert scores.false_positives_off_screen == 1
+    assert scores.false_positives_off_screen == scores.false_positives_all == 1
+    assert scores.names_right == 1  # what must have none has no right name, and counts as a false mask
 
 
 def _changed(composed: Path, **changes: Any) -> list[RealClip]:

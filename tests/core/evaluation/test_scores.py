@@ -203,6 +203,8 @@ def test_the_numbers_by_hand() -> None:
             "iou_sounding": (0.5 + 0.1 + 0.4) / 3,
             "false_positives": 1 / 2,
             "false_positives_off_screen": 1.0,
+            "false_positives_all": 2 / 3,
+            "names_right": None,
             "masked": 4 / 6,
             "frames_sounding": 3,
             "frames_silent": 2,
