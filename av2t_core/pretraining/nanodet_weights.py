@@ -5,11 +5,8 @@
 The last, the golden file of the tests, gets what the original says of `picture`. Needs TensorFlow, as little else does.
 """
 
-import json
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +14,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from av2t_core.pretraining.tfjs_graph import Nodes, Weights, read, run
 from av2t_core.words.nanodet import Detector, NanoDet
-
-Weights = Mapping[str, NDArray[Any]]
 
 _LARGEST_DIFFERENCE = 1e-4
 _SIDE = 416  # the graph reads no other
@@ -30,11 +26,10 @@ SKIP = 29
 
 def convert(folder: Path, out: Path, golden: Path) -> None:
     """AssertionError: ours does not say what the original says."""
-    graph = json.loads((folder / "nanodet.json").read_text())
-    weights = read_weights(graph, (folder / "nanodet.bin").read_bytes())
+    nodes, weights = read(folder, "nanodet")
     detector = Detector().eval()
-    detector.network.load_state_dict(state_dict(detector.network, graph["modelTopology"]["node"], weights))
-    probabilities, bins = original(graph["modelTopology"], weights, picture())
+    detector.network.load_state_dict(state_dict(detector.network, nodes, weights))
+    probabilities, bins = original(nodes, weights, picture())
     with torch.inference_mode():
         logits, our_bins = detector.network(torch.from_numpy(picture()))
     for what, ours, theirs in (("probability", logits.sigmoid(), probabilities), ("bin", our_bins.flatten(2), bins)):
@@ -47,21 +42,7 @@ def convert(folder: Path, out: Path, golden: Path) -> None:
     save_file({name: tensor.half().contiguous() for name, tensor in detector.state_dict().items()}, out)
 
 
-def read_weights(graph: Mapping[str, Any], content: bytes) -> Weights:
-    """The values of the graph's constants, which lie one after the other. AssertionError: they are not all there is."""
-    found: dict[str, NDArray[Any]] = {}
-    start = 0
-    for entry in (each for group in graph["weightsManifest"] for each in group["weights"]):
-        stored = np.dtype(entry.get("quantization", entry)["dtype"])
-        count = int(np.prod(entry["shape"]))
-        array = np.frombuffer(content, stored, count, start).reshape(entry["shape"])
-        found[entry["name"]] = array.astype(entry["dtype"])
-        start += count * stored.itemsize
-    assert start == len(content), f"{start} bytes are described, and there are {len(content)}"
-    return found
-
-
-def state_dict(network: NanoDet, nodes: Sequence[Mapping[str, Any]], weights: Weights) -> dict[str, Tensor]:
+def state_dict(network: NanoDet, nodes: Nodes, weights: Weights) -> dict[str, Tensor]:
     """The graph numbers its convolutions in the order in which the network has them."""
     biases = {node["input"][0]: node["input"][1] for node in nodes if node["op"] == "Add"}
     theirs = sorted((node for node in nodes if node["op"] == "Conv2D"), key=lambda node: _number(node["name"]))
@@ -79,24 +60,10 @@ def _number(name: str) -> int:
     return int(name.rpartition("convolution")[2].lstrip("_") or 0)
 
 
-def original(
-    topology: Mapping[str, Any], weights: Weights, image: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], ...]:
+def original(nodes: Nodes, weights: Weights, image: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
     """What the graph makes of a normalised image: probabilities (1, places, 80) and bins (1, places, 44)."""
-    # It takes seconds, and the product does without it.
-    import tensorflow  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    from google.protobuf import json_format  # type: ignore[import-untyped]
-
-    definition = tensorflow.compat.v1.GraphDef()
-    json_format.ParseDict({"node": topology["node"], "versions": topology["versions"]}, definition)
-    for node in definition.node:
-        if node.op == "Const":
-            dtype = node.attr["dtype"].type  # int64 is stored as int32
-            node.attr["value"].tensor.CopyFrom(tensorflow.make_tensor_proto(weights[node.name], dtype))
     outputs = [f"Identity_{level}:0" if level else "Identity:0" for level in range(2 * _LEVELS)]
-    with tensorflow.Graph().as_default() as graph, tensorflow.compat.v1.Session(graph=graph) as session:
-        tensorflow.graph_util.import_graph_def(definition, name="")
-        said = session.run(outputs, {"input_1:0": image})
+    said = run(nodes, weights, {"input_1:0": image}, outputs)
     return np.concatenate(said[:_LEVELS], axis=1), np.concatenate(said[_LEVELS:], axis=1)
 
 
