@@ -1,7 +1,8 @@
 """MobileSAM (arXiv 2306.14289): SAM with a small image encoder, whose prompt tokens are the text tokens.
 
-Points, boxes and earlier masks prompt it, too. A frame keeps its aspect ratio, and only what it covers of SAM's square
-is computed: to leave out the padding changes masks by less than one percent.
+Points, boxes and earlier masks prompt it, too. A frame keeps its aspect ratio, and of SAM's square only what it covers
+is computed, with some of the padding. A wide frame takes two fifths less time so, and its masks have a mean IoU of .973
+with those of the whole square.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,10 @@ from av2t_core.segmenters.tiny_vit import TinyVit, TinyVitConfig
 
 NO_POINT = -1
 """The label of a point that fills up a prompt."""
+
+# Patches of padding that the image encoder sees beside a frame. Without, its last rows are other than with all of it,
+# and a mask's mean IoU with SAM's is .96 instead of .973; more of it changes no more.
+_MARGIN = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +104,10 @@ class MobileSam(nn.Module):
         grids = _sides(images["grid"])
         for rows, columns in dict.fromkeys(grids):
             which = [index for index, grid in enumerate(grids) if grid == (rows, columns)]
-            some = pictures[which, :, : PATCH_SIZE * rows, : PATCH_SIZE * columns]
+            some = pictures[which, :, : PATCH_SIZE * (rows + _MARGIN), : PATCH_SIZE * (columns + _MARGIN)]
             added = None if additions is None else [addition[which] for addition in additions]
             with adapted(self._blocks, added):
-                encoded = self.image_encoder(some.contiguous(memory_format=torch.channels_last))
+                encoded = self.image_encoder(some.contiguous(memory_format=torch.channels_last))[..., :rows, :columns]
             for index, feature in zip(which, F.pad(encoded, (0, side - columns, 0, side - rows)), strict=True):
                 features[index] = feature
         return [torch.stack(features), images["grid"]]
