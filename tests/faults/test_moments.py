@@ -121,7 +121,7 @@ def _ready(plant: Plant, clip: Path) -> tuple[int, int]:
     """A project and its one task, not queued yet, and a worker that waits."""
     project, [task] = plant.add_tasks([clip])
     log = plant.folder / "worker0.log"
-    wait_until(lambda: log.exists() and "waits for jobs" in log.read_text(), what="the worker")
+    wait_until(lambda: log.exists() and "waits for jobs" in log.read_text(), 300, "the worker")
     return project, task
 
 
