@@ -139,6 +139,13 @@ class Plant:
         for worker in self._running.values():
             with suppress(subprocess.TimeoutExpired):
                 worker.wait(30)
+        # A model's process that was stopped before it could ask to end with its worker ends as soon as it goes on.
+        left = list(self._processes())
+        for process in left:
+            with suppress(psutil.Error):
+                if process.status() == psutil.STATUS_STOPPED:
+                    process.resume()
+                    psutil.wait_procs(left, timeout=10)
 
     def workers(self) -> list[psutil.Process]:
         with self._lock:
