@@ -30,7 +30,8 @@ from worker.queue.job import open_queue
 from worker.queue.preannotation import PREANNOTATE
 
 ROOT = Path(__file__).parents[1]
-EMBEDDED = resolve("tiny").name  # the model version that ships with the package
+EMBEDDED = resolve("tiny").name  # the model version that the tests use, for it is quick
+SHIPPED = [resolve("small").name, EMBEDDED]  # all that ship with the package, sorted
 
 
 @pytest.fixture(scope="session")

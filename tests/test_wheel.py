@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from uv import find_uv_bin
 
-from tests.conftest import EMBEDDED, ROOT
+from tests.conftest import ROOT, SHIPPED
 
 CLIPS = {"dog.mp4", "drumkit.mp4", "elephant-rooster-kettle.mp4", "violin-owl.mp4"}
 EXPRESSION = "Apache-2.0 AND GPL-2.0-or-later"
@@ -65,6 +65,8 @@ def test_whatever_is_no_code_is_known(built: Content) -> None:
     code = {".py", ".typed", ".html", ".toml", ".orig", ".txt", ".md", ""}
     others = {name for name in built if Path(name).suffix not in code and ".dist-info/" not in name}
     weights = {
-        f"av2t_core/weights/{EMBEDDED}/{file}" for file in ("card.json", "replay.safetensors", "weights.safetensors")
+        f"av2t_core/weights/{version}/{file}"
+        for version in SHIPPED
+        for file in ("card.json", "replay.safetensors", "weights.safetensors")
     }
     assert others == {f"av2t/demo_clips/{clip}" for clip in CLIPS} | weights

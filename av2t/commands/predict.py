@@ -23,7 +23,7 @@ def predict(
     random_weights: Annotated[bool, Arg("draw the preset's weights: its speed and memory, no real masks")] = False,
     names: Annotated[
         Names,
-        Arg("what things may be called; the paper's models choose among these, the embedded one has its own", "A,B,C"),
+        Arg("what to look for, as dog,guitar; the paper's models choose among these names", "A,B,C"),
     ] = (),
     json: Annotated[bool, Arg("print prediction.json instead of a summary")] = False,
     no_overlay: Annotated[bool, Arg("leave out overlay.mp4, which takes most of the time")] = False,
@@ -55,6 +55,8 @@ def predict(
             note(f"note: {out} holds the prediction of {replaced}, which this one replaces")
         limits = {"silence_dbfs": settings.silence_dbfs, "least_score": settings.least_score}
         predictor = load_predictor(settings, random=random_weights, **({} if random_weights else limits))
+        for name in predictor.unknown(names):
+            note(f"note: {predictor.model_version} knows nothing that is called {name!r}, and will not find it")
         sheet = ContactSheet()
         with writing_into(out), PredictionWriter(out) as writer:
             with progress_bar("masks", clip.expected_windows, "keyframes") as bar:

@@ -1,6 +1,6 @@
 """Names of objects: from a model that knows its own names, or from one that reads those that it is given."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -54,6 +54,21 @@ class EncodersNamer:
         assert sight.labels == hearing.labels
         self.labels = hearing.labels
         self.silence, self.heard, self.seen = hearing.silence, hearing.heard, sight.seen
+
+
+class NoNames:
+    """Knows none. What is silence is said by who finds things by names of its own."""
+
+    labels: tuple[str, ...] = ()
+
+    def __init__(self, silence: Callable[[Tensor], Tensor]) -> None:
+        self.silence = silence
+
+    def heard(self, a: Tensor) -> Tensor:
+        return a.new_zeros(len(a), 0)
+
+    def seen(self, v: Tensor) -> Tensor:
+        return v.new_zeros(len(v), 0)
 
 
 class ReadNamer:

@@ -22,7 +22,6 @@ from av2t_core.errors import MediaError
 from av2t_core.media.clip import Clip, Window
 from av2t_core.memory import device_peak, resident, resident_files, resident_peak, start_peaks
 from av2t_core.prediction.predictor import SILENT, Predictor
-from av2t_core.versions.checkpoint import MODULES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +63,7 @@ def loading(load: Callable[[], Predictor]) -> tuple[Predictor, Cost]:
     predictor = load()
     _wait_for(predictor.loaded.device)
     seconds = time.perf_counter() - began
-    modules: list[nn.Module] = [getattr(predictor.loaded, name) for name in MODULES]
+    modules: list[nn.Module] = list(predictor.loaded.modules.values())
     tensors = {t.data_ptr(): t.nbytes for module in modules for t in (*module.parameters(), *module.buffers())}
     return predictor, Cost(seconds=seconds, peak=resident_peak() - before, weights=sum(tensors.values()))
 

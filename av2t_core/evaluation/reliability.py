@@ -4,7 +4,7 @@ The clips are composed as by `composed_set`, in memory, of backgrounds and silen
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,8 @@ from av2t_core.data.composed_set import Mask, composed_windows
 from av2t_core.data.cutouts import Cutouts
 from av2t_core.evaluation.scores import mask_iou
 from av2t_core.media.clip import Window
-from av2t_core.prediction.calibration import FEATURES, Calibration
+from av2t_core.prediction.calibration import Calibration
+from av2t_core.prediction.objects import FEATURES
 from av2t_core.prediction.predictor import KeyframePrediction, Predictor
 
 CLIPS = 200
@@ -29,17 +30,26 @@ RIGHT = 0.5
 _DECAY = 1.0
 
 
+Observed = Iterable[tuple[KeyframePrediction, list[Mask]]]
+"""Predictions without a calibration, each with the masks of the things in view that sound."""
+
+
 def fit(predictor: Predictor, cutouts: Cutouts, clips: int = CLIPS, seed: int = 1) -> Calibration:
     """On the validation part of `cutouts`. What calibration the predictor has plays no part."""
     bare = Predictor(predictor.model_version, predictor.loaded, batch_size=predictor.batch_size)
+    return fit_to(_observe(bare, cutouts.part("val"), clips, seed))
+
+
+def fit_to(observed: Observed) -> Calibration:
+    """On at least one keyframe that is not silent."""
     presence, present, right, was_right = [], [], [], []
-    for seen, truth in _observe(bare, cutouts.part("val"), clips, seed):
+    for seen, truth in observed:
         if seen.evidence is None:
             continue
         presence.append(seen.evidence.features)
         present.append(bool(truth))
         for thing in seen.objects:
-            right.append(seen.evidence.of(thing).features)
+            right.append(thing.evidence_of(seen.evidence).features)
             was_right.append(_is_right(thing.mask, truth))
     return Calibration(presence=_line(presence, present), right=_line(right, was_right))
 

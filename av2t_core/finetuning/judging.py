@@ -93,10 +93,15 @@ class Verdict:
     sentence: str
 
 
-def judge_clip(predictor: Predictor, windows: Iterable[Window], masks: Mapping[int, Mask]) -> Keyframes:
-    """`masks`: by the number of the window, from 0, at native size; nothing sounds in a window without one."""
+def judge_clip(
+    predictor: Predictor, windows: Iterable[Window], masks: Mapping[int, Mask], names: Sequence[str] = ()
+) -> Keyframes:
+    """`masks`: by the number of the window, from 0, at native size; nothing sounds in a window without one.
+
+    `names`: as for `Predictor.predict`.
+    """
     ious, fs, masked = [], [], []
-    with closing(predictor.predict(windows)) as predictions:
+    with closing(predictor.predict(windows, names)) as predictions:
         for number, seen in enumerate(predictions):
             truth = masks.get(number)
             if truth is not None and truth.any():

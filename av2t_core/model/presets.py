@@ -41,6 +41,9 @@ SEGMENTERS = {
     "evf-sam1": Part("av2t_core.segmenters.evf_sam1:EvfSam1", 2.6, "EVF-SAM"),
     "mobile-sam": Part("av2t_core.segmenters.mobile_sam:MobileSam"),
 }
+FINDERS = {
+    "things": Part("av2t_core.words.finder:SoundingThings"),
+}
 
 
 def image_encoder(name: str) -> "EncoderClass":
@@ -58,6 +61,11 @@ def segmenter(name: str) -> "SegmenterClass":
     return _class("segmenter", SEGMENTERS, name)  # type: ignore[no-any-return]
 
 
+def finder_class(name: str) -> Any:
+    """WeightsError: there is none of this name."""
+    return _class("finder", FINDERS, name)
+
+
 def _class(what: str, known: Mapping[str, Part], name: str) -> Any:
     if name not in known:
         raise WeightsError(f"there is no {what} {name!r}; there are {', '.join(known)}")
@@ -70,7 +78,8 @@ class Preset:
     """The parts of a model by their names, and what AV2T-SAM itself is between them.
 
     `size`: of the segmenter, see its `sizes`. `gains_by_bf16`: its matrices are so large that to compute in bfloat16 is
-    faster, where a device can. `embedded`: its weights ship with the package. `gigabytes`: of the authors' trained
+    faster, where a device can. `finder`: what finds things by their names, before AV2T-SAM has learnt any; "" for none.
+    `embedded`: its weights ship with the package. `gigabytes`: of the authors' trained
     checkpoint; 0 where none is known to be published, as of those that hear with LAION-CLAP.
     """
 
@@ -78,6 +87,7 @@ class Preset:
     size: str = "large"
     image_encoder: str = "clip"
     audio_encoder: str = "ms-clap"
+    finder: str = ""
     adapter: bool = True
     feature_width: int = 512
     adapter_width: int = 512
@@ -120,6 +130,17 @@ def _tiny(adapter: bool) -> Preset:
 
 
 PRESETS = {
+    # Parts that know the real world, joined by names; for a laptop's CPU.
+    "small": Preset(
+        segmenter="mobile-sam",
+        size="small",
+        image_encoder="efficientnet-lite0",
+        audio_encoder="yamnet",
+        finder="things",
+        feature_width=256,
+        adapter_width=64,
+        embedded=True,
+    ),
     "tiny": _tiny(adapter=True),
     "tiny-noadapter": _tiny(adapter=False),
     # The paper's: Table 1 has both with and without adapters; Table 2's features are the config's `feature`.

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import hypot
+from math import hypot, log
 
 import cv2
 import numpy as np
@@ -17,17 +17,45 @@ Known = Mapping[int, tuple[str | None, Box]]
 NEAR = 0.25
 
 
+FEATURES = ("iou", "peak", "heard", "match", "share")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What the model says of a mask, or of a part of it. `heard` and `match` are 1 where it cannot name anything."""
+
+    iou: float  # that the decoder expects, 0..1
+    peak: float  # the highest logit of the mask; at most 0 where there is none
+    heard: float  # probability of the likeliest name by the sound alone
+    match: float  # of the likeliest by sound and sight; of a mask the highest of its parts', 0 where it has none
+    share: float  # of the picture
+
+    @property
+    def features(self) -> tuple[float, ...]:
+        """In the order of FEATURES, all of them within some units of 0."""
+        heard = min(max(self.heard, 1e-3), 1 - 1e-3)
+        return (
+            4 * self.iou,
+            max(-4.0, min(4.0, self.peak / 3)),
+            log(heard / (1 - heard)),
+            max(-5.0, log(self.match)) if self.match > 0 else -5.0,
+            max(-5.0, log(self.share)) if self.share > 0 else -5.0,
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Detection:
     """One object that sounds, at one keyframe.
 
     `names`: what it may be, with the probabilities, the likeliest first; empty where the model cannot name anything.
-    `score` in 0..1; mask (H, W). `number`: that of the object in its clip, see Tracker.
+    `score` in 0..1; mask (H, W). `evidence`: what the model says of it alone; None if it says the same of the whole
+    mask. `number`: that of the object in its clip, see Tracker.
     """
 
     names: Mapping[str, float] = field(default_factory=dict)
     score: float
     mask: NDArray[np.bool_]
+    evidence: Evidence | None = None
     number: int = 1
 
     @property
@@ -38,6 +66,10 @@ class Detection:
     def likelihood(self) -> float:
         """That of the label; 1 where there is none."""
         return next(iter(self.names.values()), 1.0)
+
+    def evidence_of(self, whole: Evidence) -> Evidence:
+        """What the model says of it, as a part of a mask."""
+        return self.evidence or replace(whole, match=self.likelihood, share=float(self.mask.mean()))
 
     @property
     def box(self) -> tuple[int, int, int, int]:

@@ -22,8 +22,9 @@ from av2t_core.memory import device_peak, is_out_of_memory
 from av2t_core.model.av2t_sam import lifted
 from av2t_core.model.inputs import to_device
 from av2t_core.model.presets import PRESETS, check_preset
-from av2t_core.prediction.calibration import Calibration, Evidence
-from av2t_core.prediction.objects import Detection, Tracker, joined
+from av2t_core.prediction.calibration import Calibration
+from av2t_core.prediction.finding import find_logits, find_objects
+from av2t_core.prediction.objects import Detection, Evidence, Tracker, joined
 from av2t_core.segmenters import Candidates
 from av2t_core.versions.checkpoint import Loaded, Precision, build, load_version, randomise
 from av2t_core.versions.version import resolve
@@ -145,6 +146,11 @@ class Predictor:
         """What the model can name; empty if it cannot name anything."""
         return self.loaded.namer.labels if self.loaded.namer else ()
 
+    def unknown(self, names: Sequence[str]) -> list[str]:
+        """Those of the names that it will never use, for they mean nothing to it and nobody has taught it."""
+        unknown = self.loaded.finder.unknown(names) if self.loaded.finder else []
+        return [name for name in unknown if name not in self.labels]
+
     @property
     def gpu_memory(self) -> int | None:
         """Bytes, the most that was allocated on the GPU; None on a CPU."""
@@ -156,7 +162,8 @@ class Predictor:
         `names`: what objects may be called, for a model that can read; one that knows its own names keeps to them.
         Windows of several clips may follow one another: batches are filled by what fits, not by where a clip ends.
         """
-        yield from self._in_batches(windows, partial(self._predict_batch, namer=self.loaded.namer_for(names)))
+        namer = self.loaded.namer_for(names)
+        yield from self._in_batches(windows, partial(self._predict_batch, namer=namer, names=tuple(names)))
 
     def predict_clip(
         self, windows: Iterable[Window], names: Sequence[str] = (), tracker: Tracker | None = None
@@ -211,11 +218,15 @@ class Predictor:
 
     @torch.inference_mode()
     def _logits_batch(self, windows: list[Window], size: tuple[int, int]) -> list[Tensor]:
+        if self.loaded.finder is not None:
+            return list(find_logits(self.loaded, windows, self._hear(windows), size))
         union = self._lifted(self._segment(windows, self._hear(windows)).union)
         return list(self.loaded.model.segmenter.upsample(union, size).cpu())
 
     @torch.inference_mode()
-    def _predict_batch(self, windows: list[Window], namer: Namer | None) -> list[KeyframePrediction]:
+    def _predict_batch(
+        self, windows: list[Window], namer: Namer | None, names: Sequence[str]
+    ) -> list[KeyframePrediction]:
         levels, a = [level_dbfs(window.sound.second) for window in windows], self._hear(windows)
         silence = self._silence(levels, a, namer)
         predictions = [
@@ -224,25 +235,38 @@ class Predictor:
         ]
         if audible := [i for i, probability in enumerate(silence) if probability <= SILENT]:
             found = self._predict_audible(
-                [windows[i] for i in audible], [levels[i] for i in audible], a[audible], namer
+                [windows[i] for i in audible], [levels[i] for i in audible], a[audible], namer, names
             )
             for i, prediction in zip(audible, found, strict=True):
                 predictions[i] = prediction
         return predictions
 
     def _predict_audible(
-        self, windows: list[Window], levels: list[float], a: Tensor, namer: Namer | None
+        self, windows: list[Window], levels: list[float], a: Tensor, namer: Namer | None, names: Sequence[str]
     ) -> list[KeyframePrediction]:
         """Of windows in which something sounds; `a`: their sounds' embeddings (B, audio_width)."""
+        if self.loaded.finder is not None:
+            found = find_objects(self.loaded, windows, a, names)
+        else:
+            found = self._aligned_objects(windows, a, namer)
+        return [
+            self._judged(window, level, objects, evidence)
+            for window, level, (objects, evidence) in zip(windows, levels, found, strict=True)
+        ]
+
+    def _aligned_objects(
+        self, windows: list[Window], a: Tensor, namer: Namer | None
+    ) -> list[tuple[list[Detection], Evidence]]:
+        """What AV2T-SAM masks in each window: the parts of the mask, named, and what the model says of the whole."""
         found = self._segment(windows, a)
         ious, peaks = found.scores.amax(dim=-1).clamp(0, 1), found.union.amax(dim=(-2, -1)).float()
         # One after the other, for at native size a frame may be large.
         masks = [self._masks(found, index, window.image.shape[:2]) for index, window in enumerate(windows)]
         names = self._names(windows, [[part for parts, _ in some for part in parts] for some in masks], a, namer)
         surest = namer.heard(a).amax(dim=-1) if namer else torch.ones(len(windows))
-        predictions = []
         said = zip(ious.tolist(), peaks.tolist(), surest.tolist(), strict=True)
-        for window, level, some, named, (iou, peak, surest_) in zip(windows, levels, masks, names, said, strict=True):
+        results = []
+        for some, named, (iou, peak, surest_) in zip(masks, names, said, strict=True):
             objects: list[Detection] = []
             for parts, score in some:
                 objects += joined([Detection(names=next(named), score=score, mask=part) for part in parts])
@@ -253,8 +277,8 @@ class Predictor:
                 match=max((each.likelihood for each in objects), default=0.0),
                 share=sum(float(each.mask.mean()) for each in objects),
             )
-            predictions.append(self._judged(window, level, objects, evidence))
-        return predictions
+            results.append((objects, evidence))
+        return results
 
     def _masks(self, found: Candidates, index: int, size: tuple[int, int]) -> list[tuple[list[Mask], float]]:
         """Of each mask that counts for a window: its parts (H, W) at `size`, and its score."""
@@ -272,7 +296,7 @@ class Predictor:
         if self.calibration is not None:
             presence = self.calibration.presence_of(evidence)
             unseen = 1 - presence
-            objects = [replace(each, score=self.calibration.right_of(evidence.of(each))) for each in objects]
+            objects = [replace(each, score=self.calibration.right_of(each.evidence_of(evidence))) for each in objects]
         objects = [each for each in objects if each.score >= self.least_score]
         areas, scores = [int(each.mask.sum()) for each in objects], [each.score for each in objects]
         return KeyframePrediction(

@@ -3,7 +3,8 @@
 A version's tensors are those of the parent that it loads onto, if it does, those of its parts, which several versions
 share, and its own; the later ones go over the earlier ones:
 
-    model.<name in AV2TSam>    image_encoder.<name>    audio_encoder.<name>    names.<name in LearnedNamer>
+    model.<name in AV2TSam>    image_encoder.<name>    audio_encoder.<name>    finder.<name>
+    names.<name in LearnedNamer>
 """
 
 import re
@@ -18,20 +19,22 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from av2t_core.encoders import AudioEncoder, ImageEncoder
-from av2t_core.encoders.naming import EncodersNamer, Hearing, LearnedNamer, Namer, Reader, ReadNamer, Sight
+from av2t_core.encoders.naming import EncodersNamer, Hearing, LearnedNamer, Namer, NoNames, Reader, ReadNamer, Sight
 from av2t_core.errors import MemoryShortError, WeightsError
 from av2t_core.files import check_header
 from av2t_core.memory import is_out_of_memory
 from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.config import Feature
-from av2t_core.model.presets import PRESETS, audio_encoder, image_encoder
+from av2t_core.model.presets import PRESETS, audio_encoder, finder_class, image_encoder
 from av2t_core.model.published_weights import NOTHING, Source, empty_weights, translate
 from av2t_core.versions.store import fetch
 from av2t_core.versions.version import NAMES, Version
+from av2t_core.words import Finder
 
 Precision = Literal["fp32", "bf16"]
 
-MODULES = ("model", "image_encoder", "audio_encoder")
+SCALE = ".scale"
+"""What ends the name of a tensor's scale, where that is stored as bytes."""
 _NAMERS = 16  # sets of names that stay read, of as many projects
 _READ_AT_ONCE = 64  # tensors; what is mapped and then converted stays resident until its file is closed
 
@@ -48,8 +51,15 @@ class Loaded:
     image_encoder: ImageEncoder
     audio_encoder: AudioEncoder
     namer: Namer | None
+    finder: Finder | None
     device: torch.device
     precision: Precision
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """All that has weights, by what the names of its tensors begin with."""
+        each = {name: getattr(self, name) for name in ("model", "image_encoder", "audio_encoder", "finder")}
+        return {name: module for name, module in each.items() if module is not None}
 
     def namer_for(self, names: Sequence[str]) -> Namer | None:
         """The model's own namer, or one that chooses among `names` if the image encoder can read; None without both.
@@ -113,14 +123,19 @@ def build(preset: str, feature: Feature = "mul", labels: Sequence[str] = ()) -> 
         model = AV2TSam(described.config(feature))
         image = image_encoder(described.image_encoder).build(labels)
         audio = audio_encoder(described.audio_encoder).build(labels)
+    finder: Finder | None = None
     namer: Namer | None = None
-    if labels and isinstance(image, Sight) and isinstance(audio, Hearing):
+    if described.finder:
+        finder = finder_class(described.finder)(hearing=audio, sight=image, segmenter=model.segmenter)
+        namer = NoNames(finder.silence)
+    elif labels and isinstance(image, Sight) and isinstance(audio, Hearing):
         namer = EncodersNamer(sight=image, hearing=audio)
     return Loaded(
         model=model,
         image_encoder=image,
         audio_encoder=audio,
         namer=namer,
+        finder=finder,
         device=torch.device("meta"),
         precision="fp32",
     )
@@ -148,8 +163,7 @@ def fill(
             tensor = tensor.to(torch.bfloat16 if key in narrow else torch.float32, copy=beside)
         tensors[key] = tensor
     unread = empty.model.unread(lambda name: f"model.{name}")
-    for name in MODULES:
-        module: nn.Module = getattr(empty, name)
+    for name, module in empty.modules.items():
         _load(f"{name}.", module, tensors, unread)
         module.to(device).eval().requires_grad_(False)
     filled = replace(empty, device=device, precision=precision)
@@ -187,8 +201,7 @@ def randomise(empty: Loaded, device: torch.device, precision: Precision, seed: i
     """The model with drawn weights: as fast and as large as the trained one, and its masks mean nothing."""
     generator = torch.Generator(device).manual_seed(seed)
     narrow = set(empty.model.matrices()) if precision == "bf16" else set()
-    for name in MODULES:
-        module: nn.Module = getattr(empty, name)
+    for name, module in empty.modules.items():
         drawn = {}
         for key, meta in module.named_parameters():
             dtype = torch.bfloat16 if name == "model" and key in narrow else torch.float32
@@ -203,11 +216,19 @@ def randomise(empty: Loaded, device: torch.device, precision: Precision, seed: i
 
 
 def read_tensors(path: Path, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-    """All of a file, by name; on a CPU they are views of the mapped file. WeightsError: it names more than a model."""
+    """All of a file, by name; on a CPU they are views of the mapped file. WeightsError: it names more than a model.
+
+    What is stored as bytes (C, ...) with a scale (C,) is given as floats.
+    """
     check_header(path)
     with safe_open(path, "pt") as file:
-        keys = list(file.keys())
+        stored = set(file.keys())
+    keys = sorted(key for key in stored if not key.endswith(SCALE))
     for first in range(0, len(keys), _READ_AT_ONCE):
         with safe_open(path, "pt", device=str(device)) as file:
             for key in keys[first : first + _READ_AT_ONCE]:
-                yield key, file.get_tensor(key)
+                tensor = file.get_tensor(key)
+                if key + SCALE in stored:
+                    scale = file.get_tensor(key + SCALE).float()
+                    tensor = tensor.float() * scale.reshape(-1, *[1] * (tensor.ndim - 1))
+                yield key, tensor

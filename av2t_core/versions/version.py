@@ -126,8 +126,12 @@ class Version:
     @property
     def caution(self) -> str | None:
         """What a person should know before trusting its masks of clips of their own."""
+        if not self.is_built_in:
+            return None
+        if not self.card.labels:
+            return f"{self.name} goes by what is heard and seen, not by mouths: a narrator may mark somebody in view"
         known = f"it knows {len(self.card.labels)} things from composed clips and does not carry over to real video"
-        return f"{self.name} is for demonstration: {known}" if self.is_built_in else None
+        return f"{self.name} is for demonstration: {known}"
 
     @property
     def remedy(self) -> str:

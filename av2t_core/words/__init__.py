@@ -1,1 +1,44 @@
-"""Names: what sounds, what it looks like to the eyes that we have, and what a project calls it."""
+"""Words as prompts: what is heard and seen by its name, and what a segmenter is asked for by it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from av2t_core.encoders.naming import Namer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Something in view that sounds, before it has a mask.
+
+    `names`: what it may be called, with the probabilities by sound and sight, the likeliest first. `heard`: the
+    probability of that one by the sound alone. `box`: where it was seen, x0, y0, x1, y1 in pixels of the frame;
+    `sure`: whether a detector gave it, and so the mask may not leave it. `places` (h, w): how much it looks like the
+    thing in equal cells of the frame, with a mean of 0 and a deviation of 1; zeros where that is not known.
+    `prompts`: several ways to ask for it, (n, text_width) each.
+    """
+
+    names: Mapping[str, float]
+    heard: float
+    box: tuple[float, float, float, float]
+    sure: bool
+    places: Tensor
+    prompts: tuple[Tensor, ...]
+
+
+class Finder(Protocol):
+    """An `nn.Module` that finds by name what sounds, with parts of the model that it does not own."""
+
+    def silence(self, a: Tensor) -> Tensor:
+        """Of sounds' embeddings (B, audio_width) the probability (B,) that nothing sounds which could be in view."""
+
+    def unknown(self, names: Sequence[str]) -> list[str]:
+        """Those of the names that mean nothing to it; it may also be that a nearer name has taken what they mean."""
+
+    def find(self, images: Sequence[Tensor], a: Tensor, names: Sequence[str], learned: Namer) -> list[list[Found]]:
+        """What sounds in each of B frames (3, H, W) of 0..255. `names`: all that is asked for; none asks for all.
+
+        `learned`: the names that a project has taught, beside those that the finder knows.
+        """

@@ -22,6 +22,7 @@ class Thing:
     kinds: tuple[str, ...]  # all that it is, the nearest first
     heard: tuple[int, ...]  # it sounds when these do
     hinted: tuple[int, ...]  # these may be it, and others, too; the nearest first, none of them in `heard`
+    voice: frozenset[int]  # of these, what comes from a face
     coco: tuple[int, ...]  # what it is seen as: its own classes, then those in `coco_kin`
     imagenet: tuple[int, ...]
     coco_kin: frozenset[int]  # other things that an eye takes it for
@@ -89,6 +90,7 @@ def _thing(name: str, entry: Mapping[str, Any]) -> Thing:
         kinds=kinds,
         heard=heard,
         hinted=tuple(index for index in hinted if index not in heard),
+        voice=frozenset(_indices("audioset", entry.get("voice", ()))),
         coco=_indices("coco", entry.get("coco", ())) + coco_kin,
         imagenet=_indices("imagenet", entry.get("imagenet", ())) + imagenet_kin,
         coco_kin=frozenset(coco_kin),

@@ -10,12 +10,14 @@ from av2t.__main__ import main
 from av2t_core.versions import pointers
 from av2t_core.versions.store import Store
 from av2t_core.versions.version import find, resolve
-from tests.conftest import EMBEDDED, ROOT
+from tests.conftest import EMBEDDED, ROOT, SHIPPED
 from tests.core.versions.test_bundle import NAME, tune
 from tests.core.versions.test_store import moved
 from tests.ports import free_port
 
 Run = Callable[..., tuple[int, str, str]]
+
+PACKAGED = dict.fromkeys(SHIPPED, "package")
 
 
 @pytest.fixture
@@ -57,16 +59,16 @@ def places(on: Run, machine: str) -> dict[str, str]:
 
 def test_a_version_s_way_from_machine_to_machine(on: Run, store: Store, here: Path, there: Path) -> None:
     tune(here)
-    assert places(on, "here") == {NAME: "here", EMBEDDED: "package"}
-    assert places(on, "there") == {EMBEDDED: "package"}
+    assert places(on, "here") == {NAME: "here", **PACKAGED}
+    assert places(on, "there") == PACKAGED
     assert on("here", "models", "promote", NAME, "--project", 3)[2] == (
         f"av2t: error: {NAME} is not in the model store {store.url}: `av2t models push {NAME}` first\n"
     )
 
     assert on("here", "models", "push", NAME) == (0, "", f"av2t: {NAME} is in the model store {store.url}\n")
-    assert places(on, "here") == {NAME: "here and store", EMBEDDED: "package"}
-    assert places(on, "there") == {NAME: "store", EMBEDDED: "package"}
-    [listed, _] = json.loads(on("there", "weights", "list", "--json")[1])["versions"]
+    assert places(on, "here") == {NAME: "here and store", **PACKAGED}
+    assert places(on, "there") == {NAME: "store", **PACKAGED}
+    [listed, *_] = json.loads(on("there", "weights", "list", "--json")[1])["versions"]
     assert (listed["name"], listed["bytes"], listed["lacks"]) == (NAME, None, [])
     assert on("there", "models", "promote", NAME, "--project", 3)[0] == 0
     on("here", "models", "list")
@@ -75,7 +77,7 @@ def test_a_version_s_way_from_machine_to_machine(on: Run, store: Store, here: Pa
     assert "current model version of project 3" in on("here", "models", "delete", NAME)[2]
     assert on("here", "models", "rollback", "--project", 3)[0] == 0
     assert on("here", "models", "delete", NAME)[0] == 0
-    assert places(on, "there") == {EMBEDDED: "package"}
+    assert places(on, "there") == PACKAGED
 
 
 def test_what_is_run_is_fetched(on: Run, store: Store, here: Path, there: Path, tmp_path: Path) -> None:

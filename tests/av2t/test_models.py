@@ -18,7 +18,7 @@ from av2t_core.versions.pointers import current, promote
 from av2t_core.versions.saving import save_version
 from av2t_core.versions.version import find, resolve
 from tests.backend.conftest import CONFIG, running
-from tests.conftest import EMBEDDED, LabelStudioServer, queued_tasks
+from tests.conftest import EMBEDDED, SHIPPED, LabelStudioServer, queued_tasks
 from worker.queue.projects import Project, keep
 from worker.queue.results import note_score
 
@@ -122,14 +122,15 @@ def refused(said: Said) -> str:
 def test_the_list(models: Av2t, models_dir: Path) -> None:
     promote(models_dir, 3, FIRST)
     promote(models_dir, 12, FIRST)
-    size = sum(path.stat().st_size for path, _ in resolve("tiny").stored_files)
+    small, tiny = (sum(path.stat().st_size for path, _ in resolve(name).stored_files) for name in SHIPPED)
     title, head, *rows = models("list").table
     assert title == [f"Model versions in {models_dir}"]
     assert head == ["name", "loads onto", "project", "made", "size", "IoU where it sounds", "used by"]
     assert rows == [
         [FIRST, EMBEDDED, "3", "2026-01-02 03:04", "1 kB", "65.0 % (was 40.0 %)", "projects 3, 12"],
         [SECOND, FIRST, "3", "2026-01-02 03:04", "1 kB", "66.0 % (was 65.0 %)"],
-        [EMBEDDED, "-", "-", "-", in_gigabytes(size), "-", "AV2T_MODEL"],
+        [SHIPPED[0], "-", "-", "-", in_gigabytes(small), "-"],
+        [EMBEDDED, "-", "-", "-", in_gigabytes(tiny), "-", "AV2T_MODEL"],
     ]
 
 
@@ -195,7 +196,9 @@ def test_two_side_by_side(models: Av2t) -> None:
 
 def test_what_is_not_there_is_refused(models: Av2t) -> None:
     for words in (("show", "mine-9"), ("compare", FIRST, "mine-9"), ("export", "mine-9", "x.zip")):
-        assert f"there is no model version 'mine-9'; there are {FIRST}, {SECOND}, {EMBEDDED}" in refused(models(*words))
+        assert f"there is no model version 'mine-9'; there are {FIRST}, {SECOND}, {', '.join(SHIPPED)}" in refused(
+            models(*words)
+        )
 
 
 # What is changed, where neither Label Studio nor Redis is

@@ -14,7 +14,7 @@ from av2t_core.versions.saving import save_part
 from av2t_core.versions.version import resolve
 from tests import micro_published as published
 from tests.av2t.test_weights import PARTS, Av2t, av2t, model_of, models_dir, parts, refused, same
-from tests.conftest import EMBEDDED
+from tests.conftest import EMBEDDED, SHIPPED
 from tests.core.clips import Sound, at_rate, tone, write_clip
 from tests.core.versions.test_state_file import Harm
 
@@ -285,7 +285,7 @@ def test_a_preset_that_is_none(av2t: Av2t) -> None:
 def test_list(av2t: Av2t, models_dir: Path, tmp_path: Path, encoders: list[Path]) -> None:
     said = av2t("weights", "list")
     assert said.status == 0
-    assert f"  {EMBEDDED}  model  24 MB  ships with the package\n" in said.out
+    assert f"  {EMBEDDED}   model  24 MB  ships with the package\n" in said.out
     assert "  sam2-l            about 5 GB  `av2t weights pull sam2-l`\n" in said.out
 
     av2t("weights", "import", "sam2-l", write(tmp_path, CHECKPOINT, published.av2t_sam()), *encoders)
@@ -295,7 +295,7 @@ def test_list(av2t: Av2t, models_dir: Path, tmp_path: Path, encoders: list[Path]
     next((models_dir / "parts").glob("ms-clap*")).unlink()
     found = json.loads(av2t("weights", "list", "--json").out)
     versions = {version["name"]: version for version in found["versions"]}
-    assert list(versions) == ["sam2-l-s4", "sam2-l-start", EMBEDDED]
+    assert list(versions) == ["sam2-l-s4", "sam2-l-start", *SHIPPED]
     assert [versions[name]["kind"] for name in versions] == ["model", "start", "model"]
     assert versions["sam2-l-s4"]["bytes"] == (models_dir / "sam2-l-s4" / "weights.safetensors").stat().st_size
     assert versions["sam2-l-s4"]["source"]["file"] == CHECKPOINT

@@ -12,7 +12,7 @@ from av2t_core.versions.version import resolve
 from tests import s3
 from tests.backend.conftest import CONFIG, running
 from tests.backend.test_process import MAX_RSS
-from tests.conftest import EMBEDDED, wait_until
+from tests.conftest import EMBEDDED, SHIPPED, wait_until
 from tests.core.versions.test_bundle import NAME, tune
 from tests.ports import free_port
 
@@ -36,7 +36,7 @@ def test_what_is_only_in_the_store_is_offered_and_not_fetched(store: Store, redi
     environment = {"AV2T_MODELS_URL": store.url, "AV2T_MODELS_REFRESH": "1", "AV2T_DATA_DIR": str(there.parent)}
     with running(redis_url, tmp_path / "backend.log", **environment) as backend:
         backend.set_up(3)
-        assert backend.http.get("/versions").json() == {"versions": [EMBEDDED]}
+        assert backend.http.get("/versions").json() == {"versions": SHIPPED[::-1]}
 
         store.push(tune(here))
         pointers.promote(here, 3, NAME, store)
@@ -45,7 +45,7 @@ def test_what_is_only_in_the_store_is_offered_and_not_fetched(store: Store, redi
             return str(backend.post("/setup", project="3.17", schema=CONFIG).json()["model_version"])
 
         wait_until(lambda: offered() == NAME)
-        assert backend.http.get("/versions").json() == {"versions": [EMBEDDED, NAME]}
+        assert backend.http.get("/versions").json() == {"versions": [EMBEDDED, NAME, SHIPPED[0]]}
         assert not resolve(NAME, there).weights.exists()
         assert not (there / FETCHING).exists()
         assert psutil.Process(backend.process.pid).memory_info().rss < MAX_RSS

@@ -13,7 +13,6 @@ from av2t_core.media.clip import Keyframe, Window
 from av2t_core.media.sound import Sound
 from av2t_core.prediction.predictor import KeyframePrediction, Predictor
 from av2t_core.training.run_folder import RunFolder
-from av2t_core.versions.checkpoint import MODULES
 from av2t_core.versions.saving import save_version
 
 
@@ -32,8 +31,11 @@ def windows(count: int = 3) -> list[Window]:
 
 def saved_and_loaded(predictor: Predictor, preset: str, models_dir: Path) -> Predictor:
     """As a model version of this preset."""
-    modules = {name: getattr(predictor.loaded, name) for name in MODULES}
-    tensors = {f"{name}.{key}": t for name, module in modules.items() for key, t in module.state_dict().items()}
+    tensors = {
+        f"{name}.{key}": t
+        for name, module in predictor.loaded.modules.items()
+        for key, t in module.state_dict().items()
+    }
     save_version(models_dir / "toy-1", {"preset": preset, "labels": []}, tensors)
     return Predictor.load("toy-1", "cpu", models_dir=models_dir, precision="fp32")
 

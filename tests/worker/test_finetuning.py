@@ -23,7 +23,7 @@ from av2t_core.versions.checkpoint import load_version
 from av2t_core.versions.pointers import current, promote
 from av2t_core.versions.store import Store
 from av2t_core.versions.version import Version, resolve
-from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, wait_until
+from tests.conftest import EMBEDDED, ROOT, SHIPPED, LabelStudioServer, wait_until
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
 from tests.up import python_m_av2t
 from tests.worker.conftest import LOOPBACK, Serve
@@ -159,6 +159,15 @@ def test_a_version_is_made_that_holds_what_was_trained_and_nothing_else(project:
             assert tensor.equal(now[name]) != (f"{module}.{name}" in own), name
     assert version.card.parent == EMBEDDED
     assert version.card.calibration == resolve(EMBEDDED).card.calibration
+
+
+def test_what_finds_things_by_their_names_learns_names_alone(project: Annotated) -> None:
+    result = project.train(project.request(base_version=SHIPPED[0]))
+    version = of(project, result.version)
+    assert version.card.names == ("dog",)
+    assert {name.split(".")[0] for name in load_file(version.weights)} == {"names"}
+    assert version.card.metrics is not None
+    assert version.card.metrics.after is not None
 
 
 def test_the_card_says_what_became_of_each_clip(project: Annotated, clips: Sequence[tuple[Path, Any]]) -> None:

@@ -144,14 +144,16 @@ class _FineTune:
         held_out = [clip for clip in pulled if clip.sha256 in apart]
         own = [clip for clip in pulled if clip.sha256 not in apart]
         self.progress.show(0, None, now=True, clips=len(own), held_out=len(held_out))
-        before = self._judge(predictor, annotated, held_out, first=True)
+        before = self._judge(predictor, annotated, held_out, targets.names, first=True)
         replay = replay_of(base)
         names, named = _learn_names(targets, base, predictor, own, replay)
-        learned, curve = self._learn(predictor, base, name, own, replay)
+        # Who finds things by their names learns names alone: its projector makes no prompt yet.
+        finds = predictor.loaded.finder is not None
+        learned, curve = ({}, []) if finds else self._learn(predictor, base, name, own, replay)
         if names:
             on_device = {key: tensor.to(predictor.loaded.device) for key, tensor in named.items()}
             predictor.loaded = with_names(predictor.loaded, names, on_device)
-        after = self._judge(predictor, annotated, held_out, first=False)
+        after = self._judge(predictor, annotated, held_out, targets.names, first=False)
         verdict = compare(before, after)
         metrics = as_card(Metrics.of(before), Metrics.of(after), verdict, len(held_out))
         card = {
@@ -181,7 +183,13 @@ class _FineTune:
         return resolve(name, models_dir)
 
     def _judge(
-        self, predictor: Predictor, annotated: AnnotatedClips, clips: Sequence[PulledClip], *, first: bool
+        self,
+        predictor: Predictor,
+        annotated: AnnotatedClips,
+        clips: Sequence[PulledClip],
+        asked: Sequence[str],
+        *,
+        first: bool,
     ) -> list[Keyframes]:
         """The held-out clips, by the version that there was (`first`) and by the one that there is now."""
         found = []
@@ -189,7 +197,7 @@ class _FineTune:
             self.progress.show(done + len(clips) * (not first), 2 * len(clips), now=done == 0, stage="judging")
             heartbeat.check()
             with annotated.opened(clip.task) as (_, windows, masks):
-                found.append(judge_clip(predictor, windows, masks))
+                found.append(judge_clip(predictor, windows, masks, asked))
         return found
 
     def _learn(

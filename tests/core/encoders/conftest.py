@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from transformers.models.gpt2.configuration_gpt2 import GPT2Config
 from transformers.models.gpt2.modeling_gpt2 import GPT2Model
 
-from av2t_core.errors import WeightsError
 from av2t_core.versions.checkpoint import Loaded, load_version
 from av2t_core.versions.version import resolve
 from tests.core.encoders import laion
@@ -42,9 +41,5 @@ def captions() -> Iterator[dict[str, Tensor]]:
 
 @pytest.fixture(scope="session")
 def small() -> Loaded:
-    """The embedded version of the preset `small`; skips where the checkout has none."""
-    try:
-        version = resolve("small")
-    except WeightsError:
-        pytest.skip("needs the embedded weights of the preset small")
-    return load_version(version, torch.device("cpu"))
+    """The embedded version of the preset `small`."""
+    return load_version(resolve("small"), torch.device("cpu"))

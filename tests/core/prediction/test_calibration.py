@@ -4,8 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from av2t_core.prediction.calibration import FEATURES, Calibration, Evidence, probability
-from av2t_core.prediction.objects import Detection
+from av2t_core.prediction.calibration import Calibration, probability
+from av2t_core.prediction.objects import FEATURES, Detection, Evidence
 from av2t_core.versions.card import Card
 
 SURE = Evidence(iou=0.9, peak=9.0, heard=0.99, match=0.95, share=0.1)
@@ -28,8 +28,10 @@ def test_a_line_is_log_odds() -> None:
 def test_of_one_thing_in_a_mask() -> None:
     mask = np.zeros((10, 10), np.bool_)
     mask[:5] = True
-    assert SURE.of(Detection(names={"dog": 0.3, "fox": 0.2}, score=1, mask=mask)) == replace(SURE, match=0.3, share=0.5)
-    assert SURE.of(Detection(score=1, mask=mask)).match == 1
+    dog = Detection(names={"dog": 0.3, "fox": 0.2}, score=1, mask=mask)
+    assert dog.evidence_of(SURE) == replace(SURE, match=0.3, share=0.5)
+    assert Detection(score=1, mask=mask).evidence_of(SURE).match == 1
+    assert replace(dog, evidence=NOTHING).evidence_of(SURE) == NOTHING
 
 
 def test_a_card_keeps_it() -> None:

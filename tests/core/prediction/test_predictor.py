@@ -340,5 +340,5 @@ def test_a_precision_that_is_none_is_named() -> None:
 
 
 def test_an_unknown_preset_is_named() -> None:
-    with pytest.raises(WeightsError, match=r"there is no preset 'sam9'; there are tiny, .*sam2-l, "):
+    with pytest.raises(WeightsError, match=r"there is no preset 'sam9'; there are small, .*sam2-l, "):
         Predictor.random("sam9", "cpu")

@@ -14,7 +14,7 @@ from av2t_core.versions import pointers
 from av2t_core.versions.bundle import export_version, import_version
 from av2t_core.versions.checkpoint import load_version
 from av2t_core.versions.version import installed, resolve
-from tests.conftest import EMBEDDED
+from tests.conftest import EMBEDDED, SHIPPED
 
 WRITTEN = Path(__file__).parents[2] / "data" / "earlier_release"
 TUNED = f"{EMBEDDED}-p3-1"
@@ -55,7 +55,7 @@ def test_a_version_loads_and_has_all_its_files(models_dir: Path) -> None:
         "replay.safetensors",
     ]
     assert [file_hash(path) for path, _ in whole.stored_files] == [sha256 for _, sha256 in whole.stored_files]
-    assert [version.name for version in installed(models_dir)] == [TUNED, "whole-1", EMBEDDED]
+    assert [version.name for version in installed(models_dir)] == [TUNED, "whole-1", *SHIPPED]
 
 
 def test_a_projects_pointer_is_read_and_can_be_changed(models_dir: Path) -> None:

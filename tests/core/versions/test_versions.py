@@ -14,12 +14,12 @@ from av2t.__main__ import main
 from av2t.remedies import told
 from av2t_core.errors import MemoryShortError, WeightsError
 from av2t_core.model.presets import PRESETS
-from av2t_core.versions.checkpoint import MODULES, Loaded, build, load_version
+from av2t_core.versions.checkpoint import Loaded, build, load_version
 from av2t_core.versions.names import fine_tuned_name
 from av2t_core.versions.pointers import delete
 from av2t_core.versions.saving import save_part, save_version
 from av2t_core.versions.version import BUILT_IN, damaged, find, installed, resolve
-from tests.conftest import EMBEDDED
+from tests.conftest import EMBEDDED, SHIPPED
 
 CPU = torch.device("cpu")
 CARD = {"preset": "tiny", "labels": ["dog"], "parent": None}
@@ -54,7 +54,7 @@ def test_a_name_is_no_path(name: str) -> None:
 
 def test_an_unknown_name_lists_what_there_is(tmp_path: Path) -> None:
     make(tmp_path / "mine-1")
-    with pytest.raises(WeightsError, match="there is no model version 'mine-2'; there are mine-1, tiny-"):
+    with pytest.raises(WeightsError, match="there is no model version 'mine-2'; there are mine-1, small-1, tiny-"):
         resolve("mine-2", tmp_path)
 
 
@@ -104,7 +104,7 @@ def test_a_device_that_is_full_is_no_fault_of_the_weights(tmp_path: Path, monkey
 
 def test_a_preset_of_another_release_is_named(tmp_path: Path) -> None:
     make(tmp_path / "mine-1", preset="sam9")
-    with pytest.raises(WeightsError, match="the preset 'sam9', which this release does not know; it knows tiny"):
+    with pytest.raises(WeightsError, match="the preset 'sam9', which this release does not know; it knows small, tiny"):
         load_version(resolve("mine-1", tmp_path), CPU)
 
 
@@ -140,10 +140,10 @@ def test_a_remedy_fits_where_the_version_is_from(tmp_path: Path) -> None:
 
 
 def test_what_is_installed(tmp_path: Path) -> None:
-    assert [version.name for version in installed(tmp_path / "none")] == [EMBEDDED]
+    assert [version.name for version in installed(tmp_path / "none")] == SHIPPED
     make(tmp_path / "mine-1")
     (tmp_path / "parts").mkdir()
-    assert [version.name for version in installed(tmp_path)] == ["mine-1", EMBEDDED]
+    assert [version.name for version in installed(tmp_path)] == ["mine-1", *SHIPPED]
 
 
 WRONG: dict[str, dict[str, object]] = {
@@ -182,7 +182,7 @@ def test_a_card_that_cannot_be_used_is_named_and_harms_no_other(
         resolve("bad-1", models_dir)
     assert words in str(told.value)
     assert damaged(models_dir) == {"bad-1": str(told.value)}
-    assert [version.name for version in installed(models_dir)] == ["good-1", EMBEDDED]
+    assert [version.name for version in installed(models_dir)] == ["good-1", *SHIPPED]
     assert resolve("tiny", models_dir).name == "good-1"
     monkeypatch.setenv("AV2T_DATA_DIR", str(tmp_path))
     assert main(["models", "list"]) == 0
@@ -206,7 +206,7 @@ def test_fields_that_nobody_knows_stay(tmp_path: Path) -> None:
 
 
 def tensors_of(loaded: Loaded) -> dict[str, Tensor]:
-    return {f"{m}.{key}": t for m in MODULES for key, t in getattr(loaded, m).state_dict().items()}
+    return {f"{m}.{key}": t for m, module in loaded.modules.items() for key, t in module.state_dict().items()}
 
 
 def test_saving_and_loading_gives_the_same_model(tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_a_parent_that_is_gone_is_told_how_to_get(tmp_path: Path, parent: str, r
         with pytest.raises(WeightsError, match=f"tuned-1 loads onto {parent}, which is not in") as caught:
             look()
         assert f": {remedy}" in told(caught.value)
-    assert [version.name for version in installed(tmp_path)] == ["tuned-1", EMBEDDED]  # it is listed all the same
+    assert [version.name for version in installed(tmp_path)] == ["tuned-1", *SHIPPED]  # it is listed all the same
     with pytest.raises(WeightsError, match=f"tuned-2 loads onto {parent}, which is not in"):
         make(tmp_path / "tuned-2", parent=parent, onto_parent=True)
     assert find("tuned-2", tmp_path) is None
@@ -380,7 +380,7 @@ def test_a_preset_is_its_newest_version_that_nobody_fine_tuned(tmp_path: Path) -
 
 def test_an_interrupted_save_leaves_no_version(tmp_path: Path) -> None:
     make(tmp_path / ".mine-1.part")
-    with pytest.raises(WeightsError, match="there are tiny-"):
+    with pytest.raises(WeightsError, match="there are small-"):
         resolve("mine-1", tmp_path)
 
 

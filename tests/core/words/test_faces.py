@@ -4,14 +4,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.ops import box_iou  # type: ignore[import-untyped]
 
-from av2t_core.errors import WeightsError
+from av2t_core.prediction.predictor import Predictor
 from av2t_core.pretraining.faces_weights import SKIP, picture, together
-from av2t_core.versions.version import resolve
 from av2t_core.words.faces import FaceDetector, _upper_part
+from av2t_core.words.finder import SoundingThings
 from tests.conftest import ROOT
 
 SKIN, HAIR, DARK = (225, 180, 150), (60, 40, 30), (40, 30, 25)
@@ -20,15 +19,9 @@ BACKGROUND = (110, 140, 160)
 
 @pytest.fixture(scope="module")
 def detector() -> FaceDetector:
-    """With the embedded weights; skips where the checkout has none."""
-    try:
-        version = resolve("small")
-    except WeightsError:
-        pytest.skip("needs the embedded weights of the preset small")
-    detector, prefix = FaceDetector().eval(), "finder.faces."
-    held = load_file(version.weights)
-    detector.load_state_dict({key.removeprefix(prefix): held[key] for key in held if key.startswith(prefix)})
-    return detector
+    finder = Predictor.load("small", "cpu").loaded.finder
+    assert isinstance(finder, SoundingThings)
+    return finder.faces
 
 
 def person(size: int, at: tuple[int, int] = (240, 150), turned_away: bool = False) -> Tensor:

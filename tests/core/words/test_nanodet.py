@@ -4,14 +4,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.ops import box_iou  # type: ignore[import-untyped]
 
 from av2t_core.data.cutouts import read_cutout
-from av2t_core.errors import WeightsError
+from av2t_core.prediction.predictor import Predictor
 from av2t_core.pretraining.nanodet_weights import SKIP, picture
-from av2t_core.versions.version import resolve
+from av2t_core.words.finder import SoundingThings
 from av2t_core.words.nanodet import Boxes, Detector, _agreed, _distinct
 from tests.conftest import ROOT
 
@@ -21,15 +20,9 @@ PLACE = (180, 60)  # x and y of what is seen
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    """With the embedded weights; skips where the checkout has none."""
-    try:
-        version = resolve("small")
-    except WeightsError:
-        pytest.skip("needs the embedded weights of the preset small")
-    detector, prefix = Detector().eval(), "finder.detector."
-    held = load_file(version.weights)
-    detector.load_state_dict({key.removeprefix(prefix): held[key] for key in held if key.startswith(prefix)})
-    return detector
+    finder = Predictor.load("small", "cpu").loaded.finder
+    assert isinstance(finder, SoundingThings)
+    return finder.detector
 
 
 def photograph(thing: str, width: int = 480, height: int = 360) -> tuple[Tensor, Tensor]:

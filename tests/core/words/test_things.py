@@ -9,7 +9,7 @@ from av2t_core.words.things import Thing, match, names, things
 from tests.conftest import ROOT
 
 TABLE = tomllib.loads((ROOT / "av2t_core/words/things.toml").read_text(encoding="utf-8"))
-FIELDS = {"called", "kinds", "heard", "hinted", "coco", "coco_kin", "imagenet", "imagenet_kin", "played"}
+FIELDS = {"called", "kinds", "heard", "hinted", "coco", "coco_kin", "imagenet", "imagenet_kin", "played", "voice"}
 
 # AVSBench's classes: of single sources as in VGGSound, of several sources, and of the semantic part.
 S4 = {
