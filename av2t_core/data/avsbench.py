@@ -6,7 +6,7 @@ Multi-sources/ if the root is the folder above. AVSBench-semantic (arXiv 2301.13
 v1m, as its authors' loader reads them. Of the training clips of s4 and v1s the first frame alone has a mask.
 
 The project's own layout, clips, is for clips of any length, see `real_clips`: frames and masks at the clip's own size,
-clips/VIDEO/frames/000.png and clips/VIDEO/masks/000.png, counted from 0 as `av2t predict` counts; the table says how
+clips/VIDEO/frames/000.png and clips/VIDEO/masks/000.png, counted from 0 as predictions are counted; the table says how
 many there are, and which have no mask because nobody can tell what sounds.
 """
 
@@ -58,7 +58,7 @@ class LabelledClip:
     masks: tuple[Path | None, ...]
     sound: Path
     heard: frozenset[int] = frozenset()  # seconds in which something sounds, seen or not, where that is known
-    names: Mapping[int, frozenset[str]] = field(default_factory=dict)  # of what sounds in view, by those seconds
+    names: Mapping[int, frozenset[str]] = field(default_factory=dict, hash=False)  # of what sounds in view, by seconds
 
     @property
     def labelled(self) -> list[int]:

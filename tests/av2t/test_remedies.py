@@ -16,7 +16,8 @@ def test_the_core_names_no_command_option_or_variable() -> None:
     found = [
         f"{path.relative_to(core)}: {line.strip()}"
         for path in core.rglob("*.py")
-        if path != core / "settings.py"  # where the variables are declared
+        # The variables are declared in one, the other is a command itself.
+        if path not in (core / "settings.py", core / "data" / "real_clips.py")
         for line in path.read_text().splitlines()
         if shell.search(line)
     ]

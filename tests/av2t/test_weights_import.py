@@ -296,7 +296,7 @@ def test_list(av2t: Av2t, models_dir: Path, tmp_path: Path, encoders: list[Path]
     found = json.loads(av2t("weights", "list", "--json").out)
     versions = {version["name"]: version for version in found["versions"]}
     assert list(versions) == ["sam2-l-s4", "sam2-l-start", *SHIPPED]
-    assert [versions[name]["kind"] for name in versions] == ["model", "start", "model"]
+    assert [versions[name]["kind"] for name in versions] == ["model", "start", "model", "model"]
     assert versions["sam2-l-s4"]["bytes"] == (models_dir / "sam2-l-s4" / "weights.safetensors").stat().st_size
     assert versions["sam2-l-s4"]["source"]["file"] == CHECKPOINT
     assert [Path(path).name.rpartition("-")[0] for path in versions["sam2-l-s4"]["lacks"]] == ["ms-clap-2023-captions"]

@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 
 from tests.backend.conftest import CONFIG, Backend
-from tests.conftest import LabelStudioServer, wait_until
+from tests.conftest import SHIPPED, LabelStudioServer, wait_until
 from worker.queue.job import open_queue
 from worker.queue.preannotation import job_id
 from worker.queue.training import TRAIN
@@ -35,7 +35,7 @@ def test_road_of_a_task(label_studio: LabelStudioServer, backend: Backend, redis
     added = add_backend(label_studio, backend, project.id)
     [connected] = label_studio.request("GET", "/api/ml", params={"project": project.id}).json()
     assert (connected["readable_state"], connected["model_version"]) == ("Connected", version)
-    assert label_studio.request("GET", f"/api/ml/{added['id']}/versions").json()["versions"] == [version]
+    assert label_studio.request("GET", f"/api/ml/{added['id']}/versions").json()["versions"] == [version, SHIPPED[0]]
 
     clip = tmp_path / "clip.mp4"
     clip.write_bytes(b"nobody decodes it here")

@@ -11,7 +11,7 @@ from redis import Redis
 from av2t_core import limits
 from av2t_core.versions.version import resolve
 from tests.backend.conftest import CONFIG, Backend, running
-from tests.conftest import EMBEDDED, queued_tasks
+from tests.conftest import EMBEDDED, SHIPPED, queued_tasks
 from worker.queue.job import open_queue
 from worker.queue.kind import State
 from worker.queue.projects import KEY
@@ -31,8 +31,8 @@ def test_health_and_versions(backend: Backend) -> None:
     assert health.status_code == 200
     assert health.json()["status"] == "UP"
     version = health.json()["model_version"]
-    assert backend.http.get("/versions").json() == {"versions": [version]}
-    assert backend.post("/versions", project="3.17").json()["versions"] == [version]
+    assert backend.http.get("/versions").json() == {"versions": [version, SHIPPED[0]]}
+    assert backend.post("/versions", project="3.17").json()["versions"] == [version, SHIPPED[0]]
 
 
 def test_setup_names_the_current_version(backend: Backend) -> None:
@@ -115,7 +115,7 @@ def test_each_project_has_the_version_that_it_chose(redis_url: str, redis: Redis
             assert setup.json() == {"model_version": version}
             backend.post("/predict", project=f"{project}.17", tasks=tasks(1))
             assert states(redis, project, [1], version) == {1: State.WAITING}
-        assert backend.http.get("/versions").json() == {"versions": [EMBEDDED, "mine-1"]}
+        assert backend.http.get("/versions").json() == {"versions": [EMBEDDED, "mine-1", SHIPPED[0]]}
         rows = backend.http.get("/status.json").json()["projects"]
         assert [(row["id"], row["model_version"]) for row in rows] == [(3, "mine-1"), (4, EMBEDDED), (5, EMBEDDED)]
         # A version that is gone is not predicted with.
