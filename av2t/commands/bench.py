@@ -21,8 +21,11 @@ DEMO_CLIP = DEMO_CLIPS / "violin-owl.mp4"
 ROWS = {
     "frames_per_second": {
         "decoding": "decoding",
-        "clip": "CLIP",
-        "clap": "CLAP",
+        "image_encoder": "image encoder",
+        "audio_encoder": "audio encoder",
+        "detector": "detector",
+        "class_maps": "maps of classes",
+        "faces": "faces",
         "beit3": "BEiT-3",
         "sam_image_encoder": "SAM's image encoder",
         "mask_decoder": "mask decoder",
@@ -140,7 +143,7 @@ def _lines(numbers: Mapping[str, Any], ways: Sequence[str]) -> list[str]:
     ]
     for group, rows in ROWS.items():
         lines += ["", {"frames_per_second": "frames a second", "memory_mb": "MB"}[group]]
-        for key in numbers[ways[0]][group]:  # of a segmenter's stages some may be its own
+        for key in numbers[ways[0]][group]:  # of a segmenter's or a finder's stages some may be its own
             values = [numbers[way][group][key] for way in ways]
             if None not in values:
                 lines.append(_row(f"  {rows.get(key, key)}", *values))

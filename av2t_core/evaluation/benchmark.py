@@ -37,8 +37,8 @@ class Memory:
 class Speed:
     """What one way of running took, in seconds for all `keyframes` together.
 
-    `stages`, of a prediction, in order: decoding, the encoders, the segmenter's, `native_size`, where the masks' logits
-    are brought to the video's size, and `rest`, all that has no name.
+    `stages`, of a prediction, in order, those that ran: decoding, the encoders, the finder's, the segmenter's,
+    `native_size`, where the masks' logits are brought to the video's size, and `rest`, all that has no name.
     """
 
     keyframes: int
@@ -180,10 +180,11 @@ def _stages(predictor: Predictor, windows: Iterator[Window], on_keyframe: Callab
     loaded, segmenter = predictor.loaded, predictor.loaded.model.segmenter
     stopwatch = partial(_stopwatch, device=loaded.device)
     encoders: dict[str, tuple[object, str]] = {
-        "clip": (loaded.image_encoder, "encode"),
-        "clap": (loaded.audio_encoder, "encode"),
+        "image_encoder": (loaded.image_encoder, "encode"),
+        "audio_encoder": (loaded.audio_encoder, "encode"),
     }
-    stages = encoders | segmenter.stages() | {"native_size": (segmenter, "upsample")}
+    found = loaded.finder.stages() if loaded.finder is not None else {}
+    stages = encoders | found | segmenter.stages() | {"native_size": (segmenter, "upsample")}
     seconds = dict.fromkeys(("decoding", *stages), 0.0)
 
     @stopwatch(seconds, "decoding")
@@ -199,7 +200,7 @@ def _stages(predictor: Predictor, windows: Iterator[Window], on_keyframe: Callab
             for _ in predictor.predict(batch):
                 on_keyframe()
     seconds["rest"] = time.perf_counter() - began - sum(seconds.values())
-    return seconds
+    return {stage: taken for stage, taken in seconds.items() if taken}
 
 
 @contextmanager

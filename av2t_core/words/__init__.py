@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -42,3 +42,6 @@ class Finder(Protocol):
 
         `learned`: the names that a project has taught, beside those that the finder knows.
         """
+
+    def stages(self) -> dict[str, tuple[Any, str]]:
+        """The methods that a benchmark times, owner and name, by what their stage is called."""

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import repeat
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -131,6 +131,13 @@ class SoundingThings(nn.Module):
     def unknown(self, names: Sequence[str]) -> list[str]:
         return [name for name, meant in match(names).items() if not meant]
 
+    def stages(self) -> dict[str, tuple[Any, str]]:
+        return {
+            "detector": (self.detector, "detect"),
+            "class_maps": (self, "_class_maps"),
+            "faces": (self.faces, "detect_of"),
+        }
+
     def _sounds(self, a: Tensor, learned: Namer) -> list[_Sound]:
         """A hint counts as far as nothing explains it that is heard itself: where a dog barks, no cat is the animal."""
         table = self._table
@@ -147,13 +154,8 @@ class SoundingThings(nn.Module):
     def _in_frame(
         self, frame: Tensor, sound: _Sound, called: Mapping[int, tuple[str, ...]], boxes: Boxes, learned: Namer
     ) -> list[Found]:
-        sight = self._parts[1]
         size = (int(frame.shape[1]), int(frame.shape[2]))
-        features = sight.features(frame[None])[0]  # (width, h, w)
-        logits = sight.class_maps(features[None])[0].cpu()  # (1000, h, w)
-        taught = learned.seen(features.flatten(1).T).T.cpu().reshape(-1, *features.shape[1:])
-        maps = torch.cat([torch.einsum("chw,tc->thw", logits.softmax(dim=0), self._table.imagenet), taught])
-        alike = torch.cat([self._alike(logits), taught.logit(eps=1e-6)])
+        features, maps, alike = self._class_maps(frame, learned)
         regions = [
             replace(
                 region, seen=torch.cat([region.seen, learned.seen(_within(features, region.box, size)[None])[0].cpu()])
@@ -166,6 +168,16 @@ class SoundingThings(nn.Module):
         chosen = _chosen(self._faced(frame, regions, sound), sound.heard)
         found = [self._found(region, sound.heard, called, alike, size) for region in chosen]
         return [each for each in found if each is not None]
+
+    def _class_maps(self, frame: Tensor, learned: Namer) -> tuple[Tensor, Tensor, Tensor]:
+        """The features (width, h, w) of a frame's places, and how probable each thing is there, and how much alike:
+        (things, h, w) each."""
+        sight = self._parts[1]
+        features = sight.features(frame[None])[0]
+        logits = sight.class_maps(features[None])[0].cpu()  # (1000, h, w)
+        taught = learned.seen(features.flatten(1).T).T.cpu().reshape(-1, *features.shape[1:])
+        maps = torch.cat([torch.einsum("chw,tc->thw", logits.softmax(dim=0), self._table.imagenet), taught])
+        return features, maps, torch.cat([self._alike(logits), taught.logit(eps=1e-6)])
 
     def _faced(self, frame: Tensor, regions: Sequence[_Region], sound: _Sound) -> list[_Region]:
         """The regions, and nobody seen in those without a face whose voice it would be: a narrator is not in view."""

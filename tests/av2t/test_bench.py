@@ -32,6 +32,15 @@ def test_the_embedded_model_is_measured_both_ways() -> None:
     assert numbers["ratio"] == pytest.approx(rates[0] / rates[1], rel=1e-3)
 
 
+def test_a_model_that_finds_things_by_name_is_measured() -> None:
+    measured = av2t("bench", "--model", "small", "--keyframes", 1, "--device", "cpu")
+    assert measured.returncode == 0, measured.stderr
+    assert measured.stdout.startswith("small-")
+    for label in ("audio encoder", "detector", "maps of classes", "all else"):
+        assert f"\n  {label} " in measured.stdout
+    assert "\n  image encoder " not in measured.stdout  # its embedding is of no use here
+
+
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
     return write_clip(tmp_path / "clip.mp4", at_rate(5, 2), sounds=[Sound(samples=tone(2))], sound_codec="aac")
@@ -47,7 +56,15 @@ def test_a_preset_is_measured_without_its_weights(
     assert main(command) == 0
     text = capsys.readouterr().out
     assert text.startswith("micro-random on cpu, 2 keyframes of 64 x 48\n")
-    labels = ("decoding", "CLIP", "CLAP", "BEiT-3", "SAM's image encoder", "mask decoder", "masks to native size")
+    labels = (
+        "decoding",
+        "image encoder",
+        "audio encoder",
+        "BEiT-3",
+        "SAM's image encoder",
+        "mask decoder",
+        "masks to native size",
+    )
     for label in (*labels, "the whole", "host, peak"):
         assert f"\n  {label} " in text
     assert "plain" not in text

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from av2t.options import DEMO_CLIPS
 from av2t_core.errors import MediaError
 from av2t_core.evaluation.benchmark import (
     Speed,
@@ -24,7 +25,16 @@ from av2t_core.prediction.predictor import Predictor
 from tests.core.clips import Sound, at_rate, tone, write_clip
 from tests.core.model.micro import BACKBONES, Backbone, evf, inputs, micro
 
-STAGES = ("decoding", "clip", "clap", "beit3", "sam_image_encoder", "mask_decoder", "native_size", "rest")
+STAGES = (
+    "decoding",
+    "image_encoder",
+    "audio_encoder",
+    "beit3",
+    "sam_image_encoder",
+    "mask_decoder",
+    "native_size",
+    "rest",
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +72,14 @@ def test_every_stage_takes_its_time(clip: Path, predictor: Predictor, way: Calla
     assert speed.seconds > 0
     assert speed.memory.host > speed.memory.mapped > 0
     assert speed.memory.device is None
+
+
+def test_of_a_model_with_a_finder_those_stages_are_told_that_ran() -> None:
+    predictor = Predictor.load("small", "cpu", batch_size=1)
+    speed = measure(predictor, DEMO_CLIPS / "dog.mp4", 1, int)
+    finder, segmenter = ("detector", "class_maps"), ("sam_image_encoder", "mask_decoder", "native_size")
+    assert tuple(speed.stages) == ("decoding", "audio_encoder", *finder, *segmenter, "rest")
+    assert all(seconds > 0 for seconds in speed.stages.values())
 
 
 def test_measuring_leaves_the_model_as_it_was(clip: Path, predictor: Predictor) -> None:

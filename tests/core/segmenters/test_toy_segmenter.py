@@ -169,7 +169,15 @@ def test_it_is_trained_as_the_paper_does(preset: str) -> None:
 def test_its_stages_are_timed_by_its_own_names(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", at_rate(5, 1), sounds=[Track(samples=tone(1))], sound_codec="aac")
     stages = measure(toy(), clip, 1, int).stages
-    assert tuple(stages) == ("decoding", "clip", "clap", "toy_encoder", "toy_decoder", "native_size", "rest")
+    assert tuple(stages) == (
+        "decoding",
+        "image_encoder",
+        "audio_encoder",
+        "toy_encoder",
+        "toy_decoder",
+        "native_size",
+        "rest",
+    )
     assert all(seconds > 0 for seconds in stages.values())
 
 
