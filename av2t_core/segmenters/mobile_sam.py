@@ -19,7 +19,8 @@ from av2t_core.model.adapters import adapted
 from av2t_core.model.inputs import normalise_sam
 from av2t_core.model.published_weights import Published
 from av2t_core.segmenters import Candidates, Images
-from av2t_core.segmenters.sam import PATCH_SIZE, SamConfig, build_sam, decode_prompts
+from av2t_core.segmenters.sam import PATCH_SIZE, SamConfig
+from av2t_core.segmenters.sam_decoder import Sam
 from av2t_core.segmenters.tiny_vit import TinyVit, TinyVitConfig
 
 NO_POINT = -1
@@ -63,12 +64,13 @@ class MobileSam(nn.Module):
         super().__init__()
         self.config = config
         self.image_size, self.text_width = config.image_size, config.text_width
-        self.sam: Any = build_sam(TinyVit(config.encoder, config.width), config)
+        self.sam = Sam(TinyVit(config.encoder, config.width), config)
         self.block_widths: tuple[int, ...] = tuple(block.width for block in self._blocks)  # type: ignore[misc]
 
     @property
     def image_encoder(self) -> TinyVit:
-        return self.sam.image_encoder  # type: ignore[no-any-return]
+        assert isinstance(self.sam.image_encoder, TinyVit)
+        return self.sam.image_encoder
 
     @property
     def _blocks(self) -> nn.ModuleList:
@@ -136,7 +138,7 @@ class MobileSam(nn.Module):
                     dense = self.sam.prompt_encoder.mask_downscaling(given)
                 image = embeddings[picture, :, :rows, :columns]
                 for index, *found in zip(
-                    which.tolist(), *decode_prompts(self.sam, image, text[which].float(), dense), strict=True
+                    which.tolist(), *self.sam.decode(image, text[which].float(), dense), strict=True
                 ):
                     logits[index], ious[index] = found
         if len({each.shape for each in logits}) > 1:
@@ -161,13 +163,9 @@ class MobileSam(nn.Module):
         height, width = size
         rows, columns = self._grid(size)
         scale = torch.tensor([PATCH_SIZE * columns / width, PATCH_SIZE * rows / height])
-        placed = None
-        if points is not None:
-            assert point_labels is not None
-            placed = points.float() * scale.to(points.device), point_labels
+        placed = None if points is None else points.float() * scale.to(points.device)
         framed = None if boxes is None else boxes.float() * scale.repeat(2).to(boxes.device)
-        tokens, _ = self.sam.prompt_encoder(points=placed, boxes=framed, masks=None)
-        return tokens  # type: ignore[no-any-return]
+        return self.sam.prompt_encoder(framed, placed, point_labels)  # type: ignore[no-any-return]
 
     def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """By way of the size that its input has, as SAM does."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import nms  # type: ignore[import-untyped]
+
+from av2t_core.words.boxes import distinct
 
 SIDE = 192
 """Of the black square, in pixels, into whose middle an image is put: what the network was trained at."""
@@ -57,7 +58,7 @@ class FaceDetector(nn.Module):
             size = boxes.new_tensor([width, height])
             sides = ((boxes[index, kept] - corner.repeat(2)) / scale).clamp(min=0).minimum(size.repeat(2))
             kept, sides = _real(kept, sides)
-            chosen = nms(sides, scores[kept], _OVERLAP)
+            chosen = distinct(sides, scores[kept], _OVERLAP)
             mouths = (points[index, kept[chosen], _MOUTH] - corner) / scale
             found.append(Faces(sides[chosen], scores[kept[chosen]], mouths))
         return found

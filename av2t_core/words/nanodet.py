@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import box_iou, nms  # type: ignore[import-untyped]
 
+from av2t_core.words.boxes import distinct, overlaps
 from av2t_core.words.things import names
 
 # What an image is looked at as: the longer side in pixels, and whether mirrored. It was trained at 416. A single size
@@ -101,7 +101,7 @@ def _distinct(boxes: Tensor, scores: Tensor, least: float = _FAINT) -> Boxes:
     """One box for each thing, whatever its names: non-maximum suppression."""
     sure = scores.amax(dim=-1)
     kept = ((sure >= least) & (boxes[:, 2:] > boxes[:, :2]).all(dim=-1)).nonzero()[:, 0]
-    kept = kept[nms(boxes[kept], sure[kept], _OVERLAP)]
+    kept = kept[distinct(boxes[kept], sure[kept], _OVERLAP)]
     return Boxes(boxes[kept], scores[kept])
 
 
@@ -112,7 +112,7 @@ def _agreed(views: Sequence[Boxes], least: float) -> Boxes:
     weights = together.boxes.new_zeros(len(together.boxes), 1)
     for view in views:
         if len(view.boxes):
-            overlap, nearest = box_iou(together.boxes, view.boxes).max(dim=-1)
+            overlap, nearest = overlaps(together.boxes, view.boxes).max(dim=-1)
             said = view.scores[nearest] * (overlap >= _AGREEMENT)[:, None]
             weight = said.amax(dim=-1, keepdim=True)
             scores, sides, weights = scores + said, sides + weight * view.boxes[nearest], weights + weight

@@ -1,5 +1,7 @@
 """MobileSAM at a micro size: prompts of all kinds, frames of all shapes, and what any segmenter is asked."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,10 +57,14 @@ def frame(height: int, width: int) -> Tensor:
 def test_a_square_frame_has_the_masks_of_the_stock_predictor(kinds: tuple[str, ...]) -> None:
     from segment_anything import SamPredictor
 
+    from av2t_core.segmenters.sam import build_sam
+
     model, picture = drawn(), frame(200, 200)
     images, features = seen(model, picture)
     model.image_encoder.img_size = SIZE  # type: ignore[assignment]
-    stock = SamPredictor(model.sam)
+    theirs_all = build_sam(model.image_encoder, MICRO).eval()
+    theirs_all.load_state_dict(model.sam.state_dict())
+    stock = SamPredictor(theirs_all)
     stock.set_torch_image(model.squares([picture])["picture"], (200, 200))
     torch.testing.assert_close(features[0], stock.features)
     prompts = {"boxes": torch.tensor([[20.0, 30, 120, 150]]), "points": torch.tensor([[[50.0, 60], [90, 10]]])}
@@ -185,3 +191,10 @@ def test_plain_attention_says_the_same() -> None:
     images, features = seen(model, frame(90, 160))
     with model.plain_attention():
         torch.testing.assert_close(model.encode(images)[0], features[0])
+
+
+def test_the_preset_loads_without_the_stock_package_and_torchvision() -> None:
+    load = "import sys; from av2t_core.prediction.predictor import Predictor; Predictor.load('small', 'cpu')"
+    told = "print({'segment_anything', 'torchvision', 'torch._dynamo'} & sys.modules.keys())"
+    found = subprocess.run([sys.executable, "-c", f"{load}; {told}"], capture_output=True, text=True, check=True)
+    assert found.stdout == "set()\n"
