@@ -10,7 +10,7 @@ import av
 import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
-from av.video.reformatter import Colorspace
+from av.video.reformatter import Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
 from av2t_core.errors import MediaError
@@ -32,15 +32,17 @@ class Frame:
     end: float  # seconds, when the next frame is due
     size: tuple[int, int]  # stored width and height of the clip's first frame
     picture: av.VideoFrame = field(repr=False)
+    reformatter: VideoReformatter = field(repr=False)  # one for all frames: each prepares tables of its own
 
     def rgb(self) -> NDArray[np.uint8]:
         """The picture as browsers display it: (H, W, 3), rotated and mirrored by the nearest of the eight ways."""
         width, height = self.size
         # Players take untagged video for BT.709 from 720 lines on, FFmpeg for BT.601.
         guess = self.picture.colorspace == _AV_COLORSPACE_UNSPECIFIED and height >= 720
-        image = self.picture.to_ndarray(
-            format="rgb24", width=width, height=height, src_colorspace=Colorspace.ITU709 if guess else None
-        ).astype(np.uint8, copy=False)
+        picture = self.reformatter.reformat(
+            self.picture, width, height, "rgb24", src_colorspace=Colorspace.ITU709 if guess else None
+        )
+        image = picture.to_ndarray().astype(np.uint8, copy=False)
         (right, b), (c, down) = matrix = _display_matrix(self.picture)
         if _transposes(matrix):
             image, down, right = image.transpose(1, 0, 2), b, c
@@ -74,6 +76,7 @@ class Frames(StreamReader):
         self._stream = usable[0]
         self._require_size(self._stream.width, self._stream.height)
         self._stream.thread_type = "AUTO"
+        self._reformatter = VideoReformatter()
         self.streams = len(streams)
         self.count = 0
         self.start = 0.0  # seconds, the first frame
@@ -148,7 +151,14 @@ class Frames(StreamReader):
             if self.count == 0:
                 aspect = self._stream.sample_aspect_ratio or Fraction(1)
                 self.pixel_aspect = 1 / aspect if _transposes(_display_matrix(picture)) else aspect
-            frame = Frame(number=self.count, time=time, end=time + self._lasts(picture), size=size, picture=picture)
+            frame = Frame(
+                number=self.count,
+                time=time,
+                end=time + self._lasts(picture),
+                size=size,
+                picture=picture,
+                reformatter=self._reformatter,
+            )
             self._note(frame)
             yield frame
         if size is None:

@@ -7,7 +7,7 @@ from typing import Self
 import av
 import numpy as np
 from av.codec.context import Flags
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 from numpy.typing import NDArray
 
 _TIME_BASE = Fraction(1, 90_000)
@@ -28,7 +28,8 @@ class Mp4Writer:
         self._container = container = av.open(str(path), mode="w", format="mp4", options=_MP4)
         self._latest = -1  # in _TIME_BASE
         # yuv420p has one colour for two pixels
-        self._padding = ((0, height % 2), (0, width % 2), (0, 0))
+        self._padding = ((0, height % 2), (0, width % 2), (0, 0)) if height % 2 or width % 2 else None
+        self._reformatter = VideoReformatter()  # one for all images: each prepares tables of its own
         self._video = container.add_stream("libx264", options=_H264)
         context = self._video.codec_context
         context.width, context.height = width + width % 2, height + height % 2
@@ -58,8 +59,12 @@ class Mp4Writer:
         if pts <= self._latest:
             return
         self._latest = pts
-        frame = av.VideoFrame.from_ndarray(np.pad(image, self._padding, mode="edge"), format="rgb24").reformat(
-            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+        even = image if self._padding is None else np.pad(image, self._padding, mode="edge")
+        frame = self._reformatter.reformat(
+            av.VideoFrame.from_ndarray(even, format="rgb24"),
+            format="yuv420p",
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
         )
         frame.pts, frame.duration, frame.time_base = pts, round(lasts / _TIME_BASE), _TIME_BASE
         self._container.mux(self._video.encode(frame))

@@ -7,9 +7,10 @@ from math import ceil, floor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from av2t_core.media.frames import LONGEST_STILL, Frame, Frames
 from av2t_core.media.mp4 import Mp4Writer
@@ -25,35 +26,43 @@ FILL = 0.4  # opacity of the tint inside a mask
 _LONGEST_FRAME = 1.0  # seconds that a frame may stand before it is repeated with the next window's mask
 _SMALLEST_FOR_TEXT = 96  # pixels of height
 
+_Layer = tuple[Image.Image, tuple[int, int]]
+"""RGBA, and where its upper left corner lies in the picture."""
+
 MOST = 60  # keyframes on a sheet
 _COLUMNS = 5
 _WIDTH, _HEIGHT, _WAVE, _CAPTION, _GAP = 240, 480, 28, 18, 6  # pixels; of a picture the most
 _PAPER, _INK, _SOFT = (24, 24, 24), (235, 235, 235), (130, 130, 130)
 
 
-def _layer(mask: Image.Image, objects: Iterable[tuple[str | None, float, Sequence[float]]]) -> Image.Image | None:
-    """RGBA: tint, contour and names for a mask of 0 and 255, None where it is empty. Of each object its label, its
-    score and its box."""
+def _layer(mask: Image.Image, objects: Iterable[tuple[str | None, float, Sequence[float]]]) -> _Layer | None:
+    """Tint, contour and names for a mask of 0 and 255, None where it is empty. Of each object its label, its score and
+    its box."""
     if mask.getbbox() is None:
         return None
     paint = Image.new("RGB", mask.size, TINT)
     opacity = mask.point(lambda value: round(value * FILL))
     # The contour lies around the mask, so that every pixel of the mask is seen as it is.
-    around = mask.filter(ImageFilter.MaxFilter(2 * max(1, min(mask.size) // 240) + 1))
+    side = 2 * max(1, min(mask.size) // 240) + 1
+    around = Image.fromarray(cv2.dilate(np.asarray(mask), np.ones((side, side), np.uint8)))
     opacity.paste(255, mask=ImageChops.subtract(around, mask))
     if mask.height >= _SMALLEST_FOR_TEXT:
         for label, score, (x, y, *_) in objects:
             _write_name(paint, opacity, f"{label or 'sounds'} {score:.0%}", x=round(x), y=round(y))
     paint.putalpha(opacity)
-    return paint
+    box = opacity.getbbox()
+    assert box is not None
+    return paint.crop(box), box[:2]
 
 
-def _over(image: NDArray[np.uint8], layer: Image.Image | None) -> Image.Image:
-    """An image (H, W, 3) with a layer of its size."""
+def _over(image: NDArray[np.uint8], layer: _Layer | None) -> NDArray[np.uint8]:
+    """An image (H, W, 3) with a layer, if there is one."""
+    if layer is None:
+        return image
+    paint, corner = layer
     picture = Image.fromarray(image)
-    if layer:
-        picture.paste(layer, mask=layer)
-    return picture
+    picture.paste(paint, corner, mask=paint)
+    return np.asarray(picture)
 
 
 def _write_name(paint: Image.Image, opacity: Image.Image, text: str, x: int, y: int) -> None:
@@ -79,7 +88,7 @@ def write_overlay(
     during its second, and the overlay begins with the first window. `on_second` is called after each second.
     """
 
-    def layer_of(second: int) -> Image.Image | None:
+    def layer_of(second: int) -> _Layer | None:
         if (record := records.get(second)) is None:
             return None
         objects = [(each["label"], each["score"], each["box"]) for each in record["objects"]]
@@ -99,7 +108,7 @@ def write_overlay(
                     on_second()
                     second += 1
                     layer = layer_of(second)
-                mp4.write_image(np.asarray(_over(frame.rgb(), layer)), time - zero, lasts)
+                mp4.write_image(_over(frame.rgb(), layer), time - zero, lasts)
             rest = round((frames.end - second) * sound.rate)
             mp4.write_sound(sound.second(second).second[:, :rest], sound.rate, second - zero)
             on_second()
@@ -169,7 +178,7 @@ def _cell(prediction: "KeyframePrediction", wave: NDArray[np.float32]) -> Image.
     mask = Image.fromarray(prediction.mask).convert("L").resize(size, Image.Resampling.NEAREST)
     layer = _layer(mask, [(e.label, e.score, [side * scale for side in e.box]) for e in prediction.objects])
     cell = Image.new("RGB", (_WIDTH, size[1] + _WAVE + _CAPTION), _PAPER)
-    cell.paste(_over(image, layer), ((_WIDTH - size[0]) // 2, 0))
+    cell.paste(Image.fromarray(_over(image, layer)), ((_WIDTH - size[0]) // 2, 0))
     draw = ImageDraw.Draw(cell)
     middle, caption, font = size[1] + _WAVE // 2, size[1] + _WAVE, ImageFont.load_default(size=12)
     for x, loud in enumerate(wave):
