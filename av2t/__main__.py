@@ -25,7 +25,7 @@ COMMANDS: Table = {
     "models": ("av2t.commands.models:COMMANDS", "list, compare, choose, delete, push, export, import model versions"),
     "compose": ("av2t.commands.data:compose", "compose training clips from cut-outs and recordings"),
     "data": ("av2t.commands.data:COMMANDS", "look through a data set before training or evaluation"),
-    "pretrain": ("av2t.commands.train:pretrain", "make the embedded model from nothing, of cut-outs"),
+    "pretrain": ("av2t.commands.train:pretrain", "make tiny, the tests' model, from nothing, of cut-outs"),
     "train": ("av2t.commands.train:train", "train a model version on AVSBench, by the paper's recipe"),
     "evaluate": ("av2t.commands.evaluate:evaluate", "measure how right a model version is, on clips with known masks"),
     "scores": ("av2t.commands.evaluate:scores", "measure how far a model version's scores can be trusted"),

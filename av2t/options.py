@@ -33,7 +33,7 @@ DEMO_CLIPS = Path(__file__).with_name("demo_clips")
 class ModelOptions:
     """The model that a command runs."""
 
-    model: Annotated[str | None, Arg("preset or model version (AV2T_MODEL; default: tiny)", "NAME")] = None
+    model: Annotated[str | None, Arg("preset or model version (AV2T_MODEL; default: small)", "NAME")] = None
     device: Annotated[str | None, Arg("auto, cpu, cuda or cuda:N (AV2T_DEVICE; default: auto)")] = None
     precision: Annotated[str | None, Arg("auto, fp32 or bf16 (AV2T_PRECISION; default: auto)")] = None
 

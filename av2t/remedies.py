@@ -3,7 +3,6 @@
 from av2t_core.errors import AV2TError, Remedy
 from av2t_core.model.presets import PRESETS, SEGMENTERS
 from av2t_core.versions import published
-from av2t_core.versions.version import Version
 
 _WORDS = {
     Remedy.CHECK_DATA: "`av2t data check {root} --layout {layout}` lists them all",
@@ -57,10 +56,3 @@ def how_to_get(name: str) -> str:
 def how_to_train(preset: str) -> str:
     what = SEGMENTERS[PRESETS[preset].segmenter].what
     return f"`av2t weights pull {preset} --start` fetches {what} to train one from"
-
-
-def caution(version: Version) -> str | None:
-    """What a person should know before trusting its masks of clips of their own."""
-    if version.caution is None:
-        return None
-    return f"{version.caution}; `av2t weights pull sam2-l` gets the paper's model, which wants a GPU"

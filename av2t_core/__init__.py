@@ -4,7 +4,7 @@ from pathlib import Path
 
 from av2t_core import Clip, Predictor
 
-predictor = Predictor.load("tiny")
+predictor = Predictor.load("small")
 with Clip(Path("clip.mp4")) as clip:
     for seen in predictor.predict_clip(clip.windows()):
         for thing in seen.objects:

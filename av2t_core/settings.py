@@ -63,7 +63,7 @@ class ModelSettings(BaseSettings):
         alias_generator=AliasGenerator(validation_alias=lambda name: f"AV2T_{name.upper()}"),
     )
 
-    model: Annotated[str, AfterValidator(_version_name)] = "tiny"
+    model: Annotated[str, AfterValidator(_version_name)] = "small"
     """The preset or the model version that pre-annotates."""
     device: Annotated[str, matching(r"auto|cpu|cuda(:\d+)?", "it must be auto, cpu, cuda or cuda:N")] = "auto"
     """Where the model runs: auto, cpu, cuda or cuda:N."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,8 +31,10 @@ from worker.queue.job import open_queue
 from worker.queue.preannotation import PREANNOTATE
 
 ROOT = Path(__file__).parents[1]
-EMBEDDED = resolve("tiny").name  # the model version that the tests use, for it is quick
-SHIPPED = [resolve("small").name, EMBEDDED]  # all that ship with the package, sorted
+os.environ["AV2T_MODEL"] = "tiny"  # for all that the tests start: it is quick
+EMBEDDED = resolve("tiny").name
+SHIPPED = [resolve("small").name, EMBEDDED]  # all in `av2t_core/weights`, sorted
+COMPOSED_CLIPS = ROOT / "tests" / "data" / "composed_clips"  # in which tiny finds what sounds
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,9 @@
 """What is built for others: which files are in it, and what it says that they are under."""
 
+import json
+import os
 import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Mapping
@@ -10,31 +13,26 @@ from pathlib import Path
 import pytest
 from uv import find_uv_bin
 
-from tests.conftest import ROOT, SHIPPED
+from tests.conftest import EMBEDDED, ROOT, SHIPPED
 
-CLIPS = {"dog.mp4", "drumkit.mp4", "elephant-rooster-kettle.mp4", "violin-owl.mp4"}
-EXPRESSION = "Apache-2.0 AND GPL-2.0-or-later"
+CLIPS = {"cat.mp4", "chicken.mp4", "cow.mp4", "dog.mp4"}
+EXPRESSION = "Apache-2.0 AND GPL-3.0-only"
 LICENCES = ["LICENSE", "av2t/demo_clips/COPYING", "av2t/demo_clips/CREDITS.md", "av2t_core/weights/CREDITS.md"]
 
 Content = Mapping[str, bytes]
 
 
+def build(what: str, folder: Path) -> Path:
+    command = [find_uv_bin(), "build", f"--{what}", "--offline", "--quiet", "--out-dir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    [file] = folder.glob("av2t_sam-*")
+    return file
+
+
 @pytest.fixture(scope="module", params=["wheel", "sdist"])
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Content:
     """What is in it, by its place in the package."""
-    folder = tmp_path_factory.mktemp("dist")
-    command = [
-        find_uv_bin(),
-        "build",
-        f"--{request.param}",
-        "--offline",
-        "--quiet",
-        "--out-dir",
-        str(folder),
-        str(ROOT),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    [file] = folder.glob("av2t_sam-*")
+    file = build(request.param, tmp_path_factory.mktemp("dist"))
     if request.param == "wheel":
         with zipfile.ZipFile(file) as wheel:
             return {name: wheel.read(name) for name in wheel.namelist()}
@@ -67,6 +65,31 @@ def test_whatever_is_no_code_is_known(built: Content) -> None:
     weights = {
         f"av2t_core/weights/{version}/{file}"
         for version in SHIPPED
+        if version != EMBEDDED
         for file in ("card.json", "replay.safetensors", "weights.safetensors")
     }
     assert others == {f"av2t/demo_clips/{clip}" for clip in CLIPS} | weights
+
+
+def test_where_it_is_installed_the_tests_model_is_told_of(tmp_path: Path) -> None:
+    with zipfile.ZipFile(build("wheel", tmp_path)) as wheel:
+        wheel.extractall(tmp_path / "site")
+    clip = next((ROOT / "av2t/demo_clips").glob("*.mp4"))
+
+    def av2t(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-P", "-m", "av2t", *map(str, arguments)]
+        env = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "AV2T_MODEL": "", **environment}
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+
+    predict = ["predict", clip, "--out", tmp_path / "out"]
+    trained = ["train", tmp_path, "--layout", "ms3", "--name", "mine", "--preset", "tiny"]
+    for name, told in (
+        ("tiny", av2t(*predict, AV2T_MODEL="tiny")),
+        (EMBEDDED, av2t(*predict, "--model", EMBEDDED)),
+        ("tiny", av2t(*trained)),
+    ):
+        why = f"the weights of {name} are for tests, and come with the repository alone"
+        assert (told.returncode, told.stdout) == (2, "")
+        assert told.stderr == f"av2t: error: {why}; the model that ships with the package is small\n"
+    listed = av2t("models", "list", "--json")
+    assert [each["name"] for each in json.loads(listed.stdout)] == SHIPPED[:1]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from av2t_core.evaluation.benchmark import Memory, Speed
     from av2t_core.prediction.predictor import Predictor
 
-DEMO_CLIP = DEMO_CLIPS / "violin-owl.mp4"
+DEMO_CLIP = DEMO_CLIPS / "cow.mp4"
 
 ROWS = {
     "frames_per_second": {
@@ -60,7 +60,7 @@ def bench(
     how right a model version is.
 
     examples:
-      av2t bench --model tiny --plain
+      av2t bench --model small --plain
       av2t bench --model sam2-l --random-weights --keyframes 4    without its weights, on a small machine
     """
     # The model name and the video come first: a mistake in one of them should not wait for the model to load.

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from av2t.console import report
 from av2t.options import Count
-from av2t.remedies import caution, told
+from av2t.remedies import told
 from av2t.signature import Arg
 from av2t_core.errors import AV2TError
 from av2t_core.labelstudio.label_config import parse_label_config
@@ -151,7 +151,7 @@ def _model(settings: Settings) -> Iterator[Finding]:
         found.verify()
     weights = "are whole" if whole else "come from the store when wanted"
     yield ok(f"{found.name}, of the preset {found.card.preset}; its weights {weights}.")
-    if remark := caution(found):
+    if remark := found.caution:
         yield note(f"{remark}.")
 
 

@@ -1,6 +1,6 @@
 """The model versions: what each was trained on and how good it is, and which one a project uses.
 
-A version is named after the one that it came from, its project and its training: tiny-6-p3-7 was made of tiny-6 by
+A version is named after the one that it came from, its project and its training: small-1-p3-7 was made of small-1 by
 training 7, of what people annotated in project 3. It is never changed. A project uses the version that it is pinned to
 in Label Studio, else the one that was promoted, by a training or here, else AV2T_MODEL.
 
@@ -8,12 +8,12 @@ With a model store (AV2T_MODELS_URL) all of this is said and done of what is the
 
 examples:
   av2t models list --project 3
-  av2t models show tiny-6-p3-7
-  av2t models compare tiny-6-p3-6 tiny-6-p3-7
-  av2t models promote tiny-6-p3-6 --project 3
+  av2t models show small-1-p3-7
+  av2t models compare small-1-p3-6 small-1-p3-7
+  av2t models promote small-1-p3-6 --project 3
   av2t models rollback --project 3
-  av2t models export tiny-6-p3-7 barks.zip
-  av2t models push tiny-6-p3-7
+  av2t models export small-1-p3-7 barks.zip
+  av2t models push small-1-p3-7
 
 `av2t models COMMAND --help` tells more about one of them."""
 

@@ -33,8 +33,8 @@ def promote(name: Name, *, project: Project) -> None:
     those of the lowest score first, if AV2T_REPREDICT is always; if it is ask, you are asked. Earlier predictions stay.
 
     examples:
-      av2t models promote tiny-6-p3-7 --project 3
-      av2t models promote tiny-6 --project 3          what the package ships
+      av2t models promote small-1-p3-7 --project 3
+      av2t models promote small-1 --project 3          what the package ships
 
     Predictions that tasks have of a version already are not made again.
     """
@@ -117,7 +117,7 @@ def export(name: Name, file: Annotated[Path, Arg("that is made, for example bark
     own: that machine needs what it loads onto, too.
 
     examples:
-      av2t models export tiny-6-p3-7 barks.zip
+      av2t models export small-1-p3-7 barks.zip
       unzip -l barks.zip
     """
     version = resolve(name, load_settings(ModelSettings).models_dir)

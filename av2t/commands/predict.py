@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from av2t.console import counted, note, progress_bar, writing_into
-from av2t.options import DEMO_CLIPS, ModelOptions, Names, load_predictor
-from av2t.remedies import caution
+from av2t.options import ModelOptions, Names, load_predictor
 from av2t.signature import Arg
 from av2t_core.errors import AV2TError
 from av2t_core.media.clip import Clip
@@ -49,7 +48,7 @@ def predict(
             version = resolve(settings.model, settings.models_dir).check()
             if names and version.card.labels:
                 raise AV2TError(f"--names: {version.name} has names of its own for what it knows; leave the option out")
-            remark = None if video.resolve().parent == DEMO_CLIPS else caution(version)
+            remark = version.caution
         replaced = check_directory(out)
         if replaced is not None and replaced != str(video):
             note(f"note: {out} holds the prediction of {replaced}, which this one replaces")

@@ -93,8 +93,9 @@ def reproduce(
     frames in which something sounds, also with the sound of another clip: what falls then was heard. A model that is
     trained already is not trained again, so the same command goes on after an interruption.
 
-    `--preset tiny` repeats the comparisons with the embedded model, in minutes on a small set that `av2t compose`
-    makes. It shows that the machinery works, and nothing about the paper's numbers.
+    `--preset tiny` repeats the comparisons with the tests' model, in minutes on a small set that `av2t compose` makes.
+    Its weights come with the repository alone. That shows that the machinery works, and nothing about the paper's
+    numbers.
 
     examples:
       av2t reproduce --s4 Single-source --ms3 Multi-sources

@@ -1,5 +1,5 @@
 """`av2t train`, the paper's training on a data set in one of AVSBench's layouts, and `av2t pretrain`, by which the
-embedded model is made."""
+tests' model is made."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -134,12 +134,13 @@ def pretrain(
     *,
     cutouts: Annotated[Path, Arg("folder with the photographs and recordings")],
     name: Annotated[str, Arg("name of the model version, as Label Studio will show it")],
-    start: Annotated[str | None, Arg("an embedded version to go on from", "VERSION")] = None,
+    start: Annotated[str | None, Arg("a version of tiny to go on from", "VERSION")] = None,
     seed: int = 7,
     processes: Annotated[int, Arg("that share the work; one for each core is best")] = 1,
 ) -> None:
-    """Make a model version of the preset tiny: its encoders, its segmenter and all that is AV2T-SAM's own. It sees by
-    EfficientNet-Lite0, which begins with what it learned on ImageNet; everything else begins with nothing.
+    """Make a model version of the preset tiny, which the tests run: its encoders, its segmenter and all that is
+    AV2T-SAM's own. It sees by EfficientNet-Lite0, which begins with what it learned on ImageNet; everything else begins
+    with nothing.
 
     CUTOUTS is a folder as `av2t compose` reads it (docs/composed-clips.md). OUT keeps what each stage learned: run the
     same command again after an interruption, and it goes on. At the end OUT/NAME holds the model version, and
@@ -147,8 +148,8 @@ def pretrain(
     them was new to it, so that it can be measured on what it has never met (`av2t compose --held-out`). Some four hours
     on two cores.
 
-    With --start an embedded version learns on instead, from all of them, and OUT/NAME alone is kept. Another --seed
-    draws other pictures and sounds.
+    With --start a version of tiny learns on instead, from all of them, and OUT/NAME alone is kept. Another --seed draws
+    other pictures and sounds. tiny-6 comes with the repository alone.
 
     examples:
       av2t pretrain runs/tiny --cutouts cutouts --name mine --processes 2

@@ -228,6 +228,7 @@ def _source(content: dict[str, Any]) -> Member | Composition:
         size=tuple(content["size"]),
         seconds=content["seconds"],
         sounds=tuple(Laid(**{**each, "recording": Member(**each["recording"])}) for each in content["sounds"]),
+        crf=content.get("crf", Composition.crf),
     )
 
 

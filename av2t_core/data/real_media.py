@@ -56,13 +56,17 @@ class Laid:
 
 @dataclass(frozen=True, kw_only=True)
 class Composition:
-    """`views`: what is seen of the picture in the beginning and in the end, in between it moves evenly."""
+    """`views`: what is seen of the picture in the beginning and in the end, in between it moves evenly.
+
+    `crf`: how much H.264 leaves out, as for `Mp4Writer`.
+    """
 
     picture: Member
     views: tuple[Box, Box]
     size: tuple[int, int]  # width, height of the clip
     seconds: int
     sounds: tuple[Laid, ...]
+    crf: int = 20
 
     def to_clip(self, points: NDArray[np.float64], time: float) -> NDArray[np.float64]:
         """Points (N, 2) of the picture, in pixels of the clip's frame at `time`; whole numbers are pixels' centres."""
@@ -74,7 +78,7 @@ class Composition:
         picture = np.asarray(Image.open(material.path(self.picture)).convert("RGB"))
         sound = self._soundtrack(material)
         width, height = self.size
-        with Mp4Writer(path, (height, width), Fraction(1), with_sound=True) as video:
+        with Mp4Writer(path, (height, width), Fraction(1), with_sound=True, crf=self.crf) as video:
             for frame in range(self.seconds * FPS):
                 corners = np.array([(0, 0), (width, 0), (0, height)], np.float32)
                 x, y, w, h = self._view(frame / FPS)

@@ -14,23 +14,25 @@ _TIME_BASE = Fraction(1, 90_000)
 _SOUND_RATE = 48_000  # Hz
 _AV_COLORSPACE_BT709 = 1
 # With B-frames an mp4 of variable frame rate ends before its last frame does.
-_H264 = {"preset": "veryfast", "crf": "20", "bf": "0"}
+_H264 = {"preset": "veryfast", "bf": "0"}
 # The default movie clock of a millisecond would round where picture and sound begin.
 _MP4 = {"movflags": "+faststart", "movie_timescale": str(_TIME_BASE.denominator)}
 
 
 class Mp4Writer:
     """Takes images of one size and seconds of sound; times are seconds from the beginning. A context manager: the file
-    is complete when it is left."""
+    is complete when it is left. `crf`: how much H.264 leaves out, from 0, nothing, to 51."""
 
-    def __init__(self, path: Path, size: tuple[int, ...], pixel_aspect: Fraction, with_sound: bool) -> None:
+    def __init__(
+        self, path: Path, size: tuple[int, ...], pixel_aspect: Fraction, with_sound: bool, crf: int = 20
+    ) -> None:
         height, width = size
         self._container = container = av.open(str(path), mode="w", format="mp4", options=_MP4)
         self._latest = -1  # in _TIME_BASE
         # yuv420p has one colour for two pixels
         self._padding = ((0, height % 2), (0, width % 2), (0, 0)) if height % 2 or width % 2 else None
         self._reformatter = VideoReformatter()  # one for all images: each prepares tables of its own
-        self._video = container.add_stream("libx264", options=_H264)
+        self._video = container.add_stream("libx264", options={**_H264, "crf": str(crf)})
         context = self._video.codec_context
         context.width, context.height = width + width % 2, height + height % 2
         context.pix_fmt = "yuv420p"

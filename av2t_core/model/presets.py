@@ -79,8 +79,9 @@ class Preset:
 
     `size`: of the segmenter, see its `sizes`. `gains_by_bf16`: its matrices are so large that to compute in bfloat16 is
     faster, where a device can. `finder`: what finds things by their names, before AV2T-SAM has learnt any; "" for none.
-    `embedded`: its weights ship with the package. `gigabytes`: of the authors' trained
-    checkpoint; 0 where none is known to be published, as of those that hear with LAION-CLAP.
+    `embedded`: its weights are this project's, and not published. `for_tests`: they lie in its repository alone; others
+    ship with the package. `gigabytes`: of the authors' trained checkpoint; 0 where none is known to be published, as of
+    those that hear with LAION-CLAP.
     """
 
     segmenter: str = "evf-sam2"
@@ -94,6 +95,7 @@ class Preset:
     mask_reach: float | None = None
     gains_by_bf16: bool = True
     embedded: bool = False
+    for_tests: bool = False
     gigabytes: float = 0
 
     def config(self, feature: Feature = "mul") -> AV2TSamConfig:
@@ -115,7 +117,7 @@ NO_ADAPTER = "-noadapter"
 
 
 def _tiny(adapter: bool) -> Preset:
-    """The embedded default: the paper's modules at sizes that a laptop's CPU runs, trained by this project alone."""
+    """What the tests run: the paper's modules at sizes that are quick on a CPU, trained by this project alone."""
     return Preset(
         size="tiny",
         image_encoder="tiny",
@@ -126,11 +128,12 @@ def _tiny(adapter: bool) -> Preset:
         mask_reach=3.0,
         gains_by_bf16=False,
         embedded=True,
+        for_tests=True,
     )
 
 
 PRESETS = {
-    # Parts that know the real world, joined by names; for a laptop's CPU.
+    # The default: parts that know the real world, joined by names; for a laptop's CPU.
     "small": Preset(
         segmenter="mobile-sam",
         size="small",

@@ -1,6 +1,6 @@
 """What model versions and their files are called: made and read here, and nowhere else.
 
-A version that a project's training made is called <root of its chain>-p<project>-<training>: tiny-6-p3-7.
+A version that a project's training made is called <root of its chain>-p<project>-<training>: small-1-p3-7.
 """
 
 import re
@@ -53,13 +53,18 @@ def set_aside_name(name: str, sha256: str) -> str:
 
 
 def is_shipped_name(name: str, preset: str) -> bool:
-    """Whether the package ships, shipped or will ship versions of the preset under such names, as tiny-6."""
+    """Whether the package ships, shipped or will ship versions of the preset under such names, as small-1."""
     return preset not in published.presets() and bool(re.fullmatch(rf"{re.escape(preset)}-\d+", name))
 
 
 def is_reserved_name(name: str) -> bool:
     """Whether it is a preset's, or one that this package may ship."""
     return any(name == preset or is_shipped_name(name, preset) for preset in PRESETS)
+
+
+def is_for_tests(name: str) -> bool:
+    """Whether it is a preset's, or a version's, whose weights lie in the repository alone."""
+    return any(each.for_tests and (name == preset or is_shipped_name(name, preset)) for preset, each in PRESETS.items())
 
 
 def part_file(name: str, sha256: str) -> str:

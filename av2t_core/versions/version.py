@@ -30,6 +30,7 @@ from av2t_core.versions.names import (
     STORE_MARK,
     WEIGHTS_FILE,
     check_name,
+    is_for_tests,
     is_name,
     is_shipped_name,
 )
@@ -128,10 +129,9 @@ class Version:
         """What a person should know before trusting its masks of clips of their own."""
         if not self.is_built_in:
             return None
-        if not self.card.labels:
-            return f"{self.name} goes by what is heard and seen, not by mouths: a narrator may mark somebody in view"
-        known = f"it knows {len(self.card.labels)} things from composed clips and does not carry over to real video"
-        return f"{self.name} is for demonstration: {known}"
+        if is_for_tests(self.name):
+            return f"{self.name} is for tests: it knows {len(self.card.labels)} things, and none of them on real video"
+        return f"{self.name} goes by what is heard and seen, not by mouths: a narrator may mark somebody in view"
 
     @property
     def remedy(self) -> str:
@@ -191,6 +191,9 @@ def resolve(name: str, models_dir: Path | None = None) -> Version:
         raise WeightsError(f"{name} is only here as what was imported: name {imported} if that is meant")
     if published.release(name):
         raise WeightsError(f"the weights of {name} are not in {models_dir or BUILT_IN}", Remedy.GET_WEIGHTS, name=name)
+    if is_for_tests(name):
+        why = f"the weights of {name} are for tests, and come with the repository alone"
+        raise WeightsError(f"{why}; the model that ships with the package is small")
     known = [path.name for root in (models_dir, BUILT_IN) if root for path in _directories(root)]
     raise WeightsError(f"there is no model version {name!r}; there are {', '.join(known) or 'none'}")
 

@@ -18,7 +18,7 @@ def test_the_embedded_model_is_measured_both_ways() -> None:
     assert measured.returncode == 0, measured.stderr
     numbers = json.loads(measured.stdout)
     assert (numbers["model_version"][:5], numbers["device"], numbers["keyframes"]) == ("tiny-", "cpu", 2)
-    assert numbers["size"] == [480, 270]
+    assert numbers["size"] == [480, 360]
     assert numbers["machine"].keys() == {"cpu", "cores", "threads", "gpu", "torch"}
     assert numbers["loading"].keys() == {"seconds", "peak_mb", "weights_mb"}
     for way in ("fast", "plain"):

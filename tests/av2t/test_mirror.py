@@ -10,7 +10,7 @@ from av2t.__main__ import main
 from av2t_core.versions import pointers
 from av2t_core.versions.store import Store
 from av2t_core.versions.version import find, resolve
-from tests.conftest import EMBEDDED, ROOT, SHIPPED
+from tests.conftest import COMPOSED_CLIPS, EMBEDDED, SHIPPED
 from tests.core.versions.test_bundle import NAME, tune
 from tests.core.versions.test_store import moved
 from tests.ports import free_port
@@ -22,8 +22,7 @@ PACKAGED = dict.fromkeys(SHIPPED, "package")
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    for name in ("AV2T_MODEL", "LABEL_STUDIO_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("LABEL_STUDIO_API_KEY", raising=False)
     monkeypatch.setenv("AV2T_MODELS_URL", f"file://{tmp_path / 'store'}")
     return Store(f"file://{tmp_path / 'store'}")
 
@@ -82,7 +81,7 @@ def test_a_version_s_way_from_machine_to_machine(on: Run, store: Store, here: Pa
 
 def test_what_is_run_is_fetched(on: Run, store: Store, here: Path, there: Path, tmp_path: Path) -> None:
     store.push(tune(here))
-    clip = ROOT / "av2t" / "demo_clips" / "dog.mp4"
+    clip = COMPOSED_CLIPS / "dog.mp4"
     status, out, err = on("there", "predict", clip, "--out", tmp_path / "result", "--model", NAME, "--no-overlay")
     assert (status, "keyframes" in out) == (0, True), err
     assert resolve(NAME, there).weights.read_bytes() == resolve(NAME, here).weights.read_bytes()

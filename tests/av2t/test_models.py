@@ -56,7 +56,7 @@ CARD = {
 def models_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """With two versions of project 3, the second trained from the first."""
     monkeypatch.setenv("AV2T_DATA_DIR", str(tmp_path / "data"))
-    for name in ("AV2T_MODEL", "AV2T_REPREDICT", "LABEL_STUDIO_API_KEY"):
+    for name in ("AV2T_REPREDICT", "LABEL_STUDIO_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     models_dir = tmp_path / "data/models"
     labels = resolve("tiny").card.labels

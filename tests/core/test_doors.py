@@ -17,8 +17,8 @@ def run(code: str, folder: Path) -> str:
 
 
 def test_the_example_runs(tmp_path: Path) -> None:
-    shutil.copy(DEMO_CLIPS / "dog.mp4", tmp_path / "clip.mp4")
-    assert " s: dog, " in run(EXAMPLE, tmp_path)
+    shutil.copy(DEMO_CLIPS / "cat.mp4", tmp_path / "clip.mp4")
+    assert " s: cat, " in run(EXAMPLE, tmp_path)
 
 
 def test_all_that_is_promised_is_there_and_nothing_is_loaded_for_it(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_defaults_environment_and_options(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ModelSettings.load().models_dir == Path(".av2t/models")
     monkeypatch.setenv("AV2T_MODEL", "")
-    assert ModelSettings.load().model == "tiny"
+    assert ModelSettings.load().model == "small"
     monkeypatch.setenv("AV2T_MODEL", "sam2-l")
     assert ModelSettings.load(model=None).model == "sam2-l"
     assert ModelSettings.load(model="sam1-h").model == "sam1-h"

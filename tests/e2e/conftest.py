@@ -22,6 +22,7 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
+BY_DEFAULT = {"AV2T_MODEL": ""}  # the model is the one that a person gets
 # Pictures of the last run, for whoever wants to see what the tests saw.
 SCREENSHOTS = ROOT / ".av2t" / "screenshots"
 
@@ -58,9 +59,9 @@ class RunningDemo:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDemo]:
     data_dir = tmp_path_factory.mktemp("demo") / "data"
     chosen = ports()
-    with Up(data_dir, "--demo", "--exit", *options(chosen)) as first:
+    with Up(data_dir, "--demo", "--exit", *options(chosen), environment=BY_DEFAULT) as first:
         assert first.wait() == 0, first.output
-    with Up(data_dir, "--demo", *options(chosen)) as second:
+    with Up(data_dir, "--demo", *options(chosen), environment=BY_DEFAULT) as second:
         second.wait_for("Ctrl-C stops")
         account = json.loads((data_dir / "label-studio-account.json").read_text())
         yield RunningDemo(

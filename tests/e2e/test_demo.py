@@ -5,6 +5,7 @@ fixed and submitted.
 """
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from playwright.sync_api import Browser
 from scipy.ndimage import binary_dilation, distance_transform_edt
 
 from av2t.options import DEMO_CLIPS
-from tests.e2e.conftest import RunningDemo
+from tests.e2e.conftest import BY_DEFAULT, RunningDemo
 from tests.e2e.labelling_page import LabellingPage
 from tests.up import Up, python_m_av2t
 
@@ -69,8 +70,9 @@ def test_each_page_shows_the_mask_that_prediction_json_names(
 ) -> None:
     task = demo.task_with_most_masks()
     clip = DEMO_CLIPS / task["file_upload"].partition("-")[2]
-    predict = [*python_m_av2t(), "predict", str(clip), "--out", str(tmp_path)]
-    subprocess.run(predict, check=True, capture_output=True)
+    labels = ",".join((DEMO_CLIPS / "labels.txt").read_text().split())
+    predict = [*python_m_av2t(), "predict", str(clip), "--names", labels, "--out", str(tmp_path)]
+    subprocess.run(predict, check=True, capture_output=True, env={**os.environ, **BY_DEFAULT})
     keyframes = json.loads((tmp_path / "prediction.json").read_text())["keyframes"]
 
     page.open_task(demo.project, task["id"])

@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 
 from av2t.stack.process import Process
 from av2t.stack.redis_server import redis_url, start_redis
-from tests.conftest import EMBEDDED, ROOT, LabelStudioServer
+from tests.conftest import COMPOSED_CLIPS, EMBEDDED, ROOT, LabelStudioServer
 from tests.faults.between import Between, Mode
 from tests.ports import free_port
 from worker.queue.connection import connect
@@ -31,7 +31,7 @@ from worker.queue.job import open_queue
 from worker.queue.queue import enqueue_preannotation
 from worker.queue.views import failed_jobs, overview
 
-CLIPS = sorted((ROOT / "av2t" / "demo_clips").glob("*.mp4"))
+CLIPS = sorted(COMPOSED_CLIPS.glob("*.mp4"))
 HANG_SECONDS = 10
 CONFIG = """<View><Video name="clip" value="$video" framerate="$rate"/>
 <BrushLabels name="what" toName="pages"><Label value="dog"/></BrushLabels>

@@ -14,8 +14,7 @@ import pytest
 from redis import Redis
 
 from av2t.__main__ import main
-from av2t.options import DEMO_CLIPS
-from tests.conftest import EMBEDDED, LabelStudioServer, running_label_studio
+from tests.conftest import COMPOSED_CLIPS, EMBEDDED, LabelStudioServer, running_label_studio
 from tests.worker.conftest import client_of
 from worker.client.label_studio import LabelStudioClient
 from worker.client.media import ClipCache
@@ -128,7 +127,7 @@ def test_a_file_of_ours_can_be_called_so(tmp_path: Path, name: str) -> None:
 
 
 def test_a_whole_job(project: Project, redis: Redis) -> None:
-    copyfile(DEMO_CLIPS / "dog.mp4", project.folder / NAMES[-1])
+    copyfile(COMPOSED_CLIPS / "dog.mp4", project.folder / NAMES[-1])
     [task] = project.synced().values()
     settings = {"label_studio_url": project.server.url, "label_studio_api_key": project.server.api_key}
     jobs.set_up(Settings.model_validate({**settings, "device": "cpu"}))

@@ -15,13 +15,12 @@ from label_studio_sdk.label_interface import LabelInterface
 from redis import Redis
 from rq.job import JobStatus
 
-from av2t.options import DEMO_CLIPS
 from av2t_core.data.cutouts import Cutouts
 from av2t_core.errors import AV2TError, ConfigError, MediaError
 from av2t_core.labelstudio.label_config import CONTROLS as CONTROL_TAGS
 from av2t_core.media.clip import Clip, Window
 from av2t_core.prediction.predictor import KeyframePrediction, Predictor
-from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, wait_until
+from tests.conftest import COMPOSED_CLIPS, EMBEDDED, ROOT, LabelStudioServer, wait_until
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
 from tests.core.labelstudio.test_toy_tag import EllipseLabels
 from tests.worker.conftest import LOOPBACK, Serve
@@ -178,7 +177,7 @@ def test_each_control_alone_and_all_together(make: Make, context: jobs.Context, 
     controls = "".join(CONTROLS[tag] for tag in tags)
     config = f"""<View><Video name="clip" value="$video" framerate="$rate"/>{controls}
     <Image name="pages" valueList="$stills"/></View>"""
-    task = make(DEMO_CLIPS / "dog.mp4", config)
+    task = make(COMPOSED_CLIPS / "dog.mp4", config)
     assert task.job.perform().outcome == "predicted"
     [prediction] = task.predictions
     assert {(region["from_name"], region["type"]) for region in prediction.result} == {
@@ -193,7 +192,7 @@ def test_a_control_tag_that_is_registered_gets_its_regions(
     make: Make, context: jobs.Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CONTROL_TAGS, "EllipseLabels", EllipseLabels())
-    task = make(DEMO_CLIPS / "dog.mp4", CONFIG.replace("BrushLabels", "EllipseLabels"))
+    task = make(COMPOSED_CLIPS / "dog.mp4", CONFIG.replace("BrushLabels", "EllipseLabels"))
     assert task.job.perform().outcome == "predicted"
     [prediction] = task.predictions
     assert {(region["from_name"], region["type"]) for region in prediction.result} == {("what", "ellipselabels")}
@@ -206,7 +205,7 @@ def test_every_control_gets_its_regions_on_the_frames_that_it_points_at(make: Ma
     <RectangleLabels name="box" toName="pages">{labels}</RectangleLabels><Image name="pages" valueList="$stills"/>
     <PolygonLabels name="outline" toName="again">{labels}</PolygonLabels>
     <Image name="again" valueList="$copies"/></View>"""
-    task = make(DEMO_CLIPS / "dog.mp4", config)
+    task = make(COMPOSED_CLIPS / "dog.mp4", config)
     assert task.job.perform().outcome == "predicted"
     assert task.data["stills"] == task.data["copies"]
     assert len(task.uploads) == len(task.data["stills"]) + 1  # and the clip
@@ -222,7 +221,7 @@ def test_controls_of_the_video_need_no_frames(make: Make, context: jobs.Context)
     config = """<View><Video name="clip" value="$video" framerate="$rate"/>
     <Labels name="things" toName="clip"><Label value="dog"/></Labels><VideoRectangle name="box" toName="clip"/>
     <TimelineLabels name="times" toName="clip"><Label value="dog"/></TimelineLabels></View>"""
-    task = make(DEMO_CLIPS / "dog.mp4", config)
+    task = make(COMPOSED_CLIPS / "dog.mp4", config)
     assert task.job.perform().outcome == "predicted"
     assert task.data.keys() == {"video", "rate"}
     assert len(task.uploads) == 1  # the clip
@@ -381,7 +380,7 @@ def test_a_task_deleted_in_the_middle_ends_quietly(
 def test_told_to_stop_in_the_middle_it_goes_on_there(
     make: Make, context: jobs.Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = make(DEMO_CLIPS / "elephant-rooster-kettle.mp4")  # in each of its five seconds one sounds
+    task = make(COMPOSED_CLIPS / "elephant-rooster-kettle.mp4")  # in each of its five seconds one sounds
     looks: list[int] = []
     look = Predictor._predict_audible
 

@@ -17,7 +17,6 @@ from urllib.parse import parse_qs, urlsplit
 
 from rq import get_current_job
 
-from av2t.remedies import caution
 from av2t_core.errors import AV2TError, MediaError
 from av2t_core.labelstudio.label_config import Targets, parse_label_config
 from av2t_core.media.clip import Clip, ClipInfo
@@ -79,7 +78,7 @@ def load_predictor(name: str, settings: Settings) -> Predictor:
     """A model version as the settings have it. WeightsError, StoreAwayError, ConfigError as for `Predictor.load`."""
     started = time.monotonic()
     version = resolve(name, settings.models_dir)
-    if remark := caution(version):
+    if remark := version.caution:
         log.warning("%s", remark)
     fetch(version, heartbeat.progress)
     predictor = Predictor.load(
