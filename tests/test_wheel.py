@@ -82,11 +82,10 @@ def test_where_it_is_installed_the_tests_model_is_told_of(tmp_path: Path) -> Non
         return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
 
     predict = ["predict", clip, "--out", tmp_path / "out"]
-    trained = ["train", tmp_path, "--layout", "ms3", "--name", "mine", "--preset", "tiny"]
     for name, told in (
         ("tiny", av2t(*predict, AV2T_MODEL="tiny")),
         (EMBEDDED, av2t(*predict, "--model", EMBEDDED)),
-        ("tiny", av2t(*trained)),
+        ("tiny", av2t("models", "show", "tiny")),
     ):
         why = f"the weights of {name} are for tests, and come with the repository alone"
         assert (told.returncode, told.stdout) == (2, "")
