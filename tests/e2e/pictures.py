@@ -5,6 +5,7 @@ Started is what `make demo` starts. Beside the demo there are a project with eve
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -134,17 +135,22 @@ def photograph(browser: Browser, studio: Studio, account: Mapping[str, str], eve
         page.log_in(account["email"], account["password"])
         return page
 
-    task = opened(1200, 1000)
+    task = opened(1500, 1250)
     task.open_task(studio.demo, studio.task(studio.demo, "cow.mp4"))
     task.go_to(3)
-    task.page.screenshot(path=out / "screenshot.png")
+    with Image.open(io.BytesIO(task.page.screenshot())) as taken:
+        taken.resize((1200, 1000), Image.Resampling.LANCZOS).save(out / "screenshot.png")
     stream = opened(1400, 1100)
     stream.open_label_stream(studio.demo)
     stream.page.screenshot(path=out / "label-stream.png")
-    controls = opened(1400, 1100)
-    controls.open_task(every, studio.task(every, "cow.mp4"))
-    controls.go_to(3)
-    controls.page.screenshot(path=out / "all-controls.png")
+    controls = opened(1400, 1250).page
+    controls.goto(f"{studio.url}/projects/{every}/data?task={studio.task(every, 'cow.mp4')}")
+    controls.locator(".lsf-tree__node").nth(1).click(timeout=60_000)  # the page turns to its frame
+    controls.wait_for_load_state("networkidle")
+    before = b""
+    while before != (after := controls.screenshot()):
+        before = after
+    (out / "all-controls.png").write_bytes(after)
     status = browser.new_page(viewport={"width": 1100, "height": 900})
     status.goto(studio.backend)
     status.screenshot(path=out / "status-page.png", full_page=True)
