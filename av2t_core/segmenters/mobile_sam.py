@@ -91,12 +91,15 @@ class MobileSam(nn.Module):
         return {"picture": torch.stack(pictures), "grid": torch.stack(grids)}
 
     def inputs(self, squares: Images) -> dict[str, Tensor]:
+        grids = _sides(squares["grid"])
+        # No more of the square than the image encoder reads.
+        most = [min(self.image_size, PATCH_SIZE * (max(sides) + _MARGIN)) for sides in zip(*grids, strict=True)]
         pictures = []
-        for square, grid in zip(squares["picture"], _sides(squares["grid"]), strict=True):
+        for square, grid in zip(squares["picture"], grids, strict=True):
             height, width = (PATCH_SIZE * side for side in grid)
             top, left = (self.image_size - height) // 2, (self.image_size - width) // 2
             picture = normalise_sam(square[None, :, top : top + height, left : left + width])[0]
-            pictures.append(F.pad(picture, (0, self.image_size - width, 0, self.image_size - height)))
+            pictures.append(F.pad(picture, (0, most[1] - width, 0, most[0] - height)))
         return {"picture": torch.stack(pictures), "grid": squares["grid"].float()}
 
     def encode(self, images: Images, additions: Sequence[Tensor] | None = None) -> list[Tensor]:
@@ -104,8 +107,8 @@ class MobileSam(nn.Module):
         pictures, side = images["picture"], self.image_size // PATCH_SIZE
         features: list[Tensor] = [torch.empty(0)] * len(pictures)
         grids = _sides(images["grid"])
-        for rows, columns in dict.fromkeys(grids):
-            which = [index for index, grid in enumerate(grids) if grid == (rows, columns)]
+        for which in _together(grids, pictures.device):
+            rows, columns = grids[which[0]]
             some = pictures[which, :, : PATCH_SIZE * (rows + _MARGIN), : PATCH_SIZE * (columns + _MARGIN)]
             added = None if additions is None else [addition[which] for addition in additions]
             with adapted(self._blocks, added):
@@ -189,6 +192,14 @@ class MobileSam(nn.Module):
         side = self.image_size // PATCH_SIZE
         height, width = (max(1, round(side * each / longest)) for each in size)
         return height, width
+
+
+def _together(grids: Sequence[tuple[int, int]], device: torch.device) -> list[list[int]]:
+    """The numbers of the pictures that are encoded at once: those of one size. On a CPU it is each by itself, for the
+    caches hold little more than one."""
+    if device.type == "cpu":
+        return [[index] for index in range(len(grids))]
+    return [[index for index, grid in enumerate(grids) if grid == each] for each in dict.fromkeys(grids)]
 
 
 def _sides(grid: Tensor) -> list[tuple[int, int]]:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 EXPANSION = 4  # of the hidden widths
 # What convolutions expand is computed so many rows at a time on a CPU: it is the largest tensor, and of a whole frame
 # it takes twice as long, for it leaves the caches and is new memory each time.
-_ROWS = 16
+_ROWS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +85,20 @@ class Convolutions(nn.Module):
         height = x.shape[2]
         if x.device.type != "cpu":
             return self._rows(x, 0, height)
-        return torch.cat([self._rows(x, first, first + _ROWS) for first in range(0, height, _ROWS)], dim=2)
+        parts = ((first, self._rows(x, first, first + _ROWS)) for first in range(0, height, _ROWS))
+        if torch.is_grad_enabled():
+            return torch.cat([part for _, part in parts], dim=2)
+        whole = torch.empty_like(x)
+        for first, part in parts:
+            whole[:, :, first : first + _ROWS] = part
+        return whole
 
     def _rows(self, x: Tensor, first: int, end: int) -> Tensor:
         """Those of the result; the convolution reads one more on either side, or zeros at the edge."""
         height = x.shape[2]
         hidden = gelu(self.expand(x[:, :, max(0, first - 1) : end + 1]))
-        hidden = F.pad(hidden, (0, 0, int(first == 0), int(end >= height)))
+        if first == 0 or end >= height:
+            hidden = F.pad(hidden, (0, 0, int(first == 0), int(end >= height)))
         return gelu(self.project(gelu(self.depthwise(hidden))) + x[:, :, first:end])
 
 

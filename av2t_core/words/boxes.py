@@ -10,11 +10,12 @@ from torch import Tensor
 
 def overlaps(boxes: Tensor, others: Tensor) -> Tensor:
     """(N, 4) and (M, 4) to their IoU (N, M)."""
-    low = torch.maximum(boxes[:, None, :2], others[:, :2])
-    high = torch.minimum(boxes[:, None, 2:], others[:, 2:])
-    both = (high - low).clamp(min=0).prod(dim=-1)
-    areas, other_areas = ((each[:, 2:] - each[:, :2]).prod(dim=-1) for each in (boxes, others))
-    return both / (areas[:, None] + other_areas - both)
+    (x0, y0, x1, y1), (u0, v0, u1, v1) = boxes.T[..., None], others.T
+    width = torch.minimum(x1, u1) - torch.maximum(x0, u0)
+    height = torch.minimum(y1, v1) - torch.maximum(y0, v0)
+    both = width.clamp(min=0) * height.clamp(min=0)
+    iou: Tensor = both / ((x1 - x0) * (y1 - y0) + (u1 - u0) * (v1 - v0) - both)
+    return iou
 
 
 def distinct(boxes: Tensor, scores: Tensor, overlap: float) -> Tensor:

@@ -167,7 +167,8 @@ class BlazeFace(nn.Module):
 
         Logits (B, places), boxes (B, places, 4) x0, y0, x1, y1 and points (B, places, 6, 2) in pixels.
         """
-        x = self.first(images).relu()
+        # On a CPU convolutions are faster so than in torch's usual order of memory.
+        x = self.first(images.contiguous(memory_format=torch.channels_last)).relu()
         levels = [x := stage(x) for stage in self.stages]
         for fusion, fine in zip(self.fusions, reversed(levels[:-1]), strict=True):
             x = fusion(x, fine)
