@@ -138,7 +138,7 @@ def save(png: bytes, path: Path, size: tuple[int, int] | None = None) -> None:
     """In 256 colours, which a page has."""
     with Image.open(io.BytesIO(png)) as taken:
         picture = taken.convert("RGB").resize(size or taken.size, Image.Resampling.LANCZOS)
-    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.quantize(256, Image.Quantize.FASTOCTREE).save(path, optimize=True)
 
 
 def photograph(browser: Browser, studio: Studio, account: Mapping[str, str], every: int, out: Path) -> None:
