@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -131,16 +132,18 @@ def measure_fine_tuning(
     """As /train learns, the keyframes being at hand, and after as many that do not count. `on_step` gets the step that
     is done and how many there are.
 
-    The predictor's model learns that nothing sounds, and is of no use afterwards.
+    The predictor's model learns that all in view sounds, and is of no use afterwards.
     """
     # They bring all that trains.
-    from av2t_core.finetuning.examples import examples_of
+    from av2t_core.finetuning.examples import Labelled, examples_of
     from av2t_core.finetuning.fine_tuning import FineTuneRecipe, FineTuning
     from av2t_core.training.run_folder import RunFolder
 
     loaded = predictor.loaded
-    windows = repeated(path, audible_keyframes(predictor, path, keyframes), keyframes)
-    examples = examples_of(loaded, windows, {}, {}, sha256="").keyframes
+    windows = list(repeated(path, audible_keyframes(predictor, path, keyframes), keyframes))
+    whole = {number: np.ones(window.image.shape[:2], np.bool_) for number, window in enumerate(windows)}
+    things = {number: [Labelled(labels=("all",), mask=mask)] for number, mask in whole.items()}
+    examples = examples_of(loaded, windows, whole, things, sha256="")
     with TemporaryDirectory(prefix="av2t-bench-") as folder:
         tuning = FineTuning(loaded, [examples], None, FineTuneRecipe(epochs=2), RunFolder(Path(folder)))
         with closing(tuning.run()) as steps:

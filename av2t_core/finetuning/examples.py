@@ -30,7 +30,11 @@ from av2t_core.versions.checkpoint import Loaded
 
 Mask = NDArray[np.bool_]
 
+PLACES = 8
+"""Of a keyframe, that no mask covers."""
+
 _AT_ONCE = 8  # windows
+_BESIDE = ("things", "outlines", "elsewhere", "numbers")  # tensors of a clip, beside those of its keyframes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +71,26 @@ class Examples:
 class ClipExamples:
     """Those of one clip, and the things that people labelled in it.
 
-    `sha256`: of the clip's file. `things`: (m, image_width), v of each thing's surroundings; `labels`: the number of
-    its keyframe, and what it is called.
+    `sha256`: of the clip's file. `size`: of its frames, (H, W). `things`: (m, image_width), v of each thing's
+    surroundings; `outlines` (m, SIZE, SIZE): its mask alone, bytes of 0 and 1; `labels`: the number of its keyframe,
+    and what it is called. `elsewhere` (q, image_width): embeddings of places that no mask covers, and the numbers of
+    their keyframes (q,); none for a model without a finder.
     """
 
     sha256: str
+    size: tuple[int, int]
     keyframes: Examples
     things: Tensor
+    outlines: Tensor
     labels: tuple[tuple[int, tuple[str, ...]], ...]
+    elsewhere: Tensor
+    numbers: Tensor
+
+    def rows(self, *, apart: bool) -> "list[Row]":
+        """A row for each keyframe, or for each thing `apart`."""
+        if apart:
+            return [Row(self, number, outline) for (number, _), outline in zip(self.labels, self.outlines, strict=True)]
+        return [Row(self, number, target) for number, target in enumerate(self.keyframes.target)]
 
     @classmethod
     def load(cls, path: Path) -> Self | None:
@@ -83,17 +99,33 @@ class ClipExamples:
             with safe_open(path, "pt") as file:
                 notes = json.loads(file.metadata()["notes"])
             tensors = load_file(path)
-            things = tensors.pop("things")
-            labels = tuple((number, tuple(names)) for number, names in notes["labels"])
-            return cls(sha256=notes["sha256"], keyframes=Examples.of(tensors), things=things, labels=labels)
+            beside = {name: tensors.pop(name) for name in _BESIDE}
+            height, width = notes["size"]
+            return cls(
+                sha256=notes["sha256"],
+                size=(height, width),
+                keyframes=Examples.of(tensors),
+                labels=tuple((number, tuple(names)) for number, names in notes["labels"]),
+                **beside,
+            )
         except (OSError, SafetensorError, TypeError, KeyError, ValueError):
             return None
 
     def save(self, path: Path) -> None:
         tensors = {name: tensor.contiguous() for name, tensor in self.keyframes.tensors.items()}
-        notes = json.dumps({"sha256": self.sha256, "labels": self.labels})
+        tensors |= {name: getattr(self, name).contiguous() for name in _BESIDE}
+        notes = json.dumps({"sha256": self.sha256, "size": self.size, "labels": self.labels})
         with atomic_file(path) as aside:
-            save_file(tensors | {"things": self.things.contiguous()}, aside, {"notes": notes})
+            save_file(tensors, aside, {"notes": notes})
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is learned from at a time: a keyframe of a clip, and what is to be masked in it, (SIZE, SIZE) bytes."""
+
+    clip: ClipExamples
+    keyframe: int
+    target: Tensor
 
 
 class Thing(Protocol):
@@ -104,6 +136,14 @@ class Thing(Protocol):
 
     @property
     def mask(self) -> Mask: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """A Thing whose mask is at hand."""
+
+    labels: tuple[str, ...]
+    mask: Mask
 
 
 @torch.inference_mode()
@@ -120,6 +160,8 @@ def examples_of(
     """
     found: list[Examples] = []
     crops: list[Tensor] = []
+    outlines: list[NDArray[np.uint8]] = []
+    elsewhere: list[Tensor] = []
     labels: list[tuple[int, tuple[str, ...]]] = []
     count = 0
     with closing(read_ahead(iter(windows), _AT_ONCE)) as ahead:
@@ -127,16 +169,23 @@ def examples_of(
             found.append(_examples(loaded, batch, [masks.get(count + n) for n in range(len(batch))]))
             for number, window in enumerate(batch, start=count):
                 for thing in things.get(number, ()):
-                    seen = to_device([crop(window.image, thing.mask)], loaded.device)
+                    mask = thing.mask
+                    seen = to_device([crop(window.image, mask)], loaded.device)
                     crops.append(loaded.image_encoder.encode(seen))
+                    outlines.append(_target(mask))
                     labels.append((number, thing.labels))
+                elsewhere.append(_elsewhere(loaded, window, masks.get(number), number))
             count += len(batch)
-    width = loaded.image_encoder.width
+            height, width = batch[0].image.shape[:2]
     return ClipExamples(
         sha256=sha256,
+        size=(height, width),
         keyframes=Examples.together(found),
-        things=torch.cat(crops).float().cpu().clone() if crops else torch.zeros(0, width),
+        things=torch.cat(crops).float().cpu().clone() if crops else torch.zeros(0, loaded.image_encoder.width),
+        outlines=torch.from_numpy(np.stack(outlines)) if outlines else torch.zeros(0, SIZE, SIZE, dtype=torch.uint8),
         labels=tuple(labels),
+        elsewhere=torch.cat(elsewhere),
+        numbers=torch.tensor([number for number, some in enumerate(elsewhere) for _ in some]),
     )
 
 
@@ -153,6 +202,20 @@ def _examples(loaded: Loaded, windows: Sequence[Window], truths: Sequence[Mask |
         a=a.float().cpu().clone(),
         target=torch.from_numpy(np.stack([_target(truth) for truth in truths])),
     )
+
+
+def _elsewhere(loaded: Loaded, window: Window, mask: Mask | None, number: int) -> Tensor:
+    """Of places (q, image_width) of a frame that a mask (H, W) does not cover."""
+    if loaded.finder is None:
+        return torch.zeros(0, loaded.image_encoder.width)
+    [image] = to_device([window.image], loaded.device)
+    embeddings = loaded.finder.places(image).float().cpu()
+    height, width = embeddings.shape[1:]
+    covered = np.zeros((height, width), np.float32)
+    if mask is not None:
+        covered = np.asarray(cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA))
+    free = np.flatnonzero(covered == 0)
+    return embeddings.flatten(1).T[np.random.default_rng(number).permutation(free)[:PLACES]].clone()
 
 
 def _target(mask: Mask | None) -> NDArray[np.uint8]:

@@ -45,21 +45,35 @@ class AV2TSam(nn.Module):
         """What makes a text prompt of f."""
         return self.projector
 
-    def forward(self, images: Images, v: Tensor, a: Tensor, features: Sequence[Tensor] | None = None) -> Tensor:
+    def forward(
+        self,
+        images: Images,
+        v: Tensor,
+        a: Tensor,
+        features: Sequence[Tensor] | None = None,
+        prompts: Tensor | None = None,
+    ) -> Tensor:
         """Arguments as for `candidates`. Returns the logits (B, h, w) of all masks that count, as one."""
-        return self.candidates(images, v, a, features).union
+        return self.candidates(images, v, a, features, prompts).union
 
-    def candidates(self, images: Images, v: Tensor, a: Tensor, features: Sequence[Tensor] | None = None) -> Candidates:
+    def candidates(
+        self,
+        images: Images,
+        v: Tensor,
+        a: Tensor,
+        features: Sequence[Tensor] | None = None,
+        prompts: Tensor | None = None,
+    ) -> Candidates:
         """`images`: the segmenter's inputs. v (B, image_width), a (B, audio_width). One prompt for each picture.
 
         `features`: `segmenter.encode(images)`, if it was computed before; only for a model without adapters, for with
-        them it depends on f.
+        them it depends on f. `prompts` (B, n, text_width): what else each picture is asked for, before the text tokens.
         """
         assert features is None or self.adapters is None
         text, additions = self.prompt(v, a)
         if features is None:
             features = self.segmenter.encode(images, additions)
-        return self.segmenter.decode(images, features, text)
+        return self.segmenter.decode(images, features, text if prompts is None else torch.cat([prompts, text], dim=1))
 
     def prompt(self, v: Tensor, a: Tensor) -> tuple[Tensor, list[Tensor] | None]:
         """Text tokens (B, n, text_width), and what the adapters add to each block, (B, C_i)."""
@@ -67,6 +81,13 @@ class AV2TSam(nn.Module):
         with torch.autocast(v.device.type, enabled=False):
             f = self.projector.feature(v.float(), a.float())
             return self.prompter.tokens(f), self.adapters(f) if self.adapters is not None else None
+
+    @property
+    def says_something(self) -> bool:
+        """Whether f changes its text tokens at all: beside a finder's prompts it may not have learnt to, yet."""
+        last = self.projector.to_text_space[-1]
+        assert isinstance(last, nn.Linear)
+        return bool(last.weight.any())
 
     def recompute(self) -> None:
         """Memory for time: from now on what a gradient needs is computed a second time instead of kept.

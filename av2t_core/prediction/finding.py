@@ -46,11 +46,18 @@ def ask(loaded: Loaded, windows: Sequence[Window], a: Tensor, names: Sequence[st
     pictures = [i for i, some in enumerate(found) if some]
     if not pictures:
         return answers
+    frames = [images[i] for i in pictures]
+    text, additions = None, None
+    if loaded.model.says_something:
+        text, additions = loaded.model.prompt(loaded.image_encoder.encode(frames), a[pictures])
     with torch.autocast(loaded.device.type, torch.bfloat16, enabled=loaded.precision == "bf16"):
-        inputs = segmenter.inputs(segmenter.squares([images[i] for i in pictures]))
-        features = segmenter.encode(inputs)
+        inputs = segmenter.inputs(segmenter.squares(frames))
+        features = segmenter.encode(inputs, additions)
         asked = [
-            (number, each, prompt) for number, i in enumerate(pictures) for each in found[i] for prompt in each.prompts
+            (number, each, prompt if text is None else torch.cat([prompt, text[number]]))
+            for number, i in enumerate(pictures)
+            for each in found[i]
+            for prompt in each.prompts
         ]
         candidates: dict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         # Prompts of one length go together: SAM reads a token that fills up, too.
@@ -103,7 +110,7 @@ def _object(loaded: Loaded, answer: Answer, size: tuple[int, int]) -> Detection 
         iou=float(answer.scores[best].clamp(0, 1)),
         peak=float(answer.logits[best].max()),
         heard=answer.found.heard,
-        match=next(iter(answer.found.names.values())),
+        match=answer.found.likelihood,
         share=float(mask.mean()),
     )
     return Detection(names=answer.found.names, score=evidence.iou, mask=mask, evidence=evidence)

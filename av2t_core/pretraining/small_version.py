@@ -3,8 +3,9 @@
     python -m av2t_core.pretraining.small_version PARTS CUTOUTS POLYGONS CLIPS DIRECTORY
 
 PARTS holds yamnet.safetensors, imagenet.safetensors, mobile_sam.safetensors, nanodet.safetensors and
-faces.safetensors, as the scripts beside this one write them. Large tensors are stored as bytes, the others as halves.
-The projector and the adapters are drawn: what sounds is found by its name.
+faces.safetensors, as the scripts beside this one write them. Large tensors of SAM and of ImageNet's net are stored as
+bytes, all others as halves. The projector and the adapters are drawn so that they say nothing: what sounds is found by
+its name, until a project teaches more.
 
 CUTOUTS are composed to clips that nothing learns from: what things sound and look like on them is the replay, beside
 which a project's names are learned. Its scores are calibrated on the real clips that POLYGONS, tests/data/real_clips,
@@ -19,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from av2t_core.data.composed_set import composed_windows
 from av2t_core.data.cutouts import Cutouts
@@ -30,6 +31,7 @@ from av2t_core.model.av2t_sam import AV2TSam
 from av2t_core.model.inputs import to_device
 from av2t_core.model.presets import PRESETS
 from av2t_core.prediction.predictor import Predictor, crop
+from av2t_core.segmenters.mobile_sam import MobileSam
 from av2t_core.training import replay
 from av2t_core.versions.checkpoint import SCALE, build, fill, read_tensors
 from av2t_core.versions.names import REPLAY_FILE, WEIGHTS_FILE
@@ -40,7 +42,9 @@ WHOLE = "positional_encoding_gaussian_matrix"
 """By which SAM places prompts: half its digits would move them."""
 CLIPS = 60
 SMALL = 16_384
-"""Tensors with fewer numbers stay halves."""
+"""Tensors with fewer numbers stay halves, …"""
+PRECISE = ("audio_encoder.", "finder.")
+"""… and all of these parts, which are small and decide what is there at all."""
 PARTS = {
     "mobile_sam": "model.segmenter.",
     "imagenet": "image_encoder.",
@@ -57,8 +61,12 @@ def join(parts: Path, folder: Path, polygons: Path, clips: Path, directory: Path
     for name, prefix in PARTS.items():
         tensors |= {prefix + key: tensor for key, tensor in load_file(parts / f"{name}.safetensors").items()}
     torch.manual_seed(SEED)
-    drawn = AV2TSam(PRESETS["small"].config()).state_dict()
-    tensors |= {f"model.{key}": t for key, t in drawn.items() if not key.startswith("segmenter.")}
+    model = AV2TSam(PRESETS["small"].config())
+    model.load_state_dict(
+        {key.removeprefix("model."): t for key, t in tensors.items() if key.startswith("model.")}, strict=False
+    )
+    _silence(model)
+    tensors |= {f"model.{key}": t for key, t in model.state_dict().items() if not key.startswith("segmenter.")}
     stored = dict(each for key, tensor in tensors.items() for each in _stored(key, tensor))
     with TemporaryDirectory() as made:
         save_file(stored, Path(made) / WEIGHTS_FILE)
@@ -78,9 +86,22 @@ def join(parts: Path, folder: Path, polygons: Path, clips: Path, directory: Path
         save_version(directory, card, stored, [replayed])
 
 
+@torch.no_grad()
+def _silence(model: AV2TSam) -> None:
+    """Have it say nothing: its text tokens are SAM's own for a prompt that is not there, its adapters add zeros."""
+    last, segmenter = model.projector.to_text_space[-1], model.segmenter
+    assert isinstance(last, nn.Linear)
+    assert isinstance(segmenter, MobileSam)
+    last.weight.zero_()
+    last.bias.copy_(segmenter.sam.prompt_encoder.not_a_point_embed.weight[0].repeat(model.config.text_tokens))
+    assert model.adapters is not None
+    for block in model.adapters.blocks:
+        block[-1].weight.zero_()  # type: ignore[index]
+
+
 def _stored(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
     """A large matrix or convolution as bytes, with a scale for each of its outputs; what else there is as halves."""
-    if tensor.ndim < 2 or tensor.numel() < SMALL or name.endswith(WHOLE):
+    if tensor.ndim < 2 or tensor.numel() < SMALL or name.endswith(WHOLE) or name.startswith(PRECISE):
         yield name, tensor if name.endswith(WHOLE) else tensor.half()
         return
     scale = tensor.float().abs().flatten(1).amax(dim=1).clamp(min=1e-12) / 127

@@ -46,12 +46,13 @@ def frame_losses(logits: Tensor, target: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """B frames to learn from. `images`, `v`, `a` and `features` are `AV2TSam.candidates`'s."""
+    """B frames to learn from. `images`, `v`, `a`, `features` and `prompts` are `AV2TSam.candidates`'s."""
 
     images: Images
     v: Tensor
     a: Tensor
     features: Sequence[Tensor] | None = None
+    prompts: Tensor | None = None
     target: Tensor  # (B, H, W) of 0 and 1
     names: tuple[str, ...] = ()  # of the clips, for messages
     counts: bool = True  # False for a stand-in, by which a process takes part that has no clip of the batch
@@ -67,7 +68,7 @@ class Objective(nn.Module):
     def logits(self, inputs: Inputs) -> Tensor:
         """(B, H, W) at the targets' size."""
         with torch.autocast(inputs.v.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = self.model(inputs.images, inputs.v, inputs.a, inputs.features)
+            logits = self.model(inputs.images, inputs.v, inputs.a, inputs.features, inputs.prompts)
         height, width = inputs.target.shape[-2:]
         return self.model.segmenter.upsample(logits, (height, width))
 

@@ -22,6 +22,8 @@ from av2t_core.versions.version import Version
 
 WINDOWS = 600
 
+_LEAST = 0.01  # the mean square by which an output that says nothing yet is measured
+
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
@@ -61,7 +63,7 @@ class Drift:
         self._model, self._v, self._a = model, replay.v.to(device), replay.a.to(device)
         with torch.no_grad():
             self._before = self._outputs()
-        self._sizes = [output.square().mean() for output in self._before]
+        self._sizes = [output.square().mean().clamp(min=_LEAST) for output in self._before]
 
     def __call__(self) -> Tensor:
         """The mean square change of the text tokens and of each block's additions, as a share of their mean square."""

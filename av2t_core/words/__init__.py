@@ -27,6 +27,11 @@ class Found:
     places: Tensor
     prompts: tuple[Tensor, ...]
 
+    @property
+    def likelihood(self) -> float:
+        """Of the likeliest name."""
+        return next(iter(self.names.values()))
+
 
 class Finder(Protocol):
     """An `nn.Module` that finds by name what sounds, with parts of the model that it does not own."""
@@ -45,3 +50,9 @@ class Finder(Protocol):
 
     def stages(self) -> dict[str, tuple[Any, str]]:
         """The methods that a benchmark times, owner and name, by what their stage is called."""
+
+    def places(self, image: Tensor) -> Tensor:
+        """Embeddings of equal cells of a frame (3, H, W), by which learned names find their place: (width, h, w)."""
+
+    def ask(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        """The prompts (B, n, text_width) for things in boxes (B, 4), x0, y0, x1, y1 in pixels of a frame of `size`."""

@@ -41,9 +41,9 @@ SMALLEST_FACE = 0.1
 AROUND = 0.5
 """How far towards its peak the map of a thing must stay, from its mean, for what is around the peak to belong to it."""
 OTHERS = 0.5
-"""Of several of one name, those count that are so probable beside the first, …"""
+"""Of several things those count that are so probable beside the first, …"""
 SMALLEST = 0.15
-"""… and so large."""
+"""… and of several of one name those that are so large beside it."""
 LEAST_LIKELY = 0.2
 """A name of less than this share of the likeliest one's probability is left out."""
 OVERLAP = 0.5
@@ -167,7 +167,8 @@ class SoundingThings(nn.Module):
                 regions += _mapped(maps, alike, thing, size)
         chosen = _chosen(self._faced(frame, regions, sound), sound.heard)
         found = [self._found(region, sound.heard, called, alike, size) for region in chosen]
-        return [each for each in found if each is not None]
+        asked = [each for each in found if each is not None]
+        return [each for each in asked if each.likelihood >= OTHERS * asked[0].likelihood]
 
     def _class_maps(self, frame: Tensor, learned: Namer) -> tuple[Tensor, Tensor, Tensor]:
         """The features (width, h, w) of a frame's places, and how probable each thing is there, and how much alike:
@@ -235,13 +236,26 @@ class SoundingThings(nn.Module):
             prompts=tuple(self._prompts(region, size)),
         )
 
+    def places(self, image: Tensor) -> Tensor:
+        return self._parts[1].features(image[None])[0]
+
+    def ask(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        """By the box and its middle."""
+        device = next(self.parameters()).device
+        middles = boxes.view(-1, 2, 2).mean(dim=1, keepdim=True).to(device)
+        within = torch.ones(len(boxes), 1, device=device)
+        return self._parts[2].prompt_tokens(size, boxes=boxes.to(device), points=middles, point_labels=within)
+
     def _prompts(self, region: _Region, size: tuple[int, int]) -> Iterator[Tensor]:
         ask, device = partial(self._parts[2].prompt_tokens, size), next(self.parameters()).device
         box = region.box[None].to(device)
-        points = (region.box.reshape(2, 2).mean(dim=0)[None] if region.points is None else region.points).to(device)
-        within = torch.ones(1, len(points), device=device)
-        yield ask(boxes=box)[0] if region.points is None else ask(points=points[None], point_labels=within)[0]
-        yield ask(boxes=box, points=points[None], point_labels=within)[0]
+        if region.points is None:
+            yield ask(boxes=box)[0]
+            yield self.ask(box, size)[0]
+        else:
+            points, within = region.points[None].to(device), torch.ones(1, len(region.points), device=device)
+            yield ask(points=points, point_labels=within)[0]
+            yield ask(boxes=box, points=points, point_labels=within)[0]
 
 
 def _called(names: tuple[str, ...], learned: tuple[str, ...]) -> Mapping[int, tuple[str, ...]]:
@@ -282,21 +296,21 @@ def _mapped(maps: Tensor, alike: Tensor, thing: int, size: tuple[int, int]) -> I
 
 def _chosen(regions: Sequence[_Region], heard: Tensor) -> list[_Region]:
     """Those in which what is heard is seen, the likeliest first: one for each thing."""
-    chosen: list[tuple[int, float, _Region]] = []
+    chosen: list[tuple[int, _Region]] = []
     scored = sorted(((float((heard * each.seen).amax()), i) for i, each in enumerate(regions)), reverse=True)
-    for likely, i in scored:
+    for _, i in scored:
         region = regions[i]
         thing = int((heard * region.seen).argmax())
         least = LEAST_SEEN if region.points is None else LEAST_MAP
         if heard[thing] < LEAST_HEARD or region.seen[thing] < least:
             continue
-        first = next(((p, each) for other, p, each in chosen if other == thing), None)
-        if first and (likely < OTHERS * first[0] or _area(region.box) < SMALLEST * _area(first[1].box)):
+        first = next((each for other, each in chosen if other == thing), None)
+        if first and _area(region.box) < SMALLEST * _area(first.box):
             continue
-        if any(_shared(region.box, each.box) > OVERLAP for _, _, each in chosen):
+        if any(_shared(region.box, each.box) > OVERLAP for _, each in chosen):
             continue
-        chosen.append((thing, likely, region))
-    return [region for _, _, region in chosen]
+        chosen.append((thing, region))
+    return [region for _, region in chosen]
 
 
 def _area(box: Tensor) -> float:

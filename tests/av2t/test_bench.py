@@ -36,7 +36,7 @@ def test_a_model_that_finds_things_by_name_is_measured() -> None:
     measured = av2t("bench", "--model", "small", "--keyframes", 1, "--device", "cpu")
     assert measured.returncode == 0, measured.stderr
     assert measured.stdout.startswith("small-")
-    for label in ("audio encoder", "all else"):
+    for label in ("audio encoder", "detector", "maps of classes", "all else"):
         assert f"\n  {label} " in measured.stdout
     assert "\n  image encoder " not in measured.stdout  # its embedding is of no use here
 

@@ -54,7 +54,7 @@ def fine_tuned(predictor: Predictor, folder: Path) -> set[str]:
     examples = examples_of(predictor.loaded, windows(), {0: mask, 1: mask}, {}, "")
     recipe = FineTuneRecipe(epochs=2, batch=2, also=(MASK_DECODER,))
     before = {name: tensor.clone() for name, tensor in predictor.loaded.model.state_dict().items()}
-    tuning = FineTuning(predictor.loaded, [examples.keyframes], None, recipe, RunFolder(folder))
+    tuning = FineTuning(predictor.loaded, [examples], None, recipe, RunFolder(folder))
     with closing(tuning.run()) as steps:
         assert all(np.isfinite(at.loss) for at in steps)
     after = predictor.loaded.model.state_dict()

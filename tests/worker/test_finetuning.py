@@ -161,11 +161,13 @@ def test_a_version_is_made_that_holds_what_was_trained_and_nothing_else(project:
     assert version.card.calibration == resolve(EMBEDDED).card.calibration
 
 
-def test_what_finds_things_by_their_names_learns_names_alone(project: Annotated) -> None:
-    result = project.train(project.request(base_version=SHIPPED[0]))
+def test_what_finds_things_by_their_names_learns_names_and_what_to_add_to_its_prompts(project: Annotated) -> None:
+    result = project.train(project.request(base_version=SHIPPED[0], epochs=1))
     version = of(project, result.version)
     assert version.card.names == ("dog",)
-    assert {name.split(".")[0] for name in load_file(version.weights)} == {"names"}
+    learned = {name.split(".")[0:2][-1] for name in load_file(version.weights) if name.startswith("model.")}
+    assert learned == {"projector", "adapters"}
+    assert load_version(version, torch.device("cpu")).model.says_something
     assert version.card.metrics is not None
     assert version.card.metrics.after is not None
 

@@ -147,9 +147,9 @@ class _FineTune:
         before = self._judge(predictor, annotated, held_out, targets.names, first=True)
         replay = replay_of(base)
         names, named = _learn_names(targets, base, predictor, own, replay)
-        # Who finds things by their names learns names alone: its projector makes no prompt yet.
-        finds = predictor.loaded.finder is not None
-        learned, curve = ({}, []) if finds else self._learn(predictor, base, name, own, replay)
+        # Prompts of names are learned from by things, and where nobody labelled any there is nothing to learn from.
+        learns = predictor.loaded.finder is None or any(clip.examples.labels for clip in own)
+        learned, curve = self._learn(predictor, base, name, own, replay) if learns else ({}, [])
         if names:
             on_device = {key: tensor.to(predictor.loaded.device) for key, tensor in named.items()}
             predictor.loaded = with_names(predictor.loaded, names, on_device)
@@ -210,8 +210,7 @@ class _FineTune:
         digest = hashlib.sha256(repr(learns_from).encode()).hexdigest()[:8]
         folder = RunFolder(self.folder / f"{name}-{digest}")
         with folder.alone({"base": base.name, "recipe": asdict(self.recipe)}):
-            keyframes = [clip.examples.keyframes for clip in own]
-            tuning = FineTuning(loaded, keyframes, replay, self.recipe, folder)
+            tuning = FineTuning(loaded, [clip.examples for clip in own], replay, self.recipe, folder)
             began, first = time.monotonic(), None
             with closing(tuning.run()) as steps:
                 for at in steps:
@@ -281,17 +280,21 @@ def _learn_names(
         for label in labels
         if not known & {name.casefold() for name in (label.name, *label.predicted_values)}
     ]
-    sounds, things = [], []
+    sounds, things, elsewhere = [], [], []
     for clip in own:
+        examples = clip.examples
         heard: dict[int, set[str]] = {}
-        for (number, names), v in zip(clip.examples.labels, clip.examples.things, strict=True):
+        for (number, names), v in zip(examples.labels, examples.things, strict=True):
             heard.setdefault(number, set()).update(names)
             things.append((v, frozenset(names)))
-        sounds += [(a, frozenset(heard.get(number, ()))) for number, a in enumerate(clip.examples.keyframes.a)]
+        sounds += [(a, frozenset(heard.get(number, ()))) for number, a in enumerate(examples.keyframes.a)]
+        in_clip = {name for names in heard.values() for name in names}
+        for number, v in zip(examples.numbers.tolist(), examples.elsewhere, strict=True):
+            elsewhere.append((v, frozenset(in_clip - heard.get(number, set()))))
     names = learnable(tuple(dict.fromkeys(unknown)), sounds)
     if namer is None or not names:
         return (), {}
-    return names, fit_names(names, sounds, things, replay)
+    return names, fit_names(names, sounds, things, replay, elsewhere)
 
 
 def _data(own: Sequence[PulledClip], held_out: Sequence[PulledClip], skipped: Sequence[Skipped]) -> dict[str, Any]:

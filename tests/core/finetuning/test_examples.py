@@ -1,4 +1,3 @@
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 
 from av2t_core.data.avsbench import SIZE
-from av2t_core.finetuning.examples import ClipExamples, examples_of
+from av2t_core.finetuning.examples import ClipExamples, Labelled, examples_of
 from av2t_core.media.clip import Keyframe, Window
 from av2t_core.media.sound import Sound
 from av2t_core.model.inputs import to_device
@@ -41,15 +40,9 @@ def left_half() -> NDArray[np.bool_]:
     return mask
 
 
-@dataclass(frozen=True, kw_only=True)
-class Drawn:
-    labels: tuple[str, ...]
-    mask: NDArray[np.bool_]
-
-
 @pytest.fixture(scope="module")
 def examples(loaded: Loaded) -> ClipExamples:
-    return examples_of(loaded, windows(10), {8: left_half()}, {8: [Drawn(labels=("dog",), mask=left_half())]}, "abc")
+    return examples_of(loaded, windows(10), {8: left_half()}, {8: [Labelled(labels=("dog",), mask=left_half())]}, "abc")
 
 
 def test_what_is_learnt_from_is_what_is_predicted_from(loaded: Loaded, examples: ClipExamples) -> None:
@@ -73,6 +66,10 @@ def test_a_window_without_a_mask_is_one_where_nothing_sounds(examples: ClipExamp
     assert not target[:, SIZE // 2 :].any()
     assert examples.labels == ((8, ("dog",)),)
     assert len(examples.things) == 1
+    assert [row.keyframe for row in examples.rows(apart=False)] == list(range(10))
+    [thing] = examples.rows(apart=True)
+    assert thing.keyframe == 8
+    assert thing.target.equal(target)
 
 
 def test_they_come_back_as_they_were_kept(examples: ClipExamples, tmp_path: Path) -> None:
@@ -81,8 +78,9 @@ def test_they_come_back_as_they_were_kept(examples: ClipExamples, tmp_path: Path
     examples.save(path)
     again = ClipExamples.load(path)
     assert again is not None
-    assert (again.sha256, again.labels) == (examples.sha256, examples.labels)
+    assert (again.sha256, again.size, again.labels) == ("abc", (HEIGHT, WIDTH), examples.labels)
     assert again.things.equal(examples.things)
+    assert again.outlines.equal(examples.outlines)
     assert all(tensor.equal(again.keyframes.tensors[name]) for name, tensor in examples.keyframes.tensors.items())
     path.write_bytes(path.read_bytes()[:-100])
     assert ClipExamples.load(path) is None

@@ -13,7 +13,7 @@ from torch import Tensor
 from av2t_core.data.avsbench import SIZE
 from av2t_core.encoders.naming import LearnedNamer, Namer
 from av2t_core.errors import MemoryShortError
-from av2t_core.finetuning.examples import Examples
+from av2t_core.finetuning.examples import ClipExamples, Examples
 from av2t_core.finetuning.fine_tuning import MASK_DECODER, FineTuneRecipe, FineTuning, Labelled, fit_names, learnable
 from av2t_core.training.loop import Progress
 from av2t_core.training.plan import TrainingError
@@ -39,7 +39,7 @@ def replay() -> Replay:
     return Replay(v=replay.v[:40], a=replay.a[:40])
 
 
-def examples(loaded: Loaded, count: int = 3) -> Examples:
+def examples(loaded: Loaded, count: int = 3) -> ClipExamples:
     """Noise with a square in it, which sounds."""
     config, generator = loaded.model.config, torch.Generator().manual_seed(0)
 
@@ -48,7 +48,7 @@ def examples(loaded: Loaded, count: int = 3) -> Examples:
 
     target = torch.zeros(count, SIZE, SIZE, dtype=torch.uint8)
     target[:, 60:160, 60:160] = 1
-    return Examples(
+    keyframes = Examples(
         images={
             "sam": (255 * noise(count, 3, 256, 256)).byte(),
             "multimodal": (255 * noise(count, 3, 128, 128)).byte(),
@@ -56,6 +56,16 @@ def examples(loaded: Loaded, count: int = 3) -> Examples:
         v=noise(count, 2, config.image_width),
         a=noise(count, config.audio_width),
         target=target,
+    )
+    return ClipExamples(
+        sha256="",
+        size=(256, 256),
+        keyframes=keyframes,
+        things=torch.zeros(0, config.image_width),
+        outlines=target[:0],
+        labels=(),
+        elsewhere=torch.zeros(0, config.image_width),
+        numbers=torch.zeros(0),
     )
 
 
@@ -267,3 +277,18 @@ def test_fitting_gives_the_same_again() -> None:
 def test_names_that_are_heard_too_seldom_are_not_learnt() -> None:
     sounds = [*labelled(1, count=3), (torch.ones(WIDTH), frozenset({"vulture"}))]
     assert learnable(("vulture", *reversed(NAMES)), sounds) == ("koala", "camel")
+
+
+def test_what_a_place_may_be_all_the_same_says_nothing_against_it() -> None:
+    cat, dog, lawn = torch.eye(3)
+    both = ("cat", "dog")
+    sounds = [(cat, frozenset({"cat"})), (dog, frozenset({"dog"}))]
+
+    def seen(place: Tensor, *doubtful: str) -> Tensor:
+        lines = fit_names(both, sounds, sounds, None, [(place, frozenset(doubtful))] * 5)
+        return lines["seeing.weight"] @ place + lines["seeing.bias"]
+
+    known = seen(lawn)
+    assert (known < 0).all()
+    assert seen(cat)[0] < seen(cat, "cat")[0]
+    assert seen(cat, "cat")[0] > 0

@@ -51,7 +51,9 @@ def examples(disk: Path) -> None:
     names = ("sam", "multimodal", "v", "a", "target")
     some = Examples.of({name: torch.zeros(1000, 1000, dtype=torch.uint8) for name in names})
     with writing(disk):
-        ClipExamples(sha256="", keyframes=some, things=torch.zeros(0, 1), labels=()).save(disk / "clip.safetensors")
+        beside = {name: torch.zeros(0, 1) for name in ("things", "outlines", "elsewhere", "numbers")}
+        clip = ClipExamples(sha256="", size=(1, 1), keyframes=some, labels=(), **beside)
+        clip.save(disk / "clip.safetensors")
 
 
 def version(disk: Path) -> None:

@@ -1,6 +1,7 @@
 """Things that are heard and seen under the same name, with the embedded weights: photographs with recordings."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -11,13 +12,15 @@ import torch
 
 from av2t_core.data.cutouts import read_cutout
 from av2t_core.evaluation.scores import mask_iou
-from av2t_core.finetuning.fine_tuning import fit_names
+from av2t_core.finetuning.examples import Labelled, examples_of
+from av2t_core.finetuning.fine_tuning import FineTuneRecipe, FineTuning, fit_names
 from av2t_core.media.clip import Clip, Keyframe, Window
 from av2t_core.media.sound import Sound
 from av2t_core.model.inputs import to_device
 from av2t_core.prediction.finding import _inside, _tidy
 from av2t_core.prediction.predictor import KeyframePrediction, Mask, Predictor, crop
 from av2t_core.training.replay import replay_of
+from av2t_core.training.run_folder import RunFolder
 from av2t_core.versions.checkpoint import load_version, with_names
 from av2t_core.versions.saving import save_version
 from av2t_core.versions.version import NAMES, resolve
@@ -134,6 +137,29 @@ def test_a_name_that_was_taught_is_found(predictor: Predictor, tmp_path: Path) -
     assert [each.label for each in found(learned, "rooster", recording("rooster")).objects] == ["chicken"]
     del loaded
     assert with_names(learned.loaded, ["pot"], taught).namer is not learned.loaded.namer
+
+
+def test_what_learns_begins_with_the_masks_that_names_give(tmp_path: Path) -> None:
+    predictor = Predictor.load("small", "cpu")
+    loaded = predictor.loaded
+    first = found(predictor, "rooster", recording("rooster"))
+    assert not loaded.model.says_something
+    sounds = window("rooster", recording("rooster"))
+    mask = photograph("rooster")[1]
+    thing = Labelled(labels=("chicken",), mask=mask)
+    examples = examples_of(loaded, [sounds], {0: mask}, {0: [thing]}, "")
+    recipe = FineTuneRecipe(epochs=2, batch=1)
+    tuning = FineTuning(loaded, [examples], replay_of(resolve("small")), recipe, RunFolder(tmp_path))
+    with closing(tuning.run()) as steps:
+        losses = [at.loss for at in steps]
+    assert losses[0] < 0.3  # BCE and IoU: the mask is there before anything is learned
+    assert losses[1] < 0.3
+    assert {name.split(".")[0] for name in tuning.learned} == {"projector", "adapters"}
+    assert loaded.model.says_something
+    [thing_before], [thing_after] = first.objects, found(predictor, "rooster", recording("rooster")).objects
+    assert thing_after.label == "chicken"
+    assert thing_after.evidence != thing_before.evidence
+    assert mask_iou(thing_after.mask, mask) > 0.85
 
 
 def keyframes(predictor: Predictor, file: Path, *names: str) -> Iterator[KeyframePrediction]:
