@@ -6,8 +6,6 @@ says of the frame's places. The weights are of the Apache-2.0 package efficientn
 """
 
 from collections.abc import Sequence
-from functools import cache
-from importlib.resources import files
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +67,7 @@ class ImageNetEncoder(EmbeddedEncoder):
 
     @torch.inference_mode()
     def classes(self, v: Tensor) -> Tensor:
-        """(B, width) to the probability (B, CLASSES) of each class of `class_names`, as if one of them were right."""
+        """(B, width) to the probability (B, CLASSES) of each of ImageNet's classes, as if one of them were right."""
         return self.classifier(v).softmax(dim=-1)  # type: ignore[no-any-return]
 
     @torch.inference_mode()
@@ -81,12 +79,6 @@ class ImageNetEncoder(EmbeddedEncoder):
         """
         chosen = slice(None) if classes is None else classes
         return F.conv2d(features, self.classifier.weight[chosen, :, None, None], self.classifier.bias[chosen])
-
-
-@cache
-def class_names() -> tuple[str, ...]:
-    """What ImageNet calls the classes, in its order, in torchvision's short form."""
-    return tuple((files("av2t_core") / "words" / "imagenet.txt").read_text(encoding="utf-8").splitlines())
 
 
 def normalise(images: Tensor) -> Tensor:

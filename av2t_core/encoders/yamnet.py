@@ -6,7 +6,6 @@ Its batch norms are folded into the convolutions.
 
 from collections.abc import Sequence
 from functools import cache
-from importlib.resources import files
 
 import numpy as np
 import torch
@@ -86,14 +85,8 @@ class YamNetAudioEncoder(EmbeddedEncoder):
 
     @torch.inference_mode()
     def classes(self, a: Tensor) -> Tensor:
-        """(B, width) to the probability (B, CLASSES) that each class of `class_names` is heard; several may be."""
+        """(B, width) to the probability (B, CLASSES) that each of AudioSet's classes is heard; several may be."""
         return self.classifier(a).sigmoid()  # type: ignore[no-any-return]
-
-
-@cache
-def class_names() -> tuple[str, ...]:
-    """What AudioSet calls the classes, in YAMNet's order. "Silence" is one of them."""
-    return tuple((files("av2t_core") / "words" / "audioset.txt").read_text(encoding="utf-8").splitlines())
 
 
 def log_mel(samples: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from av2t_core.data.cutouts import read_cutout
-from av2t_core.encoders.imagenet import CLASSES, LONG_SIDE, STRIDE, ImageNetEncoder, class_names
+from av2t_core.encoders.imagenet import CLASSES, LONG_SIDE, STRIDE, ImageNetEncoder
 from av2t_core.pretraining.imagenet_weights import imagenet_weights, pictures
+from av2t_core.words.things import names
 from tests.conftest import ROOT
 
 DATA = ROOT / "tests" / "data"
@@ -86,6 +87,6 @@ def test_a_larger_side_has_more_places(encoder: ImageNetEncoder) -> None:
 
 
 def test_every_class_has_a_name_of_its_own() -> None:
-    names = class_names()
-    assert len(set(names)) == CLASSES
-    assert [names[index] for index in (7, 291, 889)] == ["cock", "lion", "violin"]
+    every = names("imagenet")
+    assert len(set(every)) == CLASSES
+    assert [every[index] for index in (7, 291, 889)] == ["cock", "lion", "violin"]

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from av2t_core.encoders.yamnet import CLASSES, MELS, PATCH, SAMPLE_RATE, STEPS, YamNetAudioEncoder, class_names, log_mel
+from av2t_core.encoders.yamnet import CLASSES, MELS, PATCH, SAMPLE_RATE, STEPS, YamNetAudioEncoder, log_mel
 from av2t_core.media.sound import Sound, Soundtrack
 from av2t_core.pretraining.yamnet_weights import SKIP, sounds
 from av2t_core.versions.checkpoint import Loaded
+from av2t_core.words.things import names
 from tests.conftest import ROOT
 
 DATA = ROOT / "tests" / "data"
@@ -47,12 +48,12 @@ def test_it_hears_what_the_original_hears(yamnet: YamNetAudioEncoder, original: 
 def test_it_names_recordings(yamnet: YamNetAudioEncoder, thing: str, name: str) -> None:
     with Soundtrack(DATA / "cutouts" / "sounding" / thing / "sound_0.flac") as recording:
         [probabilities] = yamnet.classes(yamnet.encode([recording.second(0)]))
-    assert probabilities[class_names().index(name)] > 0.5
+    assert probabilities[names("audioset").index(name)] > 0.5
 
 
 def test_where_nothing_can_be_heard_is_silence(yamnet: YamNetAudioEncoder) -> None:
     [probabilities] = yamnet.classes(yamnet.encode([NOTHING]))
-    assert class_names()[int(probabilities.argmax())] == "Silence"
+    assert names("audioset")[int(probabilities.argmax())] == "Silence"
     assert (probabilities > 0.01).sum() == 1
 
 
@@ -70,6 +71,6 @@ def test_seconds_are_independent_of_each_other_and_of_their_rate() -> None:
 
 
 def test_every_class_has_a_name_of_its_own() -> None:
-    names = class_names()
-    assert len(set(names)) == CLASSES
-    assert (names[0], names[494], names[-1]) == ("Speech", "Silence", "Field recording")
+    every = names("audioset")
+    assert len(set(every)) == CLASSES
+    assert (every[0], every[494], every[-1]) == ("Speech", "Silence", "Field recording")
