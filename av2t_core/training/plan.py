@@ -93,6 +93,11 @@ def make_plan(
     full = preset if adapter else preset + NO_ADAPTER
     if full not in PRESETS:
         raise TrainingError(f"there is no preset {full}: {preset} is with adapters only")
+    if PRESETS[full].finder:
+        raise TrainingError(
+            f"{full} finds things by their names, and learns from what people correct in a project; choose a preset"
+            " without a finder, as sam2-l"
+        )
     table = table_of(root, layout)
     training, validation = (read_clips(root, layout, split) for split in ("train", "val"))
     refuse_missing(missing_files([*training, *validation]), root, layout)

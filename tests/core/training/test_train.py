@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tqdm import tqdm
 
 from av2t_core.training.batches import read
 from av2t_core.training.frozen import FrozenResults, TensorStore
 from av2t_core.training.paper import accelerator
-from av2t_core.training.plan import PaperRecipe, make_plan
+from av2t_core.training.plan import PaperRecipe, TrainingError, make_plan
 from av2t_core.training.run_folder import RunFolder
 from av2t_core.training.train import Schedule, Trainer, load_start
 from av2t_core.versions.version import resolve_start
@@ -39,3 +40,8 @@ def test_what_another_training_has_kept_meanwhile_is_taken(tmp_path: Path) -> No
     assert (position.epoch, position.best_epoch) == (1, 1)
     assert len(said) == 1
     assert said[0].startswith("epoch 1 of 1: loss ")
+
+
+def test_what_finds_things_by_their_names_is_not_trained_on_a_data_set(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="small finds things by their names, and learns from what people correct"):
+        make_plan(tmp_path, "s4", "x", models_dir=tmp_path, preset="small", recipe=PaperRecipe())
