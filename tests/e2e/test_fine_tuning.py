@@ -1,7 +1,7 @@
 """The whole circle: pre-annotated, corrected, trained by a button of Label Studio's page, and better afterwards.
 
-Of four things that the model which ships with the package has never seen nor heard: 20 clips are corrected, and 20
-others say what that was worth.
+Of four things that the model which ships with the package does not find: 20 clips are corrected, and 20 others say what
+that was worth. "Old" are clips of what it may know.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from av2t_core.labelstudio.controls.brush import BrushLabels
 from av2t_core.media.clip import Clip
 from av2t_core.prediction.predictor import Predictor
 from av2t_core.versions.version import resolve
-from tests.conftest import EMBEDDED, wait_until
+from tests.conftest import SHIPPED, wait_until
+from tests.e2e.conftest import BY_DEFAULT
 from tests.e2e.labelling_page import LabellingPage
 from tests.up import Up, options, ports
 
@@ -36,6 +37,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.circle, pytest.mark.timeout(3600)
 
 LATER = ("camel", "koala", "squirrel", "vulture")
 CORRECTED, OTHERS, UNTOUCHED = 20, 20, 3
+VERSION = SHIPPED[0]  # what a person gets
 
 Mask = NDArray[np.bool_]
 
@@ -119,6 +121,10 @@ class Studio:
         found = self.call("GET", "/api/tasks", params={"project": self.project, "fields": "all", "page_size": 100})
         return {Path(task["file_upload"].partition("-")[2]).stem: task for task in found["tasks"]}
 
+    def prediction(self, task: Mapping[str, Any]) -> Any:
+        [prediction] = self.call("GET", "/api/predictions/", params={"task": task["id"]})
+        return prediction
+
     def correct(self, task: Mapping[str, Any], clip: Composed) -> None:
         """What is masked is what sounds, and nothing else; of two things at once one gives its name to both."""
         regions = []
@@ -140,7 +146,7 @@ def studio(sets: Sets, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stu
     folder, data_dir = sets.corrected[0].path.parent, tmp_path_factory.mktemp("up") / "data"
     (folder / "labels.txt").write_text("\n".join(LATER) + "\n")
     chosen = ports()
-    with Up(data_dir, "--demo", "--demo-clips", str(folder), *options(chosen)) as up:
+    with Up(data_dir, "--demo", "--demo-clips", str(folder), *options(chosen), environment=BY_DEFAULT) as up:
         up.wait_for("Ctrl-C stops", timeout=900)
         account = json.loads((data_dir / "label-studio-account.json").read_text())
         yield Studio(
@@ -163,13 +169,14 @@ def test_what_people_correct_makes_the_next_masks_better(
     sets: Sets, studio: Studio, page: LabellingPage, screenshots: Path
 ) -> None:
     models_dir = studio.up.data_dir / "models"
-    before = Predictor.load(EMBEDDED, "cpu")
+    before = Predictor.load(VERSION, "cpu")
     new_before, old_before = _judged(before, sets.others), _judged(before, sets.old)
 
     tasks = studio.tasks()
-    by_brush, *by_api = sets.corrected
-    for clip in by_api:
-        studio.correct(tasks[clip.path.stem], clip)
+    by_brush = next(clip for clip in sets.corrected if studio.prediction(tasks[clip.path.stem])["result"])
+    for clip in sets.corrected:
+        if clip is not by_brush:
+            studio.correct(tasks[clip.path.stem], clip)
     _correct_by_brush(page, studio, tasks[by_brush.path.stem], by_brush)
     page.page.screenshot(path=screenshots / "fine-tuning-corrected.png")
 
@@ -180,15 +187,15 @@ def test_what_people_correct_makes_the_next_masks_better(
     assert ended["state"] == "done", ended
     assert ended["result"]["promoted"], ended["result"]["sentence"]
     version = resolve(ended["result"]["version"], models_dir)
-    assert version.name.startswith(f"{EMBEDDED}-p{studio.project}-")
+    assert version.name.startswith(f"{VERSION}-p{studio.project}-")
 
     after = Predictor.load(version.name, "cpu", models_dir=models_dir)
     new_after, old_after = _judged(after, sets.others), _judged(after, sets.old)
     print(f"\nnew: {new_before} -> {new_after}\nold: {old_before} -> {old_after}")
     card = version.card.as_json()
     print(f"trained in {card['seconds']} s: {card['verdict']['sentence']}")
-    assert _gain(new_before, new_after) >= 0.12
-    assert _gain(old_before, old_after) >= -0.05
+    assert _gain(new_before, new_after) >= 0.25
+    assert _gain(old_before, old_after) >= -0.02
     named = _named(after, sets.others)
     print(f"named right: {named:.2f}")
     assert named >= 0.6  # by chance a quarter, and without learning none: the model has no such names
@@ -205,8 +212,7 @@ def _correct_by_brush(page: LabellingPage, studio: Studio, task: Mapping[str, An
     """A person goes with the brush over what the first mask on the page lacks, and submits."""
     page.open_task(studio.project, task["id"])
     page.select_region(0)
-    [prediction] = studio.call("GET", "/api/predictions/", params={"task": task["id"]})
-    number = prediction["result"][0]["item_index"]
+    number = studio.prediction(task)["result"][0]["item_index"]
     mask = clip.masks.get(number)
     rows, columns = np.nonzero(mask) if mask is not None else (np.array([60]), np.array([80]))
     shape = mask.shape if mask is not None else (240, 320)

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as release
 from typing import Any
@@ -86,27 +86,28 @@ def finetune(asked: ToTrain) -> Trained:
     job = get_current_job()
     assert _context is not None, "set_up comes first"
     assert job is not None, "the number of the version is that of the job"
-    recipe = FineTuneRecipe(also=tuple(asked.also))
-    if asked.epochs is not None:
-        recipe = replace(recipe, epochs=asked.epochs)
-    training = _FineTune(_context, job, asked.project, recipe)
-    return through_outages(training.client, lambda: training.run(asked.base_version))
+    training = _FineTune(_context, job, asked)
+    return through_outages(training.client, training.run)
 
 
 class _FineTune:
     """One training of a project."""
 
-    def __init__(self, context: _Context, job: KnownJob, project: int, recipe: FineTuneRecipe) -> None:
+    recipe: FineTuneRecipe
+
+    def __init__(self, context: _Context, job: KnownJob, asked: ToTrain) -> None:
         self.settings, self.client = context.settings, context.client
         self.connection: Redis = job.connection
-        self.project, self.recipe = project, recipe
+        self.asked, self.project = asked, asked.project
         self.number = int(job.id.rpartition("-")[2])
         self.progress = Progress(job)
-        self.folder = self.settings.data_dir / "finetune" / str(project)
+        self.folder = self.settings.data_dir / "finetune" / str(self.project)
 
-    def run(self, base_version: str | None) -> Trained:
+    def run(self) -> Trained:
         self.settings.mirror().refresh()  # another machine may have made it, or what it is made from
-        base = self._base(base_version)
+        base = self._base(self.asked.base_version)
+        epochs = self.asked.epochs or PRESETS[base.card.preset].epochs
+        self.recipe = FineTuneRecipe(epochs=epochs, also=tuple(self.asked.also))
         name = fine_tuned_name(base.chain[-1].name, self.project, self.number)
         version = find(name, self.settings.models_dir)
         if version is None:
