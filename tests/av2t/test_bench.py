@@ -33,7 +33,7 @@ def test_the_embedded_model_is_measured_both_ways() -> None:
 
 
 def test_a_model_that_finds_things_by_name_is_measured() -> None:
-    measured = av2t("bench", "--model", "small", "--keyframes", 1, "--device", "cpu")
+    measured = av2t("bench", "--model", "small", "--keyframes", 3, "--device", "cpu")
     assert measured.returncode == 0, measured.stderr
     assert measured.stdout.startswith("small-")
     for label in ("audio encoder", "detector", "maps of classes", "all else"):

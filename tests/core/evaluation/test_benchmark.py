@@ -76,7 +76,7 @@ def test_every_stage_takes_its_time(clip: Path, predictor: Predictor, way: Calla
 
 def test_of_a_model_with_a_finder_those_stages_are_told_that_ran() -> None:
     predictor = Predictor.load("small", "cpu", batch_size=1)
-    speed = measure(predictor, DEMO_CLIPS / "dog.mp4", 1, int)
+    speed = measure(predictor, DEMO_CLIPS / "cat.mp4", 3, int)
     finder, segmenter = ("detector", "class_maps"), ("sam_image_encoder", "mask_decoder", "native_size")
     assert tuple(speed.stages) == ("decoding", "audio_encoder", *finder, *segmenter, "rest")
     assert all(seconds > 0 for seconds in speed.stages.values())
