@@ -78,10 +78,11 @@ class Preset:
     """The parts of a model by their names, and what AV2T-SAM itself is between them.
 
     `size`: of the segmenter, see its `sizes`. `gains_by_bf16`: its matrices are so large that to compute in bfloat16 is
-    faster, where a device can. `epochs`: of a fine-tuning at most, where nobody says how many. `finder`: what finds
-    things by their names, before AV2T-SAM has learnt any; "" for none. `embedded`: its weights are this project's, and
-    not published. `for_tests`: they lie in its repository alone; others ship with the package. `gigabytes`: of the
-    authors' trained checkpoint; 0 where none is known to be published, as of those that hear with LAION-CLAP.
+    faster, where a device can. `epochs`: of a fine-tuning at most, where nobody says how many; with none, names alone
+    are learned. `finder`: what finds things by their names, before AV2T-SAM has learnt any; "" for none. `embedded`:
+    its weights are this project's, and not published. `for_tests`: they lie in its repository alone; others ship with
+    the package. `gigabytes`: of the authors' trained checkpoint; 0 where none is known to be published, as of those
+    that hear with LAION-CLAP.
     """
 
     segmenter: str = "evf-sam2"
@@ -141,7 +142,7 @@ PRESETS = {
         image_encoder="efficientnet-lite0",
         audio_encoder="yamnet",
         finder="things",
-        epochs=3,  # they begin with masks that are there already, and SAM at its full size takes seconds on a CPU
+        epochs=0,  # three took a quarter of an hour, and masks were no better than by names alone (docs/results.md)
         feature_width=256,
         adapter_width=64,
         embedded=True,

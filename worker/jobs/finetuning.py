@@ -148,9 +148,9 @@ class _FineTune:
         before = self._judge(predictor, annotated, held_out, targets.names, first=True)
         replay = replay_of(base)
         names, named = _learn_names(targets, base, predictor, own, replay)
-        # Prompts of names are learned from by things, and where nobody labelled any there is nothing to learn from.
-        learns = predictor.loaded.finder is None or any(clip.examples.labels for clip in own)
-        learned, curve = self._learn(predictor, base, name, own, replay) if learns else ({}, [])
+        # Beside a finder's prompts things are learned from one by one, and where nobody labelled any there are none.
+        rows = predictor.loaded.finder is None or any(clip.examples.labels for clip in own)
+        learned, curve = self._learn(predictor, base, name, own, replay) if rows and self.recipe.epochs else ({}, [])
         if names:
             on_device = {key: tensor.to(predictor.loaded.device) for key, tensor in named.items()}
             predictor.loaded = with_names(predictor.loaded, names, on_device)
