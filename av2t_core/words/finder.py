@@ -295,7 +295,7 @@ def _mapped(maps: Tensor, alike: Tensor, thing: int, size: tuple[int, int]) -> I
 
 
 def _chosen(regions: Sequence[_Region], heard: Tensor) -> list[_Region]:
-    """Those in which what is heard is seen, the likeliest first: one for each thing."""
+    """Those in which what is heard is seen, the likeliest first; several may be of one thing."""
     chosen: list[tuple[int, _Region]] = []
     scored = sorted(((float((heard * each.seen).amax()), i) for i, each in enumerate(regions)), reverse=True)
     for _, i in scored:
