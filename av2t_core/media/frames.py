@@ -8,17 +8,15 @@ from typing import Any
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
-from av.video.reformatter import Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
 from av2t_core.errors import MediaError
 from av2t_core.limits import CLOCK_JUMPS, PICTURE_PIXELS, PICTURE_SIDE
 from av2t_core.media.container import StreamReader, open_container
+from av2t_core.media.picture import Display, display_matrix, transposes
 
 LONGEST_STILL = 3600.0  # seconds that a picture may stand still; a longer gap is a clock that jumped
-_AV_COLORSPACE_UNSPECIFIED = 2
 _DEFAULT_RATE = 25.0
 _SAME_RATE = 0.05  # how far the declared rate may be from the counted one; lost frames and rounding count
 _SQUARE = 0.01  # how far a pixel's width over height may be from 1
@@ -32,33 +30,11 @@ class Frame:
     end: float  # seconds, when the next frame is due
     size: tuple[int, int]  # stored width and height of the clip's first frame
     picture: av.VideoFrame = field(repr=False)
-    reformatter: VideoReformatter = field(repr=False)  # one for all frames: each prepares tables of its own
+    display: Display = field(repr=False)
 
     def rgb(self) -> NDArray[np.uint8]:
-        """The picture as browsers display it: (H, W, 3), rotated and mirrored by the nearest of the eight ways."""
-        width, height = self.size
-        # Players take untagged video for BT.709 from 720 lines on, FFmpeg for BT.601.
-        guess = self.picture.colorspace == _AV_COLORSPACE_UNSPECIFIED and height >= 720
-        picture = self.reformatter.reformat(
-            self.picture, width, height, "rgb24", src_colorspace=Colorspace.ITU709 if guess else None
-        )
-        image = picture.to_ndarray().astype(np.uint8, copy=False)
-        (right, b), (c, down) = matrix = _display_matrix(self.picture)
-        if _transposes(matrix):
-            image, down, right = image.transpose(1, 0, 2), b, c
-        return np.ascontiguousarray(image[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1])
-
-
-def _display_matrix(picture: av.VideoFrame) -> NDArray[np.int32]:
-    """The upper left 2x2 of the display matrix: row (a, b), row (c, d) with x' = ax + cy, y' = bx + dy."""
-    side_data: Any = picture.side_data
-    data = side_data.get(SideDataType.DISPLAYMATRIX)
-    return np.eye(2, dtype=np.int32) if data is None else np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2]
-
-
-def _transposes(matrix: NDArray[np.int32]) -> bool:
-    """Whether the picture's x runs along the display's y."""
-    return abs(int(matrix[0, 1])) > abs(int(matrix[0, 0]))
+        """The picture as browsers display it: (H, W, 3). MediaError: it cannot be shown."""
+        return self.display.rgb(self.picture, self.size)
 
 
 class Frames(StreamReader):
@@ -76,7 +52,7 @@ class Frames(StreamReader):
         self._stream = usable[0]
         self._require_size(self._stream.width, self._stream.height)
         self._stream.thread_type = "AUTO"
-        self._reformatter = VideoReformatter()
+        self._display = Display(self.name)
         self.streams = len(streams)
         self.count = 0
         self.start = 0.0  # seconds, the first frame
@@ -150,14 +126,14 @@ class Frames(StreamReader):
             time = self.end if picture.time is None else picture.time
             if self.count == 0:
                 aspect = self._stream.sample_aspect_ratio or Fraction(1)
-                self.pixel_aspect = 1 / aspect if _transposes(_display_matrix(picture)) else aspect
+                self.pixel_aspect = 1 / aspect if transposes(display_matrix(picture)) else aspect
             frame = Frame(
                 number=self.count,
                 time=time,
                 end=time + self._lasts(picture),
                 size=size,
                 picture=picture,
-                reformatter=self._reformatter,
+                display=self._display,
             )
             self._note(frame)
             yield frame
@@ -195,6 +171,7 @@ class Frames(StreamReader):
             yield f"Frames whose timestamp lies before the frame that they follow: {self._backward}."
         if self._resized:
             yield f"Frames of another size than the first, scaled to its size: {self._resized}."
+        yield from self._display.remarks()
         if abs(self.pixel_aspect - 1) > _SQUARE:
             aspect = f"{float(self.pixel_aspect):.3f} to 1"
             yield f"Its pixels are not square, {aspect}: frames and masks have the stored pixels, unscaled."

@@ -18,6 +18,7 @@ from av.stream import Disposition
 
 from av2t_core.errors import MediaError
 from av2t_core.media.clip import Clip, ClipInfo, Window
+from av2t_core.media.picture import Display
 from av2t_core.media.sound import MARGIN
 from av2t_core.memory import resident_peak
 from tests.core.clips import SOUND_RATE, Sound, at_rate, flat, grey, tone, write_clip
@@ -283,6 +284,81 @@ def test_rotation_and_mirroring(tmp_path: Path, rotation: int, mirrored: bool) -
     expected = turned[:, ::-1] if mirrored else turned
     assert window.image.shape == expected.shape == (info.height, info.width, 3)
     assert np.abs(window.image.astype(int) - expected).mean() < 8
+
+
+def with_exif(path: Path, orientation: int) -> Path:
+    """Ten JPEG frames, bright in their upper left corner, that carry EXIF data as a camera writes them."""
+    stored = np.zeros((48, 64, 3), np.uint8)
+    stored[:24, :32] = 200
+    tag = struct.pack("<HHHII", 1, 0x112, 3, 1, orientation) + bytes(4)
+    exif = b"Exif\0\0" + b"II*\0" + struct.pack("<I", 8) + tag
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10, width=64, height=48, pix_fmt="yuvj420p")
+        for number in range(10):
+            frame = av.VideoFrame.from_ndarray(stored, format="rgb24").reformat(format="yuvj420p")
+            frame.pts, frame.time_base = number, Fraction(1, 10)
+            for packet in stream.encode(frame):
+                plain = bytes(packet)
+                marked = av.Packet(plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:])
+                marked.pts, marked.dts, marked.time_base = packet.pts, packet.dts, packet.time_base
+                marked.stream = stream
+                container.mux(marked)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("orientation", "bright"),
+    [
+        (1, np.s_[:24, :32]),
+        (2, np.s_[:24, 32:]),
+        (3, np.s_[24:, 32:]),
+        (4, np.s_[24:, :32]),
+        (5, np.s_[:32, :24]),
+        (6, np.s_[:32, 24:]),
+        (7, np.s_[32:, 24:]),
+        (8, np.s_[32:, :24]),
+    ],
+)
+def test_side_data_without_a_name_is_no_obstacle_to_the_orientation(
+    tmp_path: Path, orientation: int, bright: tuple[slice, slice]
+) -> None:
+    [window], _ = read(with_exif(tmp_path / "clip.mov", orientation))
+    expected = np.zeros(window.image.shape)
+    expected[bright] = 200
+    assert window.image.shape == ((48, 64, 3) if orientation < 5 else (64, 48, 3))
+    assert np.abs(window.image - expected).mean() < 8
+
+
+def test_frames_as_cameras_write_them(shared: Path) -> None:
+    _, info = read(shared / "cases" / "sidedata" / "mjpeg_exif.mov")
+
+    assert (info.width, info.height) == (160, 120)
+    assert [keyframe.time for keyframe in info.keyframes] == pytest.approx([0.9, 1.9])
+
+
+@pytest.mark.parametrize("matrix", [8, 10, 14, 15])
+def test_colours_coded_in_an_unknown_way_are_a_guess_and_told(tmp_path: Path, matrix: int) -> None:
+    """YCgCo, BT.2020 with constant luminance, ICtCp and IPT; their greys are those of all the others."""
+    clip = write_clip(tmp_path / "plain.mp4", at_rate(10, 1))
+    tagged = tmp_path / "tagged.mp4"
+    with av.open(str(clip)) as source, av.open(str(tagged), "w") as to:
+        stream = source.streams.video[0]
+        copy = to.add_stream_from_template(stream)
+        tag = av.BitStreamFilterContext(f"h264_metadata=matrix_coefficients={matrix}", stream, copy)
+        for packet in source.demux(stream):
+            for filtered in tag.filter(packet if packet.size else None):
+                filtered.stream = copy
+                to.mux(filtered)
+    [window], _ = read(tagged)
+
+    assert shows(window, 9)
+    assert f"coded in a way (matrix {matrix}) that is not known" in remarks(tagged)
+    assert "coded in a way" not in remarks(clip)
+
+
+def test_pixels_that_cannot_be_shown_are_told() -> None:
+    with pytest.raises(MediaError, match=r"clip\.mkv: its pixels have a format, x2rgb10be, that cannot be shown"):
+        Display("clip.mkv").rgb(av.VideoFrame(64, 48, "x2rgb10be"), (64, 48))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 1), (33, 17)])
