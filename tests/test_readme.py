@@ -22,4 +22,4 @@ def test_every_setting_stands_in_the_table() -> None:
 def test_the_label_config_is_one_that_is_accepted() -> None:
     [config] = re.findall(r"<View>.*</View>", README, re.DOTALL)
     targets = parse_label_config(config)
-    assert (targets.video.variable, targets.frame_variables) == ("video", ("frames",))
+    assert (targets.video.value, targets.frame_variables) == ("$video", ("frames",))

@@ -1,10 +1,11 @@
-"""A label config → the targets that a prediction can be written into. Format: https://labelstud.io/tags."""
+"""A label config → the targets that a prediction can be written into. Format: https://labelstud.io/tags.
+
+Names of tags and attributes may stand in any case there, as Label Studio's page takes them.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from math import inf
 from xml.etree import ElementTree
 
 from av2t_core import limits
@@ -16,6 +17,7 @@ from av2t_core.labelstudio.controls.polygon import PolygonLabels
 from av2t_core.labelstudio.controls.rectangle import RectangleLabels
 from av2t_core.labelstudio.controls.timeline import TimelineLabels
 from av2t_core.labelstudio.controls.video_rectangle import VideoRectangle
+from av2t_core.labelstudio.task_data import variable, variables
 
 CONTROLS: dict[str, ImageTag | VideoTag] = {
     "BrushLabels": BrushLabels(),
@@ -27,7 +29,6 @@ CONTROLS: dict[str, ImageTag | VideoTag] = {
 }
 """All control tags that can hold what sounds. What is not here is passed over."""
 
-DEFAULT_RATE = 24.0  # frames a second by which the page counts on a Video without a frame rate
 REMEDY = (
     '<BrushLabels name="mask" toName="frames"><Label value="dog"/></BrushLabels> '
     '<Image name="frames" valueList="$frames"/>'
@@ -45,9 +46,8 @@ class Video:
     """The tag that plays the clip."""
 
     name: str
-    variable: str  # key of the clip's URL in the task's data
-    fps_variable: str | None = None  # key of the frame rate in the task's data, if the tag reads it from there
-    fps: float = DEFAULT_RATE  # if it does not
+    value: str  # the clip's URL as the tag has it, with variables of the task's data, see `task_data`
+    framerate: str = ""  # likewise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Control:
     tag: ImageTag | VideoTag
     name: str
     to_name: str  # of an Image that shows the keyframes, or of the Video
-    frames: str | None  # key of the list of URLs in the task's data; None on the Video
+    frames: str | None  # variable of the list of URLs in the task's data; None on the Video
     labels: tuple[Label, ...]  # never empty, in the config's order
 
 
@@ -70,7 +70,7 @@ class Targets:
 
     @property
     def frame_variables(self) -> tuple[str, ...]:
-        """Keys of the lists of URLs in the task's data."""
+        """Variables of the lists of URLs in the task's data."""
         return tuple(dict.fromkeys(control.frames for control in self.controls if control.frames))
 
     @property
@@ -96,6 +96,8 @@ def parse_label_config(xml: str) -> Targets:
 
 
 class _Bounded(ElementTree.TreeBuilder):
+    """With all names of tags and attributes in lower case."""
+
     def __init__(self) -> None:
         super().__init__()
         self._tags = self._depth = 0
@@ -110,7 +112,7 @@ class _Bounded(ElementTree.TreeBuilder):
             raise ConfigError(f"The label config has more than {limits.CONFIG_TAGS} tags; take some of them out.")
         if self._depth > limits.CONFIG_DEPTH:
             raise ConfigError(f"The label config has more than {limits.CONFIG_DEPTH} tags in each other; flatten it.")
-        return super().start(tag, attrs)
+        return super().start(tag.lower(), {name.lower(): value for name, value in attrs.items()})
 
     def end(self, tag: str) -> ElementTree.Element:
         self._depth -= 1
@@ -137,16 +139,17 @@ def _controls(root: ElementTree.Element) -> tuple[Control, ...]:
     """Of each kind the first that can be used; ConfigError of the first control if none can."""
     objects: dict[tuple[str, str], ElementTree.Element] = {}  # what controls may point at, by tag and name
     for tag in {control.object_tag for control in CONTROLS.values()}:
-        for element in root.iter(tag):
+        for element in root.iter(tag.lower()):
             objects.setdefault((tag, element.get("name", "")), element)
     beside = defaultdict(list)  # the <Labels> for each of them
-    for element in root.iter("Labels"):
-        beside[element.get("toName", "")].append(element)
+    for element in root.iter("labels"):
+        beside[element.get("toname", "")].append(element)
     labels = {name: _labels(tags) for name, tags in beside.items()}
+    known = {name.lower(): control for name, control in CONTROLS.items()}
     controls: dict[str, Control] = {}
     defects = []
     for element in root.iter():
-        if (control := CONTROLS.get(element.tag)) and control.kind not in controls:
+        if (control := known.get(element.tag)) and control.kind not in controls:
             try:
                 controls[control.kind] = _control(control, element, objects, labels)
             except ConfigError as error:
@@ -163,7 +166,7 @@ def _control(
     objects: Mapping[tuple[str, str], ElementTree.Element],
     beside: Mapping[str, tuple[Label, ...]],
 ) -> Control:
-    name, to_name = element.get("name", ""), element.get("toName", "")
+    name, to_name = element.get("name", ""), element.get("toname", "")
     if not name:
         raise ConfigError(f"A {tag.name} of the label config has no name; write it like {REMEDY}.")
     shown = objects.get((tag.object_tag, to_name))
@@ -172,7 +175,7 @@ def _control(
             f'{tag.name} "{name}" points at "{to_name}", and there is no {tag.object_tag} of that name; write it like'
             f" {REMEDY}."
         )
-    frames = _variable(shown.get(tag.frames_attribute, "")) if tag.frames_attribute else None
+    frames = variable(shown.get(tag.frames_attribute.lower(), "")) if tag.frames_attribute else None
     if tag.frames_attribute and frames is None:
         raise ConfigError(
             f'{tag.object_tag} "{to_name}", which {tag.name} "{name}" points at, does not read a list of frames from'
@@ -187,9 +190,9 @@ def _control(
 
 def _labels(elements: Iterable[ElementTree.Element]) -> tuple[Label, ...]:
     labels: dict[str, Label] = {}
-    for label in (label for element in elements for label in element.iter("Label")):
+    for label in (label for element in elements for label in element.iter("label")):
         # An alias stands in the regions in place of the value.
-        if name := label.get("alias") or label.get("value"):
+        if name := label.get("alias") or _value(label):
             values = (value.strip() for value in label.get("predicted_values", "").split(","))
             labels.setdefault(name, Label(name=name, predicted_values=tuple(value for value in values if value)))
     return tuple(labels.values())
@@ -197,24 +200,17 @@ def _labels(elements: Iterable[ElementTree.Element]) -> tuple[Label, ...]:
 
 def _video(root: ElementTree.Element, wanted: str | None) -> Video:
     """The Video of this name, or the first."""
-    for element in root.iter("Video"):
-        name, variable, rate = element.get("name"), _variable(element.get("value", "")), element.get("framerate", "")
-        if name and variable and wanted in (None, name):
-            return Video(name=name, variable=variable, fps_variable=_variable(rate), fps=_rate(rate))
+    for element in root.iter("video"):
+        name, value = element.get("name"), _value(element)
+        if name and variables(value) and wanted in (None, name):
+            return Video(name=name, value=value, framerate=element.get("framerate", ""))
     raise ConfigError(
         "The label config has no Video that reads its clip from the task; "
         'add <Video name="video" value="$video" framerate="$fps"/>.'
     )
 
 
-def _rate(value: str) -> float:
-    """A constant frame rate, or the default one."""
-    with suppress(ValueError):
-        if 0 < float(value) < inf:
-            return float(value)
-    return DEFAULT_RATE
-
-
-def _variable(value: str) -> str | None:
-    """`$frames` → `frames`; None for a constant."""
-    return value[1:].strip() or None if value.startswith("$") else None
+def _value(element: ElementTree.Element) -> str:
+    """That of a tag: what stands inside it goes before the attribute."""
+    inside = "" if len(element) else (element.text or "").strip()
+    return inside or element.get("value", "")

@@ -302,6 +302,41 @@ def test_frames_and_a_rate_that_are_there_stay(make: Make, clip: Path, context: 
     assert len(task.predictions) == 1
 
 
+def test_frames_and_a_rate_by_paths_are_where_the_page_looks_first(
+    make: Make, clip: Path, context: jobs.Context
+) -> None:
+    task = make(clip, CONFIG.replace("$rate", "$media.rate").replace("$stills", "$media.stills"))
+    task.set(media={"by": "somebody"})
+    before = task.data
+    task.job.perform()
+    stills = task.data["media.stills"]
+    assert len(stills) == KEYFRAMES
+    assert task.data == {**before, "media.stills": stills, "media.rate": 4.0}
+    assert len(task.predictions) == 1
+
+
+@pytest.mark.parametrize("rate", ["50", 0.02])
+def test_a_rate_is_the_pages(make: Make, context: jobs.Context, rate: object) -> None:
+    config = """<View><Video name="clip" value="$video" frameRate="$rate"/>
+    <TimelineLabels name="times" toName="clip"><Label value="dog"/></TimelineLabels></View>"""
+    task = make(COMPOSED_CLIPS / "dog.mp4", config)
+    task.set(rate=rate)
+    task.job.perform()
+    assert task.data["rate"] == rate
+    [prediction] = task.predictions
+    [[found], *_] = [region["value"]["ranges"] for region in prediction.result]
+    assert (found["start"] - 1) % 50 == 0
+    assert found["end"] % 50 == 0
+
+
+@pytest.mark.parametrize("frames", [7, {"0": "a.jpg"}])
+def test_frames_that_are_none_are_said(make: Make, clip: Path, context: jobs.Context, frames: object) -> None:
+    task = make(clip)
+    task.set(stills=frames)
+    with pytest.raises(MediaError, match=r'as its "stills", where a list of frames belongs; empty it'):
+        task.job.perform()
+
+
 def test_frames_that_do_not_fit_are_said(make: Make, clip: Path, context: jobs.Context) -> None:
     task = make(clip)
     task.set(stills=["http://127.0.0.1:9/0.jpg"])

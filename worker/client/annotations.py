@@ -90,9 +90,8 @@ def _annotated(client: LabelStudioClient, task: LabelledTask, targets: Targets, 
         )
     counts = set()
     for variable in targets.frame_variables:
-        frames = task.data.get(variable)
-        # An empty annotation would say nothing.
-        if not isinstance(frames, list) or not frames:
+        frames = task.frames(variable)
+        if not frames:  # An empty annotation would say nothing.
             raise AnnotationError(f'It has no frames in "{variable}", so nobody could draw on them.')
         counts.add(len(frames))
     if len(counts) != 1:

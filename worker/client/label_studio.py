@@ -14,6 +14,7 @@ from pydantic import BeforeValidator
 
 from av2t_core.errors import AV2TError, MediaError
 from av2t_core.labelstudio.label_config import Video
+from av2t_core.labelstudio.task_data import fill, look_up
 from worker.client.api import Api, SlowError
 from worker.client.media import ClipCache, Media
 from worker.failures import GoneError, TransientError
@@ -43,13 +44,23 @@ class Task:
 
     def clip_url(self, video: Video) -> str:
         """Where that tag takes the task's clip from. MediaError: the task does not say."""
-        url = self.data.get(video.variable)
-        if not isinstance(url, str) or not url:
+        try:
+            return fill(self.data, video.value).strip()  # as browsers take a URL
+        except ValueError as error:
             raise MediaError(
-                f'Task {self.id} has no "{video.variable}", from which Video "{video.name}" takes its clip; import the'
-                " clip again or correct the task's data."
+                f'Task {self.id} has no "{error}", from which Video "{video.name}" takes its clip; import the clip'
+                " again or correct the task's data."
+            ) from None
+
+    def frames(self, variable: str) -> list[Any]:
+        """The URLs that an Image shows as its pages; empty where the task has none yet. MediaError: it has no URLs."""
+        found = look_up(self.data, variable)
+        if not isinstance(found, list | str) and found:
+            raise MediaError(
+                f'Task {self.id} has {str(found)[:40]!r} as its "{variable}", where a list of frames belongs; empty it'
+                " in the task's data."
             )
-        return url
+        return [found] if found and isinstance(found, str) else found or []
 
 
 @dataclass(frozen=True, kw_only=True)

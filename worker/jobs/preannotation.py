@@ -19,6 +19,7 @@ from rq import get_current_job
 
 from av2t_core.errors import AV2TError, MediaError
 from av2t_core.labelstudio.label_config import Targets, parse_label_config
+from av2t_core.labelstudio.task_data import frame_rate, look_up, variable
 from av2t_core.media.clip import Clip, ClipInfo
 from av2t_core.prediction.predictor import Predictor
 from av2t_core.versions.store import fetch
@@ -140,7 +141,7 @@ def _preannotate(
         return "predicted already", None
     config = client.label_config(project)
     targets = parse_label_config(config)
-    data, url = found.data, found.clip_url(targets.video)
+    url, pages = found.clip_url(targets.video), {name: found.frames(name) for name in targets.frame_variables}
     with TemporaryDirectory(prefix="av2t-") as name:
         # Apart, for a clip may be called as one of its frames.
         folder = Path(name) / "frames"
@@ -148,10 +149,10 @@ def _preannotate(
         clip = Path(name) / file_name(url)
         with _stage(seconds, "fetch"):
             client.fetch(url, task, clip)
-        filled = [variable for variable in targets.frame_variables if data.get(variable)]
-        present = data[filled[0]] if filled else []
+        filled = {name: frames for name, frames in pages.items() if frames}
+        present = next(iter(filled.values()), [])
         wanted = folder if targets.frame_variables and not present else None
-        rate = data.get(targets.video.fps_variable) if targets.video.fps_variable else targets.video.fps
+        rate = None if _lacks_rate(targets, found.data) else frame_rate(found.data, targets.video.framerate)
         settings, predictor = context.settings, context.predictor_of(model_version)
         # What decides, beside the model version, which masks the clip gets.
         chosen = (settings.keyframes_per_second, settings.max_keyframes, settings.silence_dbfs, settings.least_score)
@@ -160,11 +161,11 @@ def _preannotate(
         with _stage(seconds, "predict"), opened_clip(clip, settings) as video:
             predicted = predict(video, predictor, targets, task, progress, checkpoint, folder=wanted, rate=rate)
         count = len(predicted.info.keyframes)
-        for variable in filled:
-            if len(data[variable]) != count:
+        for name, frames in filled.items():
+            if len(frames) != count:
                 raise AV2TError(
-                    f'Task {task} has {len(data[variable])} frames in "{variable}", and its clip has {count} keyframes;'
-                    f' empty "{variable}" in the task\'s data to get those.'
+                    f'Task {task} has {len(frames)} frames in "{name}", and its clip has {count} keyframes;'
+                    f' empty "{name}" in the task\'s data to get those.'
                 )
         with _stage(seconds, "upload"):
             # Looking for the frames of an earlier try takes Label Studio long in a large project: only where there was
@@ -186,11 +187,22 @@ def _preannotate(
 
 
 def _additions(targets: Targets, frames: list[str], info: ClipInfo) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
-    """What the task's data lacks. A value that somebody put there meanwhile is theirs."""
-    wanted: dict[str, Any] = dict.fromkeys(targets.frame_variables, frames)
-    if targets.video.fps_variable:
-        wanted[targets.video.fps_variable] = round(info.fps, RATE_DIGITS)
-    return lambda data: {name: value for name, value in wanted.items() if value and not data.get(name)}
+    """What the task's data lacks, each by its variable's name, which goes before a path. A value that somebody put
+    there meanwhile is theirs."""
+
+    def lacking(data: Mapping[str, Any]) -> Mapping[str, Any]:
+        found: dict[str, Any] = {name: frames for name in targets.frame_variables if frames and not look_up(data, name)}
+        if (name := variable(targets.video.framerate)) and _lacks_rate(targets, data):
+            found[name] = round(info.fps, RATE_DIGITS)
+        return found
+
+    return lacking
+
+
+def _lacks_rate(targets: Targets, data: Mapping[str, Any]) -> bool:
+    """Whether the page looks for the clip's frame rate in the data and it is not there: then the clip's own goes in."""
+    name = variable(targets.video.framerate)
+    return name is not None and not look_up(data, name)
 
 
 @contextmanager

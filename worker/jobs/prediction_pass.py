@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from av2t_core.labelstudio.label_config import Targets
 from av2t_core.labelstudio.regions import Region, clip_regions, keyframe_regions
+from av2t_core.labelstudio.task_data import frame_rate
 from av2t_core.labelstudio.tracks import Clock, Sighting
 from av2t_core.limits import KEPT_PART
 from av2t_core.media.clip import Clip, ClipInfo, Window
@@ -133,11 +134,12 @@ def predict(
     checkpoint: Checkpoint,
     *,
     folder: Path | None,
-    rate: object,
+    rate: float | None,
 ) -> Prediction:
     """Decode and predict, from where an earlier try of the job stopped; the frames go into `folder`, if there is one.
 
-    `rate`: by which the page counts frames; the clip's own if it is none. Interrupted: the worker has to stop.
+    `rate`: by which the page counts frames; None: by the clip's own, which the task is given. Interrupted: the worker
+    has to stop.
     """
     parts = checkpoint.parts()
     done = parts[-1].end if parts else 0
@@ -183,7 +185,7 @@ def predict(
     for remark in info.remarks:
         log.info("task %d: %s", task, remark)
     scores = [score for part in parts for score in part.scores]
-    counted = float(rate) if isinstance(rate, int | float) and rate > 0 else round(info.fps, RATE_DIGITS)
+    counted = frame_rate({}, str(round(info.fps, RATE_DIGITS))) if rate is None else rate
     whole = clip_regions(
         targets,
         task=task,

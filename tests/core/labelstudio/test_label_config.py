@@ -24,7 +24,7 @@ def view(*tags: str) -> str:
 
 def test_names_are_read_from_the_config() -> None:
     assert parse_label_config(view(VIDEO, AUDIO, BRUSH, IMAGE)) == Targets(
-        video=Video(name="clip", variable="url", fps_variable="rate"),
+        video=Video(name="clip", value="$url", framerate="$rate"),
         controls=(
             Control(
                 tag=CONTROLS["BrushLabels"],
@@ -92,16 +92,33 @@ def test_the_clip_is_that_of_the_video_that_a_control_points_at() -> None:
     targets = parse_label_config(
         view(VIDEO, other, BRUSH, IMAGE, RANGES.format("other"), TRACK.format("clip"), LABELS.format("clip"))
     )
-    assert targets.video == Video(name="other", variable="url2", fps=12.5)
+    assert targets.video == Video(name="other", value="$url2", framerate="12.5")
     assert [control.name for control in targets.controls] == ["what", "times-other"]
 
 
-@pytest.mark.parametrize(
-    ("framerate", "rate"), [('framerate="25"', 25), ("", 24), ('framerate="fast"', 24), ('framerate="0"', 24)]
-)
-def test_a_constant_frame_rate_is_no_variable(framerate: str, rate: float) -> None:
-    video = parse_label_config(view(f'<Video name="clip" value="$url" {framerate}/>', BRUSH, IMAGE)).video
-    assert (video.fps_variable, video.fps) == (None, rate)
+def test_names_of_tags_and_attributes_may_stand_in_any_case() -> None:
+    as_written = view(VIDEO, BRUSH, IMAGE, TRACK.format("clip"), LABELS.format("clip"))
+    for changed in (
+        as_written.replace("framerate", "frameRate").replace("valueList", "valuelist").replace("toName", "TONAME"),
+        as_written.replace("<Video ", "<VIDEO ").replace("Label", "label").replace("Image", "image"),
+        as_written.replace('value="', 'Value="').replace('name="', 'Name="'),
+    ):
+        assert changed != as_written
+        assert parse_label_config(changed) == parse_label_config(as_written)
+
+
+def test_what_stands_inside_a_tag_is_its_value() -> None:
+    brush = '<BrushLabels name="what" toName="pages"><Label> dog </Label><Label value="cat"> </Label></BrushLabels>'
+    targets = parse_label_config(view('<Video name="clip" value="$a">$b</Video>', brush, IMAGE))
+    assert targets.video.value == "$b"
+    assert targets.controls[0].labels == (Label(name="dog"), Label(name="cat"))
+
+
+def test_values_may_be_paths_into_the_data() -> None:
+    video = '<Video name="clip" value="$clips[0].url" framerate="$clips[0].fps"/>'
+    targets = parse_label_config(view(video, BRUSH, IMAGE.replace("$stills", "$clips[0].stills")))
+    assert (targets.video.value, targets.video.framerate) == ("$clips[0].url", "$clips[0].fps")
+    assert targets.frame_variables == ("clips[0].stills",)
 
 
 def test_predicted_values_and_alias() -> None:
@@ -135,6 +152,7 @@ def test_what_the_labels_mean_is_their_predicted_values_or_their_names() -> None
         (view(VIDEO, '<BrushLabels toName="pages"/>', IMAGE), "has no name"),
         (view(VIDEO, TRACK.format("clip")), 'has no Label; give it at least one in a <Labels toName="clip"> beside it'),
         (view(VIDEO, RANGES.format("pages"), IMAGE), 'points at "pages", and there is no Video of that name'),
+        (view(VIDEO, BRUSH, '<Image name="pages" valueList="$a$b"/>'), 'give it valueList="$frames"'),
         (view(IMAGE, BRUSH), "no Video that reads its clip from the task"),
         (view('<Video name="clip" value="http://127.0.0.1/a.mp4"/>', IMAGE, BRUSH), "no Video that reads"),
     ],
