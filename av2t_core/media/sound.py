@@ -159,11 +159,13 @@ class Soundtrack(StreamReader):
                     f" that one piece of it lasts longer than {SOUND_HELD} s; convert it anew"
                 )
             if source != (source := (frame.format.name, frame.layout.name, frame.sample_rate)):
-                to_float = av.AudioResampler(format="fltp", layout=layout, rate=self.rate)
+                # Packed, for of planes of their own PyAV reads only eight and crashes at the ninth.
+                to_float = av.AudioResampler(format="flt", layout=layout, rate=self.rate)
             assert to_float is not None
             time = frame.time
             for converted in to_float.resample(frame):
-                samples = np.nan_to_num(converted.to_ndarray().astype(np.float32))  # (channels, samples)
+                packed = converted.to_ndarray().reshape(-1, self.channels)
+                samples = np.nan_to_num(np.ascontiguousarray(packed.T, np.float32))  # (channels, samples)
                 position = expected if time is None else round(time * self.rate)
                 if expected is not None and position is not None and abs(position - expected) <= _JITTER * self.rate:
                     position = expected

@@ -445,6 +445,27 @@ def test_a_click_is_heard_when_it_was_made(tmp_path: Path, name: str, codec: str
     assert np.abs(heard).argmax() / SOUND_RATE == pytest.approx(flash, abs=0.002)
 
 
+@pytest.mark.parametrize("layout", ["3 channels", "ambisonic 2", "hexadecagonal", "22.2"])
+def test_sound_of_any_number_of_channels_is_heard(tmp_path: Path, layout: str) -> None:
+    path = write_clip(tmp_path / "picture.mkv", at_rate(10, 1))
+    clip = tmp_path / "clip.mkv"
+    with av.open(str(path)) as source, av.open(str(clip), "w") as to:
+        video = to.add_stream_from_template(source.streams.video[0])
+        sound = to.add_stream("pcm_s16le", rate=SOUND_RATE, layout=layout)
+        channels = sound.layout.nb_channels
+        samples = np.arange(SOUND_RATE * channels, dtype=np.int16)[None]
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout=layout)
+        frame.sample_rate, frame.pts = SOUND_RATE, 0
+        for packet in source.demux(0):
+            if packet.size:
+                packet.stream = video
+                to.mux(packet)
+        to.mux(sound.encode(frame))
+    [window], _ = read(clip)
+    expected = samples.reshape(SOUND_RATE, channels).T / np.float32(2**15)
+    np.testing.assert_array_equal(window.sound.second, expected)
+
+
 def test_sound_that_begins_late_leaves_silence_before_it(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mov", at_rate(10, 3), sounds=[Sound(samples=tone(1.5), start=1.5)])
     windows, _ = read(clip)
