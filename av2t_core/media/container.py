@@ -69,9 +69,14 @@ def open_container(path: Path) -> InputContainer:
     if len(container.streams) > CLIP_STREAMS:  # some containers leave out what is beyond, sound perhaps
         container.close()
         raise MediaError(f"{path.name}: has more than {CLIP_STREAMS} streams; {_FEWER}")
-    for stream in container.streams.video:
+    for video in container.streams.video:
+        if video.codec_context is not None:
+            video.codec_context.options = _DECODER
+    for stream in (*container.streams.video, *container.streams.audio):
         if stream.codec_context is not None:
-            stream.codec_context.options = _DECODER
+            # With as many as the machine has cores, what is lost around a damaged packet would depend on them: frames
+            # behind it at the end, and pixels that H.264 conceals with one thread alone.
+            stream.codec_context.thread_count = 1
     return container
 
 
@@ -117,6 +122,8 @@ class StreamReader(ABC):
                 self.undecodable += 1
                 continue
             for frame in frames:
+                if self.cut:  # PyAV knows it from the packet
+                    frame.time_base = stream.time_base
                 self.damaged += frame.is_corrupt
                 yield frame
 

@@ -15,6 +15,7 @@ from av2t_core.errors import MediaError
 from av2t_core.limits import CLOCK_JUMPS, PICTURE_PIXELS, PICTURE_SIDE
 from av2t_core.media.container import StreamReader, open_container
 from av2t_core.media.picture import Display, display_matrix, transposes
+from av2t_core.media.timestamps import Timestamps
 
 LONGEST_STILL = 3600.0  # seconds that a picture may stand still; a longer gap is a clock that jumped
 _DEFAULT_RATE = 25.0
@@ -51,7 +52,6 @@ class Frames(StreamReader):
             raise MediaError(f"{self.name}: its video codec is not known here; convert it to H.264 in an mp4")
         self._stream = usable[0]
         self._require_size(self._stream.width, self._stream.height)
-        self._stream.thread_type = "AUTO"
         self._display = Display(self.name)
         self.streams = len(streams)
         self.count = 0
@@ -116,14 +116,13 @@ class Frames(StreamReader):
     def __iter__(self) -> Iterator[Frame]:
         """Once. MediaError: not one frame can be decoded."""
         size: tuple[int, int] | None = None
-        picture: av.VideoFrame
-        for picture in self._decoded(self._stream):
+        for picture, stamped in Timestamps().timed(self._decoded(self._stream)):
             if size is None:  # the container's word of it may be another
                 size = picture.width, picture.height
                 self._require_size(*size)
             self._resized += size != (picture.width, picture.height)
             # Where a raw stream has no timestamps, one frame follows the other at the stream's rate.
-            time = self.end if picture.time is None else picture.time
+            time = self.end if stamped is None else stamped
             if self.count == 0:
                 aspect = self._stream.sample_aspect_ratio or Fraction(1)
                 self.pixel_aspect = 1 / aspect if transposes(display_matrix(picture)) else aspect

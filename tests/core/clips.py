@@ -60,13 +60,16 @@ def write_clip(
     mirrored: bool = False,
     pixel_aspect: Fraction | None = None,
     declared_rate: int | None = None,
+    b_frames: int = 0,
+    clock: Fraction = _CLOCK,
     format: str | None = None,
     options: dict[str, str] | None = None,
 ) -> Path:
     """Frames at `times` (flat and of `grey(number)` unless `images` are given) and sounds, in the container of `path`.
 
     `lasts`: seconds that the last frame shows; as long as its predecessor by default. `declared_rate` is what the
-    container says, true or not.
+    container says, true or not. `b_frames`: between two others, by which the order of decoding is another. `clock`: a
+    tick's seconds.
     """
     with av.open(str(path), "w", format=format, options=options or {}) as container:
         streams = []
@@ -76,10 +79,13 @@ def write_clip(
             context = stream.codec_context
             height, width = images[0].shape[:2] if images is not None else size[::-1]
             context.width, context.height, context.pix_fmt = width, height, pix_fmt
-            context.time_base = stream.time_base = _CLOCK
+            context.time_base = stream.time_base = clock
             context.flags |= av.codec.context.Flags.frame_duration
             if codec == "libx264":
-                context.options = {"preset": "ultrafast", "qp": "4", "bf": "0", "g": "10"}
+                bf = {"bf": str(b_frames), "b-adapt": "0", "b-pyramid": "normal"}
+                context.options = {"preset": "ultrafast", "qp": "4", "g": "10", **bf}
+            elif b_frames:
+                context.max_b_frames = b_frames
             if pixel_aspect:
                 context.sample_aspect_ratio = pixel_aspect
             if rotation or mirrored:
@@ -95,8 +101,8 @@ def write_clip(
         for number, (time, end) in enumerate(zip(times, ends, strict=True)):
             image = images[number] if images is not None else flat(number, *size)
             frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pix_fmt)
-            frame.pts, frame.duration = round(time / _CLOCK), round((end - time) / _CLOCK)
-            frame.time_base = _CLOCK
+            frame.pts, frame.duration = round(time / clock), round((end - time) / clock)
+            frame.time_base = clock
             for stream in streams:
                 container.mux(stream.encode(frame))
         for sound, track in tracks:

@@ -18,6 +18,7 @@ from av.stream import Disposition
 
 from av2t_core.errors import MediaError
 from av2t_core.media.clip import Clip, ClipInfo, Window
+from av2t_core.media.frames import Frames
 from av2t_core.media.picture import Display
 from av2t_core.media.sound import MARGIN
 from av2t_core.memory import resident_peak
@@ -138,6 +139,40 @@ def test_a_container_without_duration(tmp_path: Path) -> None:
         assert clip.expected_windows is None
         assert len(list(clip.windows())) == 3
     assert clip.info.duration == pytest.approx(2.6, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["clip.avi", "clip.asf"])
+@pytest.mark.parametrize(
+    ("codec", "b_frames"), [("libx264", 1), ("libx264", 2), ("libx264", 7), ("mpeg4", 2), ("mpeg2video", 2)]
+)
+def test_frames_come_in_order_where_a_container_has_timestamps_of_decoding_alone(
+    tmp_path: Path, name: str, codec: str, b_frames: int
+) -> None:
+    clip = write_clip(
+        tmp_path / name, at_rate(25, 3), codec=codec, pix_fmt="yuv420p", b_frames=b_frames, clock=Fraction(1, 25)
+    )
+    _, info = read(clip)
+
+    assert [k.time for k in info.keyframes] == pytest.approx([0.92, 1.92, 2.92])
+    assert [b.frame - a.frame for a, b in pairwise(info.keyframes)] == [25, 25]
+    assert info.fps == pytest.approx(25)
+    assert info.remarks == ("The sound is missing: nothing is heard in this clip.",)
+
+
+def test_a_video_with_b_frames_in_avi(shared: Path) -> None:
+    _, info = read(shared / "cases" / "avi_bframes" / "b.avi")
+
+    assert [k.time for k in info.keyframes] == pytest.approx([k + 0.92 for k in range(6)])
+    assert info.fps == pytest.approx(25)
+    assert not info.remarks
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.ts"])
+def test_frames_at_uneven_times_keep_them_whatever_the_order_of_decoding(tmp_path: Path, name: str) -> None:
+    times = [0, 0.1, 0.15, 0.4, 0.5, 0.93, 1.0, 1.3, 1.35, 1.4, 1.9, 2.0]
+    with Frames(write_clip(tmp_path / name, times, b_frames=3)) as frames:
+        found = [frame.time for frame in frames]
+    assert np.diff(found) == pytest.approx(np.diff(times), abs=0.002)
 
 
 @pytest.mark.parametrize("seconds", [0.3, 1.4, 1.6, 3])
@@ -545,6 +580,41 @@ def test_damaged_frames_are_counted_and_nothing_is_printed(tmp_path: Path, capfd
     assert len(windows) == 3
     assert "damaged" in " ".join(info.remarks) or "cannot be decoded" in " ".join(info.remarks)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("b_frames", [0, 2])
+def test_all_frames_but_the_damaged_one_are_there_however_many_cores(tmp_path: Path, b_frames: int) -> None:
+    """The last packet, or the one before, says that it is longer than it is."""
+    clip = write_clip(tmp_path / "clip.mp4", at_rate(10, 2), b_frames=b_frames)
+    with av.open(str(clip)) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.size]
+    content = clip.read_bytes()
+    for place in places[-2:]:
+        assert place is not None
+        clip.write_bytes(content[:place] + b"\x7f\xff\xff\xff" + content[place + 4 :])
+        _, info = read(clip)
+        assert info.frame_count == 19
+        assert "Frames left out because they cannot be decoded: 1." in info.remarks
+
+
+def test_a_damaged_last_packet_costs_one_frame(shared: Path) -> None:
+    _, info = read(shared / "cases" / "flush" / "last_bad.mp4")
+
+    assert (info.frame_count, len(info.keyframes)) == (19, 10)
+    assert "Frames left out because they cannot be decoded: 1." in info.remarks
+
+
+def test_frames_that_are_waiting_when_reading_ends_in_an_error_keep_their_times(tmp_path: Path) -> None:
+    content = write_clip(tmp_path / "whole.nut", at_rate(10, 4), b_frames=2).read_bytes()
+    clip = tmp_path / "clip.nut"
+    cut = 0
+    for length in range(len(content) // 2, len(content), 53):
+        clip.write_bytes(content[:length])
+        with Frames(clip) as frames:
+            times = [frame.time for frame in frames]
+            cut += frames.cut
+        assert all(0 < later - earlier < 1 for earlier, later in pairwise(times))
+    assert cut
 
 
 # What would take more memory than there is
