@@ -3,8 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import TYPE_CHECKING, Self
 
 from av2t_core.prediction import Box
+
+if TYPE_CHECKING:
+    from av2t_core.media.clip import ClipInfo
 
 PRECISION = 2.0  # pixels by which a box between two keyframes of a track may be off
 
@@ -14,8 +18,13 @@ class Clock:
     """The frames of a clip as its page counts them: from 1, by the frame rate that its tag is given."""
 
     rate: float  # frames a second
-    duration: float  # seconds
+    duration: float  # seconds, from where the page's clock is 0
     step: float = 1.0  # seconds from one keyframe to the next, and so what a window stands for
+
+    @classmethod
+    def of_clip(cls, info: "ClipInfo", rate: float) -> Self:
+        """A browser's clock is the clip's own: where that begins at 20 s, the page's first twenty seconds are empty."""
+        return cls(rate=rate, duration=info.start + info.duration, step=info.step)
 
     @property
     def count(self) -> int:

@@ -54,6 +54,7 @@ class ClipInfo:
     height: int
     fps: float  # average
     frame_count: int  # decoded
+    start: float  # seconds on the clip's own clock at which it begins; that of a broadcast may begin hours after 0
     duration: float  # seconds, from the clip's start to the end of its last frame
     has_audio: bool
     step: float  # seconds from one keyframe to the next
@@ -119,6 +120,7 @@ class Clip:
             height=image.shape[0],
             fps=self._frames.rate,
             frame_count=self._frames.count,
+            start=self._frames.zero,
             duration=self._frames.end - self._frames.zero,
             has_audio=self._sound.rate > 0,
             step=self._step,

@@ -190,7 +190,7 @@ def predict(
         targets,
         task=task,
         model_version=predictor.model_version,
-        clock=Clock(rate=counted, duration=info.duration, step=info.step),
+        clock=Clock.of_clip(info, counted),
         size=(info.height, info.width),
         sightings=[sighting for part in parts for sighting in part.sightings],
     )

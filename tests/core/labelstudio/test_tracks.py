@@ -1,8 +1,14 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from av2t_core.labelstudio.controls.timeline import TimelineLabels
+from av2t_core.labelstudio.controls.video_rectangle import VideoRectangle
 from av2t_core.labelstudio.tracks import PRECISION, Clock, Mark, Sighting, marks, runs
+from av2t_core.media.clip import Clip
 from av2t_core.prediction import Box
+from tests.core.clips import at_rate, write_clip
 
 CLOCK = Clock(rate=25, duration=10)
 
@@ -20,6 +26,32 @@ def test_frames_are_counted_from_one_by_the_rate_of_the_tag() -> None:
     assert Clock(rate=25, duration=0.01).window(0, 0) == (1, 1)
     assert Clock(rate=25, duration=10, step=0.2).window(3, 4) == (16, 25)
     assert Clock(rate=25, duration=10, step=2.5).window(1, 1) == (64, 125)
+
+
+@pytest.mark.parametrize("start", [0, 20, 3600])
+def test_a_clip_whose_clock_begins_late_has_its_frames_late(tmp_path: Path, start: int) -> None:
+    """Chromium's `currentTime` begins at 20 s with such a clip, and that is what a page counts frames by."""
+    with Clip(write_clip(tmp_path / "clip.mkv", at_rate(24, 5, start=start))) as clip:
+        windows = [window.keyframe for window in clip.windows()]
+    clock = Clock.of_clip(clip.info, 24)
+
+    assert clip.info.start == pytest.approx(start, abs=0.01)
+    assert clock.count == 24 * (start + 5)
+    assert clock.window(windows[0].index, windows[-1].index) == (24 * start + 1, 24 * (start + 5))
+    assert [clock.at(each.time) for each in windows] == [24 * (start + k) + 24 - 1 for k in range(5)]
+
+
+def test_the_regions_of_a_clip_whose_clock_begins_late(shared: Path) -> None:
+    with Clip(shared / "cases" / "late" / "late20.mp4") as clip:
+        things = [seen(window.keyframe.index) for window in clip.windows()]
+    clock = Clock.of_clip(clip.info, clip.info.fps)
+    size = clip.info.height, clip.info.width
+
+    [(_, timeline)] = TimelineLabels().write(things, clock, size)
+    [(_, track)] = VideoRectangle().write(things, clock, size)
+    assert timeline == {"ranges": [{"start": 481, "end": 600}]}
+    assert [(mark["frame"], mark["enabled"]) for mark in track["sequence"]] == [(481, True), (600, False)]
+    assert track["framesCount"] >= 600
 
 
 def test_windows_that_follow_one_another_are_one_run() -> None:

@@ -44,6 +44,7 @@ INFO = ClipInfo(
     height=6,
     fps=10.0,
     frame_count=20,
+    start=0,
     duration=2.0,
     has_audio=True,
     step=1.0,
