@@ -135,14 +135,14 @@ def measure_fine_tuning(
     The predictor's model learns that all in view sounds, and is of no use afterwards.
     """
     # They bring all that trains.
-    from av2t_core.finetuning.examples import Labelled, examples_of
+    from av2t_core.finetuning.examples import Outlined, examples_of
     from av2t_core.finetuning.fine_tuning import FineTuneRecipe, FineTuning
     from av2t_core.training.run_folder import RunFolder
 
     loaded = predictor.loaded
     windows = list(repeated(path, audible_keyframes(predictor, path, keyframes), keyframes))
     whole = {number: np.ones(window.image.shape[:2], np.bool_) for number, window in enumerate(windows)}
-    things = {number: [Labelled(labels=("all",), mask=mask)] for number, mask in whole.items()}
+    things = {number: [Outlined(labels=("all",), mask=mask)] for number, mask in whole.items()}
     examples = examples_of(loaded, windows, whole, things, sha256="")
     with TemporaryDirectory(prefix="av2t-bench-") as folder:
         tuning = FineTuning(loaded, [examples], None, FineTuneRecipe(epochs=2), RunFolder(Path(folder)))

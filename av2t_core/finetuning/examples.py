@@ -139,7 +139,7 @@ class Thing(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
+class Outlined:
     """A Thing whose mask is at hand."""
 
     labels: tuple[str, ...]

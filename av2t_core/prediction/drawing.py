@@ -141,7 +141,7 @@ class ContactSheet:
     """
 
     def __init__(self) -> None:
-        self._waves: deque[NDArray[np.float32]] = deque()  # of the windows that are in the model
+        self._waves: deque[tuple[int, NDArray[np.float32]]] = deque()  # of the windows that are in the model
         self._cells: list[Image.Image] = []
         self._every = 1
         self._added = 0
@@ -149,13 +149,14 @@ class ContactSheet:
     def listen(self, windows: "Iterable[Window]") -> "Iterator[Window]":
         """The same windows."""
         for window in windows:
-            self._waves.append(_wave(window.sound.second))
+            self._waves.append((window.keyframe.index, _wave(window.sound.second)))
             yield window
 
     def add(self, prediction: "KeyframePrediction") -> None:
-        wave = self._waves.popleft()
+        while (heard := self._waves.popleft())[0] != prediction.keyframe.index:
+            pass  # it was only heard
         if self._added % self._every == 0:
-            self._cells.append(_cell(prediction, wave))
+            self._cells.append(_cell(prediction, heard[1]))
         self._added += 1
         if len(self._cells) > MOST:
             self._cells, self._every = self._cells[::2], 2 * self._every

@@ -35,13 +35,15 @@ class Answer:
     scores: Tensor
 
 
-def ask(loaded: Loaded, windows: Sequence[Window], a: Tensor, names: Sequence[str]) -> list[list[Answer]]:
-    """What the finder finds in each window, and SAM's candidates for it. `a`: the sounds' embeddings."""
+def ask(
+    loaded: Loaded, windows: Sequence[Window], a: Tensor, beside: Tensor, names: Sequence[str]
+) -> list[list[Answer]]:
+    """What the finder finds in each window, and SAM's candidates for it. `a`, `beside`: see `Finder.find`."""
     assert loaded.finder is not None
     assert loaded.namer is not None
     segmenter = loaded.model.segmenter
     images = to_device([window.image for window in windows], loaded.device)
-    found = loaded.finder.find(list(images), a, names, loaded.namer)
+    found = loaded.finder.find(list(images), a, beside, names, loaded.namer)
     answers: list[list[Answer]] = [[] for _ in windows]
     pictures = [i for i, some in enumerate(found) if some]
     if not pictures:
@@ -75,20 +77,20 @@ def ask(loaded: Loaded, windows: Sequence[Window], a: Tensor, names: Sequence[st
 
 
 def find_objects(
-    loaded: Loaded, windows: Sequence[Window], a: Tensor, names: Sequence[str]
+    loaded: Loaded, windows: Sequence[Window], a: Tensor, beside: Tensor, names: Sequence[str]
 ) -> list[tuple[list[Detection], Evidence]]:
     """The objects that sound in each window, and what the model says of all of them together."""
     results = []
-    for window, answers in zip(windows, ask(loaded, windows, a, names), strict=True):
+    for window, answers in zip(windows, ask(loaded, windows, a, beside, names), strict=True):
         objects = [each for answer in answers if (each := _object(loaded, answer, window.image.shape[:2])) is not None]
         results.append((objects, _together(objects)))
     return results
 
 
-def find_logits(loaded: Loaded, windows: Sequence[Window], a: Tensor, size: tuple[int, int]) -> Tensor:
+def find_logits(loaded: Loaded, windows: Sequence[Window], a: Tensor, beside: Tensor, size: tuple[int, int]) -> Tensor:
     """The logits (B, H, W) at `size` of all that sounds in each window, whatever it is called."""
     logits = []
-    for window, answers in zip(windows, ask(loaded, windows, a, ()), strict=True):
+    for window, answers in zip(windows, ask(loaded, windows, a, beside, ()), strict=True):
         height, width = window.image.shape[:2]
         best = [answer.logits[_fits(answer, (height, width)).argmax()] for answer in answers]
         each = [loaded.model.segmenter.upsample(one[None], size)[0] for one in best]

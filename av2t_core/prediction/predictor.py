@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import islice, repeat
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -48,6 +48,23 @@ LEAST_LIKELY = 0.2
 
 T = TypeVar("T")
 Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Heard:
+    """A window and the embedding (audio_width,) of its sound; `beside` (2, audio_width): of the sounds before and after
+    it in the clip, its own in place of one that is not there."""
+
+    window: Window
+    a: Tensor
+    beside: Tensor
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        return self.window.image
+
+
+S = TypeVar("S", Window, _Heard)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,24 +173,28 @@ class Predictor:
         """Bytes, the most that was allocated on the GPU; None on a CPU."""
         return device_peak(self.loaded.device)
 
-    def predict(self, windows: Iterable[Window], names: Sequence[str] = ()) -> Generator[KeyframePrediction]:
+    def predict(
+        self, windows: Iterable[Window], names: Sequence[str] = (), *, context: int = 0
+    ) -> Generator[KeyframePrediction]:
         """One prediction for each window, in order; holds two batches at a time, and decodes the next one meanwhile.
 
         `names`: what objects may be called, for a model that can read; one that knows its own names keeps to them.
+        `context`: so many windows at the start are only heard, for what they say of those after them.
         Windows of several clips may follow one another: batches are filled by what fits, not by where a clip ends.
         """
         namer = self.loaded.namer_for(names)
-        yield from self._in_batches(windows, partial(self._predict_batch, namer=namer, names=tuple(names)))
+        compute = partial(self._predict_batch, namer=namer, names=tuple(names))
+        yield from self._in_batches(windows, compute, context)
 
     def predict_clip(
-        self, windows: Iterable[Window], names: Sequence[str] = (), tracker: Tracker | None = None
+        self, windows: Iterable[Window], names: Sequence[str] = (), tracker: Tracker | None = None, *, context: int = 0
     ) -> Generator[KeyframePrediction]:
         """As `predict`, for the windows of one clip: its objects keep their numbers from keyframe to keyframe.
 
         `tracker`: the one of the clip's earlier windows.
         """
         tracker = tracker or Tracker()
-        with closing(self.predict(windows, names)) as predictions:
+        with closing(self.predict(windows, names, context=context)) as predictions:
             for prediction in predictions:
                 yield replace(prediction, objects=tracker.follow(prediction.objects))
 
@@ -191,14 +212,39 @@ class Predictor:
         levels = [level_dbfs(window.sound.second) for window in windows]
         return self._silence(levels, self._hear(windows), self.loaded.namer)
 
-    def _in_batches(self, windows: Iterable[Window], compute: Callable[[list[Window]], list[T]]) -> Generator[T]:
+    def _in_batches(
+        self, windows: Iterable[Window], compute: Callable[[list[_Heard]], list[T]], context: int = 0
+    ) -> Generator[T]:
         """As many windows at a time as fit, while the next ones are decoded."""
         with closing(read_ahead(iter(windows), self.batch_size)) as iterator:
-            while batch := list(islice(iterator, self.batch_size)):
+            heard = islice(self._listen(iterator), context, None)
+            while batch := list(islice(heard, self.batch_size)):
                 # The whole batch first: the consumer may take its time, and inference mode must not last as long.
                 yield from self._within_memory(compute, batch)
 
-    def _within_memory(self, compute: Callable[[list[Window]], list[T]], windows: list[Window]) -> list[T]:
+    def _listen(self, windows: Iterator[Window]) -> Iterator[_Heard]:
+        """Each window as soon as the one after it has been heard, too."""
+        sounds: Iterator[tuple[Window, Tensor] | None] = chain(self._sounds(windows), [None])
+        before, now = None, next(sounds)
+        for after in sounds:
+            assert now is not None
+            window, a = now
+            number = window.keyframe.index
+            sides = [
+                side[1] if side and side[0].keyframe.index == there else a
+                for side, there in ((before, number - 1), (after, number + 1))
+            ]
+            yield _Heard(window=window, a=a, beside=torch.stack(sides))
+            before, now = now, after
+
+    def _sounds(self, windows: Iterator[Window]) -> Iterator[tuple[Window, Tensor]]:
+        # From each batch to the next there is one more than is segmented, and no more than that.
+        count = self.batch_size + 1
+        while batch := list(islice(windows, count)):
+            count = self.batch_size
+            yield from zip(batch, self._within_memory(lambda some: list(self._hear(some)), batch), strict=True)
+
+    def _within_memory(self, compute: Callable[[list[S]], list[T]], windows: list[S]) -> list[T]:
         """In smaller batches, from now on, where the device's memory does not suffice. AV2TError: not even for one."""
         done: list[T] = []
         while len(done) < len(windows):
@@ -217,36 +263,38 @@ class Predictor:
         return done
 
     @torch.inference_mode()
-    def _logits_batch(self, windows: list[Window], size: tuple[int, int]) -> list[Tensor]:
+    def _logits_batch(self, heard: list[_Heard], size: tuple[int, int]) -> list[Tensor]:
+        windows, a, beside = _batch(heard)
         if self.loaded.finder is not None:
-            return list(find_logits(self.loaded, windows, self._hear(windows), size))
-        union = self._lifted(self._segment(windows, self._hear(windows)).union)
+            return list(find_logits(self.loaded, windows, a, beside, size))
+        union = self._lifted(self._segment(windows, a).union)
         return list(self.loaded.model.segmenter.upsample(union, size).cpu())
 
     @torch.inference_mode()
     def _predict_batch(
-        self, windows: list[Window], namer: Namer | None, names: Sequence[str]
+        self, heard: list[_Heard], namer: Namer | None, names: Sequence[str]
     ) -> list[KeyframePrediction]:
-        levels, a = [level_dbfs(window.sound.second) for window in windows], self._hear(windows)
+        windows, a, _ = _batch(heard)
+        levels = [level_dbfs(window.sound.second) for window in windows]
         silence = self._silence(levels, a, namer)
         predictions = [
             KeyframePrediction(keyframe=w.keyframe, image=w.image, level=level, presence=1 - p, score=p)
             for w, level, p in zip(windows, levels, silence, strict=True)
         ]
         if audible := [i for i, probability in enumerate(silence) if probability <= SILENT]:
-            found = self._predict_audible(
-                [windows[i] for i in audible], [levels[i] for i in audible], a[audible], namer, names
-            )
+            some, loud = [heard[i] for i in audible], [levels[i] for i in audible]
+            found = self._predict_audible(some, loud, namer, names)
             for i, prediction in zip(audible, found, strict=True):
                 predictions[i] = prediction
         return predictions
 
     def _predict_audible(
-        self, windows: list[Window], levels: list[float], a: Tensor, namer: Namer | None, names: Sequence[str]
+        self, heard: list[_Heard], levels: list[float], namer: Namer | None, names: Sequence[str]
     ) -> list[KeyframePrediction]:
-        """Of windows in which something sounds; `a`: their sounds' embeddings (B, audio_width)."""
+        """Of windows in which something sounds."""
+        windows, a, beside = _batch(heard)
         if self.loaded.finder is not None:
-            found = find_objects(self.loaded, windows, a, names)
+            found = find_objects(self.loaded, windows, a, beside, names)
         else:
             found = self._aligned_objects(windows, a, namer)
         return [
@@ -313,6 +361,7 @@ class Predictor:
         heard = namer.silence(a).tolist() if namer else [0.0] * len(levels)
         return [p if level > self.silence_dbfs else 1.0 for p, level in zip(heard, levels, strict=True)]
 
+    @torch.inference_mode()
     def _hear(self, windows: list[Window]) -> Tensor:
         """The sounds' embeddings (B, audio_width)."""
         return self.loaded.audio_encoder.encode([window.sound for window in windows])
@@ -346,6 +395,12 @@ class Predictor:
         heard = namer.heard(a).repeat_interleave(torch.tensor(counts, device=a.device), 0)
         named = iter([_likeliest(row, namer.labels) for row in (heard * namer.seen(v)).tolist()])
         return [islice(named, count) for count in counts]
+
+
+def _batch(heard: Sequence[_Heard]) -> tuple[list[Window], Tensor, Tensor]:
+    """Windows, a (B, audio_width) and beside (B, 2, audio_width)."""
+    a, beside = torch.stack([each.a for each in heard]), torch.stack([each.beside for each in heard])
+    return [each.window for each in heard], a, beside
 
 
 def level_dbfs(audio: NDArray[np.float32]) -> float:

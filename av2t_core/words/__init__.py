@@ -42,10 +42,14 @@ class Finder(Protocol):
     def unknown(self, names: Sequence[str]) -> list[str]:
         """Those of the names that mean nothing to it; it may also be that a nearer name has taken what they mean."""
 
-    def find(self, images: Sequence[Tensor], a: Tensor, names: Sequence[str], learned: Namer) -> list[list[Found]]:
+    def find(
+        self, images: Sequence[Tensor], a: Tensor, beside: Tensor, names: Sequence[str], learned: Namer
+    ) -> list[list[Found]]:
         """What sounds in each of B frames (3, H, W) of 0..255. `names`: all that is asked for; none asks for all.
 
-        `learned`: the names that a project has taught, beside those that the finder knows.
+        `a` (B, audio_width): the embedding of each frame's sound, and `beside` (B, 2, audio_width) of the sounds before
+        and after it in the clip; where there is none, its own again. `learned`: the names that a project has taught,
+        beside those that the finder knows.
         """
 
     def stages(self) -> dict[str, tuple[Any, str]]:

@@ -116,9 +116,11 @@ class SoundingThings(nn.Module):
         return self._parts[0].classes(a)[:, class_names("audioset").index("Silence")]
 
     @torch.inference_mode()
-    def find(self, images: Sequence[Tensor], a: Tensor, names: Sequence[str], learned: Namer) -> list[list[Found]]:
+    def find(
+        self, images: Sequence[Tensor], a: Tensor, beside: Tensor, names: Sequence[str], learned: Namer
+    ) -> list[list[Found]]:
         called = self._called(tuple(names), learned.labels)
-        sounds = self._sounds(a, learned)
+        sounds = self._sounds(a, beside, learned)
         found: list[list[Found]] = [[] for _ in images]
         looked_at = [i for i, sound in enumerate(sounds) if any(sound.heard[thing] >= LEAST_HEARD for thing in called)]
         if looked_at:
@@ -138,8 +140,17 @@ class SoundingThings(nn.Module):
             "faces": (self.faces, "detect_of"),
         }
 
-    def _sounds(self, a: Tensor, learned: Namer) -> list[_Sound]:
-        """A hint counts as far as nothing explains it that is heard itself: where a dog barks, no cat is the animal."""
+    def _sounds(self, a: Tensor, beside: Tensor, learned: Namer) -> list[_Sound]:
+        """A sound that is faint in one second goes on if it is clear in the next or was in the last."""
+        each, voiced = self._second(torch.cat([a[:, None], beside], dim=1).flatten(0, 1), learned)
+        own, others = each.view(len(a), 3, -1).tensor_split([1], dim=1)  # (B, 1, things), (B, 2, things)
+        heard = torch.maximum(own, (own * others).sqrt().amax(dim=1, keepdim=True))[:, 0]
+        return [_Sound(*both) for both in zip(heard, voiced[::3], strict=True)]
+
+    def _second(self, a: Tensor, learned: Namer) -> tuple[Tensor, Tensor]:
+        """What `_Sound` is made of (B, things), of a second by itself.
+
+        A hint counts as far as nothing explains it that is heard itself: where a dog barks, no cat is the animal."""
         table = self._table
         # From here on it is little, and computed on the host.
         classes = self._parts[0].classes(a).cpu()[:, None]  # (B, 1, 521)
@@ -149,7 +160,7 @@ class SoundingThings(nn.Module):
         heard = torch.cat([torch.maximum(certain, hinted), learned.heard(a).cpu()], dim=1)
         voices = (classes * table.voice).amax(dim=-1)
         voiced = F.pad(voices > (classes * table.heard * (1 - table.voice)).amax(dim=-1), (0, len(learned.labels)))
-        return [_Sound(*each) for each in zip(heard, voiced, strict=True)]
+        return heard, voiced
 
     def _in_frame(
         self, frame: Tensor, sound: _Sound, called: Mapping[int, tuple[str, ...]], boxes: Boxes, learned: Namer

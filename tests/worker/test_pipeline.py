@@ -18,7 +18,7 @@ from rq.job import JobStatus
 from av2t_core.data.cutouts import Cutouts
 from av2t_core.errors import AV2TError, ConfigError, MediaError
 from av2t_core.labelstudio.label_config import CONTROLS as CONTROL_TAGS
-from av2t_core.media.clip import Clip, Window
+from av2t_core.media.clip import Clip
 from av2t_core.prediction.predictor import KeyframePrediction, Predictor
 from tests.conftest import COMPOSED_CLIPS, EMBEDDED, ROOT, LabelStudioServer, wait_until
 from tests.core.clips import SOUND_RATE, Sound, at_rate, write_clip
@@ -419,9 +419,9 @@ def test_told_to_stop_in_the_middle_it_goes_on_there(
     looks: list[int] = []
     look = Predictor._predict_audible
 
-    def noted(self: Predictor, windows: list[Window], *rest: Any) -> list[KeyframePrediction]:
-        looks.extend(window.keyframe.index for window in windows)
-        return look(self, windows, *rest)
+    def noted(self: Predictor, heard: Any, *rest: Any) -> list[KeyframePrediction]:
+        looks.extend(each.window.keyframe.index for each in heard)
+        return look(self, heard, *rest)
 
     monkeypatch.setattr(Predictor, "_predict_audible", noted)
     asked = iter([False, False, True])

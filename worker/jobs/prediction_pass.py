@@ -156,9 +156,11 @@ def predict(
 
     open_part, count = _Open(first=done), done
     progress.show(done, clip.expected_windows)
-    # What is there already is decoded once more, for its frames; beside predicting that is little.
-    windows = _from(clip.windows(), done, task, folder, frames)
-    for seen in predictor.predict_clip(sheet.listen(windows), targets.names, tracker):
+    # What is there already is decoded once more, for its frames; beside predicting that is little. The last of it is
+    # heard once more, for a sound may go on.
+    context = min(done, 1)
+    windows = _from(clip.windows(), done - context, task, folder, frames)
+    for seen in predictor.predict_clip(sheet.listen(windows), targets.names, tracker, context=context):
         sheet.add(seen)
         open_part.scores.append(seen.score)
         open_part.regions += keyframe_regions(
@@ -204,15 +206,17 @@ def predict(
     )
 
 
-def _from(windows: Iterator[Window], done: int, task: int, folder: Path | None, frames: list[Path]) -> Iterator[Window]:
-    """The windows after the first `done`; the frames of all of them are written."""
+def _from(
+    windows: Iterator[Window], skipped: int, task: int, folder: Path | None, frames: list[Path]
+) -> Iterator[Window]:
+    """The windows after the first `skipped`; the frames of all of them are written."""
     for page, window in enumerate(windows):
         heartbeat.beat()  # nobody decodes ahead of a model that hangs
         if folder is not None:
             at = window.keyframe
             frames.append(folder / f"av2t-task{task}-k{at.index:03d}-f{at.frame:05d}.jpg")
             Image.fromarray(window.image).save(frames[-1], "JPEG", quality=JPEG_QUALITY)
-        if page >= done:
+        if page >= skipped:
             yield window
 
 

@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 
 from av2t_core.data.avsbench import SIZE
-from av2t_core.finetuning.examples import ClipExamples, Labelled, examples_of
+from av2t_core.finetuning.examples import ClipExamples, Outlined, examples_of
 from av2t_core.media.clip import Keyframe, Window
 from av2t_core.media.sound import Sound
 from av2t_core.model.inputs import to_device
@@ -42,7 +42,7 @@ def left_half() -> NDArray[np.bool_]:
 
 @pytest.fixture(scope="module")
 def examples(loaded: Loaded) -> ClipExamples:
-    return examples_of(loaded, windows(10), {8: left_half()}, {8: [Labelled(labels=("dog",), mask=left_half())]}, "abc")
+    return examples_of(loaded, windows(10), {8: left_half()}, {8: [Outlined(labels=("dog",), mask=left_half())]}, "abc")
 
 
 def test_what_is_learnt_from_is_what_is_predicted_from(loaded: Loaded, examples: ClipExamples) -> None:

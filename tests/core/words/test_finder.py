@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -10,9 +12,10 @@ import pytest
 import soundfile  # type: ignore[import-untyped]
 import torch
 
+from av2t.options import DEMO_CLIPS
 from av2t_core.data.cutouts import read_cutout
 from av2t_core.evaluation.scores import mask_iou
-from av2t_core.finetuning.examples import Labelled, examples_of
+from av2t_core.finetuning.examples import Outlined, examples_of
 from av2t_core.finetuning.fine_tuning import FineTuneRecipe, FineTuning, fit_names
 from av2t_core.media.clip import Clip, Keyframe, Window
 from av2t_core.media.sound import Sound
@@ -118,6 +121,29 @@ def test_batches_do_not_change_what_is_found(predictor: Predictor) -> None:
         assert mask_iou(one.mask, other.mask) > 0.99
 
 
+def test_a_sound_goes_on_where_it_is_faint(predictor: Predictor) -> None:
+    with Clip(DEMO_CLIPS / "cow.mp4") as clip:
+        windows = list(islice(clip.windows(), 4))  # in the first it is hardly heard, and in the fourth not at all
+    goes_on = list(predictor.predict(windows, ["cow"]))
+    alone = [next(predictor.predict([each], ["cow"])) for each in windows]
+    assert [each.sounding for each in goes_on] == [True, True, True, False]
+    assert [each.sounding for each in alone] == [False, True, True, False]
+    # What is clear is not changed.
+    assert goes_on[1].objects[0].likelihood == pytest.approx(alone[1].objects[0].likelihood, abs=1e-3)
+    one_by_one = Predictor("small", predictor.loaded, batch_size=1).predict(windows, ["cow"])
+    assert [each.sounding for each in one_by_one] == [True, True, True, False]
+
+
+def test_what_came_before_is_only_heard(predictor: Predictor) -> None:
+    with Clip(DEMO_CLIPS / "cow.mp4") as clip:
+        faint, clear = islice(clip.windows(), 2)
+    after, of_another_clip = (replace(faint, keyframe=replace(faint.keyframe, index=index)) for index in (2, 0))
+    [seen] = predictor.predict([clear, after], ["cow"], context=1)
+    assert (seen.keyframe, seen.sounding) == (after.keyframe, True)
+    [seen] = predictor.predict([clear, of_another_clip], ["cow"], context=1)
+    assert (seen.keyframe, seen.sounding) == (of_another_clip.keyframe, False)
+
+
 def test_a_name_that_was_taught_is_found(predictor: Predictor, tmp_path: Path) -> None:
     version = resolve("small")
     loaded = load_version(version, torch.device("cpu"))
@@ -146,7 +172,7 @@ def test_what_learns_begins_with_the_masks_that_names_give(tmp_path: Path) -> No
     assert not loaded.model.says_something
     sounds = window("rooster", recording("rooster"))
     mask = photograph("rooster")[1]
-    thing = Labelled(labels=("chicken",), mask=mask)
+    thing = Outlined(labels=("chicken",), mask=mask)
     examples = examples_of(loaded, [sounds], {0: mask}, {0: [thing]}, "")
     recipe = FineTuneRecipe(epochs=2, batch=1)
     tuning = FineTuning(loaded, [examples], replay_of(resolve("small")), recipe, RunFolder(tmp_path))
