@@ -42,10 +42,14 @@ def sheet(clips: list[RealClip], predictions: Path) -> Image.Image:
 
 
 def _cell(clip: RealClip, keyframe: LabelledKeyframe, mask: Mask) -> tuple[Image.Image, str, tuple[int, int, int]]:
-    """Green where both are, red where only the model's mask is, blue where only the outline is; and the verdict."""
+    """Green where both are, red where only the model's mask is, blue where only the outline is; and the verdict.
+
+    What cannot be told is grey.
+    """
     truth = clip.mask(keyframe)
     picture = np.full((*truth.shape, 3), EMPTY, np.uint8)
-    for where, colour in ((mask & truth, RIGHT), (mask & ~truth, WRONG), (truth & ~mask, MISSED)):
+    wrong = WRONG if keyframe.scored else SOFT
+    for where, colour in ((mask & truth, RIGHT), (mask & ~truth, wrong), (truth & ~mask, MISSED)):
         picture[where] = colour
     if not keyframe.scored:
         said, colour = "cannot tell", SOFT
