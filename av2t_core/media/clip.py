@@ -80,13 +80,14 @@ class Clip:
             self._frames = opened.enter_context(Frames(path))
             self._sound = opened.enter_context(Soundtrack(path))
             self._opened = opened.pop_all()
-        self._step = 1.0 if per_second == 1 else max(1 / per_second, 1 / self._frames.rate)
+        extent = None if per_second == 1 and most is None else self._frames.extent()
+        self._step = 1.0 if per_second == 1 or extent is None else max(1 / per_second, 1 / extent.rate)
         promised = self._frames.promised
         self.expected_windows = None if promised is None else self._count([(0.0, promised)])
         """How many windows will come, as far as that is known; for progress bars."""
         self._most, self._spread = most, False
-        if most is not None:
-            self._spread_over(most)
+        if most is not None and extent is not None:
+            self._spread_over(most, extent.spans)
         self._keyframes: list[Keyframe] = []
         self._left_out: float | None = None  # seconds: the first keyframe beyond `most`
         self._jumps: list[str] = []
@@ -154,9 +155,9 @@ class Clip:
             yield index, frame
             index += 1
 
-    def _spread_over(self, most: int) -> None:
-        """Have no more windows than `most`."""
-        spans, promised = self._frames.spans(), self._frames.promised
+    def _spread_over(self, most: int, spans: Sequence[tuple[float, float]]) -> None:
+        """Have no more windows than `most` in a picture that lasts so."""
+        promised = self._frames.promised
         lasts = sum(end - start for start, end in spans)
         if promised is not None and abs(promised - lasts) <= _MISSING:  # the same, but for how it is rounded
             lasts = promised

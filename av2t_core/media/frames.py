@@ -38,6 +38,15 @@ class Frame:
         return self.display.rgb(self.picture, self.size)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """How much picture there is. `spans`: from when to when it lasts, in seconds of its own clock; more than one where
+    the clock jumps, and of very many the last is left open to what follows. `rate`: frames a second, the average."""
+
+    spans: list[tuple[float, float]]
+    rate: float
+
+
 class Frames(StreamReader):
     """The frames of the first video stream of a file, one by one."""
 
@@ -74,10 +83,12 @@ class Frames(StreamReader):
     @property
     def rate(self) -> float:
         """Frames a second, the average: as the container declares it where that is about what was decoded."""
+        return self._rate((self.count - 1) / self._span if self._span else None)
+
+    def _rate(self, counted: float | None) -> float:
         declared = float(self._stream.average_rate or self._stream.guessed_rate or 0)
-        if not self._span:
+        if counted is None:
             return declared or _DEFAULT_RATE
-        counted = (self.count - 1) / self._span
         return declared if abs(declared - counted) <= _SAME_RATE * counted else counted
 
     @property
@@ -88,12 +99,10 @@ class Frames(StreamReader):
             return float(stream.duration * stream.time_base)
         return self._container.duration / av.time_base if self._container.duration is not None else None
 
-    def spans(self) -> list[tuple[float, float]]:
-        """From when to when, in seconds of its own clock, the picture lasts: by its packets, all of which are read.
-
-        More than one where the clock jumps; of very many the last is left open to what follows.
-        """
+    def extent(self) -> Extent:
+        """By its packets, all of which are read."""
         spans: list[tuple[float, float]] = []
+        count, latest, moved = 0, 0.0, 0.0
         with open_container(self.path) as container, suppress(av.FFmpegError):  # what is cut ends there
             for packet in container.demux(container.streams[self._stream.index]):
                 if not packet.size:  # the last one, which is for the decoder
@@ -106,7 +115,9 @@ class Frames(StreamReader):
                     spans.append((time, end))
                 else:
                     spans[-1] = min(begun, time), max(until, end)
-        return spans
+                    count, moved = count + 1, moved + max(0.0, time - latest)
+                latest = max(latest, time)
+        return Extent(spans=spans, rate=self._rate(count / moved if moved else None))
 
     @property
     def zero(self) -> float:

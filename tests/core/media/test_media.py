@@ -217,6 +217,17 @@ def test_there_are_no_more_keyframes_than_frames(tmp_path: Path) -> None:
         assert [window.keyframe.frame for window in clip.windows()] == list(range(10))
 
 
+@pytest.mark.parametrize("declared", [1, 2, 10, 1000])
+@pytest.mark.parametrize(("rate", "count"), [(2, 8), (20, 16)])
+def test_the_frames_that_are_there_say_how_close_keyframes_can_be(
+    tmp_path: Path, declared: int, rate: int, count: int
+) -> None:
+    clip = write_clip(tmp_path / "clip.mkv", at_rate(rate, 4), declared_rate=declared)
+    with Clip(clip, per_second=4) as opened:
+        frames = [window.keyframe.frame for window in opened.windows()]
+    assert len(set(frames)) == len(frames) == count
+
+
 @pytest.mark.parametrize("options", [{}, {"live": "1"}])
 def test_the_keyframes_of_a_long_clip_are_spread(tmp_path: Path, options: dict[str, str]) -> None:
     """Also where its container does not say how long it is."""
@@ -276,6 +287,13 @@ def test_the_most_is_never_exceeded_whatever_is_promised(
     gaps = [later.keyframe.time - earlier.keyframe.time for earlier, later in pairwise(windows)]
     assert all(gap == pytest.approx(40 / most, rel=0.25) for gap in gaps)
     assert clip.info.frame_count == 200
+
+
+@pytest.mark.parametrize(("start", "rate"), [(0, 2), (0.3, 2), (1.4, 3)])
+def test_the_most_is_not_exceeded_where_the_start_lies_off_the_grid(tmp_path: Path, start: float, rate: int) -> None:
+    with Clip(write_clip(tmp_path / "clip.ts", at_rate(rate, 300, start=start)), most=100) as clip:
+        assert clip.expected_windows == len(list(clip.windows())) in (99, 100)
+    assert "left out" not in " ".join(clip.info.remarks)
 
 
 @pytest.mark.parametrize("name", ["clip.ts", "clip.mp4", "clip.avi", "clip.h264"])
