@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from av2t_core.errors import AV2TError, Remedy
-from av2t_core.labelstudio.controls import ImageTag, Mask, Region, Size
-from av2t_core.labelstudio.label_config import CONTROLS, Targets
+from av2t_core.labelstudio.controls import DrawnTag, ImageTag, Mask, Region, Size
+from av2t_core.labelstudio.label_config import CONTROLS, READ_ONLY, Targets
 from av2t_core.limits import ANNOTATION_PIXELS
 
 ORIGINS = ("prediction", "prediction-changed", "manual")
@@ -61,7 +61,7 @@ class ClipMasks(Mapping[int, Mask]):
 
 
 def image_tags() -> list[ImageTag]:
-    """With which something can be drawn on the frames."""
+    """Of the frames, which are predicted into."""
     return [tag for tag in CONTROLS.values() if isinstance(tag, ImageTag)]
 
 
@@ -86,9 +86,9 @@ def read_annotation(
     """What the `result` of an annotation says of a clip with frames of `shape` and so many keyframes.
 
     Every mask that is drawn on the frames counts, with whichever control; one of another size than `shape` is resized.
-    Controls of the Video and other tags hold no masks and are passed over. A box that a mask lies in says nothing more.
-    Any other box counts as a mask of its whole area if `boxes`. AnnotationError: a box that does not, or whatever else
-    cannot be read exactly.
+    Controls of the Video and other tags hold no masks and are passed over. A box or a point that a mask lies in says
+    nothing more. Any other box counts as a mask of its whole area if `boxes`. AnnotationError: a box that does not, a
+    point, or whatever else cannot be read exactly.
     """
     regions = list(_regions(targets, result))
     if len(regions) * shape[0] * shape[1] > ANNOTATION_PIXELS:
@@ -100,34 +100,36 @@ def read_annotation(
     objects = [each for tag, _, each in read if tag.holds_masks and each.bits.any()]
     masks = ClipMasks(objects)
     for tag, name, each in read:
-        if tag.holds_masks or not each.bits.any() or (each.page in masks and (masks[each.page] & each.mask).any()):
+        what, drawn = tag.unlabelled_type, each.bits.any()
+        if not drawn and not tag.erasable and each.page not in masks:
+            raise AnnotationError(f"{name} is a {what} without an area: draw what sounds there, or delete it")
+        if tag.holds_masks or not drawn or (each.page in masks and (masks[each.page] & each.mask).any()):
             continue
-        if not boxes:
-            box = tag.unlabelled_type
-            sentence = f"{name} is a {box} without a mask in it: draw what sounds there, or delete the {box}"
-            raise AnnotationError(sentence, Remedy.MASK_BOXES)
+        if not (boxes and tag.has_area):
+            where = "in it" if tag.has_area else "around it"
+            sentence = f"{name} is a {what} without a mask {where}: draw what sounds there, or delete the {what}"
+            raise AnnotationError(sentence, Remedy.MASK_BOXES if tag.has_area else None)
         objects.append(each)
     return ClipMasks(objects)
 
 
-def _regions(targets: Targets, result: Sequence[Any]) -> Iterator[tuple[ImageTag, Region]]:
+def _regions(targets: Targets, result: Sequence[Any]) -> Iterator[tuple[DrawnTag, Region]]:
     """Those drawn on the frames, each with its tag."""
-    tags = {tag.unlabelled_type: tag for tag in image_tags()}
-    images = {control.to_name for control in targets.controls if isinstance(control.tag, ImageTag)}
-    controls = {(control.tag.name, control.name) for control in targets.controls}
+    tags: dict[str, DrawnTag] = {tag.unlabelled_type: tag for tag in (*READ_ONLY, *image_tags())}
+    chosen = {control.tag.name: control.name for control in targets.controls}
     for region in result:
         if not isinstance(region, Mapping):
             raise AnnotationError(f"The annotation holds {str(region)[:40]!r}, which is no region; make it again.")
         tag = tags.get(str(region.get("type")).removesuffix("labels"))
-        if tag is None or region.get("to_name") not in images:
+        if tag is None or region.get("to_name") not in targets.images:
             continue
         # Masks are drawn with any control, for only the first of a config's is predicted into. Boxes of another one
         # may mean anything.
-        if tag.holds_masks or (tag.name, region.get("from_name")) in controls:
+        if tag.holds_masks or region.get("from_name") == chosen.get(tag.name, region.get("from_name")):
             yield tag, region
 
 
-def _read(tag: ImageTag, region: Region, shape: Size, pages: int) -> tuple[str, AnnotatedObject]:
+def _read(tag: DrawnTag, region: Region, shape: Size, pages: int) -> tuple[str, AnnotatedObject]:
     """How messages call the region, and what it says; its mask may be empty."""
     name = f'Region "{region.get("id")}"'
     try:

@@ -10,12 +10,15 @@ from xml.etree import ElementTree
 
 from av2t_core import limits
 from av2t_core.errors import ConfigError
-from av2t_core.labelstudio.controls import ImageTag, VideoTag
+from av2t_core.labelstudio.controls import DrawnTag, ImageTag, VideoTag
 from av2t_core.labelstudio.controls.bitmask import BitmaskLabels
-from av2t_core.labelstudio.controls.brush import BrushLabels
+from av2t_core.labelstudio.controls.brush import BrushLabels, MagicWand
+from av2t_core.labelstudio.controls.ellipse import EllipseLabels
+from av2t_core.labelstudio.controls.keypoint import KeyPointLabels
 from av2t_core.labelstudio.controls.polygon import PolygonLabels
 from av2t_core.labelstudio.controls.rectangle import RectangleLabels
 from av2t_core.labelstudio.controls.timeline import TimelineLabels
+from av2t_core.labelstudio.controls.vector import VectorLabels
 from av2t_core.labelstudio.controls.video_rectangle import VideoRectangle
 from av2t_core.labelstudio.task_data import variable, variables
 
@@ -28,6 +31,9 @@ CONTROLS: dict[str, ImageTag | VideoTag] = {
     "TimelineLabels": TimelineLabels(),
 }
 """All control tags that can hold what sounds. What is not here is passed over."""
+
+READ_ONLY: tuple[DrawnTag, ...] = (MagicWand(), EllipseLabels(), VectorLabels(), KeyPointLabels())
+"""With which people draw on the frames as well: nothing is predicted into them."""
 
 REMEDY = (
     '<BrushLabels name="mask" toName="frames"><Label value="dog"/></BrushLabels> '
@@ -67,6 +73,7 @@ class Targets:
 
     video: Video
     controls: tuple[Control, ...]  # never empty; each gets its own regions
+    images: tuple[str, ...] = ()  # names of the Images that show the frames
 
     @property
     def frame_variables(self) -> tuple[str, ...]:
@@ -86,7 +93,10 @@ def parse_label_config(xml: str) -> Targets:
     controls = _controls(root)
     video = _video(root, next((control.to_name for control in controls if control.frames is None), None))
     # There is one clip: the one that the first control of a Video points at.
-    targets = Targets(video=video, controls=tuple(c for c in controls if c.frames or c.to_name == video.name))
+    controls = tuple(control for control in controls if control.frames or control.to_name == video.name)
+    shown = {control.frames for control in controls if control.frames}
+    images = [each.get("name", "") for each in root.iter("image") if variable(each.get("valuelist", "")) in shown]
+    targets = Targets(video=video, controls=controls, images=tuple(images))
     if len(targets.names) > limits.CONFIG_NAMES:
         raise ConfigError(
             f"The labels of the label config have {len(targets.names)} names, and the model looks for each of them;"

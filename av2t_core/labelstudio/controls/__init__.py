@@ -1,4 +1,4 @@
-"""What a control tag is. Each has a file here and a line in `label_config.CONTROLS`.
+"""What a control tag is. Each has a file here and a line in `label_config.CONTROLS`, or in `label_config.READ_ONLY`.
 
 The backend reads label configs as well and must start quickly: what needs numpy and the like is imported where it is
 used, here and in `tracks`.
@@ -45,13 +45,15 @@ class ControlTag(ABC):
         return "labels" if self.labels_beside else self.region_type
 
 
-class ImageTag(ControlTag):
-    """A control tag of an Image that shows the keyframes, one a page."""
+class DrawnTag(ControlTag):
+    """A control tag of an Image that shows the keyframes, one a page. What is drawn with it is read."""
 
     object_tag = "Image"
     frames_attribute = "valueList"
 
     holds_masks: ClassVar[bool] = True  # if not, as for boxes, its regions say only that something sounds within
+    has_area: ClassVar[bool] = True  # if not, as for points, nothing of it can count as a mask
+    erasable: ClassVar[bool] = False  # whether a region may be left of which a person has rubbed out all
 
     @property
     def unlabelled_type(self) -> str:
@@ -59,15 +61,19 @@ class ImageTag(ControlTag):
         return self.region_type.removesuffix("labels")
 
     @abstractmethod
-    def write(self, mask: Mask) -> list[Value]:
-        """The `value` of each region, without its labels, for a mask of the image's size that is not empty."""
-
-    @abstractmethod
     def read(self, region: Region, shape: Size) -> Mask:
         """The mask of a region whose `value` is a mapping. ValueError: what is wrong with the region.
 
         `shape` is the size of the clip's frames. The mask may have that size, or that of the picture it was drawn on.
         """
+
+
+class ImageTag(DrawnTag):
+    """One that is predicted into, too."""
+
+    @abstractmethod
+    def write(self, mask: Mask) -> list[Value]:
+        """The `value` of each region, without its labels, for a mask of the image's size that is not empty."""
 
 
 class VideoTag(ControlTag):

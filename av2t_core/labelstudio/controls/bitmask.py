@@ -14,6 +14,7 @@ class BitmaskLabels(ImageTag):
     """A PNG that is black and opaque where the mask is, and transparent elsewhere."""
 
     kind = "mask"
+    erasable = True
 
     def write(self, mask: Mask) -> list[Value]:
         import numpy as np

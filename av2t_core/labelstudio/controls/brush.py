@@ -1,15 +1,10 @@
-from av2t_core.labelstudio.controls import ImageTag, Mask, Region, Size, Value, picture_size
+from av2t_core.labelstudio.controls import DrawnTag, ImageTag, Mask, Region, Size, Value, picture_size
 
 
-class BrushLabels(ImageTag):
+class MagicWand(DrawnTag):
     """The mask as run lengths, see `rle`."""
 
-    kind = "mask"
-
-    def write(self, mask: Mask) -> list[Value]:
-        from av2t_core.labelstudio import rle
-
-        return [{"format": "rle", "rle": rle.encode(mask)}]
+    erasable = True
 
     def read(self, region: Region, shape: Size) -> Mask:
         from av2t_core.labelstudio import rle
@@ -18,3 +13,14 @@ class BrushLabels(ImageTag):
         if value.get("format") != "rle":
             raise ValueError(f"its format is {value.get('format')!r} and not rle")
         return rle.decode(value.get("rle"), picture_size(region))
+
+
+class BrushLabels(MagicWand, ImageTag):
+    """As the magic wand's."""
+
+    kind = "mask"
+
+    def write(self, mask: Mask) -> list[Value]:
+        from av2t_core.labelstudio import rle
+
+        return [{"format": "rle", "rle": rle.encode(mask)}]

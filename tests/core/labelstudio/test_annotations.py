@@ -255,7 +255,14 @@ def test_a_mask_says_more_than_the_rectangle_around_it(boxes: bool) -> None:
 def test_rectangles_of_other_controls_may_mean_anything() -> None:
     for boxes in (True, False):
         assert not read(BOTH, [rectangle(from_name="faces")], boxes=boxes)
-        assert not read(BRUSH, [rectangle()], boxes=boxes)
+
+
+def test_a_rectangle_is_not_taken_for_silence_where_no_control_is_for_them() -> None:
+    """As with a plain Rectangle beside Labels."""
+    plain = rectangle(from_name="plain", type="rectangle")
+    with pytest.raises(AnnotationError, match="on page 1 is a rectangle without a mask in it"):
+        read(BRUSH, [plain])
+    assert (read(BRUSH, [plain], boxes=True)[0] == DOG).all()
 
 
 def test_a_rectangle_that_is_turned() -> None:
@@ -272,6 +279,85 @@ def test_which_projects_can_say_where_something_sounds() -> None:
         assert can_hold_masks(targets_of(tag), boxes=True)
     times = f'<TimelineLabels name="times" toName="video">{LABELS}</TimelineLabels>'
     assert not can_hold_masks(parse_label_config(CONFIG.format(controls=times)), boxes=True)
+
+
+# What is drawn with controls that nothing is predicted into
+
+
+def round_(**changes: Any) -> dict[str, Any]:
+    value = {"x": 50, "y": 50, "radiusX": 25, "radiusY": 25, "rotation": 0, "ellipselabels": ["dog"], **changes}
+    return region("ellipselabels", value)
+
+
+def path(*points: tuple[float, float], closed: bool = True, **changes: Any) -> dict[str, Any]:
+    vertices = [{"x": x, "y": y, "isBezier": False} for x, y in points]
+    return region("vectorlabels", {"vertices": vertices, "closed": closed, "vectorlabels": ["dog"], **changes})
+
+
+def dot(x: float, y: float, **changes: Any) -> dict[str, Any]:
+    return region("keypointlabels", {"x": x, "y": y, "width": 0.5, "keypointlabels": ["dog"]}, **changes)
+
+
+@pytest.mark.parametrize("degrees", [0, 30, 90, -45])
+def test_an_ellipse_is_a_mask(degrees: float) -> None:
+    [thing] = read(BRUSH, [round_(rotation=degrees, x=40, y=45)]).objects
+    assert thing.labels == ("dog",)
+    rows, columns = np.nonzero(thing.mask)
+    assert (rows.mean() + 0.5, columns.mean() + 0.5) == pytest.approx((0.45 * 48, 0.4 * 64), abs=0.3)
+    assert len(rows) == pytest.approx(np.pi * 16 * 12, rel=0.02)
+    # Its longer axis, of the points' spread, is turned clockwise as the page's y goes down.
+    spread = np.linalg.eigh(np.cov(columns, rows))
+    along = spread.eigenvectors[:, 1]
+    turned = np.rad2deg(np.arctan2(along[1], along[0]))
+    assert (turned - degrees + 90) % 180 - 90 == pytest.approx(0, abs=3)
+
+
+def test_what_the_magic_wand_has_filled_is_a_mask() -> None:
+    wand = brush(type="magicwand", from_name="wand", value={"format": "rle", "rle": mask2rle(255 * DOG)})
+    assert (read(BRUSH, [wand])[0] == DOG).all()
+
+
+def test_a_closed_path_is_a_mask() -> None:
+    (mask,) = read(BRUSH, [path((0, 0), (50, 0), (50, 50), (0, 50))]).values()
+    assert (mask == block(0, 0, 24, 32)).all()
+
+
+def test_a_path_goes_as_its_vertices_name_each_other_and_along_its_curves() -> None:
+    """A circle of four curves, in the middle of which another order would have a hole."""
+    kappa, handles = 0.5523 * 40, []
+    for x, y, along_x, along_y in ((90, 50, 0, 1), (50, 90, -1, 0), (10, 50, 0, -1), (50, 10, 1, 0)):
+        before = {"x": x - kappa * along_x, "y": y - kappa * along_y}
+        after = {"x": x + kappa * along_x, "y": y + kappa * along_y}
+        handles.append({"x": x, "y": y, "isBezier": True, "controlPoint1": before, "controlPoint2": after})
+    vertices = [{**each, "id": f"v{i}", "prevPointId": f"v{(i - 1) % 4}"} for i, each in enumerate(handles)]
+    for order in ((0, 1, 2, 3), (2, 0, 3, 1)):
+        [circle] = read(BRUSH, [path(vertices=[vertices[i] for i in order])]).values()
+        assert np.count_nonzero(circle) == pytest.approx(np.pi * 0.4 * 64 * 0.4 * 48, rel=0.01)
+        assert circle[24, 32]
+
+
+def test_a_point_says_nothing_more_than_the_mask_around_it() -> None:
+    assert (read(BRUSH, [dot(20, 30), brush(DOG)])[0] == DOG).all()
+    for boxes in (False, True):
+        for result in ([dot(20, 30)], [dot(90, 90), brush(DOG)]):
+            with pytest.raises(AnnotationError, match="is a keypoint without a mask around it: draw what") as caught:
+                read(BRUSH, result, boxes=boxes)
+            assert "AV2T_BOX_HINTS" not in told(caught.value)
+
+
+@pytest.mark.parametrize(
+    "drawn", [round_(radiusX=0), path((1, 1), (50, 50), (1, 1)), path((200, 200), (300, 200), (300, 300))]
+)
+def test_what_covers_no_pixel_is_not_taken_for_silence(drawn: dict[str, Any]) -> None:
+    with pytest.raises(AnnotationError, match=r"on page 1 is a (ellipse|vector) without an area: draw what sounds"):
+        read(BRUSH, [drawn])
+    assert (read(BRUSH, [drawn, brush(DOG)])[0] == DOG).all()
+
+
+def test_masks_on_every_image_that_shows_the_frames_count() -> None:
+    again = CONFIG.replace("<Image", '<Image name="again" valueList="$frames"/><Image', 1)
+    targets = parse_label_config(again.format(controls=f'<BrushLabels name="a" toName="frames">{LABELS}</BrushLabels>'))
+    assert (read(targets, [brush(DOG, to_name="again", from_name="b")])[0] == DOG).all()
 
 
 # What is refused
@@ -309,6 +395,12 @@ BOX = {"x": 1, "y": 1, "width": 9, "height": 9, "rotation": 0, "rectanglelabels"
         (region("polygonlabels", {**POLYGON, "points": [[0, 0], [1, 1], [2]]}), "no points that make a polygon"),
         (region("polygonlabels", {**POLYGON, "points": [[0, 0], [1, 1], [2, None]]}), "one of its numbers is None"),
         (region("polygonlabels", {**POLYGON, "points": [[0, 0], [1, 1], [2, 1e300]]}), "one of its numbers is 1e"),
+        (round_(radiusX="9"), "one of its numbers is '9'"),
+        (brush(type="magicwand", value={}), "its format is None"),
+        (path((0, 0), (50, 0), (50, 50), closed=False), "it is a line that is not closed"),
+        (path((0, 0), (50, 0)), "no vertices that make a path"),
+        (path(vertices=[{}, {}, {}]), "one of its numbers is None"),
+        (path(vertices=[{"id": id, "prevPointId": "a", "x": 1, "y": 1} for id in "bcd"]), "its path branches"),
         (region("rectanglelabels", {**BOX, "x": float("nan")}), "one of its numbers is nan"),
         (region("rectanglelabels", {**BOX, "width": "9"}), "one of its numbers is '9'"),
         (region("rectanglelabels", {**BOX, "rotation": 5}, original_width=0), "size is given as 0 by 48"),

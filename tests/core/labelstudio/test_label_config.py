@@ -34,6 +34,7 @@ def test_names_are_read_from_the_config() -> None:
                 labels=(Label(name="dog"), Label(name="cat")),
             ),
         ),
+        images=("pages",),
     )
 
 
