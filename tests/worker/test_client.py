@@ -16,16 +16,23 @@ import pytest
 from PIL import Image
 
 from av2t_core.errors import AV2TError, ConfigError, MediaError
+from av2t_core.labelstudio.label_config import Video
 from tests.conftest import LabelStudioServer
 from tests.worker.conftest import KEY, Serve, client_of
 from tests.worker.http_server import Answer, as_json, said
-from worker.client.label_studio import Annotation, LabelStudioClient
+from worker.client.label_studio import Annotation, LabelStudioClient, Task
 from worker.client.media import ClipCache
 from worker.failures import DoubtfulError, GoneError, TransientError
 
 CONFIG = """<View><Video name="video" value="$video"/>
 <BrushLabels name="mask" toName="frames"><Label value="dog"/></BrushLabels>
 <Image name="frames" valueList="$frames"/></View>"""
+
+
+NO_URLS = (
+    *("?d=..", "#", "http://[", "http://[::1", "http://[::1]:x/", "s3://[", "//[::1/a.mp4", "/\ud800"),
+    *(" http://host/a.mp4", "http://host/\0", "http://host:99999/a.mp4", "http:a.mp4", "http:///a.mp4", "https://"),
+)
 
 
 @pytest.fixture
@@ -93,6 +100,15 @@ def test_a_foreign_address_that_redirects_to_label_studio_gets_no_key(serve: Ser
     assert ["authorization" in headers for _, headers in own.asked] == [False]
 
 
+def test_an_address_without_a_scheme_is_of_its_own_host(serve: Serve, clip: Path) -> None:
+    own, other = serve(), serve()
+    other.answers["/a.mp4"] = (200, {}, b"clip")
+    with client_of(own.url) as client:
+        client.fetch(f"{other.url.removeprefix('http:')}/a.mp4", 1, clip)
+    assert clip.read_bytes() == b"clip"
+    assert "authorization" not in other.asked[0][1]
+
+
 def test_another_server_does_not_get_the_key(serve: Serve, clip: Path) -> None:
     own, other = serve(), serve()
     other.answers["/a.mp4"] = (200, {}, b"clip")
@@ -123,14 +139,39 @@ def test_a_clip_that_was_fetched_is_kept(serve: Serve, clip: Path, tmp_path: Pat
 
         assert fetched(b"first", '"1"') == b"first"
         assert fetched(b"other", '"1"') == b"first"
-        clip.unlink()
-        client.fetch("/a.mp4?signature=2", 1, clip)
-        assert clip.read_bytes() == b"first"
         assert fetched(b"other", '"2"') == b"other"
         assert fetched(b"first", None) == b"first"
         with pytest.raises(DoubtfulError, match="There is no clip"):
             fetched(b"", '"1"', status=404)
-    assert len(server.asked) == 6
+    assert len(server.asked) == 5
+
+
+def test_clips_behind_one_path_are_two_in_the_cache(serve: Serve, clip: Path, tmp_path: Path) -> None:
+    """As of a server that makes all its files at one time."""
+    server, cache = serve(), ClipCache(tmp_path / "cache", 10**6)
+    said = {"Last-Modified": "Tue, 01 Jan 1980 00:00:00 GMT"}
+    server.answers = {f"/clip?id={id}": (200, said, id.encode()) for id in "12"}
+    server.answers["/tasks/7/presign/?fileuri=czM6Ly9hL2I="] = [
+        (303, {"Location": f"/signed?signature={number}"}, b"") for number in (1, 2)
+    ]
+    server.answers |= {f"/signed?signature={number}": (200, said, b"%d" % number) for number in (1, 2)}
+    with client_of(server.url, cache=cache) as client:
+        for id in "1212":
+            clip.unlink(missing_ok=True)
+            client.fetch(f"{server.url}/clip?id={id}", 1, clip)
+            assert clip.read_text() == id
+        # A storage's clip stays one, whatever its signature.
+        for _ in range(2):
+            clip.unlink()
+            client.fetch("s3://a/b", 7, clip)
+            assert clip.read_text() == "1"
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+def test_a_clips_address_is_taken_as_browsers_take_it() -> None:
+    task = Task(id=1, project=1, data={"video": " http://host/a b.mp4\n", "file": "a.mp4"})
+    assert task.clip_url(Video(name="v", value="$video")) == "http://host/a b.mp4"
+    assert task.clip_url(Video(name="v", value="/data/upload/$file")) == "/data/upload/a.mp4"
 
 
 # What goes wrong with media
@@ -154,7 +195,7 @@ def test_a_clip_over_the_limit(serve: Serve, clip: Path) -> None:
         ("/data/a.mp4", said(401, "Invalid token."), "refuses the legacy token in LABEL_STUDIO_API_KEY"),
         ("/data/a.mp4?key=s3cret", said(403, "No."), r"of /data/a.mp4 refuses the clip \(403\)"),
         ("a.mp4", (200, {}, b""), 'is given as "a.mp4"; upload it'),
-        ("http://[", (200, {}, b""), "is no URL that can be used"),
+        *((url, (200, {}, b""), "is no URL that can be used") for url in NO_URLS),
         ("http://user:s3cret/x@host/a.mp4", (200, {}, b""), "is no URL that can be used"),
         ("ftp://user:s3cret@host/a.mp4", (200, {}, b""), r'is given as "ftp://host/a\.mp4"'),
         (f"data:video/mp4;base64,{'A' * 10**6}", (200, {}, b""), r'is given as "data:video/mp4;base64,A+…"; upload it'),

@@ -126,6 +126,14 @@ def test_a_file_of_ours_can_be_called_so(tmp_path: Path, name: str) -> None:
     assert name.endswith(own)
 
 
+@pytest.mark.parametrize(
+    "url", ["?d=..", "/data/local-files/?d=%00", "http://[::1", "s3://[", "", "/", "..", "/\ud800"]
+)
+def test_a_file_of_ours_has_a_name_whatever_the_address(tmp_path: Path, url: str) -> None:
+    (tmp_path / jobs.file_name(url)).touch()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_whole_job(project: Project, redis: Redis) -> None:
     copyfile(COMPOSED_CLIPS / "dog.mp4", project.folder / NAMES[-1])
     [task] = project.synced().values()

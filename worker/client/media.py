@@ -85,7 +85,10 @@ class Media:
         Its server is asked in any case: whether it is still there, whether it may be read, and whether it has changed.
         """
         with self._open(url, task) as response:
-            key = content_key(_named(str(response.url)), response.headers) if self._cache else None
+            # Behind the address that the task has, with its query, which may say which clip of many; what it leads to
+            # has a signature, another one each time.
+            address = f"{url}\n{_named(str(response.url))}"
+            key = content_key(address, response.headers) if self._cache else None
             if self._cache and key and self._cache.take(key, target):
                 return
             self._save(response, _shown(url), target)
@@ -115,7 +118,7 @@ class Media:
                     address = urljoin(address, response.headers["location"])
                     if urlsplit(address).scheme not in PORTS:
                         raise MediaError(f"The clip at {shown} redirects to something that is no web address.")
-        except (httpx.InvalidURL, ValueError):  # whose text may repeat a password
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError):  # whose text may repeat a password
             raise MediaError(f"The address of task {task}'s clip is no URL that can be used; correct it.") from None
         except httpx.TransportError as error:
             raise TransientError(f"The clip at {shown} cannot be fetched now ({reason(error)}).") from None
@@ -143,18 +146,22 @@ class Media:
             yield response
 
     def _address(self, url: str, task: int) -> str:
-        scheme = urlsplit(url).scheme
+        scheme, shown = urlsplit(url).scheme, _shown(url)
+        if not shown:
+            raise ValueError("it has no path")
         if scheme in {"http", "https"}:
             return url
         if scheme in CLOUD_SCHEMES:
             uri = base64.urlsafe_b64encode(url.encode()).decode()
             return f"{self._api.url}/tasks/{task}/presign/?fileuri={uri}"
+        if url.startswith("//"):  # of another host, as browsers take it
+            return urljoin(self._api.url, url)
         if url.startswith("/"):
             # Below a path prefix Label Studio writes its own URLs with the prefix.
             prefix = urlsplit(self._api.url).path
             return self._api.url + url.removeprefix(prefix)
         raise MediaError(
-            f'The clip of task {task} is given as "{_shown(url)}"; upload it, or give an http(s) URL or the '
+            f'The clip of task {task} is given as "{shown}"; upload it, or give an http(s) URL or the '
             "URI of a storage that the project has."
         )
 
@@ -244,7 +251,7 @@ def _shown(url: str) -> str:
 def content_key(address: str, headers: Mapping[str, str]) -> str | None:
     """What names the content behind an address, by the headers of its server; None where they do not say enough.
 
-    Another content has another time or tag. `address` comes without what is another one each time, as a signature.
+    Another content behind one address has another time or tag.
     """
     seen = httpx.Headers(headers)
     mark = seen.get("etag") or seen.get("last-modified")

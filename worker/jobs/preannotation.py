@@ -156,7 +156,7 @@ def _preannotate(
         settings, predictor = context.settings, context.predictor_of(model_version)
         # What decides, beside the model version, which masks the clip gets.
         chosen = (settings.keyframes_per_second, settings.max_keyframes, settings.silence_dbfs, settings.least_score)
-        identity = hashlib.sha256(repr((chosen, config, clip.stat().st_size)).encode()).hexdigest()
+        identity = hashlib.sha256(repr((chosen, config, url, clip.stat().st_size)).encode()).hexdigest()
         checkpoint = Checkpoint(progress.job, identity)
         with _stage(seconds, "predict"), opened_clip(clip, settings) as video:
             predicted = predict(video, predictor, targets, task, progress, checkpoint, folder=wanted, rate=rate)
@@ -218,7 +218,10 @@ def opened_clip(path: Path, settings: Settings) -> Iterator[Clip]:
 
 def file_name(url: str) -> str:
     """What the file of the clip at `url` is called in a folder of ours: as people know it."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # it is no URL, which whoever fetches it says
+        return "clip"
     path = parse_qs(parts.query).get("d", [parts.path])[0]  # /data/local-files/?d=folder/clip.mp4
     # At most 255 bytes, and a character has up to four; neither NUL nor half a character.
     name = "".join(each if each.isprintable() else "_" for each in Path(path).name[-60:])
