@@ -195,7 +195,15 @@ class Clip:
         if self._jump_count > len(self._jumps):
             yield f"The timestamps jump {self._jump_count - len(self._jumps)} times more."
         yield from sound.remarks(frames.start, frames.end)
-        promised, end = frames.promised or 0.0, max(frames.end, sound.end)
-        missing = promised - (end - frames.zero)
-        if missing > _MISSING and abs(promised - end) > _MISSING:  # some containers count from zero on the clip's clock
+        missing = self._missing(max(frames.end, sound.end))
+        if missing > _MISSING:  # of all that is in the file, which may go on after the picture
+            missing = self._missing(frames.last_packet())
+        if missing > _MISSING:
             yield f"The file ends {missing:.1f} s before the length that it promises: it is incomplete."
+
+    def _missing(self, end: float) -> float:
+        """Seconds that the file promises beyond `end`."""
+        promised = self._frames.promised or 0.0
+        return min(
+            promised - (end - self._frames.zero), abs(promised - end)
+        )  # some count from zero on the clip's clock

@@ -21,7 +21,7 @@ LONGEST_STILL = 3600.0  # seconds that a picture may stand still; a longer gap i
 _DEFAULT_RATE = 25.0
 _SAME_RATE = 0.05  # how far the declared rate may be from the counted one; lost frames and rounding count
 _SQUARE = 0.01  # how far a pixel's width over height may be from 1
-_UNEVEN = 0.2  # of a period: containers round timestamps to a millisecond
+_UNEVEN = 0.2  # of a period
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +119,16 @@ class Frames(StreamReader):
                 latest = max(latest, time)
         return Extent(spans=spans, rate=self._rate(count / moved if moved else None))
 
+    def last_packet(self) -> float:
+        """Seconds on the clip's own clock to the end of the last packet, of whatever stream; all are read."""
+        end = self.end
+        with open_container(self.path) as container, suppress(av.FFmpegError):
+            for packet in container.demux():
+                ticks = packet.dts if packet.pts is None else packet.pts
+                if packet.size and ticks is not None and packet.time_base is not None:
+                    end = max(end, float((ticks + (packet.duration or 0)) * packet.time_base))
+        return end
+
     @property
     def zero(self) -> float:
         """Seconds on the clip's own clock at which it begins; a cut from a broadcast may begin hours after zero."""
@@ -186,7 +196,9 @@ class Frames(StreamReader):
             aspect = f"{float(self.pixel_aspect):.3f} to 1"
             yield f"Its pixels are not square, {aspect}: frames and masks have the stored pixels, unscaled."
         shortest, longest = self._gaps
-        if not self.undecodable and longest - shortest > _UNEVEN / self.rate:
+        tick = float(self._stream.time_base or 0)
+        rounded = tick if 2 * tick < 1 / self.rate else 0.0  # many containers count in milliseconds
+        if not self.undecodable and longest - shortest > max(_UNEVEN / self.rate, 1.5 * rounded):
             yield "The frame rate varies: frames are named by their timestamps, and fps is the average."
 
     def _lasts(self, picture: "av.VideoFrame | av.Packet[Any]") -> float:

@@ -586,6 +586,36 @@ def test_a_file_that_is_cut_off_gives_what_it_has(tmp_path: Path) -> None:
     assert "before the length that it promises: it is incomplete" in remarks(clip)
 
 
+@pytest.mark.parametrize("name", ["clip.webm", "clip.mkv", "clip.mov"])
+@pytest.mark.parametrize("lengths", [[6.0], [3.0, 6.0]])
+def test_a_whole_file_is_not_called_incomplete_for_what_goes_on_after_the_picture(
+    tmp_path: Path, name: str, lengths: list[float]
+) -> None:
+    webm = name.endswith("webm")
+    clip = write_clip(
+        tmp_path / name,
+        at_rate(10, 3),
+        codec="libvpx-vp9" if webm else "libx264",
+        pix_fmt="yuv420p",
+        sounds=[Sound(samples=tone(seconds)) for seconds in lengths],
+        sound_codec="libopus" if webm else "pcm_s16le",
+    )
+    assert "incomplete" not in remarks(clip)
+    assert ("The sound goes on after the picture has ended" in remarks(clip)) is (lengths == [6.0])
+
+
+def test_a_file_without_fault_gets_one_remark(shared: Path) -> None:
+    _, info = read(shared / "cases" / "incomplete" / "whole.webm")
+
+    assert info.remarks == ("The sound goes on after the picture has ended; that part is left out.",)
+
+
+@pytest.mark.parametrize("rate", [24, 30, 60, 120, 240])
+@pytest.mark.parametrize("name", ["clip.mkv", "clip.mp4", "clip.flv"])
+def test_timestamps_that_a_container_rounds_are_no_varying_frame_rate(tmp_path: Path, name: str, rate: int) -> None:
+    assert "varies" not in remarks(write_clip(tmp_path / name, at_rate(rate, 2), pix_fmt="yuv420p"))
+
+
 def test_damaged_frames_are_counted_and_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     noise = np.random.default_rng(1).integers(0, 255, (30, 48, 64, 3), np.uint8)
     clip = write_clip(tmp_path / "clip.mp4", at_rate(10, 3), images=list(noise))
