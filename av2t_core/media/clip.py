@@ -56,7 +56,7 @@ class ClipInfo:
     frame_count: int  # decoded
     start: float  # seconds on the clip's own clock at which it begins; that of a broadcast may begin hours after 0
     duration: float  # seconds, from the clip's start to the end of its last frame
-    has_audio: bool
+    audible: bool  # whether its sound can be decoded and is more than digital silence
     step: float  # seconds from one keyframe to the next
     keyframes: tuple[Keyframe, ...]
     remarks: tuple[str, ...]  # sentences about what was left out or guessed
@@ -123,7 +123,7 @@ class Clip:
             frame_count=self._frames.count,
             start=self._frames.zero,
             duration=self._frames.end - self._frames.zero,
-            has_audio=self._sound.rate > 0,
+            audible=self._sound.audible,
             step=self._step,
             keyframes=tuple(self._keyframes),
             remarks=tuple(self._remarks()),

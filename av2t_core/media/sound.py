@@ -89,6 +89,11 @@ class Soundtrack(StreamReader):
         self.peak = max(self.peak, float(np.abs(sound.second).max()))
         return sound
 
+    @property
+    def audible(self) -> bool:
+        """Whether any `second` so far held more than digital silence."""
+        return self.peak >= SILENCE
+
     def remarks(self, start: float, end: float) -> Iterator[str]:
         """Sentences about the sound of a picture that lasts from `start` to `end` seconds, after its last `second`."""
         if not self.rate:
@@ -99,7 +104,7 @@ class Soundtrack(StreamReader):
             yield f"It has {self.streams} audio streams: the first, {self.rate} Hz, is used."
         if self.undecodable or self.cut:
             yield "Parts of the sound cannot be decoded and count as silence."
-        if self.peak < SILENCE:
+        if not self.audible:
             yield "The sound is digital silence throughout: nothing is heard in this clip."
         if self.start is not None and self.start - start > _NOTABLE:
             yield f"The sound begins {self.start - start:.1f} s after the picture; before it counts as silence."

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from label_studio_sdk.label_interface import LabelInterface
+from numpy.typing import NDArray
 from redis import Redis
 from rq.job import JobStatus
 
@@ -149,6 +150,26 @@ def test_a_long_clip_gets_its_keyframes_spread_and_says_so(
     assert (result.outcome, result.keyframes) == ("predicted", 1)
     assert result.remarks == (f"It is long: one keyframe every {KEYFRAMES:.1f} s, 1 in all.",)
     assert len(task.data["stills"]) == 1
+    assert task.data["av2t_remarks"] == result.remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("sounds", "said"),
+    [
+        ([], "The sound is missing: nothing is heard in this clip."),
+        ([np.zeros((1, 2 * SOUND_RATE), np.float32)], "The sound is digital silence throughout"),
+    ],
+)
+def test_a_clip_in_which_nothing_can_be_heard_comes_first(
+    make: Make, context: jobs.Context, tmp_path: Path, sounds: list[NDArray[np.float32]], said: str
+) -> None:
+    laid = [Sound(samples=each) for each in sounds]
+    clip = write_clip(tmp_path / "clip.mp4", at_rate(10, 2), sounds=laid, sound_codec="aac")
+    task = make(clip)
+    assert task.job.perform().outcome == "predicted"
+    [prediction] = task.predictions
+    assert (prediction.score, prediction.result) == (0, [])
+    assert said in task.data["av2t_remarks"]
 
 
 LABEL = '<Label value="dog"/>'

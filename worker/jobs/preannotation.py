@@ -41,6 +41,8 @@ from worker.settings import Settings
 log = logging.getLogger("av2t.worker")
 
 SHEET_QUALITY = 75
+REMARKS = "av2t_remarks"
+"""The task's value, a column in Label Studio, that tells an annotator what was left out or guessed of the clip."""
 
 
 @dataclass
@@ -194,6 +196,8 @@ def _additions(targets: Targets, frames: list[str], info: ClipInfo) -> Callable[
         found: dict[str, Any] = {name: frames for name in targets.frame_variables if frames and not look_up(data, name)}
         if (name := variable(targets.video.framerate)) and _lacks_rate(targets, data):
             found[name] = round(info.fps, RATE_DIGITS)
+        if info.remarks or REMARKS in data:
+            found[REMARKS] = " ".join(info.remarks)
         return found
 
     return lacking

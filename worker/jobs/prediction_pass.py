@@ -111,7 +111,7 @@ class Prediction:
     frames: list[Path]  # JPEG of every keyframe, if they are wanted
     result: list[str]  # the prediction's regions: JSON lists without their brackets
     sheet: ContactSheet | None  # of the keyframes of this try; None if it had none to look at
-    score: float  # mean over the keyframes: low where the model is unsure, so that those tasks can come first
+    score: float  # low where the model is unsure, so that those tasks can come first; see _score
 
 
 @dataclass
@@ -186,7 +186,6 @@ def predict(
     info = clip.info
     for remark in info.remarks:
         log.info("task %d: %s", task, remark)
-    scores = [score for part in parts for score in part.scores]
     counted = frame_rate({}, str(round(info.fps, RATE_DIGITS))) if rate is None else rate
     whole = clip_regions(
         targets,
@@ -202,8 +201,13 @@ def predict(
         frames=frames,
         result=[result for result in results if result],
         sheet=sheet if count > done else None,
-        score=round(sum(scores) / len(scores), 4),
+        score=_score(info, [score for part in parts for score in part.scores]),
     )
+
+
+def _score(info: ClipInfo, scores: Sequence[float]) -> float:
+    """The mean over the keyframes. A clip in which nothing can be heard was not judged, and comes first."""
+    return round(sum(scores) / len(scores), 4) if info.audible else 0.0
 
 
 def _from(

@@ -454,7 +454,7 @@ def test_every_sample_is_in_its_place(tmp_path: Path) -> None:
     noise = np.random.default_rng(1).uniform(-0.9, 0.9, (2, 5 * SOUND_RATE // 2)).astype(np.float32)
     windows, info = read(write_clip(tmp_path / "clip.mkv", at_rate(10, 2.5), sounds=[Sound(samples=noise)]))
 
-    assert info.has_audio
+    assert info.audible
     assert [window.sound.second.shape for window in windows] == [(2, SOUND_RATE)] * 3
     heard = np.concatenate([window.sound.second for window in windows], axis=1)
     np.testing.assert_allclose(heard[:, : noise.shape[1]], noise, atol=1e-4)  # 16 bits
@@ -549,7 +549,7 @@ def test_no_sound(tmp_path: Path) -> None:
     windows, info = read(write_clip(tmp_path / "clip.mp4", at_rate(10, 2)))
 
     assert [window.sound.second.shape for window in windows] == [(1, 0)] * 2
-    assert not info.has_audio
+    assert not info.audible
     assert "The sound is missing: nothing is heard in this clip." in info.remarks
 
 
@@ -557,7 +557,7 @@ def test_digital_silence_is_told(tmp_path: Path) -> None:
     silence = Sound(samples=np.zeros((2, 2 * SOUND_RATE), np.float32))
     windows, info = read(write_clip(tmp_path / "clip.mov", at_rate(10, 2), sounds=[silence]))
 
-    assert info.has_audio
+    assert not info.audible
     assert not any(window.sound.second.any() for window in windows)
     assert "digital silence" in info.remarks[0]
 
