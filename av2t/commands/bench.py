@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from av2t_core.evaluation.benchmark import Memory, Speed
     from av2t_core.prediction.predictor import Predictor
 
-DEMO_CLIP = DEMO_CLIPS / "cow.mp4"
+DEMO_CLIP = DEMO_CLIPS / "cat.mp4"
 
 ROWS = {
     "frames_per_second": {

@@ -167,10 +167,10 @@ def _device(settings: Settings) -> Iterator[Finding]:
         yield ok(f"AV2T_DEVICE is {settings.device}; torch sees {', '.join(gpus)}.")
     elif settings.device.startswith("cuda"):
         yield fail(f"AV2T_DEVICE is {settings.device} and torch sees no GPU; set it to auto or install the driver.")
-    elif PRESETS[preset].gains_by_bf16:
-        yield note(f"torch sees no GPU: {preset} takes seconds for each keyframe on a CPU.")
-    else:
+    elif PRESETS[preset].embedded:
         yield ok(f"no GPU, which {preset} does not need.")
+    else:
+        yield note(f"torch sees no GPU: {preset} takes seconds for each keyframe on a CPU.")
 
 
 def _backend(settings: Settings) -> Iterator[Finding]:

@@ -43,16 +43,14 @@ def build_sam(image_encoder: nn.Module, config: SamConfig) -> "Sam":
     )
 
 
-def decode_prompts(sam: "Sam", image: Tensor, prompts: Tensor, dense: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def decode_prompts(sam: "Sam", image: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
     """Of one image (width, h, w), the upper left part of the grid or all of it, by sparse prompts (P, n, width).
 
-    `dense` (P, width, h, w): of mask prompts; None: there are none. Returns three candidate masks for each prompt,
-    logits (P, 3, 4 h, 4 w), and their expected IoU (P, 3).
+    Returns three candidate masks for each prompt, logits (P, 3, 4 h, 4 w), and their expected IoU (P, 3).
     """
     height, width = image.shape[-2:]
     encoder = sam.prompt_encoder
-    if dense is None:
-        dense = encoder.no_mask_embed.weight[:, :, None, None].expand(1, -1, height, width)
+    dense = encoder.no_mask_embed.weight[:, :, None, None].expand(1, -1, height, width)
     logits, ious = sam.mask_decoder(
         image_embeddings=image[None],
         image_pe=encoder.get_dense_pe()[..., :height, :width],

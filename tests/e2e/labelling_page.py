@@ -144,6 +144,6 @@ class LabellingPage:
         return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=np.int16)
 
     def _box(self, selector: str) -> tuple[int, int, int, int]:
-        box = self.page.locator(selector).bounding_box()
+        box = self.page.locator(selector).last.bounding_box()  # below a video, which may have a canvas of its own
         assert box is not None, f"{selector} is not to be seen"
         return round(box["x"]), round(box["y"]), round(box["width"]), round(box["height"])

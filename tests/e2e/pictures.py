@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -40,6 +39,7 @@ from worker.client.label_studio import LabelStudioClient
 from worker.client.projects import connect_backend, recommended_config, upload_clip
 
 DATA = ROOT / "tests" / "data"
+FOLDER = ROOT / ".av2t" / "pictures"  # kept, so that a second run is quick
 LABELS = tuple((DEMO_CLIPS / "labels.txt").read_text().split())
 _NAMES = "".join(f'<Label value="{label}"/>' for label in LABELS)
 EVERY_CONTROL = f"""<View>
@@ -77,15 +77,21 @@ class Studio:
     backend: str
     demo: int
 
-    def project(self, title: str, config: str, clips: Iterable[Path]) -> int:
-        """With these clips, pre-annotated."""
+    def project(self, title: str, config: str, clips: Iterable[Path]) -> tuple[int, bool]:
+        """The one of this title, with these clips, pre-annotated; and whether it is new."""
+        api = self.client.api
+        found = api.ask("GET", "/api/projects/", "its projects", list[dict[str, Any]], field="results")
+        there = [each["id"] for each in found if each["title"] == title]
         made = {"title": title, "label_config": config}
-        project: int = self.client.api.ask("POST", "/api/projects/", "a project", dict[str, Any], json=made)["id"]
-        connect_backend(self.client.api, project, self.backend)
-        for clip in clips:
-            upload_clip(self.client.api, project, clip)
-        wait_until(lambda: all(task.predictions_model_versions for task in self.client.tasks(project)), 600)
-        return project
+        project: int = (
+            there[0] if there else api.ask("POST", "/api/projects/", "a project", dict[str, Any], json=made)["id"]
+        )
+        connect_backend(api, project, self.backend)
+        if not there:
+            for clip in clips:
+                upload_clip(api, project, clip)
+            wait_until(lambda: all(task.predictions_model_versions for task in self.client.tasks(project)), 600)
+        return project, not there
 
     def task(self, project: int, clip: str) -> int:
         [found] = [task.id for task in self.client.tasks(project) if task.file == clip]
@@ -104,9 +110,8 @@ class Studio:
         self.client.api.tell("POST", f"/api/tasks/{task}/annotations", "an annotation", json={"result": regions})
 
     def train(self, project: int) -> None:
-        job = (
-            httpx.post(f"{self.backend}/train", json={"project": project}, timeout=30).raise_for_status().json()["job"]
-        )
+        asked = httpx.post(f"{self.backend}/train", json={"project": project}, timeout=30).raise_for_status()
+        job = asked.json()["job"]
         told = wait_until(lambda: self._ended(job), 900, "the training")
         assert told["state"] == "done", told
 
@@ -129,57 +134,55 @@ def corrected_clips(folder: Path) -> list[RealClip]:
     return clips
 
 
+def save(png: bytes, path: Path, size: tuple[int, int] | None = None) -> None:
+    """In 256 colours, which a page has."""
+    with Image.open(io.BytesIO(png)) as taken:
+        picture = taken.convert("RGB").resize(size or taken.size, Image.Resampling.LANCZOS)
+    picture.quantize(256, Image.Quantize.FASTOCTREE).save(path, optimize=True)
+
+
 def photograph(browser: Browser, studio: Studio, account: Mapping[str, str], every: int, out: Path) -> None:
     def opened(width: int, height: int) -> LabellingPage:
         page = LabellingPage(browser.new_page(viewport={"width": width, "height": height}), studio.url)
         page.log_in(account["email"], account["password"])
         return page
 
-    task = opened(1500, 1250)
+    task = opened(1500, 1350)
     task.open_task(studio.demo, studio.task(studio.demo, "cow.mp4"))
     task.go_to(3)
-    with Image.open(io.BytesIO(task.page.screenshot())) as taken:
-        taken.resize((1200, 1000), Image.Resampling.LANCZOS).save(out / "screenshot.png")
+    save(task.page.screenshot(), out / "screenshot.png", (1200, 1080))
     stream = opened(1400, 1100)
     stream.open_label_stream(studio.demo)
-    stream.page.screenshot(path=out / "label-stream.png")
-    controls = opened(1400, 1250).page
-    controls.goto(f"{studio.url}/projects/{every}/data?task={studio.task(every, 'cow.mp4')}")
-    controls.locator(".lsf-tree__node").nth(1).click(timeout=60_000)  # the page turns to its frame
-    controls.wait_for_load_state("networkidle")
-    before = b""
-    while before != (after := controls.screenshot()):
-        before = after
-    (out / "all-controls.png").write_bytes(after)
+    save(stream.page.screenshot(), out / "label-stream.png")
+    controls = opened(1400, 1250)
+    controls.open_task(every, studio.task(every, "cat.mp4"))
+    save(controls.page.screenshot(), out / "all-controls.png")
     status = browser.new_page(viewport={"width": 1100, "height": 900})
     status.goto(studio.backend)
-    status.screenshot(path=out / "status-page.png", full_page=True)
+    save(status.screenshot(full_page=True), out / "status-page.png")
 
 
 def main(out: Path) -> None:
     os.environ.update(BY_DEFAULT)
     sheets(out / "demo.jpg")
     chosen = ports()
-    with (
-        tempfile.TemporaryDirectory() as temporary,
-        Up(Path(temporary) / "data", "--demo", *options(chosen)) as up,
-        sync_playwright() as playwright,
-    ):
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with Up(FOLDER / "data", "--demo", *options(chosen)) as up, sync_playwright() as playwright:
         up.wait_for("Ctrl-C stops", timeout=900)
         account = json.loads((up.data_dir / "label-studio-account.json").read_text())
         url, backend = (f"http://127.0.0.1:{chosen[f'--{each}-port']}" for each in ("label-studio", "backend"))
         with client_of(url, account["api_key"]) as client:
             studio = Studio(client=client, url=url, backend=backend, demo=int(up.wait_for(r"demo: project (\d+)")[1]))
-            every = studio.project("All controls", EVERY_CONTROL, [DEMO_CLIPS / "cow.mp4"])
-            clips = corrected_clips(Path(temporary))
-            files = [Path(temporary) / f"{clip.name}.mp4" for clip in clips]
-            trained = studio.project("Corrected", recommended_config(LABELS), files)
-            for clip in clips:
-                studio.correct(trained, clip)
-            studio.train(trained)
-            with playwright.chromium.launch(
-                executable_path=next(filter(None, map(shutil.which, CHROMIUMS)), None), args=list(FLAGS)
-            ) as browser:
+            every, _ = studio.project("All controls", EVERY_CONTROL, [DEMO_CLIPS / "cat.mp4"])
+            clips = corrected_clips(FOLDER)
+            files = [FOLDER / f"{clip.name}.mp4" for clip in clips]
+            trained, is_new = studio.project("Corrected", recommended_config(LABELS), files)
+            if is_new:
+                for clip in clips:
+                    studio.correct(trained, clip)
+                studio.train(trained)
+            chromium = next(filter(None, map(shutil.which, CHROMIUMS)), None)
+            with playwright.chromium.launch(executable_path=chromium, args=list(FLAGS)) as browser:
                 photograph(browser, studio, account, every, out)
         environment = {"LABEL_STUDIO_URL": url, "LABEL_STUDIO_API_KEY": account["api_key"]}
         environment |= {"AV2T_BACKEND_PORT": str(chosen["--backend-port"]), "AV2T_DATA_DIR": str(up.data_dir)}

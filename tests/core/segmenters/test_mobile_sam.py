@@ -14,7 +14,7 @@ from torch import Tensor
 from av2t_core.model import presets
 from av2t_core.prediction.predictor import Predictor
 from av2t_core.segmenters.mobile_sam import NO_POINT, MobileSam, MobileSamConfig
-from av2t_core.segmenters.tiny_vit import TinyVitConfig, WindowAttention
+from av2t_core.segmenters.tiny_vit import Convolutions, TinyVitConfig, WindowAttention
 from av2t_core.training.paper import Inputs, PaperTraining, accelerator
 from av2t_core.training.plan import PaperRecipe
 from tests.core.toys import assert_same, fine_tuned, saved_and_loaded, windows
@@ -116,6 +116,16 @@ def test_the_mirror_image_of_the_squares_is_that_of_the_frame() -> None:
     torch.testing.assert_close(model.inputs(flipped), expected)
     kept = {name: square.round().clamp(0, 255).to(torch.uint8) for name, square in flipped.items()}
     torch.testing.assert_close(model.inputs(kept), expected, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("height", [1, 32, 70])
+def test_convolutions_by_rows_are_those_of_the_whole(height: int) -> None:
+    torch.manual_seed(0)
+    convolutions, x = Convolutions(8), torch.randn(2, 8, height, 12)
+    whole = convolutions._rows(x, 0, height)
+    torch.testing.assert_close(convolutions(x), whole)
+    with torch.no_grad():
+        torch.testing.assert_close(convolutions(x), whole)
 
 
 def test_frames_of_several_shapes_are_computed_together_as_alone() -> None:
