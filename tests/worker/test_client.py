@@ -515,6 +515,17 @@ def test_an_annotation_as_it_was_submitted(
     assert (found.ground_truth, found.was_cancelled) == (False, False)
 
 
+def test_a_region_that_a_person_changed_has_no_score_of_the_models(
+    client: LabelStudioClient, label_studio: LabelStudioServer, task: int
+) -> None:
+    origins = ("prediction", "prediction-changed", "manual", None)
+    regions: list[dict[str, Any]] = [{"id": str(each), "origin": each, "score": 0.9, "value": {}} for each in origins]
+    annotate(label_studio, task, result=regions)
+    (found,) = client.annotations(task)
+    assert [region.get("score") for region in found.result] == [0.9, None, 0.9, 0.9]
+    assert [region["id"] for region in found.result] == [str(origin) for origin in origins]
+
+
 def test_when_an_annotation_was_changed(
     client: LabelStudioClient, label_studio: LabelStudioServer, project: int, task: int
 ) -> None:

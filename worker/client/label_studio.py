@@ -36,6 +36,15 @@ def _versions(listed: str | None) -> frozenset[str]:
     return frozenset(filter(None, map(str.strip, (listed or "").split(","))))
 
 
+def _regions(result: list[Any] | None) -> list[Any]:
+    """Those of an annotation, as Label Studio has them, but for the model's score where a person changed the region:
+    Label Studio leaves it there, and it is of what was predicted."""
+    for region in result or []:
+        if isinstance(region, dict) and region.get("origin") == "prediction-changed":
+            region.pop("score", None)
+    return result or []
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     id: int
@@ -114,7 +123,7 @@ class Annotation:
     updated_at: datetime
     ground_truth: bool
     was_cancelled: bool  # the task was skipped
-    result: Annotated[Sequence[Any], BeforeValidator(lambda result: result or [])]  # regions, as Label Studio has them
+    result: Annotated[Sequence[Any], BeforeValidator(_regions)]
 
 
 Row = TypeVar("Row", LabelledTask, TaskState)
