@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
+from io import TextIOWrapper
 
 from av2t.signature import Parser, Table, choose
 from av2t_core.errors import AV2TError
@@ -46,6 +47,8 @@ examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 2 for a mistake in what was asked, 130 after Ctrl-C."""
     words = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a terminal may not have all that names have
     try:
         try:
             parser = Parser("av2t", _ABOUT, usage="av2t [--help] [--version] COMMAND ...")

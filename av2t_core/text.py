@@ -25,6 +25,11 @@ def sentence(text: str) -> str:
     return line if len(text) <= limits.SENTENCE else f"{line}…"
 
 
+def utf8(text: str) -> str:
+    """With what UTF-8 has no bytes for, as in a file's name that is none, spelt out as JSON does within its strings."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def redact(text: str, secret: str) -> str:
     """`text` without the secret and without any access token that was made from it."""
     if secret:

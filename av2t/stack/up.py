@@ -192,6 +192,10 @@ def _owned(data_dir: Path) -> Iterator[None]:
     """Make `data_dir` and keep every other `av2t up` out of it; AV2TError if one is in it or it cannot be used."""
     another = "choose another with --data-dir"
     try:
+        str(data_dir.absolute()).encode()
+    except UnicodeEncodeError:  # Redis and Label Studio read it from text
+        raise AV2TError(f"{data_dir}: its path is no UTF-8; {another}") from None
+    try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         free = shutil.disk_usage(data_dir).free // 1_000_000
         try:

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from av2t_core.errors import AV2TError
+from av2t_core.text import utf8
 
 if TYPE_CHECKING:
     from av2t_core.media.clip import ClipInfo
@@ -140,7 +141,7 @@ class PredictionWriter:
 
 
 def dumps(prediction: Prediction) -> str:
-    return json.dumps(prediction, indent=2, ensure_ascii=False, allow_nan=False)
+    return utf8(json.dumps(prediction, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def check_directory(directory: Path) -> str | None:

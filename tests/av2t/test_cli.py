@@ -135,6 +135,17 @@ def test_predict_writes_a_prediction(clip: Path, tmp_path: Path) -> None:
         assert [stream.type for stream in overlay.streams] == ["video", "audio"]
 
 
+def test_predict_takes_and_makes_files_whose_names_are_no_utf8(clip: Path, tmp_path: Path) -> None:
+    named = clip.rename(tmp_path / os.fsdecode(b"caf\xe9.mp4"))
+    out = tmp_path / os.fsdecode(b"r\xe9sultat")
+    told = av2t("predict", named, "--out", out)
+    assert (told.returncode, told.stdout.splitlines()[-1].count(r"r\udce9sultat/prediction.json")) == (0, 1)
+    printed = av2t("predict", named, "--out", out, "--json", "--no-overlay")
+    assert "replaces" not in printed.stderr
+    for text in (printed.stdout, (out / "prediction.json").read_text(encoding="utf-8")):
+        assert json.loads(text)["video"] == str(named)
+
+
 def test_predict_masks_by_small_where_nothing_else_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AV2T_MODEL")
     names = ",".join((DEMO_CLIPS / "labels.txt").read_text().split())

@@ -78,6 +78,7 @@ def test_without_label_studio_a_key_is_asked_for(tmp_path: Path) -> None:
         (["--demo", "--no-label-studio"], "leave out one of --demo and --no-label-studio"),
         (["--redis-port", "70000"], "'70000' is not a port"),
         (["--data-dir", "/proc/here"], "the folder /proc/here cannot be used"),
+        (["--data-dir", os.fsdecode(b"caf\xe9")], r"caf\udce9: its path is no UTF-8; choose another with --data-dir"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(tmp_path: Path, arguments: list[str], sentence: str) -> None:
