@@ -12,7 +12,7 @@ from av2t_core.errors import AV2TError
 from av2t_core.text import lines
 
 COMMANDS: Table = {
-    "predict": ("av2t.commands.predict:predict", "mask what sounds in one video, without Label Studio"),
+    "predict": ("av2t.commands.predict:predict", "mask what sounds in videos, without Label Studio"),
     "up": ("av2t.stack.up:up", "start everything: queue, backend, worker and, if wanted, Label Studio with a demo"),
     "backend": ("av2t.commands.services:backend", "serve the ML backend that Label Studio connects to"),
     "worker": ("av2t.commands.services:worker", "work off the queues: pre-annotate clips, train on what was corrected"),

@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypedDict
@@ -60,6 +61,7 @@ class Prediction(TypedDict):
     frame_count: int
     duration: float  # seconds
     model_version: str
+    names: list[str]  # what alone was looked for; empty: all that the model version knows
     keyframes: list[KeyframeRecord]
     remarks: list[str]
 
@@ -110,7 +112,7 @@ class PredictionWriter:
             )
         )
 
-    def finish(self, video: str, info: ClipInfo, model_version: str) -> Prediction:
+    def finish(self, video: str, info: ClipInfo, model_version: str, names: Sequence[str] = ()) -> Prediction:
         """Replace what `directory` held of an earlier prediction by this one."""
         prediction = Prediction(
             video=video,
@@ -120,6 +122,7 @@ class PredictionWriter:
             frame_count=info.frame_count,
             duration=info.duration,
             model_version=model_version,
+            names=list(names),
             keyframes=self.keyframes,
             remarks=list(info.remarks),
         )
@@ -144,10 +147,10 @@ def dumps(prediction: Prediction) -> str:
     return utf8(json.dumps(prediction, indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def check_directory(directory: Path) -> str | None:
+def check_directory(directory: Path) -> Prediction | None:
     """Say now, not after minutes of computing, why `directory` cannot take a prediction; AV2TError.
 
-    Returns the video of the prediction that it holds already and that a new one replaces, None if it holds none.
+    Returns the prediction that it holds already and that a new one replaces, None if it holds none.
     """
     if directory.exists() and not directory.is_dir():
         raise AV2TError(f"{directory}: is a file; name a folder for the prediction")
@@ -160,10 +163,10 @@ def check_directory(directory: Path) -> str | None:
     if masks.exists() and not masks.is_dir():
         raise AV2TError(f"{masks}: is a file where the masks' folder belongs; choose another folder")
     try:
-        held = json.loads((directory / NAME).read_text(encoding="utf-8"))
-        video, _ = held["video"], held["keyframes"]
+        held: Prediction = json.loads((directory / NAME).read_text(encoding="utf-8"))
+        _ = held["video"], held["keyframes"]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):
         raise AV2TError(f"{directory / NAME}: is no prediction and is kept; choose another folder") from None
-    return str(video)
+    return held

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -176,6 +177,48 @@ def test_predict_tells_a_person_what_it_found_and_replaced(tmp_path: Path) -> No
     assert "is for tests" in caution
     assert sorted(path.name for path in out.iterdir()) == ["masks", "prediction.json", "sheet.png"]
     assert json.loads((out / "prediction.json").read_text())["video"] == str(clip)
+
+
+def test_predict_takes_folders_and_goes_on_where_it_stopped(clip: Path, tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    (videos / "first.mp4").write_bytes(clip.read_bytes())
+    (videos / "letter.mp4").write_text("a letter")
+    (videos / "notes.txt").write_text("no video")
+    other = write_clip(tmp_path / "other.mkv", at_rate(5, 2))
+    command = ("predict", "videos", other, "--out", "out", "--no-overlay")
+    once = av2t(*command, cwd=tmp_path)
+    assert once.returncode == 2
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["first", "letter", "other"]
+    assert "letter.mp4: is not a video" in once.stderr
+    assert "av2t: 2 videos predicted, 0 done before, 1 failed" in once.stderr
+    assert "1 video of 3 could not be predicted" in once.stderr
+    assert once.stdout.startswith("videos/first.mp4: 2 keyframes, something sounds in ")
+    made = {name: (tmp_path / "out" / name / "prediction.json").stat().st_mtime_ns for name in ("first", "other")}
+
+    write_clip(videos / "letter.mp4", at_rate(5, 1))
+    again = av2t(*command, cwd=tmp_path)
+    assert again.returncode == 0
+    assert "av2t: 1 video predicted, 2 done before, 0 failed" in again.stderr
+    assert {name: (tmp_path / "out" / name / "prediction.json").stat().st_mtime_ns for name in made} == made
+    assert json.loads((tmp_path / "out/letter/prediction.json").read_text())["video"] == "videos/letter.mp4"
+
+
+def test_predict_tells_videos_of_one_name_apart(clip: Path, tmp_path: Path) -> None:
+    for name in ("a/clip.mp4", "a/clip.mov", "b/clip.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(clip.read_bytes())
+    assert_refused(av2t("predict", "a", "b", "--out", "out", cwd=tmp_path), "several videos are called clip.mp4")
+    assert av2t("predict", "a", "--out", "out", "--no-overlay", cwd=tmp_path).returncode == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["clip.mov", "clip.mp4"]
+    (tmp_path / "none").mkdir()
+    assert_refused(av2t("predict", "none", "--out", "out", cwd=tmp_path), "none: has no video")
+
+
+def test_predict_says_how_sure_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AV2T_MODEL", "small")
+    result = av2t("predict", DEMO_CLIPS / "chicken.mp4", "--out", tmp_path, "--no-overlay", "--names", "chicken")
+    assert re.search(r"^  chicken: \d+ masks, \d+ % to \d+ % sure$", result.stdout, re.MULTILINE)
 
 
 def test_predict_refuses_what_is_no_clip(tmp_path: Path) -> None:

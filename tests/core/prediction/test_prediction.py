@@ -75,6 +75,7 @@ def test_the_content_of_prediction_json(tmp_path: Path) -> None:
         "frame_count": 20,
         "duration": 2.0,
         "model_version": "tiny-1",
+        "names": [],
         "keyframes": [
             {
                 "index": 0,
@@ -124,7 +125,9 @@ def test_a_new_prediction_replaces_all_of_the_old_one_and_nothing_else(tmp_path:
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "masks/mine.png").write_bytes(b"mine")
 
-    assert check_directory(tmp_path) == "clip.mp4"
+    held = check_directory(tmp_path)
+    assert held is not None
+    assert held["video"] == "clip.mp4"
     write(tmp_path, sounding(0), video="other.mp4")
 
     assert names(tmp_path) == ["masks/000.png", "masks/mine.png", "notes.txt", "prediction.json"]
