@@ -15,6 +15,7 @@ from redis import Redis
 from av2t.console import note, progress_bar, report, table
 from av2t.options import Count, load_settings, reading
 from av2t.signature import Arg
+from av2t_core.errors import AV2TError
 from av2t_core.labelstudio.label_config import parse_label_config
 from av2t_core.text import one_line
 from av2t_core.versions.version import resolve
@@ -22,7 +23,7 @@ from worker.client.label_studio import LabelStudioClient
 from worker.client.projects import project_state
 from worker.queue.connection import connect
 from worker.queue.kind import State
-from worker.queue.projects import Project
+from worker.queue.projects import Project, is_kept
 from worker.queue.queue import enqueue_preannotation, enqueue_training, retry_failed, stop_jobs
 from worker.queue.training import MOST_EPOCHS, TRAIN, Extra, Training
 from worker.queue.views import (
@@ -213,11 +214,19 @@ def status(
     project: Annotated[int | None, Arg("only the tasks and trainings of project N", "N")] = None,
     json: Annotated[bool, Arg("print JSON, with every failed task")] = False,
 ) -> None:
-    """Show what is queued, running and failed."""
+    """Show what is queued, running and failed.
+
+    The exit status is 2 if nothing is known of project N.
+    """
     connection = _redis()
     state = overview(connection, project)
     failures = failed_jobs(connection, project, limit=None if json else MAX_FAILURES)
     learnt = trainings(connection, project, limit=None if json else MAX_TRAININGS)
+    if project is not None and not (any(state.by_state.values()) or learnt or is_kept(connection, project)):
+        raise AV2TError(
+            f"Nothing is known of project {project}: Label Studio has not connected it to the backend, and neither a"
+            f" task nor a training of it was queued. The number is in its address, as in /projects/{project}/data"
+        )
     trainers = workers(connection, TRAIN)
     lists: dict[str, Sequence[Any]] = {"failures": failures, "trainings": learnt, "trainers": trainers}
     found = {**asdict(state), **{name: [asdict(each) for each in its] for name, its in lists.items()}}

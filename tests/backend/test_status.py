@@ -322,6 +322,21 @@ def test_command_for_people(redis_url: str) -> None:
     assert SENTENCE in done.stdout
 
 
+def test_command_for_a_project_of_which_nothing_is_known(backend: Backend, redis: Redis, redis_url: str) -> None:
+    enqueue_training(redis, 5)
+    enqueue_preannotation(redis, 6, [1], "tiny-1")
+    backend.set_up(7)
+    for arguments in ([], ["--json"]):
+        unknown = av2t(redis_url, "status", "--project", "99", *arguments)
+        assert (unknown.returncode, unknown.stdout) == (2, "")
+        assert unknown.stderr.startswith(
+            "av2t: error: Nothing is known of project 99: Label Studio has not connected it"
+        )
+        assert unknown.stderr.count("\n") == 1
+        for known in "567":
+            assert av2t(redis_url, "status", "--project", known, *arguments).returncode == 0
+
+
 @pytest.mark.usefixtures("_one_failed_two_waiting")
 def test_what_a_clip_is_called_steers_no_terminal(redis_url: str, redis: Redis) -> None:
     job = Job.fetch(job_id(3, 1, "tiny-1"), connection=redis, serializer="json")
@@ -367,6 +382,7 @@ def test_what_is_no_job_of_ours_is_shown_as_such(backend: Backend, redis: Redis,
     assert "os.getenv" not in page.text
     assert not any(foreign.id in (link or "") for link in page.links)
     redis.hset(foreign.key, "meta", "{")
+    backend.set_up(3)
     for arguments in ([], ["--json"], ["--project", "3"]):
         assert av2t(redis_url, "status", *arguments).returncode == 0
 

@@ -95,6 +95,12 @@ def known(connection: Redis, project: int) -> Project | None:
     return _parsed(id, kept) if kept else None
 
 
+def is_kept(connection: Redis, project: int) -> bool:
+    """Whether Label Studio has told of it, though what is kept may be damaged. QueueError."""
+    with reachable(connection):
+        return bool(connection.hexists(KEY, str(project)))
+
+
 def all_known(connection: Redis) -> list[Project]:
     """By their ids. QueueError."""
     return with_damaged(connection)[0]
