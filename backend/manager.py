@@ -16,7 +16,7 @@ from av2t_core.labelstudio.label_config import parse_label_config
 from av2t_core.text import sentence
 from av2t_core.versions.version import installed, resolve
 from backend import bodies
-from worker.queue.projects import Project, keep, known
+from worker.queue.projects import Project, connecting, keep, known
 from worker.queue.queue import enqueue_preannotation, enqueue_training
 from worker.queue.training import Extra
 from worker.queue.upkeep import forget_tasks
@@ -57,7 +57,10 @@ class Manager:
 
     def set_up(self, project: int, label_config: str, hostname: str) -> ProjectModel:
         """`hostname`: Label Studio's address as people open it, or "". ConfigError: the config has no targets."""
-        return self._model(project, label_config=label_config, hostname=self._address(project, hostname))
+        new = known(self.connection, project) is None
+        model = self._model(project, label_config=label_config, hostname=self._address(project, hostname))
+        connecting(self.connection, project, new=new)
+        return model
 
     def preannotate(self, project: int, tasks: Sequence[int], label_config: str | None) -> ProjectModel:
         """Queue one job for each task. ConfigError, UnknownProjectError."""

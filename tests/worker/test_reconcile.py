@@ -24,7 +24,7 @@ from worker.client.projects import connect_backend, find_or_make
 from worker.client.reconcile import outdated_tasks, reconcile, repredict
 from worker.failures import TransientError
 from worker.queue.job import open_queue
-from worker.queue.projects import ABSENT, Project, all_known, keep, reconcile_soon
+from worker.queue.projects import ABSENT, RECONCILED, Project, all_known, keep, reconcile_soon
 from worker.queue.queue import stop_job
 from worker.queue.results import note_score
 from worker.settings import Settings
@@ -69,6 +69,28 @@ def test_tasks_that_were_missed_are_queued_once(
     assert reconcile(redis, settings) == 3
     assert queued_tasks(redis) == [others, *missed]
     assert reconcile(redis, settings) == 0
+
+
+def test_tasks_that_were_there_before_are_queued_once_the_project_is_connected(
+    client: LabelStudioClient,
+    label_studio: LabelStudioServer,
+    redis: Redis,
+    redis_url: str,
+    settings: Settings,
+    tmp_path: Path,
+) -> None:
+    project = find_or_make(client.api, f"there before {tmp_path.name}", ["dog"])
+    tasks = label_studio.add_tasks(project, 3)
+    redis.set(RECONCILED, "")  # there is no look for the next minutes
+    with running(redis_url, tmp_path / "backend.log") as backend:
+        connect_backend(client.api, project, backend.url)
+        assert not redis.exists(RECONCILED)
+        assert reconcile(redis, settings) == 3
+        assert queued_tasks(redis) == tasks
+        redis.set(RECONCILED, "")
+        label_studio.request("GET", "/api/ml", params={"project": project})  # which sets it up once more
+        assert redis.exists(RECONCILED)
+    label_studio.request("DELETE", f"/api/projects/{project}")
 
 
 @dataclass(frozen=True, kw_only=True)

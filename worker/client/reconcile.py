@@ -12,7 +12,7 @@ from av2t_core.versions.version import installed
 from worker.client.label_studio import LabelStudioClient
 from worker.failures import GoneError
 from worker.queue.connection import QueueError, reachable
-from worker.queue.projects import ABSENT, REPREDICT, all_known, forget, model_version
+from worker.queue.projects import ABSENT, CONNECTING, REPREDICT, all_known, forget, model_version
 from worker.queue.queue import enqueue_preannotation
 from worker.queue.results import scores_of
 from worker.settings import Settings
@@ -40,6 +40,7 @@ def reconcile(connection: Redis, settings: Settings) -> int:
                 connection.srem(ABSENT, project.id)
                 if not connected:
                     continue
+                connection.srem(CONNECTING, project.id)
                 version = project.model_version(settings)
                 missed, outdated = _lacking(connection, client, settings, project.id, version)
             except GoneError:

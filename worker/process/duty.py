@@ -13,7 +13,7 @@ from worker.queue.connection import connect, reachable
 
 log = logging.getLogger("av2t.worker")
 
-LOOK = 15  # seconds between two looks at whether it is time
+LOOK = 3  # seconds between two looks at whether it is time
 
 
 def by_turns(url: str, over: Event, what: str, key: str, seconds: int, do: Callable[[Redis], object]) -> None:

@@ -21,6 +21,9 @@ KEY = "av2t:projects"
 ABSENT = "av2t:absent"
 """Those of which the last look for missed tasks was told that there is none any more."""
 
+CONNECTING = "av2t:connecting"
+"""Those that were set up and not seen to be connected yet: Label Studio sets a project up before it is, and after."""
+
 RECONCILED = "av2t:reconciled"
 """There until it is time to look for missed tasks again."""
 
@@ -120,6 +123,7 @@ def forget(connection: Redis, project: int) -> None:
     with reachable(connection):
         connection.hdel(KEY, str(project))
         connection.srem(ABSENT, project)
+        connection.srem(CONNECTING, project)
         forget_scores(connection, project)
 
 
@@ -130,6 +134,15 @@ def reconcile_soon(connection: Redis, repredict: int | None = None) -> None:
         if repredict is not None:
             connection.sadd(REPREDICT, repredict)
         connection.delete(RECONCILED)
+
+
+def connecting(connection: Redis, project: int, *, new: bool) -> None:
+    """Of a project that is set up: have its tasks looked through soon, unless that was done. QueueError."""
+    with reachable(connection):
+        if new:
+            connection.sadd(CONNECTING, project)
+        if connection.sismember(CONNECTING, str(project)):
+            connection.delete(RECONCILED)
 
 
 def _parsed(id: bytes, value: bytes) -> Project | None:
