@@ -22,7 +22,7 @@ from worker.queue.connection import memory, reachable
 from worker.queue.projects import Project, with_damaged
 from worker.queue.results import having_sheets, totals
 from worker.queue.training import TRAIN
-from worker.queue.views import failed_jobs, finished_jobs, oldest_waiting, overview, trainings, workers
+from worker.queue.views import failed_jobs, finished_jobs, oldest_waiting, overview, retried_jobs, trainings, workers
 from worker.settings import Settings, web_address
 
 __all__ = ["METRICS_TYPE", "metrics", "page", "plain", "snapshot"]
@@ -68,6 +68,7 @@ def snapshot(manager: Manager) -> dict[str, Any]:
         "store": _store(manager),
         "projects": [{**_project(each, settings, versions), "link": link(each.id)} for each in projects],
         "running": [with_link(job) for job in queue.running],
+        "retried": [with_link(job) for job in retried_jobs(connection, limit=MAX_FAILURES)],
         "failures": [with_link(job) for job in failed_jobs(connection, limit=MAX_FAILURES)],
         "done": [{**with_link(job), "sheet": job.id in pictured} for job in done],
         "trainings": [

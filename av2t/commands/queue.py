@@ -29,10 +29,12 @@ from worker.queue.training import MOST_EPOCHS, TRAIN, Extra, Training
 from worker.queue.views import (
     FailedJob,
     Overview,
+    RetriedJob,
     RunningJob,
     WorkerState,
     failed_jobs,
     overview,
+    retried_jobs,
     states,
     training,
     trainings,
@@ -122,7 +124,9 @@ def _watch_tasks(connection: Redis, project: int, tasks: Sequence[int], model_ve
             ended.update(state for state in now.values() if state in ENDED)
             left = [task for task in left if now[task] not in ENDED]
             running = sum(state is State.RUNNING for state in now.values())
-            bar.set_postfix_str(f"{running} running, {ended[State.FAILED]} failed", refresh=False)
+            later = [] if running else retried_jobs(connection, project, limit=1)
+            waits = f", tries again in {later[0].seconds} s: {one_line(later[0].error)}" if later else ""
+            bar.set_postfix_str(f"{running} running, {ended[State.FAILED]} failed{waits}", refresh=False)
             bar.update(ended.total() - bar.n)
             if left:
                 time.sleep(INTERVAL)
@@ -221,6 +225,7 @@ def status(
     connection = _redis()
     state = overview(connection, project)
     failures = failed_jobs(connection, project, limit=None if json else MAX_FAILURES)
+    retried = retried_jobs(connection, project, limit=None if json else MAX_FAILURES)
     learnt = trainings(connection, project, limit=None if json else MAX_TRAININGS)
     if project is not None and not (any(state.by_state.values()) or learnt or is_kept(connection, project)):
         raise AV2TError(
@@ -228,9 +233,14 @@ def status(
             f" task nor a training of it was queued. The number is in its address, as in /projects/{project}/data"
         )
     trainers = workers(connection, TRAIN)
-    lists: dict[str, Sequence[Any]] = {"failures": failures, "trainings": learnt, "trainers": trainers}
+    lists: dict[str, Sequence[Any]] = {
+        "retried": retried,
+        "failures": failures,
+        "trainings": learnt,
+        "trainers": trainers,
+    }
     found = {**asdict(state), **{name: [asdict(each) for each in its] for name, its in lists.items()}}
-    report(found, _lines(state, failures, learnt, trainers), json=json, indent=2)
+    report(found, _lines(state, retried, failures, learnt, trainers), json=json, indent=2)
 
 
 def cancel(
@@ -261,7 +271,11 @@ def _redis() -> Redis:
 
 
 def _lines(
-    state: Overview, failures: list[FailedJob], learnt: list[Training], trainers: Sequence[WorkerState]
+    state: Overview,
+    retried: list[RetriedJob],
+    failures: list[FailedJob],
+    learnt: list[Training],
+    trainers: Sequence[WorkerState],
 ) -> list[str]:
     lines = [
         f"{state.queued} waiting, {len(state.running)} running, "
@@ -274,6 +288,7 @@ def _lines(
     lines += table("Workers", [_worker(worker) for worker in state.workers])
     lines += table("Workers for trainings", [_worker(worker) for worker in trainers])
     lines += table("Running", [_job(job, _progress(job)) for job in state.running])
+    lines += table("Tried again later", [_job(job, f"in {job.seconds} s: {job.error}") for job in retried])
     newest = [[f"project {each.project}", each.version or "", each.state, each.told] for each in learnt]
     lines += table("Trainings, the newest first", newest)
     shown = "" if len(failures) == state.failed else f" (the newest {len(failures)} of {state.failed})"
@@ -290,5 +305,5 @@ def _progress(job: RunningJob) -> str:
     return "starting" if job.done is None else f"{job.done} of {job.total or '?'} keyframes"
 
 
-def _job(job: RunningJob | FailedJob, said: str) -> list[str]:
+def _job(job: RunningJob | RetriedJob | FailedJob, said: str) -> list[str]:
     return [f"project {job.project}", f"task {job.task}", job.model_version or "", said]

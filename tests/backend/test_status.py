@@ -1,6 +1,7 @@
 """The status page, `av2t status` and `av2t retry`."""
 
 import json
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -11,13 +12,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
 from rq import SimpleWorker
-from rq.job import Job
+from rq.job import Job, JobStatus
 
 from av2t_core.versions.saving import save_version
 from av2t_core.versions.version import resolve
 from tests.backend.conftest import CONFIG, Backend, running
 from tests.conftest import EMBEDDED, fail, work
-from worker.queue.connection import memory
+from worker.queue.connection import memory, redis_time
 from worker.queue.job import open_queue
 from worker.queue.preannotation import job_id
 from worker.queue.projects import RECONCILED, REPREDICT
@@ -312,6 +313,28 @@ def test_metrics(backend: Backend, redis: Redis) -> None:
     assert samples["av2t_keyframes_total",] == 12
     assert samples["av2t_stage_seconds_total", "predict"] == 3
     assert samples["av2t_stage_seconds_total", "push"] == 0
+
+
+@pytest.mark.usefixtures("_one_failed_two_waiting")
+def test_what_is_tried_again_is_said_and_why(backend: Backend, redis: Redis, redis_url: str) -> None:
+    queue, id = open_queue(redis), job_id(3, 2, "tiny-1")
+    redis.lrem(queue.key, 1, id)
+    redis.zadd(queue.scheduled_job_registry.key, {id: redis_time(redis) + 169})
+    job = Job.fetch(id, connection=redis, serializer="json")
+    job.meta["error"] = "Label Studio answers 502."
+    job.save_meta()
+    job.set_status(JobStatus.SCHEDULED)
+
+    [retried] = backend.http.get("/status.json").json()["retried"]
+    assert (retried["task"], retried["error"]) == (2, "Label Studio answers 502.")
+    assert 0 < retried["seconds"] <= 169
+    page = Page(backend.http.get("/").text)
+    assert "Tried again later" in page.text
+    assert id in page.buttons
+    said = av2t(redis_url, "status", "--project", "3").stdout
+    assert re.search(r"project 3  task 2  tiny-1  in \d+ s: Label Studio answers 502\.$", said, re.MULTILINE)
+    assert press(backend, "stop", id) == 303
+    assert "Tried again later" not in av2t(redis_url, "status").stdout
 
 
 @pytest.mark.usefixtures("_one_failed_two_waiting")

@@ -70,6 +70,7 @@ def state(rows: int) -> dict[str, Any]:
         "store": {"url": "s3://bucket", "away_since": NOW, "error": ERROR},
         "running": [job(n, **running) for n in range(3)],
         "trainings": [{**training, "told": "epoch 3 of 90, 2 minutes left", **times}],
+        "retried": [job(n, error=ERROR, seconds=169) for n in range(2)],
         "failures": [job(n, error=ERROR, failed_at=NOW) for n in range(rows)],
         "done": [job(n, remarks=["The sound ends 3.2 s before the picture."], **done) for n in range(20)],
         "workers": [worker | counts],

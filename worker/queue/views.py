@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from itertools import chain
+from itertools import chain, islice
+from math import isfinite
 from typing import Any
 
 import pydantic.dataclasses
@@ -16,7 +17,7 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from av2t_core.limits import REMARKS, SENTENCE
 from worker.queue import KINDS, task_queues
-from worker.queue.connection import reachable, read_hashes
+from worker.queue.connection import reachable, read_hashes, redis_time
 from worker.queue.job import JOB, NOTHING, KnownJob, Outcome, checked, fetch, id_in, open_queue, outcomes, reason
 from worker.queue.kind import State, Subject
 from worker.queue.preannotation import PREANNOTATE, Preannotated, job_id
@@ -59,6 +60,14 @@ class FailedJob(ListedJob):
 
     error: str
     failed_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetriedJob(ListedJob):
+    """One that will be tried again: in how many seconds, and why it was not done yet, in one sentence."""
+
+    error: str
+    seconds: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +137,31 @@ def failed_jobs(connection: Redis, project: int | None = None, limit: int | None
             FailedJob(**_listed(job), error=reason(job, recorded.get(job.id, NOTHING)), failed_at=job.ended_at)
             for job in chosen
         ]
+
+
+def retried_jobs(connection: Redis, project: int | None = None, limit: int | None = None) -> list[RetriedJob]:
+    """The tasks that will be tried again, the soonest first. Raises QueueError."""
+    with reachable(connection):
+        due: dict[str, float] = {}
+        for queue in _task_queues(connection):
+            entries: Any = connection.zrange(queue.scheduled_job_registry.key, 0, -1, withscores=True)
+            due |= {id_in(entry): seconds for entry, seconds in entries}
+        found: list[RetriedJob] = []
+        ids = iter(sorted(due, key=due.__getitem__))
+        while some := list(islice(ids, PAGE)):
+            jobs = [job for job in fetch(connection, some) if job.kind and project in (None, job.subject.project)]
+            now = redis_time(connection)
+            found += [
+                RetriedJob(**_listed(job), error=reason(job, NOTHING), seconds=_until(due[job.id], now)) for job in jobs
+            ]
+            if limit is not None and len(found) >= limit:
+                break
+        return found[:limit]
+
+
+def _until(due: float, now: float) -> int:
+    """Seconds, and 0 for what somebody has written there that is no time."""
+    return max(0, round(due - now)) if isfinite(due) else 0
 
 
 def _newest(connection: Redis, registry: str) -> Iterator[list[KnownJob]]:
