@@ -20,18 +20,20 @@ class Choice:
     remark: str | None = None  # where a label had to be given, and this one says nothing about the object
 
 
-def choose_label(detected: Sequence[str], labels: Sequence[Label]) -> Choice:
+def choose_label(detected: Sequence[str], labels: Sequence[Label]) -> Choice | None:
     """The first of the names that is a label's own or one of its `predicted_values`, both without regard to case.
 
-    If none is, the first label. `labels` is never empty. `detected`: what the object may be called, likeliest first.
+    If none is, None, for the project has no label for the object; but a single label is for everything, and what has no
+    name gets the first. `labels` is never empty. `detected`: what the object may be called, likeliest first.
     """
     for wanted in (name.strip().casefold() for name in detected):
         own = [label for label in labels if label.name.strip().casefold() == wanted]
         given = [label for label in labels if wanted in map(str.casefold, label.predicted_values)]
         if own or given:
             return Choice(name=(own or given)[0].name)
-    remark = f'heard "{detected[0]}", which is none of the labels' if detected else "label not known"
-    return Choice(name=labels[0].name, remark=remark if len(labels) > 1 else None)
+    if len(labels) == 1:
+        return Choice(name=labels[0].name)
+    return None if detected else Choice(name=labels[0].name, remark="label not known")
 
 
 def keyframe_regions(
@@ -45,12 +47,14 @@ def keyframe_regions(
     for control in targets.controls:
         if not isinstance(control.tag, ImageTag):
             continue
-        written = [(each, value) for each in objects if each.mask.any() for value in control.tag.write(each.mask)]
-        for number, (each, value) in enumerate(written):
+        labelled = [(each, label) for each in objects if (label := choose_label(tuple(each.names), control.labels))]
+        written = [
+            (*pair, value) for pair in labelled if pair[0].mask.any() for value in control.tag.write(pair[0].mask)
+        ]
+        for number, (each, label, value) in enumerate(written):
             height, width = each.mask.shape
             place = {"item_index": page, "original_width": width, "original_height": height, "image_rotation": 0}
             identity = (task, model_version, control.name, page, number)
-            label = choose_label(tuple(each.names), control.labels)
             regions.append(_region(control, identity, label, each.score, value, f"{time:.2f} s", {each.number}) | place)
     return regions
 
@@ -65,7 +69,8 @@ def clip_regions(
             continue
         by_label: dict[Choice, list[Sighting]] = {}
         for sighting in sightings:
-            by_label.setdefault(choose_label(sighting.names, control.labels), []).append(sighting)
+            if label := choose_label(sighting.names, control.labels):
+                by_label.setdefault(label, []).append(sighting)
         written = ((label, *pair) for label, some in by_label.items() for pair in control.tag.write(some, clock, size))
         for number, (label, seen, value) in enumerate(written):
             start, end = seen[0].window * clock.step, (seen[-1].window + 1) * clock.step

@@ -436,7 +436,9 @@ def test_a_task_deleted_in_the_middle_ends_quietly(
 def test_told_to_stop_in_the_middle_it_goes_on_there(
     make: Make, context: jobs.Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = make(COMPOSED_CLIPS / "elephant-rooster-kettle.mp4")  # in each of its five seconds one sounds
+    labels = "".join(f'<Label value="{name}"/>' for name in ("elephant", "rooster", "kettle"))
+    config = CONFIG.replace('<Label value="dog"/><Label value="Horn"/>', labels)
+    task = make(COMPOSED_CLIPS / "elephant-rooster-kettle.mp4", config)  # in each of its five seconds one sounds
     looks: list[int] = []
     look = Predictor._predict_audible
 

@@ -31,7 +31,7 @@ def regions(tag: str = "BrushLabels", *, task: int = 7, version: str = "tiny-1",
     objects = (
         Detection(names={"Guitar": 0.9}, score=0.91237, mask=mask()),
         Detection(names={"dog": 0.5}, score=0.8, mask=np.zeros((24, 32), bool)),
-        Detection(names={"tram": 0.8, "bus": 0.3}, score=0.7, mask=~mask(), number=3),
+        Detection(names={}, score=0.7, mask=~mask(), number=3),
     )
     targets = parse_label_config(CONFIG.format(tag=tag))
     return keyframe_regions(targets, task=task, model_version=version, page=page, time=2.9375, objects=objects)
@@ -56,7 +56,7 @@ def test_a_region() -> None:
     }
     assert second["value"]["brushlabels"] == ["dog"]
     assert second["score"] == 0
-    assert second["meta"]["text"] == ['2.94 s, object 3, heard "tram", which is none of the labels']
+    assert second["meta"]["text"] == ["2.94 s, object 3, label not known"]
 
 
 def test_bitmask() -> None:
@@ -191,7 +191,7 @@ def test_regions_on_the_video_have_lasting_ids_and_please_the_sdk() -> None:
     result = on_the_video(*seen)
     assert result == on_the_video(*seen)
     assert len({region["id"] for region in [*result, *on_the_video(*seen, task=8)]}) == 2 * len(result)
-    assert [region["score"] for region in result if region["meta"]["text"][0].count(",") >= 2] == [0] * 4
+    assert [region["score"] for region in result if region["meta"]["text"][0].count(",") >= 2] == [0] * 2
     prediction = {"model_version": "v", "score": 0.9, "result": result}
     assert LabelInterface(VIDEO_CONFIG).validate_prediction(prediction, return_errors=True) == []
 
@@ -218,9 +218,11 @@ def test_the_single_label_is_for_everything(detected: list[str]) -> None:
     assert choose_label(detected, (Label(name="thing"),)) == Choice(name="thing")
 
 
-def test_what_the_project_has_no_label_for_is_said() -> None:
-    choice = choose_label(["tram", "bus"], LABELS)
-    assert choice == Choice(name="Dog", remark='heard "tram", which is none of the labels')
+def test_what_the_project_has_no_label_for_is_left_out() -> None:
+    assert choose_label(["tram", "bus"], LABELS) is None
+    tram = Detection(names={"tram": 0.9}, score=0.9, mask=mask())
+    targets = parse_label_config(CONFIG.format(tag="BrushLabels"))
+    assert keyframe_regions(targets, task=7, model_version="v", page=0, time=0.9, objects=[tram]) == []
 
 
 def test_a_model_that_names_nothing_gives_the_first_label_unsurely() -> None:
