@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from prometheus_client import CONTENT_TYPE_LATEST as METRICS_TYPE
@@ -42,12 +43,7 @@ def snapshot(manager: Manager) -> dict[str, Any]:
     hostnames = {project.id: project.hostname for project in projects}
 
     def link(project: int) -> str:
-        try:
-            # It came in a request, and a link is followed by a person.
-            base = web_address(hostnames.get(project, ""))
-        except ValueError:
-            base = settings.label_studio_url
-        return f"{base}/projects/{project}/data"
+        return f"{_address(hostnames.get(project, ''), settings.label_studio_url)}/projects/{project}/data"
 
     def with_link(job: Any) -> dict[str, Any]:
         row = asdict(job)
@@ -81,6 +77,21 @@ def snapshot(manager: Manager) -> dict[str, Any]:
         "remarks": [asdict(remark) for remark in manager.remarks()],
     }
     return {name: plain(value) for name, value in state.items()}
+
+
+def _address(told: str, known: str) -> str:
+    """Label Studio's for a person's browser: the one that it tells of itself, else that of the settings.
+
+    It tells localhost unless it was told better; whoever has come by 127.0.0.1 is not logged in there.
+    """
+    try:
+        # It came in a request, and a link is followed by a person.
+        address = web_address(told)
+    except ValueError:
+        return known
+    given, own = urlsplit(address), urlsplit(known)
+    guessed = given.hostname == "localhost" and own.hostname == "127.0.0.1" and given.port == own.port
+    return known if guessed else address
 
 
 def _store(manager: Manager) -> dict[str, Any] | None:

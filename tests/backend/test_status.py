@@ -16,6 +16,7 @@ from rq.job import Job, JobStatus
 
 from av2t_core.versions.saving import save_version
 from av2t_core.versions.version import resolve
+from backend.status import _address
 from tests.backend.conftest import CONFIG, Backend, running
 from tests.conftest import EMBEDDED, fail, work
 from worker.queue.connection import memory, redis_time
@@ -81,6 +82,20 @@ def test_link_never_leaves_http(backend: Backend) -> None:
     backend.post("/setup", project="3.17", schema=CONFIG, hostname="javascript:alert(1)//")
     [failure] = backend.http.get("/status.json").json()["failures"]
     assert failure["link"].startswith("http://")
+
+
+@pytest.mark.parametrize(
+    ("told", "known", "address"),
+    [
+        ("http://localhost:8080", "http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("http://localhost:8080", "http://label-studio:8080", "http://localhost:8080"),
+        ("http://localhost:8081", "http://127.0.0.1:8080", "http://localhost:8081"),
+        ("https://studio.example.com", "http://127.0.0.1:8080", "https://studio.example.com"),
+        ("javascript:alert(1)", "http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+    ],
+)
+def test_links_lead_where_people_are_logged_in(told: str, known: str, address: str) -> None:
+    assert _address(told, known) == address
 
 
 @pytest.mark.usefixtures("_one_failed_two_waiting")
