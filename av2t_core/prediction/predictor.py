@@ -34,6 +34,9 @@ SILENCE_DBFS = -60.0
 SILENT = 0.5
 """The frame of a window that is more probably silent than this is not segmented."""
 
+BESIDE = 1.5
+"""Seconds from a keyframe to the next within which the sound of one says something of the other."""
+
 LARGEST_BATCH = 16
 # A CPU gains nothing by more, its memory has other uses, and progress should be seen.
 LARGEST_BATCH_ON_CPU = 4
@@ -229,12 +232,9 @@ class Predictor:
         for after in sounds:
             assert now is not None
             window, a = now
-            number = window.keyframe.index
-            sides = [
-                side[1] if side and side[0].keyframe.index == there else a
-                for side, there in ((before, number - 1), (after, number + 1))
-            ]
-            yield _Heard(window=window, a=a, beside=torch.stack(sides))
+            earlier = before[1] if before and _adjoin(before[0], window) else a
+            later = after[1] if after and _adjoin(window, after[0]) else a
+            yield _Heard(window=window, a=a, beside=torch.stack([earlier, later]))
             before, now = now, after
 
     def _sounds(self, windows: Iterator[Window]) -> Iterator[tuple[Window, Tensor]]:
@@ -395,6 +395,12 @@ class Predictor:
         heard = namer.heard(a).repeat_interleave(torch.tensor(counts, device=a.device), 0)
         named = iter([_likeliest(row, namer.labels) for row in (heard * namer.seen(v)).tolist()])
         return [islice(named, count) for count in counts]
+
+
+def _adjoin(window: Window, following: Window) -> bool:
+    """Whether one follows the other in a clip whose keyframes are not spread far."""
+    one, other = window.keyframe, following.keyframe
+    return other.index == one.index + 1 and 0 < other.time - one.time <= BESIDE
 
 
 def _batch(heard: Sequence[_Heard]) -> tuple[list[Window], Tensor, Tensor]:

@@ -137,11 +137,10 @@ def test_a_sound_goes_on_where_it_is_faint(predictor: Predictor) -> None:
 def test_what_came_before_is_only_heard(predictor: Predictor) -> None:
     with Clip(DEMO_CLIPS / "cow.mp4") as clip:
         faint, clear = islice(clip.windows(), 2)
-    after, of_another_clip = (replace(faint, keyframe=replace(faint.keyframe, index=index)) for index in (2, 0))
-    [seen] = predictor.predict([clear, after], ["cow"], context=1)
-    assert (seen.keyframe, seen.sounding) == (after.keyframe, True)
-    [seen] = predictor.predict([clear, of_another_clip], ["cow"], context=1)
-    assert (seen.keyframe, seen.sounding) == (of_another_clip.keyframe, False)
+    for index, time, goes_on in ((2, 2.9, True), (2, 3.9, False), (0, 0.9, False)):  # next, far, of another clip
+        then = replace(faint, keyframe=Keyframe(index=index, frame=0, time=time))
+        [seen] = predictor.predict([clear, then], ["cow"], context=1)
+        assert (seen.keyframe, seen.sounding) == (then.keyframe, goes_on)
 
 
 def test_a_name_that_was_taught_is_found(predictor: Predictor, tmp_path: Path) -> None:
