@@ -24,7 +24,7 @@ from backend.frame import here
 from backend.manager import Manager, UnknownProjectError
 from worker.queue.connection import QueueError, check
 from worker.queue.projects import reconcile_soon
-from worker.queue.queue import retry_job, stop_job
+from worker.queue.queue import retry_failed, retry_job, stop_job
 from worker.queue.results import sheet
 from worker.queue.views import training
 from worker.settings import Settings
@@ -136,14 +136,16 @@ def contact_sheet() -> Response:
     return Response(jpeg, content_type="image/jpeg")
 
 
-@buttons.post("/<any(retry, stop, use, 'take-back', 'predict-anew'):button>")
+@buttons.post("/<any(retry, 'retry-all', stop, use, 'take-back', 'predict-anew'):button>")
 def press(button: str) -> BaseResponse:
-    """`id` of the form is a job's for the first two, a project's for the last two, and PROJECT/NAME for `use`: the
+    """`id` of the form is a job's for `retry` and `stop`, a project's for the last two, and PROJECT/NAME for `use`: the
     version NAME is what the project predicts with from now on."""
     id, settings, connection = request.form.get("id", ""), here.settings, here.connection
     match button:
         case "retry":
             retry_job(connection, id)
+        case "retry-all":
+            retry_failed(connection)
         case "stop":
             stop_job(connection, id)
         case "use":

@@ -115,7 +115,7 @@ def press(backend: Backend, button: str, id: str, **headers: str) -> int:
 def test_buttons(backend: Backend, redis: Redis) -> None:
     failed, waiting, last = (job_id(3, task, "tiny-1") for task in (1, 2, 3))
     page = Page(backend.http.get("/").text)
-    assert page.buttons == [failed]
+    assert page.buttons == ["all", failed]
 
     assert press(backend, "retry", failed) == 303
     assert open_queue(redis).get_job_ids() == [waiting, last, failed]
@@ -123,7 +123,7 @@ def test_buttons(backend: Backend, redis: Redis) -> None:
     assert open_queue(redis).get_job_ids() == [last, failed]
     [stopped] = backend.http.get("/status.json").json()["failures"]
     assert (stopped["task"], stopped["error"]) == (2, "Stopped by a person.")
-    assert press(backend, "retry", waiting) == 303
+    assert press(backend, "retry-all", "all") == 303
     assert open_queue(redis).get_job_ids() == [last, failed, waiting]
     # What has gone meanwhile is no error: the page shows what there is.
     assert press(backend, "stop", "preannotate-9-9-none") == 303
