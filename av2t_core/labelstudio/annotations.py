@@ -86,9 +86,9 @@ def read_annotation(
     """What the `result` of an annotation says of a clip with frames of `shape` and so many keyframes.
 
     Every mask that is drawn on the frames counts, with whichever control; one of another size than `shape` is resized.
-    Controls of the Video and other tags hold no masks and are passed over. A box or a point that a mask lies in says
-    nothing more. Any other box counts as a mask of its whole area if `boxes`. AnnotationError: a box that does not, a
-    point, or whatever else cannot be read exactly.
+    Controls of the Video and other tags hold no masks and are passed over, as are those with predict="false". A box or
+    a point that a mask lies in says nothing more. Any other box counts as a mask of its whole area if `boxes`.
+    AnnotationError: a box that does not, a point, or whatever else cannot be read exactly.
     """
     regions = list(_regions(targets, result))
     if len(regions) * shape[0] * shape[1] > ANNOTATION_PIXELS:
@@ -121,7 +121,7 @@ def _regions(targets: Targets, result: Sequence[Any]) -> Iterator[tuple[DrawnTag
         if not isinstance(region, Mapping):
             raise AnnotationError(f"The annotation holds {str(region)[:40]!r}, which is no region; make it again.")
         tag = tags.get(str(region.get("type")).removesuffix("labels"))
-        if tag is None or region.get("to_name") not in targets.images:
+        if tag is None or region.get("to_name") not in targets.images or region.get("from_name") in targets.apart:
             continue
         # Masks are drawn with any control, for only the first of a config's is predicted into. Boxes of another one
         # may mean anything.

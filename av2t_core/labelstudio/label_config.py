@@ -74,6 +74,7 @@ class Targets:
     video: Video
     controls: tuple[Control, ...]  # never empty; each gets its own regions
     images: tuple[str, ...] = ()  # names of the Images that show the frames
+    apart: frozenset[str] = frozenset()  # names of the controls with predict="false", which are people's alone
 
     @property
     def frame_variables(self) -> tuple[str, ...]:
@@ -96,7 +97,8 @@ def parse_label_config(xml: str) -> Targets:
     controls = tuple(control for control in controls if control.frames or control.to_name == video.name)
     shown = {control.frames for control in controls if control.frames}
     images = [each.get("name", "") for each in root.iter("image") if variable(each.get("valuelist", "")) in shown]
-    targets = Targets(video=video, controls=controls, images=tuple(images))
+    apart = frozenset(each.get("name", "") for each in root.iter() if _is_apart(each))
+    targets = Targets(video=video, controls=controls, images=tuple(images), apart=apart)
     if len(targets.names) > limits.CONFIG_NAMES:
         raise ConfigError(
             f"The labels of the label config have {len(targets.names)} names, and the model looks for each of them;"
@@ -159,7 +161,7 @@ def _controls(root: ElementTree.Element) -> tuple[Control, ...]:
     controls: dict[str, Control] = {}
     defects = []
     for element in root.iter():
-        if (control := known.get(element.tag)) and control.kind not in controls:
+        if (control := known.get(element.tag)) and control.kind not in controls and not _is_apart(element):
             try:
                 controls[control.kind] = _control(control, element, objects, labels)
             except ConfigError as error:
@@ -168,6 +170,10 @@ def _controls(root: ElementTree.Element) -> tuple[Control, ...]:
         none = f"The label config has none of {', '.join(CONTROLS)} to predict what sounds into; add {REMEDY}."
         raise defects[0] if defects else ConfigError(none)
     return tuple(controls.values())
+
+
+def _is_apart(element: ElementTree.Element) -> bool:
+    return element.get("predict", "").strip().lower() == "false"
 
 
 def _control(

@@ -209,6 +209,16 @@ def test_each_control_alone_and_all_together(make: Make, context: jobs.Context, 
     assert interface.validate_prediction(stored, return_errors=True) == []
 
 
+def test_a_control_of_peoples_own_gets_no_regions(make: Make, context: jobs.Context) -> None:
+    own = CONTROLS["RectangleLabels"].replace("<RectangleLabels", '<RectangleLabels predict="false"')
+    config = f"""<View><Video name="clip" value="$video" framerate="$rate"/>{own}{CONTROLS["BrushLabels"]}
+    <Image name="pages" valueList="$stills"/></View>"""
+    task = make(COMPOSED_CLIPS / "dog.mp4", config)
+    assert task.job.perform().outcome == "predicted"
+    [prediction] = task.predictions
+    assert {region["from_name"] for region in prediction.result} == {"BrushLabels"}
+
+
 def test_a_control_tag_that_is_registered_gets_its_regions(
     make: Make, context: jobs.Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:

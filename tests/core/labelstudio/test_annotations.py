@@ -252,6 +252,18 @@ def test_a_mask_says_more_than_the_rectangle_around_it(boxes: bool) -> None:
     assert len(masks.objects) == 2
 
 
+def test_what_people_draw_with_a_control_of_their_own_says_nothing_of_sound() -> None:
+    own = f'<RectangleLabels name="own" toName="frames" predict="false">{LABELS}</RectangleLabels>'
+    targets = parse_label_config(
+        CONFIG.format(controls=f'{own}<BrushLabels name="mask" toName="frames">{LABELS}</BrushLabels>')
+    )
+    assert [control.name for control in targets.controls] == ["mask"]
+    [box] = predicted(targets_of("RectangleLabels"), {0: [DOG]}, from_name="own")
+    [mask] = predicted(targets, {1: [DOG]})
+    assert list(read_annotation(targets, [box, mask], shape=SHAPE, pages=2)) == [1]
+    assert sum(count_origins(targets, [box, mask]).values()) == 1
+
+
 def test_rectangles_of_other_controls_may_mean_anything() -> None:
     for boxes in (True, False):
         assert not read(BOTH, [rectangle(from_name="faces")], boxes=boxes)
