@@ -6,7 +6,7 @@ the clips again and again (the bootstrap, Efron 1979): keyframes of one clip are
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import sqrt
 from typing import Self
 
@@ -18,9 +18,14 @@ from av2t_core.media.clip import Window
 from av2t_core.prediction.predictor import Predictor
 
 HELD_OUT_RULE = (
-    "A clip is held out if the sha256 of its file begins below a fifth of all values; if fewer than two are, those with"
-    " the lowest ones; never a clip that a version it comes from has learnt, and three clips are always left to learn."
+    "A fifth of the clips is held out, and two at least: those that were held out before, then those whose file's"
+    " sha256 is lowest; never a clip that a version it comes from has learnt, and three clips are always left to learn."
 )
+
+ACCEPTED = 0.8
+"""The IoU that a mask is taken to have at least if people left it as it was predicted."""
+_SAME = 0.99
+"""The IoU above which people's mask is the old version's own, for nobody draws one so alike."""
 
 _DRAWS = 10_000
 _SURE = 0.95
@@ -31,14 +36,15 @@ _STUDENT = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 Mask = NDArray[np.bool_]
 
 
-def choose_held_out(clips: Sequence[str], learnt: Set[str]) -> set[str]:
+def choose_held_out(clips: Sequence[str], learnt: Set[str], before: Set[str] = frozenset()) -> set[str]:
     """Those of the sha256 of clips' files that are held out. `learnt`: those that earlier versions have learned from.
 
-    A clip's place hardly depends on the others, so the hold-out grows with the project and stays fixed.
+    `before`: those that were held out for earlier versions; they stay so.
     """
-    order = sorted(set(clips), key=lambda sha256: sha256[:12])
+    order = sorted(set(clips), key=lambda sha256: (sha256 not in before, sha256))
     candidates = [clip for clip in order if clip not in learnt]
-    count = min(max(sum(int(clip[:12], 16) < 0.2 * 16**12 for clip in candidates), 2), len(order) - 3)
+    stay = sum(clip in before for clip in candidates)
+    count = min(max(stay, round(len(order) / 5), 2), len(order) - 3)
     return set(candidates[: max(0, count)])
 
 
@@ -49,6 +55,7 @@ class Keyframes:
     ious: tuple[float, ...]
     fs: tuple[float, ...]
     masked: tuple[float, ...]  # shares of the picture where nothing sounds
+    accepted: frozenset[int] = frozenset()  # of `ious` those whose masks people left as they were predicted
 
     @property
     def all_ious(self) -> list[float]:
@@ -94,28 +101,59 @@ class Verdict:
 
 
 def judge_clip(
-    predictor: Predictor, windows: Iterable[Window], masks: Mapping[int, Mask], names: Sequence[str] = ()
+    predictor: Predictor,
+    windows: Iterable[Window],
+    masks: Mapping[int, Mask],
+    names: Sequence[str] = (),
+    accepted: Set[int] = frozenset(),
 ) -> Keyframes:
     """`masks`: by the number of the window, from 0, at native size; nothing sounds in a window without one.
 
-    `names`: as for `Predictor.predict`.
+    `names`: as for `Predictor.predict`. `accepted`: the windows whose masks people left as they were predicted.
     """
-    ious, fs, masked = [], [], []
+    ious: list[float] = []
+    fs, masked, left = [], [], set()
     with closing(predictor.predict(windows, names)) as predictions:
         for number, seen in enumerate(predictions):
             truth = masks.get(number)
             if truth is not None and truth.any():
+                if number in accepted:
+                    left.add(len(ious))
                 ious.append(mask_iou(seen.mask, truth))
                 hits = int((seen.mask & truth).sum())
                 precision, recall = hits / max(1, int(seen.mask.sum())), hits / int(truth.sum())
                 fs.append((1 + BETA2) * precision * recall / (BETA2 * precision + recall) if hits else 0.0)
             else:
                 masked.append(float(seen.mask.mean()))
-    return Keyframes(ious=tuple(ious), fs=tuple(fs), masked=tuple(masked))
+    return Keyframes(ious=tuple(ious), fs=tuple(fs), masked=tuple(masked), accepted=frozenset(left))
+
+
+def credited(old: Sequence[Keyframes], new: Sequence[Keyframes]) -> tuple[list[Keyframes], list[Keyframes]]:
+    """The same clips' keyframes, in the same order, as they can be compared and averaged.
+
+    A mask that people left as it was predicted is not the truth, and the version it came from would always win. So
+    there an IoU counts as ACCEPTED at most, for either version, and F not at all. A mask whose label alone was changed
+    is known by being the old version's.
+    """
+    pairs = [(before, after, _as_predicted(before)) for before, after in zip(old, new, strict=True)]
+    return [_capped(clip, at) for clip, _, at in pairs], [_capped(clip, at) for _, clip, at in pairs]
+
+
+def _as_predicted(old: Keyframes) -> frozenset[int]:
+    return old.accepted | {number for number, iou in enumerate(old.ious) if iou > _SAME}
+
+
+def _capped(clip: Keyframes, accepted: frozenset[int]) -> Keyframes:
+    return replace(
+        clip,
+        ious=tuple(min(iou, ACCEPTED) if number in accepted else iou for number, iou in enumerate(clip.ious)),
+        fs=tuple(f for number, f in enumerate(clip.fs) if number not in accepted),
+        accepted=accepted,
+    )
 
 
 def compare(old: Sequence[Keyframes], new: Sequence[Keyframes], seed: int = 0) -> Verdict:
-    """Of the same clips, one or more, in the same order."""
+    """Of the same clips, one or more, in the same order, as `credited` returns them."""
     count = len(old)
     weights = np.array([len(clip.all_ious) for clip in old])
     before, after = (np.array([np.mean(clip.all_ious or [0.0]) for clip in clips]) for clips in (old, new))

@@ -33,6 +33,7 @@ class AnnotatedObject:
     labels: tuple[str, ...]
     size: Size
     bits: NDArray[np.uint8]  # of the mask, eight pixels a byte: a clip's masks as booleans are hundreds of megabytes
+    origin: str  # one of ORIGINS
 
     @property
     def mask(self) -> Mask:
@@ -49,6 +50,11 @@ class ClipMasks(Mapping[int, Mask]):
         self.by_page: dict[int, list[AnnotatedObject]] = {}
         for each in objects:
             self.by_page.setdefault(each.page, []).append(each)
+
+    @property
+    def accepted(self) -> set[int]:
+        """The pages whose masks are all as they were predicted."""
+        return {page for page, objects in self.by_page.items() if all(each.origin == ORIGINS[0] for each in objects)}
 
     def __getitem__(self, page: int) -> Mask:
         return reduce(np.bitwise_or, (each.mask for each in self.by_page[page]))  # one unpacked at a time
@@ -75,9 +81,13 @@ def count_origins(targets: Targets, result: Sequence[Any]) -> dict[str, int]:
     """How many of an annotation's regions on the frames there are of each of ORIGINS; none is decoded."""
     counts = dict.fromkeys(ORIGINS, 0)
     for _, region in _regions(targets, result):
-        origin = region.get("origin")
-        counts[origin if origin in ORIGINS else "manual"] += 1  # regions that a program has made have none
+        counts[_origin(region)] += 1
     return counts
+
+
+def _origin(region: Region) -> str:
+    origin = region.get("origin")
+    return origin if origin in ORIGINS else "manual"  # regions that a program has made have none
 
 
 def read_annotation(
@@ -153,4 +163,4 @@ def _read(tag: DrawnTag, region: Region, shape: Size, pages: int) -> tuple[str, 
     if mask.shape != shape:
         mask = cv2.resize(mask.view(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT).view(np.bool_)
     names = tuple(map(str, labels)) if isinstance(labels, list) else ()
-    return name, AnnotatedObject(page=page, labels=names, size=shape, bits=np.packbits(mask))
+    return name, AnnotatedObject(page=page, labels=names, size=shape, bits=np.packbits(mask), origin=_origin(region))

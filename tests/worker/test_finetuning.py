@@ -330,6 +330,32 @@ def test_a_better_version_becomes_the_projects_own_and_the_next_one_starts_from_
     assert not learnt & measured
 
 
+def test_where_all_clips_have_been_learnt_from_it_says_so(
+    project: Annotated, clips: Sequence[tuple[Path, NDArray[np.bool_]]]
+) -> None:
+    first = of(project, project.train(project.request(epochs=1)).version)
+    uses = {clip["task"]: clip["use"] for clip in first.card.as_json()["data"]["clips"]}
+    for task in project.tasks[:CLIPS]:
+        if uses[task] == "held out":
+            project.server.sdk.tasks.delete(id=str(task))
+    learnt = next(number for number, task in enumerate(project.tasks) if uses[task] == "training")
+    project.annotate(*clips[learnt])
+    with pytest.raises(AV2TError, match=r"None of project \d+'s 5 annotated clips can be held out"):
+        project.train(project.request(base_version=first.name))
+
+
+def test_what_was_held_out_for_a_version_that_is_not_used_stays_held_out(
+    project: Annotated, clips: Sequence[tuple[Path, NDArray[np.bool_]]], tmp_path: Path
+) -> None:
+    first = of(project, project.train(project.request(epochs=1, base_version=EMBEDDED)).version)
+    for seed in range(CLIPS, CLIPS + 9):
+        project.annotate(tmp_path / f"{seed}.mp4", bright_square(tmp_path / f"{seed}.mp4", seed))
+    second = of(project, project.train(project.request(epochs=1, base_version=EMBEDDED)).version)
+    before, after = ({clip.sha256 for clip in each.card.clips if clip.use == "held out"} for each in (first, second))
+    assert len(after) == 3
+    assert before < after
+
+
 def test_a_version_that_is_not_better_is_kept_and_not_used(project: Annotated) -> None:
     promote(project.settings.models_dir, project.id, EMBEDDED)
     result = project.train(project.request(epochs=1))

@@ -30,6 +30,7 @@ from av2t_core.finetuning.judging import (
     as_card,
     choose_held_out,
     compare,
+    credited,
     judge_clip,
 )
 from av2t_core.labelstudio.label_config import Targets, parse_label_config
@@ -42,7 +43,7 @@ from av2t_core.versions.names import fine_tuned_name
 from av2t_core.versions.pointers import promote
 from av2t_core.versions.saving import save_version
 from av2t_core.versions.store import fetch
-from av2t_core.versions.version import NAMES, Version, find, resolve
+from av2t_core.versions.version import NAMES, Version, find, installed, resolve
 from worker.client.annotations import AnnotatedTask, Skipped, annotated_tasks
 from worker.client.connection import connected, through_outages
 from worker.client.label_studio import LabelStudioClient
@@ -139,9 +140,14 @@ class _FineTune:
         pulled, skipped = annotated.pull(usable, base, predictor.loaded)
         skipped += [task for task in tasks if isinstance(task, Skipped)]
         _require(self.project, len(pulled), skipped)
-        clips = [clip for each in base.chain for clip in each.card.clips]
-        trained = {clip.sha256 for clip in clips if clip.use == "training" and clip.sha256}
-        apart = choose_held_out([clip.sha256 for clip in pulled], trained)
+        learnt = _used("training", base.chain)
+        ours = [each for each in installed(self.settings.models_dir) if each.card.project == self.project]
+        apart = choose_held_out([clip.sha256 for clip in pulled], learnt, _used("held out", [*base.chain, *ours]))
+        if not apart:
+            raise AV2TError(
+                f"None of project {self.project}'s {len(pulled)} annotated clips can be held out to judge by:"
+                f" {base.name} has learnt from them, or fewer than four differ. Annotate clips that are new to it."
+            )
         held_out = [clip for clip in pulled if clip.sha256 in apart]
         own = [clip for clip in pulled if clip.sha256 not in apart]
         self.progress.show(0, None, now=True, clips=len(own), held_out=len(held_out))
@@ -155,6 +161,7 @@ class _FineTune:
             on_device = {key: tensor.to(predictor.loaded.device) for key, tensor in named.items()}
             predictor.loaded = with_names(predictor.loaded, names, on_device)
         after = self._judge(predictor, annotated, held_out, targets.names, first=False)
+        before, after = credited(before, after)
         verdict = compare(before, after)
         metrics = as_card(Metrics.of(before), Metrics.of(after), verdict, len(held_out))
         card = {
@@ -198,7 +205,7 @@ class _FineTune:
             self.progress.show(done + len(clips) * (not first), 2 * len(clips), now=done == 0, stage="judging")
             heartbeat.check()
             with annotated.opened(clip.task) as (_, windows, masks):
-                found.append(judge_clip(predictor, windows, masks, asked))
+                found.append(judge_clip(predictor, windows, masks, asked, masks.accepted))
         return found
 
     def _learn(
@@ -246,6 +253,11 @@ class _FineTune:
         return Trained(
             version=version.name, promoted=verdict.better, sentence=verdict.sentence, metrics=metrics.as_json()
         )
+
+
+def _used(use: str, versions: Sequence[Version]) -> set[str]:
+    """The sha256 of the clips that had this use for any of the versions."""
+    return {clip.sha256 for each in versions for clip in each.card.clips if clip.use == use and clip.sha256}
 
 
 def _memory(base: Version, recipe: FineTuneRecipe) -> int:

@@ -2,11 +2,12 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from av2t_core.finetuning.judging import Keyframes, Metrics, choose_held_out, compare
+from av2t_core.finetuning.judging import ACCEPTED, Keyframes, Metrics, choose_held_out, compare, credited
 
 
 def clip(ious: Iterable[float], masked: Sequence[float] = ()) -> Keyframes:
@@ -73,12 +74,28 @@ def test_of_a_version_that_is_no_better_it_seldom_says_so(clips: int) -> None:
     assert said <= 20
 
 
+def test_of_a_mask_that_was_left_as_predicted_no_version_gets_more_than_accepted() -> None:
+    before = replace(clip([1.0, 0.5, 0.9]), accepted=frozenset({0}))
+    [old], [new] = credited([before], [clip([0.85, 0.7, 0.95])])
+    assert old.ious == (ACCEPTED, 0.5, 0.9)
+    assert new.ious == (ACCEPTED, 0.7, 0.95)
+    assert (old.fs, new.fs) == ((0.5, 0.9), (0.7, 0.95))
+
+
+def test_a_mask_whose_label_alone_was_changed_was_left_as_predicted() -> None:
+    [old], [new] = credited([clip([1.0])], [clip([0.7])])
+    assert (old.ious, new.ious) == ((ACCEPTED,), (0.7,))
+    assert Metrics.of([old]).f is None
+
+
 def hashes(count: int, start: int = 0) -> list[str]:
     return [hashlib.sha256(str(number).encode()).hexdigest() for number in range(start, start + count)]
 
 
-def test_about_a_fifth_is_held_out() -> None:
-    assert 160 < len(choose_held_out(hashes(1000), set())) < 240
+@pytest.mark.parametrize(("clips", "held_out"), [(5, 2), (6, 2), (20, 4), (38, 8), (1000, 200)])
+def test_a_fifth_is_held_out_and_two_at_least(clips: int, held_out: int) -> None:
+    for start in range(0, 500, 50):
+        assert len(choose_held_out(hashes(clips, start), set())) == held_out
 
 
 def test_it_does_not_matter_in_which_order_clips_are_named_or_how_often() -> None:
@@ -87,14 +104,20 @@ def test_it_does_not_matter_in_which_order_clips_are_named_or_how_often() -> Non
 
 
 def test_what_is_held_out_stays_so_while_the_project_grows() -> None:
-    clips = hashes(500)
-    some = choose_held_out(clips[:100], set())
-    assert some <= choose_held_out(clips, set())
+    clips, learnt, held_out = hashes(300), set[str](), set[str]()
+    for count in range(5, 301, 7):
+        grown = choose_held_out(clips[:count], learnt, held_out)
+        assert held_out <= grown
+        assert not grown & learnt
+        assert len(grown) == max(2, round(count / 5))
+        held_out, learnt = grown, set(clips[:count]) - grown
 
 
-def test_of_five_clips_two_are_held_out_and_three_left() -> None:
-    for start in range(0, 500, 5):
-        assert len(choose_held_out(hashes(5, start), set())) == 2
+def test_what_is_held_out_stays_so_while_the_project_shrinks() -> None:
+    clips = hashes(40)
+    held_out = choose_held_out(clips, set())
+    fewer = [*held_out, *(set(clips) - held_out)][:20]
+    assert choose_held_out(fewer, set(), held_out) == held_out
 
 
 def test_what_an_earlier_version_has_learnt_never_measures() -> None:

@@ -119,6 +119,7 @@ def test_what_was_predicted_comes_back(tag: str) -> None:
     assert (first.mask == DOG).all()
     assert (second.mask == GUITAR).all()
     assert count_origins(targets, result) == {"prediction": 3, "prediction-changed": 0, "manual": 0}
+    assert masks.accepted == {0, 3}
 
 
 @pytest.mark.parametrize("tag", ["BrushLabels", "BitmaskLabels"])
@@ -194,6 +195,17 @@ def test_what_holds_no_mask_is_passed_over() -> None:
     result.append(brush())
     assert len(read(targets, result).objects) == 1
     assert sum(count_origins(targets, result).values()) == 1
+
+
+@pytest.mark.parametrize("origin", ["prediction-changed", "manual", None])
+def test_a_page_is_accepted_if_nothing_on_it_was_drawn(origin: str | None) -> None:
+    result = [
+        brush(DOG, origin="prediction"),
+        brush(GUITAR, origin=origin),
+        brush(DOG, origin="prediction", item_index=1),
+    ]
+    masks = read_annotation(BRUSH, result, shape=SHAPE, pages=2)
+    assert masks.accepted == {1}
 
 
 def test_origins_are_counted_without_decoding() -> None:
