@@ -73,8 +73,8 @@ def test_workers_drain_it(redis: Redis, start: Start, monkeypatch: pytest.Monkey
         with pytest.raises(FullError):
             enqueue_preannotation(redis, 3, [1000], VERSION)
         wait_until(lambda: workers(redis)[0].succeeded == 200, what="all of them")
-        # What was done makes room soon; the first may have been done before it was full.
-        assert redis.ttl(f"rq:job:{job_id(3, 199, VERSION)}") <= 60
+        # What was done while it was full makes room soon.
+        assert any(0 <= redis.ttl(f"rq:job:{job_id(3, task, VERSION)}") <= 60 for task in range(200))
         assert "Redis cannot be used" not in worker.text()
     finally:
         redis.config_set("maxmemory", 0)
