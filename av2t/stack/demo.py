@@ -12,7 +12,7 @@ from av2t.console import progress_bar
 from av2t_core.errors import AV2TError
 from worker.client.api import KeyRefusedError
 from worker.client.label_studio import LabelStudioClient
-from worker.client.projects import ask_for_predictions, connect_backend, find_or_make, upload_clip
+from worker.client.projects import ask_for_predictions, connect_backend, find_or_make, recommended_config, upload_clip
 from worker.queue.connection import connect
 from worker.queue.queue import retry_failed
 from worker.queue.views import failed_jobs, overview
@@ -46,7 +46,7 @@ class Demo:
         """
         clips, labels = self._read()
         try:
-            project = find_or_make(self.client.api, TITLE, labels)
+            project = find_or_make(self.client.api, TITLE, recommended_config(labels))
         except KeyRefusedError as error:
             raise AV2TError(
                 f"{error} It is the key that it was started with: allow legacy tokens in its organization's settings,"

@@ -47,9 +47,11 @@ def keyframe_regions(
     for control in targets.controls:
         if not isinstance(control.tag, ImageTag):
             continue
-        labelled = [(each, label) for each in objects if (label := choose_label(tuple(each.names), control.labels))]
         written = [
-            (*pair, value) for pair in labelled if pair[0].mask.any() for value in control.tag.write(pair[0].mask)
+            (each, label, value)
+            for each in objects
+            if each.mask.any() and (label := choose_label(tuple(each.names), control.labels))
+            for value in control.tag.write(each.mask)
         ]
         for number, (each, label, value) in enumerate(written):
             height, width = each.mask.shape

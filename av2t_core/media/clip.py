@@ -204,6 +204,5 @@ class Clip:
     def _missing(self, end: float) -> float:
         """Seconds that the file promises beyond `end`."""
         promised = self._frames.promised or 0.0
-        return min(
-            promised - (end - self._frames.zero), abs(promised - end)
-        )  # some count from zero on the clip's clock
+        # Some containers count from zero on the clip's clock.
+        return min(promised - (end - self._frames.zero), abs(promised - end))

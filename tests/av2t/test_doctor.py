@@ -18,7 +18,7 @@ from tests.backend.conftest import running
 from tests.conftest import EMBEDDED, ROOT, LabelStudioServer, wait_until
 from tests.core.clips import at_rate, write_clip
 from tests.worker.conftest import client_of
-from worker.client.projects import connect_backend, find_or_make
+from worker.client.projects import connect_backend, find_or_make, recommended_config
 from worker.queue.connection import connect
 from worker.queue.views import overview
 
@@ -63,7 +63,7 @@ def setting(label_studio: LabelStudioServer, redis_url: str, tmp_path: Path) -> 
     client = client_of(label_studio.url, label_studio.api_key)
     try:
         with running(redis_url, tmp_path / "backend.log") as backend, client:
-            project = find_or_make(client.api, f"doctor {tmp_path.name}", ["dog"])
+            project = find_or_make(client.api, f"doctor {tmp_path.name}", recommended_config(["dog"]))
             connect_backend(client.api, project, backend.url)
             label_studio.upload(project, write_clip(tmp_path / "clip.mp4", at_rate(4, 1)))
             wait_until(lambda: overview(connect(redis_url)).workers)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from av2t_core.data.avsbench import read_mask
 from av2t_core.data.real_clips import LabelledKeyframe, RealClip, read_real_clips
 from av2t_core.evaluation.scores import LEAST_MASK, mask_iou
 from av2t_core.prediction.finding import Mask
@@ -34,7 +35,7 @@ def sheet(clips: list[RealClip], predictions: Path) -> Image.Image:
         draw.text((GAP, top + 20), ", ".join(clip.labels) or "nothing in view", font=font, fill=SOFT)
         for index, keyframe in enumerate(clip.keyframes):
             left = NAMES + index * (WIDTH + GAP)
-            mask = _read(predictions / clip.name / "masks" / f"{index:03d}.png", (clip.width, clip.height))
+            mask = read_mask(predictions / clip.name / "masks" / f"{index:03d}.png")
             cell, said, colour = _cell(clip, keyframe, mask)
             image.paste(cell, (left + (WIDTH - cell.width) // 2, top))
             draw.text((left + WIDTH // 2, top + HEIGHT + 1), said, font=font, fill=colour, anchor="ma")
@@ -61,11 +62,6 @@ def _cell(clip: RealClip, keyframe: LabelledKeyframe, mask: Mask) -> tuple[Image
     scale = min(WIDTH / clip.width, HEIGHT / clip.height)
     size = (round(clip.width * scale), round(clip.height * scale))
     return Image.fromarray(picture).resize(size, Image.Resampling.BOX), said, colour
-
-
-def _read(path: Path, size: tuple[int, int]) -> Mask:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("L").resize(size, Image.Resampling.NEAREST)) > 127
 
 
 if __name__ == "__main__":

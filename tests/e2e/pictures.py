@@ -36,7 +36,7 @@ from tests.e2e.labelling_page import LabellingPage
 from tests.up import Up, options, ports, python_m_av2t
 from tests.worker.conftest import client_of
 from worker.client.label_studio import LabelStudioClient
-from worker.client.projects import connect_backend, recommended_config, upload_clip
+from worker.client.projects import connect_backend, find_or_make, recommended_config, upload_clip
 
 DATA = ROOT / "tests" / "data"
 FOLDER = ROOT / ".av2t" / "pictures"  # kept, so that a second run is quick
@@ -80,18 +80,14 @@ class Studio:
     def project(self, title: str, config: str, clips: Iterable[Path]) -> tuple[int, bool]:
         """The one of this title, with these clips, pre-annotated; and whether it is new."""
         api = self.client.api
-        found = api.ask("GET", "/api/projects/", "its projects", list[dict[str, Any]], field="results")
-        there = [each["id"] for each in found if each["title"] == title]
-        made = {"title": title, "label_config": config}
-        project: int = (
-            there[0] if there else api.ask("POST", "/api/projects/", "a project", dict[str, Any], json=made)["id"]
-        )
+        project = find_or_make(api, title, config)
         connect_backend(api, project, self.backend)
-        if not there:
+        is_new = not any(self.client.tasks(project))
+        if is_new:
             for clip in clips:
                 upload_clip(api, project, clip)
             wait_until(lambda: all(task.predictions_model_versions for task in self.client.tasks(project)), 600)
-        return project, not there
+        return project, is_new
 
     def task(self, project: int, clip: str) -> int:
         [found] = [task.id for task in self.client.tasks(project) if task.file == clip]

@@ -14,7 +14,7 @@ from tests.up import python_m_av2t
 from tests.worker.conftest import client_of
 from worker.client.api import Api
 from worker.client.label_studio import LabelStudioClient
-from worker.client.projects import connect_backend, find_or_make, upload_clip
+from worker.client.projects import connect_backend, find_or_make, recommended_config, upload_clip
 
 
 @pytest.fixture
@@ -50,19 +50,19 @@ def addresses(label_studio: LabelStudioServer, path: str, project: int) -> list[
 
 
 def test_a_title_is_one_project(api: Api) -> None:
-    made = find_or_make(api, "Sounds of dogs", ["dog"])
-    find_or_make(api, "Sounds of dogs and cats", ["dog", "cat"])
-    assert find_or_make(api, "Sounds of dogs", ["dog"]) == made
+    made = find_or_make(api, "Sounds of dogs", recommended_config(["dog"]))
+    find_or_make(api, "Sounds of dogs and cats", recommended_config(["dog", "cat"]))
+    assert find_or_make(api, "Sounds of dogs", recommended_config(["dog"])) == made
 
 
 def test_a_label_may_hold_any_character(client: LabelStudioClient) -> None:
-    assert "&lt;" in client.label_config(find_or_make(client.api, "Odd labels", ['<"&> é']))
+    assert "&lt;" in client.label_config(find_or_make(client.api, "Odd labels", recommended_config(['<"&> é'])))
 
 
 def test_connecting_again_changes_nothing_and_another_backend_takes_the_place(
     api: Api, label_studio: LabelStudioServer, backends: list[str]
 ) -> None:
-    project = find_or_make(api, "Connected", ["dog"])
+    project = find_or_make(api, "Connected", recommended_config(["dog"]))
     version = connect_backend(api, project, backends[0])
     assert connect_backend(api, project, backends[0]) == version
     assert addresses(label_studio, "/api/webhooks/", project) == [f"{backends[0]}/webhook"]
@@ -76,7 +76,7 @@ def test_an_uploaded_clip_is_found_by_its_name_and_lacks_its_prediction(
 ) -> None:
     clip = tmp_path / "dog-and_cat.1.mp4"
     clip.write_bytes(b"nobody decodes it here")
-    project = find_or_make(client.api, "Uploaded", ["dog"])
+    project = find_or_make(client.api, "Uploaded", recommended_config(["dog"]))
     upload_clip(client.api, project, clip)
     [task] = client.tasks(project)
     assert (task.file, task.predictions_model_versions) == (clip.name, frozenset())
@@ -88,7 +88,7 @@ def test_an_uploaded_clip_is_found_by_its_name_and_lacks_its_prediction(
 
 def test_a_backend_that_is_not_there_is_named(api: Api) -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    project = find_or_make(api, "Lonely", ["dog"])
+    project = find_or_make(api, "Lonely", recommended_config(["dog"]))
     with pytest.raises(AV2TError, match=rf"refuses the backend {url} \(400: "):
         connect_backend(api, project, url)
 

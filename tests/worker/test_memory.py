@@ -68,7 +68,7 @@ def test_workers_drain_it(redis: Redis, start: Start, monkeypatch: pytest.Monkey
     worker = start()
     wait_until(lambda: "waits for jobs" in worker.text(), what="an idle worker")
     redis.set("hold", b"x" * 20_000_000)
-    suspend(redis)  # else all may be done before it is full
+    suspend(redis)  # all but the first, which may be done before it is full
     enqueue_preannotation(redis, 3, range(200), VERSION)
     redis.config_set("maxmemory", memory(redis).used * 100 // (SHARE + 5))
     try:
@@ -76,8 +76,8 @@ def test_workers_drain_it(redis: Redis, start: Start, monkeypatch: pytest.Monkey
             enqueue_preannotation(redis, 3, [1000], VERSION)
         resume(redis)
         wait_until(lambda: workers(redis)[0].succeeded == 200, what="all of them")
-        # What was done while it was full makes room soon.
-        assert any(0 <= redis.ttl(f"rq:job:{job_id(3, task, VERSION)}") <= 60 for task in range(200))
+        # What was done makes room soon.
+        assert redis.ttl(f"rq:job:{job_id(3, 1, VERSION)}") <= 60
         assert "Redis cannot be used" not in worker.text()
     finally:
         redis.config_set("maxmemory", 0)

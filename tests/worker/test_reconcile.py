@@ -20,7 +20,7 @@ from tests.conftest import EMBEDDED, LabelStudioServer, queued_tasks
 from tests.worker.conftest import Serve
 from tests.worker.http_server import as_json, said
 from worker.client.label_studio import LabelStudioClient
-from worker.client.projects import connect_backend, find_or_make
+from worker.client.projects import connect_backend, find_or_make, recommended_config
 from worker.client.reconcile import outdated_tasks, reconcile, repredict
 from worker.failures import TransientError
 from worker.queue.job import open_queue
@@ -51,7 +51,7 @@ def project(
     client: LabelStudioClient, label_studio: LabelStudioServer, redis_url: str, tmp_path: Path
 ) -> Iterator[int]:
     """Connected to a backend, which is gone at the start of the test: nothing hears of what happens then."""
-    project = find_or_make(client.api, f"missed {tmp_path.name}", ["dog"])
+    project = find_or_make(client.api, f"missed {tmp_path.name}", recommended_config(["dog"]))
     with running(redis_url, tmp_path / "backend.log") as backend:
         connect_backend(client.api, project, backend.url)
     yield project
@@ -79,7 +79,7 @@ def test_tasks_that_were_there_before_are_queued_once_the_project_is_connected(
     settings: Settings,
     tmp_path: Path,
 ) -> None:
-    project = find_or_make(client.api, f"there before {tmp_path.name}", ["dog"])
+    project = find_or_make(client.api, f"there before {tmp_path.name}", recommended_config(["dog"]))
     tasks = label_studio.add_tasks(project, 3)
     redis.set(RECONCILED, "")  # there is no look for the next minutes
     with running(redis_url, tmp_path / "backend.log") as backend:

@@ -91,14 +91,14 @@ def project_state(api: Api, project: int) -> ProjectState:
     )
 
 
-def find_or_make(api: Api, title: str, labels: Sequence[str]) -> int:
-    """The project of this title; made with the recommended label config if there is none."""
+def find_or_make(api: Api, title: str, label_config: str) -> int:
+    """The project of this title; made with this label config if there is none."""
     params = {"title": title, "include": "id,title"}
     found = api.ask("GET", "/api/projects/", "its projects", list[_Project], field="results", params=params)
     # Label Studio finds titles that contain the one asked for.
     if ids := [each.id for each in found if each.title == title]:
         return min(ids)
-    body = {"title": title, "label_config": recommended_config(labels)}
+    body = {"title": title, "label_config": label_config}
     return api.ask("POST", "/api/projects/", f"a project {title!r}", _Project, json=body).id
 
 
